@@ -1,0 +1,1 @@
+"""The world: crowded scenes, episodes and their rewards, as a Gymnasium environment."""

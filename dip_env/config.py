@@ -1,0 +1,139 @@
+"""The choices of an episode and of its reward; no results live here."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+from dip_env.errors import ConfigError
+
+CoordinateFormat = Literal["pixel", "norm1000"]
+AccuracyKind = Literal["f_beta", "weighted_sum"]
+IouRule = Literal["0.5", "0.5:0.95"]
+
+
+@dataclass(frozen=True)
+class RewardConfig:
+    """How the three reward terms are computed and weighed (source: ours, after DIP-R1)."""
+
+    format_weight: float = 0.1
+    """Weight of the format term."""
+    look_weight: float = 0.2
+    """Weight of the look term."""
+    accuracy_weight: float = 0.7
+    """Weight of the accuracy term."""
+    accuracy: AccuracyKind = "f_beta"
+    """``f_beta``, or ``weighted_sum`` (pays at least the precision weight for one sure box)."""
+    beta: float = 1.0
+    """Recall counts beta times as much as precision in ``f_beta``."""
+    precision_weight: float = 0.5
+    """Share of precision in ``weighted_sum``; recall has the rest."""
+    iou: IouRule = "0.5"
+    """Matching threshold: one, or the mean over .5:.05:.95."""
+    graded_format: bool = False
+    """Pay a third for each of think, look and answer instead of all or nothing."""
+
+    def __post_init__(self) -> None:
+        """Check every value once.
+
+        Raises:
+            ConfigError: for a value out of range; the message names the field.
+        """
+        for name in ("format_weight", "look_weight", "accuracy_weight"):
+            value = getattr(self, name)
+            if not 0 <= value < float("inf"):
+                raise ConfigError(f"{name}: expected a finite number >= 0, got {value!r}")
+        if self.format_weight + self.look_weight + self.accuracy_weight == 0:
+            raise ConfigError("reward weights: expected at least one above 0, got all 0")
+        if self.accuracy not in ("f_beta", "weighted_sum"):
+            raise ConfigError(f"accuracy: expected f_beta or weighted_sum, got {self.accuracy!r}")
+        if not 0 < self.beta < float("inf"):
+            raise ConfigError(f"beta: expected a finite number > 0, got {self.beta!r}")
+        if not 0 <= self.precision_weight <= 1:
+            raise ConfigError(
+                f"precision_weight: expected a number in [0, 1], got {self.precision_weight!r}"
+            )
+        if self.iou not in ("0.5", "0.5:0.95"):
+            raise ConfigError(f"iou: expected '0.5' or '0.5:0.95', got {self.iou!r}")
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The weight of every term by its name."""
+        return {
+            "format": self.format_weight,
+            "look": self.look_weight,
+            "accuracy": self.accuracy_weight,
+        }
+
+
+@dataclass(frozen=True)
+class EpisodeConfig:
+    """The rules of one episode: what is shown, how often one may look, how it is paid."""
+
+    view_size: int = 448
+    """Longest side of the overview in pixels, before rounding to ``size_multiple``."""
+    crop_size: int = 224
+    """Longest side of a crop in pixels, before rounding to ``size_multiple``."""
+    size_multiple: int = 32
+    """Sides of overview and crops are multiples of this (28 for Qwen2.5-VL, 32 for Qwen3-VL)."""
+    coordinate_format: CoordinateFormat = "pixel"
+    """What printed coordinates mean: view pixels, or thousandths of the view."""
+    max_looks: int = 2
+    """Look segments an episode may hold."""
+    max_regions: int = 3
+    """Regions one look may hold."""
+    max_turns: int = 4
+    """Actions after which an episode without an answer is truncated."""
+    max_boxes: int = 1000
+    """Boxes one answer may hold."""
+    reward: RewardConfig = field(default_factory=RewardConfig)
+    """How the episode is paid."""
+
+    def __post_init__(self) -> None:
+        """Check every value once.
+
+        Raises:
+            ConfigError: for a value out of range; the message names the field.
+        """
+        for name, low in (
+            ("size_multiple", 1),
+            ("view_size", self.size_multiple),
+            ("crop_size", self.size_multiple),
+            ("max_looks", 0),
+            ("max_regions", 1),
+            ("max_turns", 1),
+            ("max_boxes", 1),
+        ):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < low:
+                raise ConfigError(f"{name}: expected an integer >= {low}, got {value!r}")
+        if self.coordinate_format not in ("pixel", "norm1000"):
+            raise ConfigError(
+                f"coordinate_format: expected pixel or norm1000, got {self.coordinate_format!r}"
+            )
+
+    @classmethod
+    def from_keywords(cls, keywords: Mapping[str, Any]) -> EpisodeConfig:
+        """Build a config from flat keywords, as ``gym.make`` takes them.
+
+        Args:
+            keywords: field names of this class and of ``RewardConfig`` with plain values.
+
+        Returns:
+            The checked config.
+
+        Raises:
+            ConfigError: for a name that neither class has, or a value out of range.
+        """
+        own = {f.name for f in fields(cls)} - {"reward"}
+        reward = {f.name for f in fields(RewardConfig)}
+        unknown = sorted(set(keywords) - own - reward)
+        if unknown:
+            raise ConfigError(
+                f"unknown keyword {unknown[0]!r}; expected one of {sorted(own | reward)}"
+            )
+        return cls(
+            **{k: v for k, v in keywords.items() if k in own},
+            reward=RewardConfig(**{k: v for k, v in keywords.items() if k in reward}),
+        )

@@ -1,0 +1,103 @@
+"""What a scene is and what a source of scenes offers; knows no file format."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from dip_env.errors import SceneError
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """One crowded image and the truth about it; boxes are xyxy in the scene frame (source pixels).
+
+    Args:
+        scene_id: name that is unique in its source.
+        size: (width, height) of the image in pixels.
+        boxes: full (amodal) boxes, float32 (N, 4); they may run outside the image.
+        visible_boxes: boxes around the visible part, float32 (N, 4).
+        visible_share: visible share of each instance, float32 (N,) in [0, 1].
+        ignore: True for instances and regions that neither reward nor punish, bool (N,).
+        labels: category of each instance, N strings.
+        load_image: returns the RGB image of exactly ``size``; called on first use only.
+        notes: counts worth reporting, such as how many boxes were clipped.
+
+    Raises:
+        SceneError: for arrays of unequal length, boxes that are not finite or have no area.
+    """
+
+    scene_id: str
+    size: tuple[int, int]
+    boxes: NDArray[np.float32]
+    visible_boxes: NDArray[np.float32]
+    visible_share: NDArray[np.float32]
+    ignore: NDArray[np.bool_]
+    labels: tuple[str, ...]
+    load_image: Callable[[], Image.Image]
+    notes: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Check shapes and values once, so that nothing downstream has to."""
+        n = len(self.labels)
+        for name, shape in (
+            ("boxes", (n, 4)),
+            ("visible_boxes", (n, 4)),
+            ("visible_share", (n,)),
+            ("ignore", (n,)),
+        ):
+            got = getattr(self, name).shape
+            if got != shape:
+                raise SceneError(f"scene {self.scene_id}: {name}: expected {shape}, got {got}")
+        if not np.isfinite(self.boxes).all() or not np.isfinite(self.visible_boxes).all():
+            raise SceneError(f"scene {self.scene_id}: boxes: expected finite numbers")
+        flat = np.flatnonzero((self.boxes[:, 2:] <= self.boxes[:, :2]).any(axis=1))
+        if flat.size:
+            raise SceneError(
+                f"scene {self.scene_id}: boxes[{flat[0]}]: expected x2 > x1 and y2 > y1, "
+                f"got {self.boxes[flat[0]].tolist()}"
+            )
+
+    @cached_property
+    def image(self) -> Image.Image:
+        """The source image, RGB, loaded on first use.
+
+        Raises:
+            SceneError: when the loader returns another size or mode than the scene states.
+        """
+        image = self.load_image()
+        if image.size != tuple(self.size) or image.mode != "RGB":
+            raise SceneError(
+                f"scene {self.scene_id}: image: expected RGB of {tuple(self.size)}, "
+                f"got {image.mode} of {image.size}"
+            )
+        return image
+
+    @property
+    def truth(self) -> NDArray[np.float32]:
+        """Boxes of the instances that count, (N', 4), scene frame."""
+        return self.boxes[~self.ignore]
+
+    @property
+    def ignore_boxes(self) -> NDArray[np.float32]:
+        """Boxes of the ignored instances and regions, (K, 4), scene frame."""
+        return self.boxes[self.ignore]
+
+
+@runtime_checkable
+class SceneSource(Protocol):
+    """An indexable collection of scenes; item i never depends on what was read before."""
+
+    def __len__(self) -> int:
+        """Return how many scenes there are (a very large number for endless sources)."""
+        ...
+
+    def __getitem__(self, index: int) -> Scene:
+        """Return scene ``index``; raises IndexError outside ``range(len(self))``."""
+        ...

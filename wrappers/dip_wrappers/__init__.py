@@ -1,0 +1,1 @@
+"""The environment seen another way: chat messages and traces."""
