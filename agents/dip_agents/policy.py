@@ -1,0 +1,99 @@
+"""Who acts: the one protocol every player follows, and the bridge from text to tokens.
+
+Knows no model and no tokenizer. The environment reads ``Completion.text`` only; the token fields
+are for trainers and stay empty for policies that have no tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from dip_env.episode import Message, Observation
+
+
+@dataclass(frozen=True)
+class Completion:
+    """What a policy said in one turn.
+
+    Args:
+        text: the action, as the environment reads it.
+        token_ids: the sampled tokens in order, empty when the policy has none.
+        logprobs: log-probability of each token under the behaviour policy, as long as
+            ``token_ids`` or empty.
+        truncated: True when the token limit cut the text.
+    """
+
+    text: str
+    token_ids: tuple[int, ...] = ()
+    logprobs: tuple[float, ...] = ()
+    truncated: bool = False
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """Anything that answers a batch of observations."""
+
+    def act(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[Completion]:
+        """Say one action for each observation.
+
+        Args:
+            observations: what each unfinished episode shows now; all state a policy may use.
+            seeds: one seed for each observation, other for each episode and turn; the same
+                observation and seed give the same completion.
+
+        Returns:
+            As many completions as observations, in their order.
+        """
+        ...
+
+
+def transcript_text(messages: Sequence[Message]) -> str:
+    """Print messages as plain text, images as their sizes (source: ours).
+
+    Args:
+        messages: the conversation in order.
+
+    Returns:
+        One paragraph for each message: its role, ``[image WxH]`` for each image, its text.
+    """
+    paragraphs = []
+    for message in messages:
+        images = "".join(f"[image {im.shape[1]}x{im.shape[0]}]\n" for im in message.images)
+        paragraphs.append(f"{message.role}:\n{images}{message.text}")
+    return "\n\n".join(paragraphs)
+
+
+class CallablePolicy:
+    """Plug in any ``str -> str``: it gets the transcript as text and returns the action.
+
+    Args:
+        fn: called once for each observation, in order.
+    """
+
+    def __init__(self, fn: Callable[[str], str]) -> None:
+        """Keep the callable."""
+        self.fn = fn
+
+    def act(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[Completion]:
+        """Call ``fn`` on each transcript.
+
+        Args:
+            observations: what each unfinished episode shows now.
+            seeds: unused; the callable owns its randomness.
+
+        Returns:
+            One completion for each observation.
+
+        Raises:
+            TypeError: when the callable returns something else than a str.
+        """
+        completions = []
+        for observation in observations:
+            text = self.fn(transcript_text(observation.messages))
+            if not isinstance(text, str):
+                raise TypeError(f"CallablePolicy: expected a str, got {type(text).__name__}")
+            completions.append(Completion(text))
+        return completions
