@@ -144,6 +144,38 @@ def overview(image: Image.Image, view: View) -> Image.Image:
     return image.resize(view.view_size, Image.Resampling.BICUBIC)
 
 
+def shown_region(
+    region: Any, view: View, crop_size: int, multiple: int
+) -> tuple[float, float, float, float]:
+    """Return what a crop of a region shows: the region clipped and, where too thin, grown.
+
+    Args:
+        region: (4,) xyxy in the scene frame.
+        view: the frames of the scene.
+        crop_size: longest side of the crop in pixels.
+        multiple: both sides of the crop are multiples of this.
+
+    Returns:
+        xyxy in the scene frame, inside the image; a fixed point of this function up to rounding.
+
+    Raises:
+        ActionRefusedError: when the region has no area inside the image.
+    """
+    x1, y1, x2, y2 = (float(v) for v in region)
+    width, height = view.scene_size
+    left, top, right, bottom = max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)
+    # Written so that NaN, too, counts as no area.
+    if not (right > left and bottom > top):
+        raise ActionRefusedError(
+            f"expected a region with area inside the image of {width}x{height} pixels, "
+            f"got [{x1:g}, {y1:g}, {x2:g}, {y2:g}]"
+        )
+    side = max(MIN_CROP_SIDE, max(right - left, bottom - top) / (crop_size // multiple))
+    left, right = _grow(left, right, side, width)
+    top, bottom = _grow(top, bottom, side, height)
+    return left, top, right, bottom
+
+
 def cut_crop(image: Image.Image, region: Any, view: View, crop_size: int, multiple: int) -> Crop:
     """Cut a region out of the source image and fit it to the size of a crop.
 
@@ -163,7 +195,7 @@ def cut_crop(image: Image.Image, region: Any, view: View, crop_size: int, multip
     Raises:
         ActionRefusedError: when the region has no area inside the image.
     """
-    shown = _shown_region(region, image.size, max_aspect=crop_size // multiple)
+    shown = shown_region(region, view, crop_size, multiple)
     x1, y1, x2, y2 = shown
     size = fit_size((x2 - x1, y2 - y1), crop_size, multiple)
     pixels = image.resize(size, Image.Resampling.BICUBIC, box=shown)
@@ -176,25 +208,6 @@ def _rescale(boxes: Any, source: tuple[int, int], target: tuple[int, int]) -> Bo
     """Scale x and y of (N, 4) boxes from one image size to another."""
     x, y = target[0] / source[0], target[1] / source[1]
     return as_boxes(boxes) * (x, y, x, y)
-
-
-def _shown_region(
-    region: Any, image_size: tuple[int, int], max_aspect: float
-) -> tuple[float, float, float, float]:
-    """Clip a region to the image and grow its short side as far as a crop needs it."""
-    x1, y1, x2, y2 = (float(v) for v in np.asarray(region, dtype=np.float64))
-    width, height = image_size
-    left, top, right, bottom = max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)
-    # Written so that NaN, too, counts as no area.
-    if not (right > left and bottom > top):
-        raise ActionRefusedError(
-            f"expected a region with area inside the image of {width}x{height} pixels, "
-            f"got [{x1:g}, {y1:g}, {x2:g}, {y2:g}]"
-        )
-    side = max(MIN_CROP_SIDE, max(right - left, bottom - top) / max_aspect)
-    left, right = _grow(left, right, side, width)
-    top, bottom = _grow(top, bottom, side, height)
-    return left, top, right, bottom
 
 
 def _grow(low: float, high: float, length: float, limit: float) -> tuple[float, float]:
