@@ -1,0 +1,293 @@
+"""One episode: a policy reads messages, looks and answers; a plain Python state machine.
+
+Gymnasium, groups and every trainer sit on top of this; it knows none of them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dip_env import prompts
+from dip_env.actions import Answer, Grammar, Look, Segment
+from dip_env.boxes import Boxes, as_boxes, box_area, clip_boxes
+from dip_env.config import EpisodeConfig
+from dip_env.errors import ActionParseError, ActionRefusedError, EpisodeOverError
+from dip_env.matching import match_boxes
+from dip_env.rewards import Outcome, RewardTerms, score_group
+from dip_env.scenes.base import Scene
+from dip_env.views import Crop, View, cut_crop, overview, shown_region
+
+
+@dataclass(frozen=True, eq=False)
+class Message:
+    """One message of the conversation; its images come before its text.
+
+    Args:
+        role: who speaks: the environment is the user, the policy the assistant.
+        text: what is said.
+        images: RGB uint8 arrays (h, w, 3), read-only.
+    """
+
+    role: Literal["user", "assistant"]
+    text: str
+    images: tuple[NDArray[np.uint8], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """All that a policy may know before its next action; no truth.
+
+    Args:
+        messages: the conversation so far, the overview in the first message.
+        view: the frames of the scene.
+        crops: what all looks so far have shown, in order.
+        turn: actions taken so far.
+        looks_left: looks that may still be taken.
+        turns_left: actions that may still be given.
+        scene_index: place of the scene in its source, where it has one.
+    """
+
+    messages: tuple[Message, ...]
+    view: View
+    crops: tuple[Crop, ...]
+    turn: int
+    looks_left: int
+    turns_left: int
+    scene_index: int | None
+
+
+@dataclass(frozen=True, eq=False)
+class Turn:
+    """What one action brought.
+
+    Args:
+        message: the environment's reply, None when the episode has ended.
+        crops: what this action's looks show, in the order of their regions.
+        reward: 0 until the episode ends, then the weighted sum of the terms.
+        terminated: the policy has answered.
+        truncated: the turns ran out without an answer.
+        info: ``parse_error`` (None or the message) and ``segments`` (None or a tuple); at the
+            end also ``reward_terms``, ``truth_boxes``, ``ignore_boxes``, ``answer_boxes``
+            (float64 (N, 4), view frame) and ``matches`` (rows of answer and truth).
+    """
+
+    message: Message | None
+    crops: tuple[Crop, ...]
+    reward: float
+    terminated: bool
+    truncated: bool
+    info: dict[str, Any]
+
+
+class Episode:
+    """The state machine of one episode.
+
+    An action is taken whole or not at all: when one of its looks is refused, none of its looks
+    counts and its answer is not heard; it costs its turn all the same.
+
+    Args:
+        scene: the image and the truth about it.
+        config: the rules.
+        scene_index: place of the scene in its source; policies that know the source use it.
+        deferred: leave the reward and the truth to the group the episode belongs to.
+        opening: first message, for episodes that share a scene and rules.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        config: EpisodeConfig | None = None,
+        scene_index: int | None = None,
+        *,
+        deferred: bool = False,
+        opening: Message | None = None,
+    ) -> None:
+        """Start the episode; the image is loaded when somebody looks at it."""
+        self.scene = scene
+        self.config = config or EpisodeConfig()
+        self.scene_index = scene_index
+        self.view = View.of(
+            scene.size,
+            self.config.view_size,
+            self.config.size_multiple,
+            self.config.coordinate_format,
+        )
+        self.grammar = Grammar(self.config.max_regions, self.config.max_boxes)
+        self.crops: list[Crop] = []
+        self.done = False
+        if opening is not None:
+            self.opening = opening
+        self._deferred = deferred
+        self._messages: list[Message] = []
+        self._segments_per_turn: list[tuple[Segment, ...] | None] = []
+        self._looks_taken = 0
+        self._looks = np.zeros((0, 4))
+        self._answer = Answer(np.zeros((0, 4)))
+
+    @cached_property
+    def opening(self) -> Message:
+        """The first message: the overview and the task."""
+        image = np.asarray(overview(self.scene.image, self.view))
+        prompt = prompts.task_prompt(self.view, self.config, self.grammar)
+        return Message("user", prompt, (image,))
+
+    @property
+    def transcript(self) -> list[Message]:
+        """The conversation so far, first message first."""
+        return [self.opening, *self._messages]
+
+    @property
+    def turn(self) -> int:
+        """Actions taken so far."""
+        return len(self._segments_per_turn)
+
+    @property
+    def turns_left(self) -> int:
+        """Actions that may still be given."""
+        return self.config.max_turns - self.turn
+
+    @property
+    def looks_left(self) -> int:
+        """Looks that may still be taken."""
+        return self.config.max_looks - self._looks_taken
+
+    @property
+    def outcome(self) -> Outcome:
+        """What the episode has come to so far, as the rewards read it."""
+        return Outcome(
+            answer=self.view.text_to_scene(self._answer.boxes),
+            looks=self._looks,
+            segments_per_turn=tuple(self._segments_per_turn),
+        )
+
+    def observation(self) -> Observation:
+        """Return all that the policy may know now."""
+        return Observation(
+            messages=tuple(self.transcript),
+            view=self.view,
+            crops=tuple(self.crops),
+            turn=self.turn,
+            looks_left=self.looks_left,
+            turns_left=self.turns_left,
+            scene_index=self.scene_index,
+        )
+
+    def step(self, action: str) -> Turn:
+        """Take one action.
+
+        Args:
+            action: any text; text outside the grammar costs a turn and is answered by a message.
+
+        Returns:
+            The reply, new crops, the reward and what is known now.
+
+        Raises:
+            TypeError: when the action is not a string.
+            EpisodeOverError: when the episode has ended.
+        """
+        if not isinstance(action, str):
+            raise TypeError(f"action: expected str, got {type(action).__name__}")
+        if self.done:
+            raise EpisodeOverError("expected no action, as the episode has ended; got another one")
+
+        segments: tuple[Segment, ...] | None = None
+        regions: Boxes = np.zeros((0, 4))
+        error: ActionParseError | ActionRefusedError | None = None
+        try:
+            segments = self.grammar.parse(action)
+            regions = self._regions(segments)
+        except (ActionParseError, ActionRefusedError) as err:
+            segments, error = None, err
+
+        answers = [s for s in segments or () if isinstance(s, Answer)]
+        crops = () if answers else self._cut(regions)
+        self._messages.append(Message("assistant", action))
+        self._segments_per_turn.append(segments)
+        self._looks_taken += sum(isinstance(s, Look) for s in segments or ())
+        self._looks = np.concatenate([self._looks, regions])
+        self.crops += crops
+        info = {"parse_error": error and str(error), "segments": segments}
+
+        if answers:
+            self._answer = answers[0]
+            return self._end(crops, info, terminated=True)
+        if self.turns_left == 0:
+            return self._end(crops, info, terminated=False)
+        reply = self._reply(error, crops)
+        self._messages.append(reply)
+        return Turn(reply, crops, 0.0, terminated=False, truncated=False, info=info)
+
+    def end_info(self, terms: RewardTerms) -> dict[str, Any]:
+        """Return what ``info`` gains at the end: the terms and the truth, in the view frame.
+
+        Args:
+            terms: how the episode was scored.
+
+        Returns:
+            ``reward_terms``, ``truth_boxes``, ``ignore_boxes``, ``answer_boxes``, ``matches``.
+        """
+        truth, ignored = self.scene.truth, self.scene.ignore_boxes
+        return {
+            "reward_terms": terms.as_dict(),
+            "truth_boxes": self.view.scene_to_view(truth),
+            "ignore_boxes": self.view.scene_to_view(ignored),
+            "answer_boxes": self.view.text_to_view(self._answer.boxes),
+            "matches": match_boxes(self.outcome.answer, truth, ignored),
+        }
+
+    def _regions(self, segments: tuple[Segment, ...]) -> Boxes:
+        """Return what the looks of one action would show, (R, 4) scene frame, or refuse."""
+        looks = [s for s in segments if isinstance(s, Look)]
+        if len(looks) > self.looks_left:
+            raise ActionRefusedError(
+                f"expected at most {prompts.count(self.looks_left, 'more look')}, got {len(looks)}"
+            )
+        wanted = as_boxes([region for look in looks for region in look.regions])
+        width, height = self.view.text_size
+        empty = np.flatnonzero(box_area(clip_boxes(wanted, (width, height))) == 0)
+        if empty.size:
+            got = ",".join(f"{v:g}" for v in wanted[empty[0]])
+            raise ActionRefusedError(
+                f"expected a region with an area inside 0,0,{width},{height}, got {got}"
+            )
+        config = self.config
+        return as_boxes(
+            [
+                shown_region(region, self.view, config.crop_size, config.size_multiple)
+                for region in self.view.text_to_scene(wanted)
+            ]
+        )
+
+    def _cut(self, regions: Boxes) -> tuple[Crop, ...]:
+        """Cut crops out of the source image."""
+        config = self.config
+        return tuple(
+            cut_crop(self.scene.image, region, self.view, config.crop_size, config.size_multiple)
+            for region in regions
+        )
+
+    def _reply(self, error: Exception | None, crops: tuple[Crop, ...]) -> Message:
+        """Return the message after an action that did not end the episode."""
+        left = (self.turns_left, self.looks_left)
+        if error is not None:
+            return Message("user", prompts.error_message(error, *left))
+        if not crops:
+            return Message("user", prompts.nudge_message(*left))
+        first = len(self.crops) - len(crops) + 1
+        text = prompts.crops_message(crops, self.view, *left, first=first)
+        return Message("user", text, tuple(crop.image for crop in crops))
+
+    def _end(self, crops: tuple[Crop, ...], info: dict[str, Any], *, terminated: bool) -> Turn:
+        """Close the episode, scored unless a group does that."""
+        self.done = True
+        reward = 0.0
+        if not self._deferred:
+            terms = score_group([self.outcome], self.scene, self.config)[0]
+            reward = terms.total(self.config.reward.weights)
+            info |= self.end_info(terms)
+        return Turn(None, crops, reward, terminated, not terminated, info)

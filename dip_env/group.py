@@ -1,0 +1,111 @@
+"""G episodes on one scene that end together, since each is paid by what its siblings saw."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from dip_env.config import EpisodeConfig
+from dip_env.episode import Episode, Turn
+from dip_env.errors import ConfigError, EpisodeOverError
+from dip_env.rewards import RewardTerms, score_group
+from dip_env.scenes.base import Scene
+
+
+class EpisodeGroup:
+    """A group of episodes that share a scene, their first message and their end.
+
+    A member that has ended waits: ``info["waiting"]`` is True from that turn on, its further
+    actions are ignored and bring nothing. When the last member ends, all end in that step and
+    get their rewards and the truth.
+
+    Args:
+        scene: the image and the truth about it.
+        config: the rules of every member.
+        group_size: number of members, at least 1.
+        scene_index: place of the scene in its source, where it has one.
+
+    Raises:
+        ConfigError: for a group without members.
+    """
+
+    def __init__(
+        self,
+        scene: Scene,
+        config: EpisodeConfig | None = None,
+        group_size: int = 1,
+        scene_index: int | None = None,
+    ) -> None:
+        """Start every member with the same first message."""
+        if group_size < 1:
+            raise ConfigError(f"group_size: expected an integer >= 1, got {group_size!r}")
+        self.scene = scene
+        self.config = config or EpisodeConfig()
+        first = Episode(scene, self.config, scene_index, deferred=True)
+        self.episodes = [first]
+        self.episodes += [
+            Episode(scene, self.config, scene_index, deferred=True, opening=first.opening)
+            for _ in range(group_size - 1)
+        ]
+        self.terms: list[RewardTerms] = []
+        """Reward terms of each member, after the end."""
+        self._truncated = [False] * group_size
+
+    @property
+    def done(self) -> bool:
+        """True when every member has ended."""
+        return all(episode.done for episode in self.episodes)
+
+    def step(self, actions: Sequence[str | None]) -> list[Turn]:
+        """Take one action per member.
+
+        Args:
+            actions: G texts; what stands at a waiting member's place is ignored.
+
+        Returns:
+            G turns; rewards are 0 until the step in which the last member ends.
+
+        Raises:
+            ValueError: for another number of actions than members.
+            TypeError: when the action of a member that still plays is not a string.
+            EpisodeOverError: when the group has ended.
+        """
+        if self.done:
+            raise EpisodeOverError("expected no action, as the group has ended; got another step")
+        if len(actions) != len(self.episodes):
+            raise ValueError(f"expected {len(self.episodes)} actions, got {len(actions)}")
+        # Checked before anyone moves, so that a wrong call leaves the group as it was.
+        for k, (episode, action) in enumerate(zip(self.episodes, actions, strict=True)):
+            if not episode.done and not isinstance(action, str):
+                raise TypeError(f"actions[{k}]: expected str, got {type(action).__name__}")
+        turns = [self._move(k, action) for k, action in enumerate(actions)]
+        return self._end(turns) if self.done else turns
+
+    def _move(self, k: int, action: str | None) -> Turn:
+        """Let member k act, or wait."""
+        episode = self.episodes[k]
+        if episode.done or action is None:
+            info = {"parse_error": None, "segments": None, "waiting": True}
+            return Turn(None, (), 0.0, terminated=False, truncated=False, info=info)
+        turn = episode.step(action)
+        self._truncated[k] = turn.truncated
+        info = turn.info | {"waiting": episode.done}
+        return replace(turn, terminated=False, truncated=False, info=info)
+
+    def _end(self, turns: list[Turn]) -> list[Turn]:
+        """Score all members by what they did and what their siblings saw."""
+        outcomes = [episode.outcome for episode in self.episodes]
+        self.terms = score_group(outcomes, self.scene, self.config)
+        weights = self.config.reward.weights
+        return [
+            replace(
+                turn,
+                reward=terms.total(weights),
+                terminated=not truncated,
+                truncated=truncated,
+                info=turn.info | {"waiting": False} | episode.end_info(terms),
+            )
+            for turn, episode, terms, truncated in zip(
+                turns, self.episodes, self.terms, self._truncated, strict=True
+            )
+        ]

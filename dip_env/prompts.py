@@ -1,0 +1,85 @@
+"""What the environment says: the task, what a look brought, what was wrong; knows no reward."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from dip_env.actions import Grammar
+from dip_env.config import EpisodeConfig
+from dip_env.views import Crop, View
+
+
+def task_prompt(view: View, config: EpisodeConfig, grammar: Grammar) -> str:
+    """Return the text under the overview; it depends on the view's size and the rules only.
+
+    Args:
+        view: the frames of the scene.
+        config: the rules of the episode.
+        grammar: where the format text comes from.
+
+    Returns:
+        About 70 words: the task, what coordinates mean, the look budget and the format.
+    """
+    width, height = view.view_size
+    if config.coordinate_format == "pixel":
+        frame = f"pixels of this {width}x{height} image"
+    else:
+        frame = f"thousandths of the width and height of this {width}x{height} image"
+    looks = (
+        f"up to {count(config.max_looks, 'look')}, each showing its regions enlarged: "
+        "look where you are not sure"
+        if config.max_looks
+        else "no looks"
+    )
+    return (
+        f"Find every person in the image. Boxes are x1,y1,x2,y2 in {frame}, from its top left "
+        f"corner. You have {count(config.max_turns, 'turn')} to answer, and {looks}.\n"
+        f"Write {grammar.describe()}."
+    )
+
+
+def crops_message(
+    crops: Sequence[Crop], view: View, turns_left: int, looks_left: int, first: int = 1
+) -> str:
+    """Return the text under new crops.
+
+    Args:
+        crops: what the look shows, in the order of its regions.
+        view: the frames of the scene.
+        turns_left: actions that may still be given.
+        looks_left: looks that may still be taken.
+        first: number of the first crop in the episode.
+
+    Returns:
+        One line per crop, then what is left; coordinates in the text frame.
+    """
+    lines = [
+        f"Crop {k} shows [{_printed(crop, view)}] of the image at {crop.magnification:.1f}x."
+        for k, crop in enumerate(crops, start=first)
+    ]
+    return "\n".join([*lines, _left(turns_left, looks_left)])
+
+
+def nudge_message(turns_left: int, looks_left: int) -> str:
+    """Return the text after an action that neither looked nor answered."""
+    return f"Expected a look or an answer, got neither. {_left(turns_left, looks_left)}"
+
+
+def error_message(error: Exception, turns_left: int, looks_left: int) -> str:
+    """Return the text after an action that could not be taken: what was expected, what came."""
+    return f"Your action was not accepted: {error}. {_left(turns_left, looks_left)}"
+
+
+def _left(turns: int, looks: int) -> str:
+    """Say what budget remains."""
+    return f"{count(turns, 'turn')} and {count(looks, 'look')} left."
+
+
+def count(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural where it needs one."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def _printed(crop: Crop, view: View) -> str:
+    """Return a crop's region as integers of the text frame."""
+    return ",".join(str(round(v)) for v in view.scene_to_text(crop.region[None])[0].tolist())
