@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import numpy as np
 
@@ -27,14 +27,23 @@ QUOTE_CHARS = 40
 """Most characters of an action that an error message quotes."""
 
 T = TypeVar("T")
-_Item = tuple[tuple[float, ...], str | None, float | None]
+_Item = tuple[list[float], str | None, float | None]
 
 _SPACE = r"[ \t\n\r]*+"
-_NUMBER = r"(-?(?:0|[1-9][0-9]{0,8}+)(?:\.[0-9]{1,9}+)?+)"
+_COMMA = rf"{_SPACE},{_SPACE}"
+_COLON = rf"{_SPACE}:{_SPACE}"
+_NUMBER = r"-?(?:0|[1-9][0-9]{0,8}+)(?:\.[0-9]{1,9}+)?+"
+_BOX = rf"\[{_SPACE}{_NUMBER}(?:{_COMMA}{_NUMBER}){{3}}{_SPACE}\]"
+_PLAIN_ITEM = (
+    rf'(?:{_BOX}|\{{{_SPACE}"bbox_2d"{_COLON}{_BOX}'
+    rf'(?:{_COMMA}"label"{_COLON}"[^"\\\x00-\x1f]*+")?+'
+    rf'(?:{_COMMA}"score"{_COLON}(?:0(?:\.[0-9]{{1,9}}+)?+|1(?:\.0{{1,9}}+)?+))?+{_SPACE}\}})'
+)
+# The lists that policies really write, checked in one match: keys in the usual order, no escapes.
+_PLAIN_LIST = re.compile(rf"\[{_SPACE}{_PLAIN_ITEM}(?:{_COMMA}{_PLAIN_ITEM})*+{_SPACE}\]{_SPACE}")
 _ONE_NUMBER = re.compile(rf"{_NUMBER}(?![0-9.eE+])")
-_BOX = re.compile(rf"\[{_SPACE}" + rf"{_SPACE},{_SPACE}".join([_NUMBER] * 4) + rf"{_SPACE}\]")
 _STRING = re.compile(r'"(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*+"')
-_KEY = re.compile(rf'"(bbox_2d|label|score)"{_SPACE}:{_SPACE}')
+_KEY = re.compile(rf'"(bbox_2d|label|score)"{_COLON}')
 _STEP = re.compile(rf"([,\]}}]){_SPACE}")
 _TAG = re.compile(r"</?(?:think|look|answer)>")
 _OPENING_TAG = re.compile(r"<(think|look|answer)>")
@@ -199,16 +208,15 @@ class Grammar:
         tag = reader.take(_OPENING_TAG, "<think>, <look> or <answer>")
         if tag == "think":
             return Think(self._think_text(reader, start))
-        if tag == "look":
-            regions = reader.items(reader.box, self.max_regions, "regions in a look")
-            if not regions:
-                reader.fail("at least one region in a look", "none", start)
-            reader.take_literal("</look>")
-            return Look(np.array(regions))
-        items = reader.items(reader.answer_item, self.max_boxes, "boxes in an answer")
-        reader.take_literal("</answer>")
+        is_look = tag == "look"
+        limit = self.max_regions if is_look else self.max_boxes
+        what = "regions in a look" if is_look else "boxes in an answer"
+        items = reader.boxes(limit, what, labelled=not is_look)
+        if is_look and not items:
+            reader.fail("at least one region in a look", "none", start)
+        reader.take_literal(f"</{tag}>")
         boxes, labels, scores = zip(*items, strict=True) if items else ((), (), ())
-        return Answer(as_boxes(boxes), labels, scores)
+        return Look(as_boxes(boxes)) if is_look else Answer(as_boxes(boxes), labels, scores)
 
     def _think_text(self, reader: _Reader, start: int) -> str:
         """Read the text of a think up to and with its closing tag."""
@@ -276,9 +284,20 @@ class _Reader:
         self.pos = match.end()
         return match[1] == bracket
 
-    def items(self, read: Callable[[], T], limit: int, what: str) -> list[T]:
-        """Read a JSON list of at most ``limit`` items and the white space around it."""
+    def boxes(self, limit: int, what: str, labelled: bool) -> list[_Item]:
+        """Read a list of at most ``limit`` boxes, bare or (where allowed) labelled."""
         self.skip()
+        plain = _PLAIN_LIST.match(self.text, self.pos)
+        if plain is not None:
+            values = json.loads(plain[0], parse_int=float)
+            if len(values) <= limit and (labelled or all(type(v) is list for v in values)):
+                self.pos = plain.end()
+                return [_plain_item(value) for value in values]
+        # Item by item, slower: unusual lists, and the place of the error in wrong ones.
+        return self.items(self.labelled_box if labelled else self.bare_box, limit, what)
+
+    def items(self, read: Callable[[], T], limit: int, what: str) -> list[T]:
+        """Read a JSON list of at most ``limit`` items and the white space after it."""
         self.take_literal("[")
         found: list[T] = []
         if self.sees("]"):
@@ -291,26 +310,15 @@ class _Reader:
             if self.closes("]"):
                 return found
 
-    def answer_item(self) -> _Item:
-        """Read a bare box or an object that holds one."""
-        if self.sees("{"):
-            return self.labelled_box()
-        return self.box(), None, None
-
-    def box(self) -> tuple[float, ...]:
+    def bare_box(self) -> _Item:
         """Read ``[x1,y1,x2,y2]``."""
-        match = _BOX.match(self.text, self.pos)
-        if match is not None:
-            self.pos = match.end()
-            return tuple(map(float, match.groups()))
-        # Token by token, slower, to find the place of the error.
         start = self.pos
         if not self.sees("["):
             self.fail("a box [x1,y1,x2,y2]")
         box = self.items(self.number, 4, "numbers in a box")
         if len(box) != 4:
             self.fail("4 numbers in a box", f"{len(box)}", start)
-        return tuple(box)
+        return box, None, None
 
     def number(self) -> float:
         """Read one number."""
@@ -318,10 +326,12 @@ class _Reader:
         return float(self.take(_ONE_NUMBER, what))
 
     def labelled_box(self) -> _Item:
-        """Read ``{"bbox_2d":[x1,y1,x2,y2],"label":"...","score":0.5}``, keys in any order."""
+        """Read a bare box or ``{"bbox_2d":[x1,y1,x2,y2],...}`` with keys in any order."""
+        if not self.sees("{"):
+            return self.bare_box()
         start = self.pos
         self.take_literal("{")
-        box: tuple[float, ...] | None = None
+        box: list[float] | None = None
         label: str | None = None
         score: float | None = None
         seen: set[str] = set()
@@ -332,7 +342,7 @@ class _Reader:
                 self.fail("each key once", f'"{key}" again', at_key)
             seen.add(key)
             if key == "bbox_2d":
-                box = self.box()
+                box = self.bare_box()[0]
             elif key == "label":
                 label = self.label()
             else:
@@ -358,6 +368,13 @@ class _Reader:
         if not 0 <= score <= 1:
             self.fail("a score from 0 to 1", pos=start)
         return score
+
+
+def _plain_item(value: list[float] | dict[str, Any]) -> _Item:
+    """The item that a checked JSON value stands for."""
+    if isinstance(value, list):
+        return value, None, None
+    return value["bbox_2d"], value.get("label"), value.get("score")
 
 
 def _format_segment(segment: Segment) -> str:
