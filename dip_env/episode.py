@@ -279,7 +279,7 @@ class Episode:
         if not crops:
             return Message("user", prompts.nudge_message(*left))
         first = len(self.crops) - len(crops) + 1
-        text = prompts.crops_message(crops, self.view, *left, first=first)
+        text = prompts.crops_message(crops, self.view, *left, first=first, brief=self.config.brief)
         return Message("user", text, tuple(crop.image for crop in crops))
 
     def _end(self, crops: tuple[Crop, ...], info: dict[str, Any], *, terminated: bool) -> Turn:

@@ -18,9 +18,12 @@ def task_prompt(view: View, config: EpisodeConfig, grammar: Grammar) -> str:
         grammar: where the format text comes from.
 
     Returns:
-        About 70 words: the task, what coordinates mean, the look budget and the format.
+        About 60 words: the task, what coordinates mean, the budget and the format; with
+        ``config.brief`` only the view's size.
     """
     width, height = view.view_size
+    if config.brief:
+        return f"{width}x{height}"
     if config.coordinate_format == "pixel":
         frame = f"pixels of this {width}x{height} image"
     else:
@@ -39,7 +42,13 @@ def task_prompt(view: View, config: EpisodeConfig, grammar: Grammar) -> str:
 
 
 def crops_message(
-    crops: Sequence[Crop], view: View, turns_left: int, looks_left: int, first: int = 1
+    crops: Sequence[Crop],
+    view: View,
+    turns_left: int,
+    looks_left: int,
+    *,
+    first: int = 1,
+    brief: bool = False,
 ) -> str:
     """Return the text under new crops.
 
@@ -49,10 +58,13 @@ def crops_message(
         turns_left: actions that may still be given.
         looks_left: looks that may still be taken.
         first: number of the first crop in the episode.
+        brief: print only place and magnification of each crop.
 
     Returns:
         One line per crop, then what is left; coordinates in the text frame.
     """
+    if brief:
+        return "\n".join(f"[{_printed(crop, view)}] {crop.magnification:.1f}x" for crop in crops)
     lines = [
         f"Crop {k} shows [{_printed(crop, view)}] of the image at {crop.magnification:.1f}x."
         for k, crop in enumerate(crops, start=first)
