@@ -87,6 +87,8 @@ class EpisodeConfig:
     """Actions after which an episode without an answer is truncated."""
     max_boxes: int = 1000
     """Boxes one answer may hold."""
+    brief: bool = False
+    """Say only what changes, for models taught the grammar by demonstrations."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """How the episode is paid."""
 

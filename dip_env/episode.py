@@ -157,6 +157,13 @@ class Episode:
         return self.config.max_looks - self._looks_taken
 
     @property
+    def answered(self) -> bool:
+        """Whether the policy has given an answer."""
+        return bool(self._segments_per_turn) and any(
+            isinstance(segment, Answer) for segment in self._segments_per_turn[-1] or ()
+        )
+
+    @property
     def outcome(self) -> Outcome:
         """What the episode has come to so far, as the rewards read it."""
         return Outcome(
@@ -221,6 +228,20 @@ class Episode:
         reply = self._reply(error, crops)
         self._messages.append(reply)
         return Turn(reply, crops, 0.0, terminated=False, truncated=False, info=info)
+
+    def abandon(self) -> Turn:
+        """End the episode without an answer, as when its next message has no room.
+
+        Returns:
+            The last turn, truncated and scored with an empty answer.
+
+        Raises:
+            EpisodeOverError: when the episode has ended.
+        """
+        if self.done:
+            raise EpisodeOverError("expected a running episode to abandon, as this one has ended")
+        info = {"parse_error": None, "segments": None}
+        return self._end((), info, terminated=False)
 
     def end_info(self, terms: RewardTerms) -> dict[str, Any]:
         """Return what ``info`` gains at the end: the terms and the truth, in the view frame.

@@ -81,6 +81,20 @@ class EpisodeGroup:
         turns = [self._move(k, action) for k, action in enumerate(actions)]
         return self._end(turns) if self.done else turns
 
+    def abandon(self, member: int) -> None:
+        """End one member without an answer, as when its next message has no room.
+
+        Args:
+            member: which of the G members; it must still be playing.
+
+        Raises:
+            EpisodeOverError: when that member has ended.
+        """
+        self.episodes[member].abandon()
+        self._truncated[member] = True
+        if self.done:
+            self._score()
+
     def _move(self, k: int, action: str | None) -> Turn:
         """Let member k act, or wait."""
         episode = self.episodes[k]
@@ -93,9 +107,8 @@ class EpisodeGroup:
         return replace(turn, terminated=False, truncated=False, info=info)
 
     def _end(self, turns: list[Turn]) -> list[Turn]:
-        """Score all members by what they did and what their siblings saw."""
-        outcomes = [episode.outcome for episode in self.episodes]
-        self.terms = score_group(outcomes, self.scene, self.config)
+        """Give every member its reward and the truth."""
+        self._score()
         weights = self.config.reward.weights
         return [
             replace(
@@ -109,3 +122,8 @@ class EpisodeGroup:
                 turns, self.episodes, self.terms, self._truncated, strict=True
             )
         ]
+
+    def _score(self) -> None:
+        """Score all members by what they did and what their siblings saw."""
+        outcomes = [episode.outcome for episode in self.episodes]
+        self.terms = score_group(outcomes, self.scene, self.config)
