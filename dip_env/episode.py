@@ -17,8 +17,7 @@ from dip_env.actions import Answer, Grammar, Look, Segment
 from dip_env.boxes import Boxes, as_boxes, box_area, clip_boxes
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ActionParseError, ActionRefusedError, EpisodeOverError
-from dip_env.matching import match_boxes
-from dip_env.rewards import Outcome, RewardTerms, score_group
+from dip_env.rewards import Outcome, Score, score_group
 from dip_env.scenes.base import Scene
 from dip_env.views import Crop, View, cut_crop, overview, shown_region
 
@@ -73,7 +72,7 @@ class Turn:
         truncated: the turns ran out without an answer.
         info: ``parse_error`` (None or the message) and ``segments`` (None or a tuple); at the
             end also ``reward_terms``, ``truth_boxes``, ``ignore_boxes``, ``answer_boxes``
-            (float64 (N, 4), view frame) and ``matches`` (rows of answer and truth).
+            (float64 (N, 4), view frame) and ``matches``.
     """
 
     message: Message | None
@@ -127,7 +126,7 @@ class Episode:
         self._segments_per_turn: list[tuple[Segment, ...] | None] = []
         self._looks_taken = 0
         self._looks = np.zeros((0, 4))
-        self._answer = Answer(np.zeros((0, 4)))
+        self._answer: Answer | None = None
 
     @cached_property
     def opening(self) -> Message:
@@ -159,17 +158,21 @@ class Episode:
     @property
     def answered(self) -> bool:
         """Whether the policy has given an answer."""
-        return bool(self._segments_per_turn) and any(
-            isinstance(segment, Answer) for segment in self._segments_per_turn[-1] or ()
-        )
+        return self._answer is not None
+
+    @property
+    def answer(self) -> Boxes:
+        """The boxes of the answer, (N, 4) text frame; none before or without an answer."""
+        return np.zeros((0, 4)) if self._answer is None else self._answer.boxes
 
     @property
     def outcome(self) -> Outcome:
         """What the episode has come to so far, as the rewards read it."""
         return Outcome(
-            answer=self.view.text_to_scene(self._answer.boxes),
+            answer=self.view.text_to_scene(self.answer),
             looks=self._looks,
             segments_per_turn=tuple(self._segments_per_turn),
+            answered=self.answered,
         )
 
     def observation(self) -> Observation:
@@ -222,9 +225,8 @@ class Episode:
 
         if answers:
             self._answer = answers[0]
-            return self._end(crops, info, terminated=True)
-        if self.turns_left == 0:
-            return self._end(crops, info, terminated=False)
+        if answers or self.turns_left == 0:
+            return self._end(crops, info)
         reply = self._reply(error, crops)
         self._messages.append(reply)
         return Turn(reply, crops, 0.0, terminated=False, truncated=False, info=info)
@@ -241,24 +243,25 @@ class Episode:
         if self.done:
             raise EpisodeOverError("expected a running episode to abandon, as this one has ended")
         info = {"parse_error": None, "segments": None}
-        return self._end((), info, terminated=False)
+        return self._end((), info)
 
-    def end_info(self, terms: RewardTerms) -> dict[str, Any]:
-        """Return what ``info`` gains at the end: the terms and the truth, in the view frame.
+    def end_info(self, score: Score) -> dict[str, Any]:
+        """Return what ``info`` gains at the end.
 
         Args:
-            terms: how the episode was scored.
+            score: how the episode was scored.
 
         Returns:
-            ``reward_terms``, ``truth_boxes``, ``ignore_boxes``, ``answer_boxes``, ``matches``.
+            ``reward_terms`` (unweighted, by name), ``truth_boxes``, ``ignore_boxes`` and
+            ``answer_boxes`` (float64 (N, 4), view frame), and ``matches``, whose indices are
+            places in ``answer_boxes`` and ``truth_boxes``.
         """
-        truth, ignored = self.scene.truth, self.scene.ignore_boxes
         return {
-            "reward_terms": terms.as_dict(),
-            "truth_boxes": self.view.scene_to_view(truth),
-            "ignore_boxes": self.view.scene_to_view(ignored),
-            "answer_boxes": self.view.text_to_view(self._answer.boxes),
-            "matches": match_boxes(self.outcome.answer, truth, ignored),
+            "reward_terms": score.terms.as_dict(),
+            "truth_boxes": self.view.scene_to_view(self.scene.truth),
+            "ignore_boxes": self.view.scene_to_view(self.scene.ignore_boxes),
+            "answer_boxes": self.view.text_to_view(self.answer),
+            "matches": score.matches,
         }
 
     def _regions(self, segments: tuple[Segment, ...]) -> Boxes:
@@ -303,12 +306,12 @@ class Episode:
         text = prompts.crops_message(crops, self.view, *left, first=first, brief=self.config.brief)
         return Message("user", text, tuple(crop.image for crop in crops))
 
-    def _end(self, crops: tuple[Crop, ...], info: dict[str, Any], *, terminated: bool) -> Turn:
+    def _end(self, crops: tuple[Crop, ...], info: dict[str, Any]) -> Turn:
         """Close the episode, scored unless a group does that."""
         self.done = True
         reward = 0.0
         if not self._deferred:
-            terms = score_group([self.outcome], self.scene, self.config)[0]
-            reward = terms.total(self.config.reward.weights)
-            info |= self.end_info(terms)
-        return Turn(None, crops, reward, terminated, not terminated, info)
+            score = score_group([self.outcome], self.scene, self.config)[0]
+            reward = score.terms.total(self.config.reward.weights)
+            info |= self.end_info(score)
+        return Turn(None, crops, reward, self.answered, not self.answered, info)

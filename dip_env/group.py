@@ -8,7 +8,7 @@ from dataclasses import replace
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode, Turn
 from dip_env.errors import ConfigError, EpisodeOverError
-from dip_env.rewards import RewardTerms, score_group
+from dip_env.rewards import RewardTerms, Score, score_group
 from dip_env.scenes.base import Scene
 
 
@@ -47,14 +47,18 @@ class EpisodeGroup:
             Episode(scene, self.config, scene_index, deferred=True, opening=first.opening)
             for _ in range(group_size - 1)
         ]
-        self.terms: list[RewardTerms] = []
-        """Reward terms of each member, after the end."""
-        self._truncated = [False] * group_size
+        self.scores: list[Score] = []
+        """How each member was scored, after the end."""
 
     @property
     def done(self) -> bool:
         """True when every member has ended."""
         return all(episode.done for episode in self.episodes)
+
+    @property
+    def terms(self) -> list[RewardTerms]:
+        """Reward terms of each member, unweighted; empty before the end."""
+        return [score.terms for score in self.scores]
 
     def step(self, actions: Sequence[str | None]) -> list[Turn]:
         """Take one action per member.
@@ -91,7 +95,6 @@ class EpisodeGroup:
             EpisodeOverError: when that member has ended.
         """
         self.episodes[member].abandon()
-        self._truncated[member] = True
         if self.done:
             self._score()
 
@@ -102,7 +105,6 @@ class EpisodeGroup:
             info = {"parse_error": None, "segments": None, "waiting": True}
             return Turn(None, (), 0.0, terminated=False, truncated=False, info=info)
         turn = episode.step(action)
-        self._truncated[k] = turn.truncated
         info = turn.info | {"waiting": episode.done}
         return replace(turn, terminated=False, truncated=False, info=info)
 
@@ -113,17 +115,15 @@ class EpisodeGroup:
         return [
             replace(
                 turn,
-                reward=terms.total(weights),
-                terminated=not truncated,
-                truncated=truncated,
-                info=turn.info | {"waiting": False} | episode.end_info(terms),
+                reward=score.terms.total(weights),
+                terminated=episode.answered,
+                truncated=not episode.answered,
+                info=turn.info | {"waiting": False} | episode.end_info(score),
             )
-            for turn, episode, terms, truncated in zip(
-                turns, self.episodes, self.terms, self._truncated, strict=True
-            )
+            for turn, episode, score in zip(turns, self.episodes, self.scores, strict=True)
         ]
 
     def _score(self) -> None:
         """Score all members by what they did and what their siblings saw."""
         outcomes = [episode.outcome for episode in self.episodes]
-        self.terms = score_group(outcomes, self.scene, self.config)
+        self.scores = score_group(outcomes, self.scene, self.config)
