@@ -1,0 +1,191 @@
+"""What is ambiguous in a scene: where siblings of a rollout disagree, or a prior without siblings.
+
+An item is a box with a weight in [0, 1]: 1 where half of the rollouts would find it, 0 where all or
+none would. Knows no looks and no reward.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+from dip_env.boxes import Boxes, as_boxes, box_area
+from dip_env.matching import Matches, overlaps
+
+PRIOR_HALF_HEIGHT = 16.0
+"""Height in view pixels at which half of the fully visible people are found."""
+PRIOR_HEIGHT_SLOPE = 2.0
+"""Change in log-odds per doubling of the height."""
+PRIOR_HALF_VISIBLE = 0.35
+"""Visible share at which half of the large people are found."""
+PRIOR_VISIBLE_SLOPE = 10.0
+"""Change in log-odds from a visible share of 0 to 1."""
+_PAIRS_AT_ONCE = 1_000_000
+
+
+@dataclass(frozen=True, eq=False)
+class AmbiguousItems:
+    """Places that one could be in two minds about.
+
+    Args:
+        boxes: (K, 4) xyxy, scene frame.
+        weights: (K,) ambiguity of each in [0, 1].
+    """
+
+    boxes: Boxes
+    weights: NDArray[np.float64]
+
+
+def sibling_ambiguity(
+    answers: Sequence[Any],
+    truth: Any,
+    ignore_boxes: Any,
+    iou_threshold: float = 0.5,
+    matches: Sequence[Matches] | None = None,
+) -> list[AmbiguousItems]:
+    """Measure for each rollout of a group where its siblings disagree (source: ours).
+
+    For rollout g, over its siblings h != g: a true instance i weighs ``4 Var_h(u[h, i])``, u being
+    the IoU of i with its match in h, 0 if it has none. The siblings' unmatched predictions are
+    clustered (connected components at IoU >= threshold); a cluster that a share p of the siblings
+    has is an item, its members' mean box, that weighs ``4 p (1 - p)``. A rollout's own answer plays
+    no part in its own items.
+
+    Args:
+        answers: boxes (N_h, 4) xyxy of each rollout, scene frame.
+        truth: (M, 4) xyxy, scene frame.
+        ignore_boxes: (K, 4) xyxy, scene frame.
+        iou_threshold: least IoU for a match and within a cluster.
+        matches: the matches of the answers at this threshold, where they are known already.
+
+    Returns:
+        One ``AmbiguousItems`` per rollout: the truth first, then the clusters.
+    """
+    answers = [as_boxes(answer) for answer in answers]
+    truth = as_boxes(truth)
+    if matches is None:
+        matches = [found.match(iou_threshold) for found in overlaps(answers, truth, ignore_boxes)]
+    quality = np.zeros((len(answers), len(truth)))
+    for row, match in zip(quality, matches, strict=True):
+        row[match.truth] = match.iou
+    strays = _Strays.of(answers, matches, iou_threshold)
+    items = []
+    for g in range(len(answers)):
+        boxes, shares = strays.clusters_without(g, len(answers) - 1)
+        weights = np.concatenate(
+            [_spread(np.delete(quality, g, axis=0)), 4.0 * shares * (1.0 - shares)]
+        )
+        items.append(AmbiguousItems(np.concatenate([truth, boxes]), weights))
+    return items
+
+
+def prior_ambiguity(truth: Any, visible_share: Any, view_heights: Any) -> AmbiguousItems:
+    """Guess what is ambiguous from the annotation, for a rollout without siblings (source: ours).
+
+    This is a prior, not a variance: the chance of being found is taken as
+    ``p = s(2 log2(height / 16)) * s(10 (visible share - 0.35))`` with the logistic function s, and
+    an instance weighs ``4 p (1 - p)``. Large visible people are certain, tiny or hidden ones
+    hopeless; those between are worth a look.
+
+    Args:
+        truth: (M, 4) xyxy, scene frame.
+        visible_share: (M,) visible share of each, in [0, 1].
+        view_heights: (M,) height of each in pixels of the overview.
+
+    Returns:
+        One item per instance.
+    """
+    heights = np.maximum(np.asarray(view_heights, dtype=np.float64), 1e-6)
+    shares = np.asarray(visible_share, dtype=np.float64)
+    p = _logistic(PRIOR_HEIGHT_SLOPE * np.log2(heights / PRIOR_HALF_HEIGHT))
+    p = p * _logistic(PRIOR_VISIBLE_SLOPE * (shares - PRIOR_HALF_VISIBLE))
+    return AmbiguousItems(as_boxes(truth), 4.0 * p * (1.0 - p))
+
+
+@dataclass(frozen=True, eq=False)
+class _Strays:
+    """The unmatched predictions of a whole group, sorted by coordinates.
+
+    Args:
+        boxes: (N, 4) xyxy, scene frame.
+        owners: (N,) rollout of each.
+        edges: (2, E) indices of overlapping pairs.
+    """
+
+    boxes: Boxes
+    owners: NDArray[np.intp]
+    edges: NDArray[np.intp]
+
+    @classmethod
+    def of(cls, answers: Sequence[Boxes], matches: Sequence[Matches], threshold: float) -> _Strays:
+        """Collect what has area and is no repeat, and join what overlaps."""
+        kept = [np.setdiff1d(m.unmatched_pred, m.repeated, assume_unique=True) for m in matches]
+        boxes = np.concatenate([a[k] for a, k in zip(answers, kept, strict=True)])
+        owners = np.repeat(np.arange(len(kept)), [len(k) for k in kept])
+        has_area = box_area(boxes) > 0
+        boxes, owners = boxes[has_area], owners[has_area]
+        # The sums below run in this order, so they do not depend on the order of an answer.
+        order = np.lexsort((owners, *boxes.T[::-1]))
+        boxes, owners = boxes[order], owners[order]
+        return cls(boxes, owners, _overlapping_pairs(boxes, threshold))
+
+    def clusters_without(self, g: int, siblings: int) -> tuple[Boxes, NDArray[np.float64]]:
+        """Clusters of what the siblings of g have: (K, 4) mean boxes and (K,) shares of them."""
+        mine = self.owners == g
+        boxes, owners = self.boxes[~mine], self.owners[~mine]
+        if not len(boxes):
+            return np.zeros((0, 4)), np.zeros(0)
+        index = np.cumsum(~mine) - 1
+        a, b = index[self.edges[:, ~mine[self.edges].any(axis=0)]]
+        graph = coo_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=(len(boxes),) * 2)
+        count, label = connected_components(graph, directed=False)
+        sizes = np.bincount(label, minlength=count)
+        sums = [np.bincount(label, weights=side, minlength=count) for side in boxes.T]
+        groups = self.owners.max() + 1
+        present = np.unique(label * groups + owners) // groups
+        shares = np.bincount(present, minlength=count) / siblings
+        return np.stack(sums, axis=1) / sizes[:, None], shares
+
+
+def _overlapping_pairs(boxes: Boxes, threshold: float) -> NDArray[np.intp]:
+    """Pairs (2, E) with IoU >= threshold among boxes sorted by x1; boxes without area have none."""
+    x1, y1, x2, y2 = np.ascontiguousarray(boxes.T)
+    area = box_area(boxes)
+    # IoU >= t needs a shared width of t * w, so the partner to the right starts within (1-t) * w.
+    last = np.searchsorted(x1, x2 - threshold * (x2 - x1), side="right")
+    first = np.arange(len(boxes)) + 1
+    counts = np.maximum(last - first, 0)
+    pairs = [np.zeros((2, 0), dtype=np.intp)]
+    for rows in _batches(counts):
+        a = np.repeat(rows, counts[rows])
+        offset = np.arange(len(a)) - np.repeat(np.cumsum(counts[rows]) - counts[rows], counts[rows])
+        b = a + 1 + offset
+        shared = np.maximum(np.minimum(x2[a], x2[b]) - np.maximum(x1[a], x1[b]), 0.0)
+        shared *= np.maximum(np.minimum(y2[a], y2[b]) - np.maximum(y1[a], y1[b]), 0.0)
+        close = (shared > 0) & (shared >= threshold * (area[a] + area[b] - shared))
+        pairs.append(np.stack([a[close], b[close]]))
+    return np.concatenate(pairs, axis=1)
+
+
+def _batches(counts: NDArray[np.intp]) -> list[NDArray[np.intp]]:
+    """Split rows so that the pairs of a batch fit in memory."""
+    batch = np.cumsum(counts) // _PAIRS_AT_ONCE
+    return np.split(np.arange(len(counts)), np.flatnonzero(np.diff(batch)) + 1)
+
+
+def _spread(quality: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Four times the variance over rollouts, exactly 0 where all agree (rounding would not be)."""
+    if not len(quality):
+        return np.zeros(quality.shape[1])
+    agree = quality.max(axis=0) == quality.min(axis=0)
+    return np.where(agree, 0.0, 4.0 * quality.var(axis=0))
+
+
+def _logistic(x: NDArray[np.float64]) -> NDArray[np.float64]:
+    return 1.0 / (1.0 + np.exp(-x))

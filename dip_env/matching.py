@@ -1,0 +1,167 @@
+"""One-to-one matching of predicted boxes with true ones; knows no reward.
+
+Everything that compares boxes with the truth (rewards, ambiguity, metrics) goes through here, so
+there is one meaning of "found". The order in which boxes are given never matters: ties are broken
+by the coordinates themselves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from dip_env.boxes import as_boxes, box_area, box_intersection, box_iou
+
+IGNORE_SHARE = 0.5
+"""An unmatched prediction with more than this share inside one ignore region is dropped."""
+
+Indices = NDArray[np.intp]
+
+
+@dataclass(frozen=True, eq=False)
+class Matches:
+    """Who found whom. Every prediction is in exactly one of pred, unmatched_pred and dropped.
+
+    Args:
+        pred: (K,) indices of matched predictions, ascending.
+        truth: (K,) index of the truth each of them matches.
+        iou: (K,) their IoU, at least the threshold.
+        unmatched_pred: indices of predictions that found nobody: false positives.
+        unmatched_truth: indices of truth that nobody found: misses.
+        dropped: indices of unmatched predictions that lie in an ignore region and do not count.
+        repeated: indices of predictions that equal an earlier one; they are never matched, and
+            each is in unmatched_pred or dropped as well.
+    """
+
+    pred: Indices
+    truth: Indices
+    iou: NDArray[np.float64]
+    unmatched_pred: Indices
+    unmatched_truth: Indices
+    dropped: Indices
+    repeated: Indices
+
+
+@dataclass(frozen=True, eq=False)
+class Overlaps:
+    """What matching needs to know of predictions and truth, at any threshold.
+
+    Args:
+        iou: (N, M) IoU of each prediction with each truth, 0 in the rows of repeats.
+        in_ignore: (N,) True where most of a prediction lies in one ignore region.
+        repeated: (N,) True where a prediction equals an earlier one.
+        pred_order: predictions sorted by coordinates.
+        truth_order: truth sorted by coordinates.
+    """
+
+    iou: NDArray[np.float64]
+    in_ignore: NDArray[np.bool_]
+    repeated: NDArray[np.bool_]
+    pred_order: Indices
+    truth_order: Indices
+
+    def match(self, iou_threshold: float = 0.5) -> Matches:
+        """Match at one threshold: most pairs first, then most total IoU (source: ours).
+
+        Args:
+            iou_threshold: least IoU of a pair, in (0, 1].
+
+        Returns:
+            The matches, the same for every order of the boxes.
+        """
+        pred, truth = self._pairs(iou_threshold)
+        free = np.ones(len(self.in_ignore), dtype=bool)
+        free[pred] = False
+        missed = np.ones(len(self.truth_order), dtype=bool)
+        missed[truth] = False
+        return Matches(
+            pred=pred,
+            truth=truth,
+            iou=self.iou[pred, truth],
+            unmatched_pred=np.flatnonzero(free & ~self.in_ignore),
+            unmatched_truth=np.flatnonzero(missed),
+            dropped=np.flatnonzero(free & self.in_ignore),
+            repeated=np.flatnonzero(self.repeated),
+        )
+
+    def _pairs(self, threshold: float) -> tuple[Indices, Indices]:
+        """Indices of matched predictions (ascending) and of their truth."""
+        allowed = self.iou >= threshold
+        # Only boxes with a partner at all enter the assignment, in the order of coordinates.
+        rows = self.pred_order[np.any(allowed, axis=1)[self.pred_order]]
+        columns = self.truth_order[np.any(allowed, axis=0)[self.truth_order]]
+        iou = self.iou[rows[:, None], columns]
+        # One more pair outweighs any sum of IoUs.
+        gain = np.where(iou >= threshold, iou + (min(iou.shape) + 1.0), 0.0)
+        i, j = linear_sum_assignment(gain, maximize=True)
+        taken = gain[i, j] > 0
+        pred, truth = rows[i[taken]], columns[j[taken]]
+        order = np.argsort(pred)
+        return pred[order], truth[order]
+
+
+def overlaps(answers: Sequence[Any], truth: Any, ignore_boxes: Any) -> list[Overlaps]:
+    """Compare several answers with one truth in one go.
+
+    Args:
+        answers: boxes (N_g, 4) xyxy of each answer.
+        truth: (M, 4) xyxy, in the frame of the answers.
+        ignore_boxes: (K, 4) xyxy regions that neither reward nor punish.
+
+    Returns:
+        One ``Overlaps`` per answer.
+    """
+    answers = [as_boxes(answer) for answer in answers]
+    truth, ignore_boxes = as_boxes(truth), as_boxes(ignore_boxes)
+    stacked = np.concatenate([*answers, np.zeros((0, 4))])
+    iou = box_iou(stacked, truth)
+    in_ignore = np.zeros(len(stacked), dtype=bool)
+    if len(ignore_boxes):
+        inside = box_intersection(stacked, ignore_boxes).max(axis=1)
+        in_ignore = inside > IGNORE_SHARE * box_area(stacked)
+    truth_order = np.lexsort(truth.T)
+    found = []
+    start = 0
+    for answer in answers:
+        part = slice(start, start + len(answer))
+        start += len(answer)
+        order = np.lexsort(answer.T)
+        repeated = _repeated(answer, order)
+        if repeated.any():
+            iou[part][repeated] = 0.0
+        found.append(Overlaps(iou[part], in_ignore[part], repeated, order, truth_order))
+    return found
+
+
+def match_boxes(
+    pred: Any, truth: Any, ignore_boxes: Any = (), iou_threshold: float = 0.5
+) -> Matches:
+    """Match predictions with truth one to one (source: ours).
+
+    The matching has the most pairs with IoU >= threshold and, among those, the most total IoU.
+    A prediction without area and an exact repeat of an earlier prediction never match.
+
+    Args:
+        pred: (N, 4) xyxy.
+        truth: (M, 4) xyxy, in the frame of ``pred``.
+        ignore_boxes: (K, 4) xyxy; an unmatched prediction with more than half of its area inside
+            one of them is dropped.
+        iou_threshold: least IoU of a pair, in (0, 1].
+
+    Returns:
+        Index arrays into ``pred`` and ``truth``.
+    """
+    return overlaps([pred], truth, ignore_boxes)[0].match(iou_threshold)
+
+
+def _repeated(boxes: NDArray[np.float64], order: Indices) -> NDArray[np.bool_]:
+    """True where a box equals one before it; ``order`` is a stable sort by coordinates."""
+    ordered = boxes[order]
+    repeated = np.zeros(len(boxes), dtype=bool)
+    repeated[order[1:]] = (ordered[1:] == ordered[:-1]).all(axis=1)
+    return repeated

@@ -1,0 +1,246 @@
+"""The three rewards, one pure function per term, and the scoring of a whole group.
+
+The idea (format, variance-guided look, weighted precision and recall) is that of DIP-R1
+(arXiv 2505.23179); its formulas were not at hand, so every definition here is ours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dip_env.actions import Answer, Look, Segment, Think
+from dip_env.ambiguity import AmbiguousItems, prior_ambiguity, sibling_ambiguity
+from dip_env.boxes import Boxes, clip_boxes, covered_share, union_area
+from dip_env.config import AccuracyKind, EpisodeConfig, IouRule
+from dip_env.matching import Matches, Overlaps, overlaps
+from dip_env.scenes.base import Scene
+from dip_env.views import View
+
+MIN_GROUP = 3
+"""Fewest rollouts whose siblings can disagree; smaller groups use the prior."""
+IOU_THRESHOLDS: dict[str, tuple[float, ...]] = {
+    "0.5": (0.5,),
+    "0.5:0.95": tuple(round(0.5 + 0.05 * step, 2) for step in range(10)),
+}
+"""The matching thresholds of each IoU rule; the first one is that of the look term."""
+
+
+@dataclass(frozen=True)
+class RewardTerms:
+    """The terms of one rollout's reward, each in [0, 1] and unweighted.
+
+    Args:
+        format: did it think, look and answer in this order.
+        look: did it look where the ambiguous items are.
+        accuracy: precision and recall of its answer.
+    """
+
+    format: float
+    look: float
+    accuracy: float
+
+    def as_dict(self) -> dict[str, float]:
+        """Return every term by name."""
+        return asdict(self)
+
+    def total(self, weights: Mapping[str, float]) -> float:
+        """Return the weighted sum.
+
+        Args:
+            weights: weight of each term by name, such as ``RewardConfig.weights``.
+
+        Returns:
+            A number from 0 to the sum of the weights.
+        """
+        return float(sum(weights[name] * value for name, value in self.as_dict().items()))
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What of an episode counts for its reward.
+
+    Args:
+        answer: (N, 4) xyxy boxes of the answer, scene frame; empty without an answer.
+        looks: (R, 4) xyxy regions that were asked for and could be shown, scene frame.
+        segments_per_turn: the parsed segments of each turn; None for a turn that was malformed or
+            refused.
+        answered: False when the episode ended without an answer; it is scored with an empty one.
+    """
+
+    answer: Boxes
+    looks: Boxes
+    segments_per_turn: tuple[tuple[Segment, ...] | None, ...]
+    answered: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Score:
+    """The reward of one rollout with its reasons.
+
+    Args:
+        terms: the unweighted terms.
+        matches: who found whom at the first IoU threshold; indices into the outcome's answer,
+            ``scene.truth`` and so on.
+    """
+
+    terms: RewardTerms
+    matches: Matches
+
+
+def format_reward(
+    segments_per_turn: Sequence[Sequence[Segment] | None], graded: bool = False
+) -> float:
+    """Pay for an episode that thinks, then looks, then answers once (source: ours).
+
+    Args:
+        segments_per_turn: the parsed segments of each turn; None for a malformed turn.
+        graded: pay a third for each of think, look and answer that comes in this order.
+
+    Returns:
+        1 or 0; a multiple of one third when graded. A malformed turn, or anything after the answer,
+        earns 0 in both forms. A think of white space alone does not count.
+    """
+    segments: list[Segment] = []
+    for turn in segments_per_turn:
+        if turn is None:
+            return 0.0
+        segments.extend(turn)
+    if any(isinstance(segment, Answer) for segment in segments[:-1]):
+        return 0.0
+    thinks = [i for i, s in enumerate(segments) if isinstance(s, Think) and s.text.strip()]
+    looks = [i for i, s in enumerate(segments) if isinstance(s, Look)]
+    steps = bool(thinks) + bool(looks)
+    if thinks and looks and thinks[0] > looks[-1]:
+        steps -= 1
+    steps += bool(segments) and isinstance(segments[-1], Answer)
+    return steps / 3 if graded else float(steps == 3)
+
+
+def accuracy_reward(
+    pred: Any,
+    truth: Any,
+    ignore_boxes: Any = (),
+    kind: AccuracyKind = "f_beta",
+    beta: float = 1.0,
+    precision_weight: float = 0.5,
+    iou: IouRule = "0.5",
+) -> float:
+    """Pay for precision P and recall R of an answer (source: ours).
+
+    ``f_beta``: ``(1 + b^2) P R / (b^2 P + R)``; ``weighted_sum``: ``w P + (1 - w) R``. Ignored
+    instances are never misses, predictions dropped by an ignore region never false positives, and
+    exact repeats of a box never match.
+
+    Args:
+        pred: (N, 4) xyxy.
+        truth: (M, 4) xyxy, in the frame of ``pred``.
+        ignore_boxes: (K, 4) xyxy, in the frame of ``pred``.
+        kind: how P and R are combined.
+        beta: recall counts beta times as much as precision in ``f_beta``.
+        precision_weight: share of precision in ``weighted_sum``.
+        iou: match at 0.5, or take the mean over .5:.05:.95.
+
+    Returns:
+        A number in [0, 1]. P is 0 without predictions; with empty truth the result is 1 without
+        false positives, else 0.
+    """
+    overlap = overlaps([pred], truth, ignore_boxes)[0]
+    return _accuracy(_match_all(overlap, iou), kind, beta, precision_weight)
+
+
+def look_reward(items: AmbiguousItems, looks: Any, scene_size: tuple[int, int]) -> float:
+    """Pay for looks that hold the ambiguous items and little else (source: ours).
+
+    ``max(0, sum_i a_i covered_i / sum_i a_i - area(L) / area(scene))`` with the union L of the
+    looks: Youden's informedness of the look against ambiguity.
+
+    Args:
+        items: boxes with weights a_i, scene frame.
+        looks: (R, 4) xyxy, scene frame; what lies outside the scene does not count.
+        scene_size: (width, height) of the scene in pixels.
+
+    Returns:
+        A number in [0, 1]; 0 without looks, for the whole image, and when nothing is ambiguous.
+    """
+    looks = clip_boxes(looks, scene_size)
+    total = items.weights.sum()
+    if total <= 0 or not len(looks):
+        return 0.0
+    covered = (items.weights * covered_share(items.boxes, looks)).sum() / total
+    area = union_area(looks) / (scene_size[0] * scene_size[1])
+    return float(np.clip(covered - area, 0.0, 1.0))
+
+
+def score_group(outcomes: Sequence[Outcome], scene: Scene, config: EpisodeConfig) -> list[Score]:
+    """Score the rollouts of one scene.
+
+    With three rollouts or more, ambiguity is where the siblings of a rollout disagree; with fewer
+    it is the prior. Truth, ignore regions and answers are clipped to the scene first: amodal boxes
+    may run outside, and a predicted box that lies outside altogether is a false positive.
+
+    Args:
+        outcomes: one per rollout.
+        scene: the scene they share.
+        config: how the episode was shown and is paid.
+
+    Returns:
+        One score per rollout, in order.
+    """
+    rule = config.reward
+    truth = clip_boxes(scene.truth, scene.size)
+    ignore_boxes = clip_boxes(scene.ignore_boxes, scene.size)
+    answers = [clip_boxes(outcome.answer, scene.size) for outcome in outcomes]
+    matches = [_match_all(o, rule.iou) for o in overlaps(answers, truth, ignore_boxes)]
+    first = [found[0] for found in matches]
+    if len(outcomes) >= MIN_GROUP:
+        threshold = IOU_THRESHOLDS[rule.iou][0]
+        items = sibling_ambiguity(answers, truth, ignore_boxes, threshold, first)
+    else:
+        items = [_prior(scene, truth, config)] * len(outcomes)
+    scores = []
+    for outcome, found, ambiguous in zip(outcomes, matches, items, strict=True):
+        terms = RewardTerms(
+            format=format_reward(outcome.segments_per_turn, rule.graded_format),
+            look=look_reward(ambiguous, outcome.looks, scene.size),
+            accuracy=_accuracy(found, rule.accuracy, rule.beta, rule.precision_weight),
+        )
+        scores.append(Score(terms, found[0]))
+    return scores
+
+
+def _match_all(overlap: Overlaps, rule: IouRule) -> list[Matches]:
+    """Matches at every threshold of an IoU rule."""
+    return [overlap.match(threshold) for threshold in IOU_THRESHOLDS[rule]]
+
+
+def _accuracy(
+    matches: Sequence[Matches], kind: AccuracyKind, beta: float, precision_weight: float
+) -> float:
+    """Mean accuracy over matches at several thresholds."""
+    values = []
+    for match in matches:
+        found = len(match.pred)
+        predicted = found + len(match.unmatched_pred)
+        true = found + len(match.unmatched_truth)
+        if true == 0:
+            values.append(float(predicted == 0))
+        elif kind == "f_beta":
+            # (1 + b^2) P R / (b^2 P + R) with P = found / predicted and R = found / true.
+            values.append((1 + beta**2) * found / (beta**2 * true + predicted))
+        else:
+            precision = found / max(predicted, 1)
+            values.append(precision_weight * precision + (1 - precision_weight) * found / true)
+    # Rounding may carry a perfect answer past 1.
+    return min(1.0, sum(values) / len(values))
+
+
+def _prior(scene: Scene, truth: NDArray[np.float64], config: EpisodeConfig) -> AmbiguousItems:
+    """Ambiguity of a scene without siblings; ``truth`` is clipped to the scene."""
+    view = View.of(scene.size, config.view_size, config.size_multiple, config.coordinate_format)
+    shown = view.scene_to_view(truth)
+    return prior_ambiguity(truth, scene.visible_share[~scene.ignore], shown[:, 3] - shown[:, 1])
