@@ -1,0 +1,143 @@
+"""Gymnasium spaces of plain Python strings: actions that sample well, and text of any script.
+
+``gymnasium.spaces.Text`` refuses characters outside a fixed set, such as "é", and samples noise.
+Both spaces here batch like any custom space: to a ``Tuple`` of copies.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from gymnasium import Space
+
+from dip_env.actions import Answer, Grammar, Look, Segment, Think
+
+_SAMPLE_ALPHABET = "abc xyz 019 éß 人群 Жя 🙂"
+
+
+class UnicodeText(Space[str]):
+    """Every Python string.
+
+    Args:
+        max_sample_length: longest string that ``sample`` returns, in characters.
+        seed: seed of ``sample``.
+    """
+
+    def __init__(
+        self, max_sample_length: int = 32, seed: int | np.random.Generator | None = None
+    ) -> None:
+        """Keep the length of samples."""
+        self.max_sample_length = max_sample_length
+        super().__init__(seed=seed)
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        """Text of any length has no fixed array."""
+        return False
+
+    def sample(self, mask: Any | None = None, probability: Any | None = None) -> str:
+        """Return a random string of several scripts.
+
+        Args:
+            mask: not supported, must be None.
+            probability: not supported, must be None.
+
+        Returns:
+            At most ``max_sample_length`` characters.
+
+        Raises:
+            ValueError: for a mask or a probability.
+        """
+        _refuse_masks(mask, probability)
+        length = self.np_random.integers(self.max_sample_length + 1)
+        places = self.np_random.integers(len(_SAMPLE_ALPHABET), size=length)
+        return "".join(_SAMPLE_ALPHABET[place] for place in places)
+
+    def contains(self, x: Any) -> bool:
+        """Return True for every str."""
+        return isinstance(x, str)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, UnicodeText) and self.max_sample_length == other.max_sample_length
+
+    def __repr__(self) -> str:
+        return f"UnicodeText({self.max_sample_length})"
+
+
+class ActionSpace(Space[str]):
+    """Every Python string; samples are well-formed actions.
+
+    A malformed string is a legal action that costs a turn, so the space contains it.
+
+    Args:
+        grammar: the grammar of the actions.
+        text_size: largest x and y of sampled boxes, text frame (``View.text_size``).
+        seed: seed of ``sample``.
+    """
+
+    def __init__(
+        self,
+        grammar: Grammar,
+        text_size: tuple[int, int],
+        seed: int | np.random.Generator | None = None,
+    ) -> None:
+        """Keep the grammar and the size."""
+        self.grammar = grammar
+        self.text_size = text_size
+        super().__init__(seed=seed)
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        """Text of any length has no fixed array."""
+        return False
+
+    def sample(self, mask: Any | None = None, probability: Any | None = None) -> str:
+        """Return a think followed by a look or, as often, by an answer.
+
+        Args:
+            mask: not supported, must be None.
+            probability: not supported, must be None.
+
+        Returns:
+            An action that parses; its boxes have integer coordinates and area.
+
+        Raises:
+            ValueError: for a mask or a probability.
+        """
+        _refuse_masks(mask, probability)
+        last: Segment
+        if self.np_random.random() < 0.5:
+            last = Look(self._boxes(int(self.np_random.integers(1, self.grammar.max_regions + 1))))
+        else:
+            last = Answer(
+                self._boxes(int(self.np_random.integers(min(self.grammar.max_boxes, 8) + 1)))
+            )
+        return self.grammar.format((Think("a random thought"), last))
+
+    def contains(self, x: Any) -> bool:
+        """Return True for every str."""
+        return isinstance(x, str)
+
+    def __eq__(self, other: object) -> bool:
+        return (
+            isinstance(other, ActionSpace)
+            and self.grammar == other.grammar
+            and self.text_size == other.text_size
+        )
+
+    def __repr__(self) -> str:
+        return f"ActionSpace({self.grammar}, text_size={self.text_size})"
+
+    def _boxes(self, count: int) -> np.ndarray:
+        """Random boxes (count, 4) with integer corners, text frame."""
+        sides = np.array(self.text_size)
+        low = self.np_random.integers(0, sides, size=(count, 2))
+        high = self.np_random.integers(low + 1, sides + 1)
+        return np.concatenate([low, high], axis=1).astype(np.float64)
+
+
+def _refuse_masks(mask: Any | None, probability: Any | None) -> None:
+    """Say so when a caller asks for masked sampling."""
+    if mask is not None or probability is not None:
+        raise ValueError("mask and probability: expected None, text has no masked sampling")
