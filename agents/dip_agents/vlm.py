@@ -1,0 +1,298 @@
+"""One forward pass over token buffers for training and for sampling; knows no reward, no loss."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dip_agents.chat_tokens import ChatTokens
+from dip_agents.fast_vision import speed_up_vision
+from dip_agents.token_buffer import EncodedImage, PlaceholderError, TokenBuffer
+
+
+@dataclass(frozen=True, eq=False)
+class ImageFeatures:
+    """What the vision tower made of some images.
+
+    Args:
+        embeds: per image, (tokens, d).
+        deepstack: per layer and image, (tokens, d); no layers for models without deepstack.
+    """
+
+    embeds: list[Tensor]
+    deepstack: list[list[Tensor]]
+
+
+@dataclass(frozen=True, eq=False)
+class TokenLogprobs:
+    """Logprobs of the tokens that were there; column t speaks of token t of its row.
+
+    Args:
+        logprobs: float32 (B, T), 0 outside the mask.
+        entropy: of the distribution each token was drawn from, float32 (B, T), 0 outside the mask.
+        mask: True at policy tokens, bool (B, T).
+    """
+
+    logprobs: Tensor
+    entropy: Tensor
+    mask: Tensor
+
+
+class VLM:
+    """A Qwen-VL style model with its processor, driven by token buffers.
+
+    Positions are computed by hand and passed explicitly, each distinct image is encoded once per
+    call, and logits exist at policy tokens only. Placeholder tokens are banned here exactly as in
+    the sampler, so that both speak of the same distribution.
+
+    Args:
+        model: ``Qwen3VLForConditionalGeneration``, ``Qwen2_5_VLForConditionalGeneration``, or a
+            PEFT model around one.
+        processor: its processor.
+        autocast: dtype for matrix products, or None for the weights' own.
+    """
+
+    def __init__(
+        self, model: nn.Module, processor: Any, autocast: torch.dtype | None = None
+    ) -> None:
+        """Read the sizes once and make the vision tower fast."""
+        self.model = model
+        self.processor = processor
+        self.autocast = autocast
+        self.chat = ChatTokens(processor)
+        base = self.core
+        self.merge = int(base.config.vision_config.spatial_merge_size)
+        self.has_deepstack = hasattr(base.model.visual, "deepstack_merger_list")
+        if self.has_deepstack:
+            speed_up_vision(base.model.visual)
+        vocabulary = base.get_input_embeddings().weight.shape[0]
+        ban = torch.zeros(vocabulary)
+        ban[self.chat.banned_ids] = -torch.inf
+        ban[len(processor.tokenizer) :] = -torch.inf
+        self._ban = ban
+
+    @property
+    def core(self) -> Any:
+        """The transformers model inside a possible PEFT wrapper."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return self.core.get_input_embeddings().weight.device
+
+    @property
+    def image_token_id(self) -> int:
+        """The placeholder id that image features replace."""
+        return self.chat.image_token_id
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the parameters that learn."""
+        return (p for p in self.model.parameters() if p.requires_grad)
+
+    def precision(self) -> AbstractContextManager[Any]:
+        """Return the autocast context every forward pass runs in."""
+        if self.autocast is None:
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=self.autocast)
+
+    def encode(self, images: Sequence[EncodedImage]) -> ImageFeatures:
+        """Run the vision tower over images.
+
+        Args:
+            images: at least one.
+
+        Returns:
+            Features in the order of the images.
+        """
+        with self.precision():
+            patches = torch.from_numpy(np.concatenate([image.patches for image in images]))
+            grids = torch.tensor([image.grid for image in images], device=self.device)
+            out = self.core.model.get_image_features(patches.to(self.device), grids)
+        sizes = [image.tokens for image in images]
+        # 5.17 returns one tensor per deepstack layer, 5.23 a tuple per image.
+        layers = getattr(out, "deepstack_features", None) or []
+        deepstack = [
+            list(torch.split(layer, sizes) if isinstance(layer, Tensor) else layer)
+            for layer in layers
+        ]
+        return ImageFeatures(list(out.pooler_output), deepstack)
+
+    def features_of(
+        self, images: Iterable[EncodedImage]
+    ) -> dict[bytes, tuple[Tensor, list[Tensor]]]:
+        """Encode each distinct image once.
+
+        Args:
+            images: any number, repeats allowed.
+
+        Returns:
+            For each image key its embeds (tokens, d) and its deepstack features per layer.
+        """
+        unique = {image.key: image for image in images}
+        if not unique:
+            return {}
+        out = self.encode(list(unique.values()))
+        return {
+            key: (out.embeds[i], [layer[i] for layer in out.deepstack])
+            for i, key in enumerate(unique)
+        }
+
+    def embed(
+        self,
+        ids: Tensor,
+        images: Sequence[EncodedImage],
+        features: dict[bytes, tuple[Tensor, list[Tensor]]],
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Return input embeddings with image features in place of the placeholders.
+
+        Args:
+            ids: (B, T) long.
+            images: of all rows, row by row in the order of their placeholders.
+            features: from ``features_of``.
+
+        Returns:
+            Embeddings (B, T, d) and the extra arguments deepstack models take.
+
+        Raises:
+            PlaceholderError: when placeholders and features differ in number.
+        """
+        embeds = self.core.get_input_embeddings()(ids)
+        visual = ids == self.image_token_id
+        tokens = sum(image.tokens for image in images)
+        if int(visual.sum()) != tokens:
+            raise PlaceholderError(
+                f"expected {tokens} image placeholders in the batch, got {int(visual.sum())}"
+            )
+        if not images:
+            return embeds, {}
+        flat = torch.cat([features[image.key][0] for image in images]).to(embeds.dtype)
+        embeds = embeds.masked_scatter(visual[..., None].expand_as(embeds), flat)
+        if not self.has_deepstack:
+            return embeds, {}
+        layers = len(features[images[0].key][1])
+        deepstack = [
+            torch.cat([features[image.key][1][layer] for image in images])
+            for layer in range(layers)
+        ]
+        return embeds, {"visual_pos_masks": visual, "deepstack_visual_embeds": deepstack}
+
+    def hidden(
+        self,
+        buffers: Sequence[TokenBuffer],
+        features: dict[bytes, tuple[Tensor, list[Tensor]]] | None = None,
+    ) -> Tensor:
+        """Return the last hidden states of whole buffers.
+
+        Args:
+            buffers: B episodes, the longest has T tokens.
+            features: from ``features_of``, where the caller needs them too.
+
+        Returns:
+            (B, T, d), right padded.
+        """
+        length = max(len(buffer) for buffer in buffers)
+        ids = torch.full((len(buffers), length), self.processor.tokenizer.pad_token_id)
+        positions = torch.zeros(3, len(buffers), length, dtype=torch.long)
+        for row, buffer in enumerate(buffers):
+            ids[row, : len(buffer)] = torch.tensor(buffer.ids)
+            places, _ = self.positions(buffer.ids, buffer.images)
+            positions[:, row, : len(buffer)] = torch.from_numpy(places)
+        images = [image for buffer in buffers for image in buffer.images]
+        if features is None:
+            features = self.features_of(images)
+        with self.precision():
+            embeds, extra = self.embed(ids.to(self.device), images, features)
+            # Padding is on the right and attention is causal: no mask is needed.
+            out = self.core.model.language_model(
+                inputs_embeds=embeds,
+                position_ids=positions.to(self.device),
+                attention_mask=None,
+                use_cache=False,
+                **extra,
+            )
+        return out.last_hidden_state
+
+    def positions(
+        self, ids: Sequence[int], images: Sequence[EncodedImage], start: int = 0
+    ) -> tuple[np.ndarray, int]:
+        """Return the rotary positions of tokens that begin at position ``start``.
+
+        Equal to ``get_rope_index`` of both families for still images.
+
+        Args:
+            ids: token ids with placeholders.
+            images: in the order of their placeholders.
+            start: position of the first token.
+
+        Returns:
+            int64 (3, T) of time, row and column, and the position after the last token.
+        """
+        out = np.empty((3, len(ids)), dtype=np.int64)
+        queue = iter(images)
+        at = 0
+        while at < len(ids):
+            if ids[at] != self.image_token_id:
+                out[:, at] = start
+                at, start = at + 1, start + 1
+                continue
+            image = next(queue)
+            _, h, w = image.grid
+            rows, columns = h // self.merge, w // self.merge
+            place = np.indices((rows, columns)).reshape(2, -1)
+            out[0, at : at + image.tokens] = start
+            out[1:, at : at + image.tokens] = start + place
+            at, start = at + image.tokens, start + max(rows, columns)
+        return out, start
+
+    def log_softmax(self, hidden: Tensor, temperature: float) -> Tensor:
+        """Return fp32 log-probabilities (N, V) over the allowed tokens.
+
+        Args:
+            hidden: last hidden states (N, d).
+            temperature: divides the logits; sampler and trainer use the same one.
+        """
+        with self.precision():
+            logits = self.core.lm_head(hidden)
+        logits = logits.float() / temperature + self._ban.to(logits.device)
+        return torch.log_softmax(logits, dim=-1)
+
+    def token_logprobs(
+        self, buffers: Sequence[TokenBuffer], temperature: float = 1.0
+    ) -> TokenLogprobs:
+        """Return logprob and entropy of every policy token, with gradient.
+
+        Args:
+            buffers: B episodes; the longest has T tokens.
+            temperature: the one they were sampled at.
+
+        Returns:
+            Logprobs, entropies and mask, each (B, T).
+        """
+        hidden = self.hidden(buffers)
+        ids, mask = self.targets(buffers)
+        # Token t is drawn from the state before it.
+        logp = self.log_softmax(hidden[:, :-1][mask[:, 1:]], temperature)
+        chosen = logp.gather(1, ids[mask][:, None])[:, 0]
+        entropy = -(logp.exp() * logp.masked_fill(logp == -torch.inf, 0.0)).sum(-1)
+        zeros = torch.zeros(mask.shape, device=self.device)
+        return TokenLogprobs(
+            zeros.masked_scatter(mask, chosen), zeros.masked_scatter(mask, entropy), mask
+        )
+
+    def targets(self, buffers: Sequence[TokenBuffer]) -> tuple[Tensor, Tensor]:
+        """Return ids (B, T) and the mask (B, T) of policy tokens that have a state before them."""
+        length = max(len(buffer) for buffer in buffers)
+        ids = torch.zeros(len(buffers), length, dtype=torch.long)
+        mask = torch.zeros(len(buffers), length, dtype=torch.bool)
+        for row, buffer in enumerate(buffers):
+            ids[row, : len(buffer)] = torch.tensor(buffer.ids)
+            mask[row, : len(buffer)] = torch.tensor(buffer.loss_mask, dtype=torch.bool)
+        mask[:, 0] = False
+        return ids.to(self.device), mask.to(self.device)

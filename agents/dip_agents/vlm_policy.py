@@ -1,0 +1,119 @@
+"""A language model as a policy: observations in, completions out, for evaluation and play."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import torch
+
+from dip_agents.engines.hf import Session
+from dip_agents.policy import Completion
+from dip_agents.token_buffer import TokenBuffer
+from dip_agents.vlm import VLM
+from dip_env.episode import Message, Observation
+
+
+class VLMPolicy:
+    """Answers a batch of observations with a vision-language model.
+
+    What the model itself said earlier is kept as the tokens it sampled; a conversation this
+    object has not seen is tokenised from its text.
+
+    Args:
+        vlm: the model.
+        temperature: 0 is greedy.
+        max_new_tokens: tokens of one turn.
+        token_budget: tokens of one episode; an observation that does not fit gets an empty,
+            truncated completion.
+        batch_size: conversations that are decoded together.
+    """
+
+    def __init__(
+        self,
+        vlm: VLM,
+        temperature: float = 0.0,
+        max_new_tokens: int = 256,
+        token_budget: int = 2048,
+        batch_size: int = 32,
+    ) -> None:
+        """Keep the settings."""
+        self.vlm = vlm
+        self.temperature = temperature
+        self.max_new_tokens = max_new_tokens
+        self.token_budget = token_budget
+        self.batch_size = batch_size
+        self._spoken: dict[bytes, TokenBuffer] = {}
+
+    @torch.no_grad()
+    def act(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[Completion]:
+        """Sample one turn for each observation.
+
+        Args:
+            observations: conversations whose last message is the environment's.
+            seeds: one per observation; unused when greedy.
+
+        Returns:
+            One completion per observation, in order.
+        """
+        self.vlm.model.eval()
+        out: list[Completion] = []
+        for start in range(0, len(observations), self.batch_size):
+            part = slice(start, start + self.batch_size)
+            out += self._act(observations[part], seeds[part])
+        return out
+
+    def _act(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[Completion]:
+        buffers = [self._buffer(observation) for observation in observations]
+        fits = [i for i, buffer in enumerate(buffers) if len(buffer) < self.token_budget]
+        done = {i: Completion("", truncated=True) for i in range(len(buffers)) if i not in fits}
+        if fits:
+            capacity = max(len(buffers[i]) for i in fits) + self.max_new_tokens
+            session = Session(
+                self.vlm, [buffers[i] for i in fits], 1, min(capacity, self.token_budget)
+            )
+            samples = session.sample(
+                range(len(fits)), [seeds[i] for i in fits], self.temperature, self.max_new_tokens
+            )
+            for i, sample in zip(fits, samples, strict=True):
+                text = self.vlm.chat.text(sample.ids)
+                done[i] = Completion(text, sample.ids, sample.logprobs, sample.truncated)
+                buffers[i].append_policy(sample.ids, sample.logprobs)
+                self._remember(observations[i], text, buffers[i])
+        return [done[i] for i in range(len(buffers))]
+
+    def _buffer(self, observation: Observation) -> TokenBuffer:
+        messages = observation.messages
+        known = self._spoken.pop(_key(messages[:-1]), None) if len(messages) > 1 else None
+        if known is None:
+            known = TokenBuffer(self.vlm.image_token_id)
+            known.append_env(*self.vlm.chat.opening(messages[:1]))
+            rest = messages[1:]
+        else:
+            rest = messages[-1:]
+        for message in rest:
+            if message.role == "assistant":
+                ids = self.vlm.chat.policy_ids(message.text)
+                known.append_policy(ids, [0.0] * len(ids))
+                continue
+            ids, images = self.vlm.chat.reply(message)
+            if known.ids[-1] != self.vlm.chat.eos_token_id:
+                ids = [self.vlm.chat.eos_token_id, *ids]
+            known.append_env(ids, images)
+        return known
+
+    def _remember(self, observation: Observation, text: str, buffer: TokenBuffer) -> None:
+        if len(self._spoken) >= 4096:  # conversations that were never continued
+            self._spoken.clear()
+        said = Message("assistant", text, ())
+        self._spoken[_key((*observation.messages, said))] = buffer
+
+
+def _key(messages: Sequence[Message]) -> bytes:
+    """Return a hash of a conversation, images included."""
+    digest = hashlib.blake2b(digest_size=16)
+    for message in messages:
+        digest.update(f"{message.role}\0{message.text}\0".encode())
+        for image in message.images:
+            digest.update(f"{image.shape}".encode() + image.tobytes())
+    return digest.digest()
