@@ -289,7 +289,7 @@ class _Reader:
         self.skip()
         plain = _PLAIN_LIST.match(self.text, self.pos)
         if plain is not None:
-            values = json.loads(plain[0], parse_int=float)
+            values = json.loads(plain[0])
             if len(values) <= limit and (labelled or all(type(v) is list for v in values)):
                 self.pos = plain.end()
                 return [_plain_item(value) for value in values]
@@ -374,7 +374,8 @@ def _plain_item(value: list[float] | dict[str, Any]) -> _Item:
     """The item that a checked JSON value stands for."""
     if isinstance(value, list):
         return value, None, None
-    return value["bbox_2d"], value.get("label"), value.get("score")
+    score = value.get("score")
+    return value["bbox_2d"], value.get("label"), None if score is None else float(score)
 
 
 def _format_segment(segment: Segment) -> str:

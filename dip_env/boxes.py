@@ -59,7 +59,9 @@ def box_intersection(a: Any, b: Any) -> NDArray[np.float64]:
     """
     ax1, ay1, ax2, ay2 = as_boxes(a).T[..., None]
     bx1, by1, bx2, by2 = np.ascontiguousarray(as_boxes(b).T)
-    return _overlap(ax1, ax2, bx1, bx2) * _overlap(ay1, ay2, by1, by2)
+    shared = _overlap(ax1, ax2, bx1, bx2)
+    shared *= _overlap(ay1, ay2, by1, by2)
+    return shared
 
 
 def box_iou(a: Any, b: Any) -> NDArray[np.float64]:
@@ -107,14 +109,12 @@ def disjoint_regions(regions: Any) -> Boxes:
         regions: (R, 4) xyxy, any frame.
 
     Returns:
-        (K, 4) xyxy boxes without common area whose union is that of ``regions``.
+        (K, 4) xyxy boxes with area but without common area, whose union is that of ``regions``.
     """
     xs, ys, inside = _grid(regions)
-    # In each column of cells, runs of covered cells become one box.
-    edges = np.diff(np.pad(inside, ((0, 0), (1, 1))).astype(np.int8), axis=1)
-    column, top = np.nonzero(edges == 1)
-    bottom = np.nonzero(edges == -1)[1]
-    return np.stack([xs[column], ys[top], xs[column + 1], ys[bottom]], axis=1)
+    wide, tall = np.diff(xs) > 0, np.diff(ys) > 0
+    column, row = np.nonzero((inside > 0) & wide[:, None] & tall)
+    return np.stack([xs[column], ys[row], xs[column + 1], ys[row + 1]], axis=1)
 
 
 def union_area(regions: Any) -> float:
@@ -126,7 +126,8 @@ def union_area(regions: Any) -> float:
     Returns:
         Area >= 0; what several regions share counts once.
     """
-    return float(box_area(disjoint_regions(regions)).sum())
+    xs, ys, inside = _grid(regions)
+    return float(((np.diff(xs) @ inside) * np.diff(ys)).sum())
 
 
 def covered_share(items: Any, regions: Any) -> NDArray[np.float64]:
@@ -141,14 +142,11 @@ def covered_share(items: Any, regions: Any) -> NDArray[np.float64]:
     """
     items = as_boxes(items)
     xs, ys, inside = _grid(regions)
-    if not inside.any():
-        return np.zeros(len(items))
     x1, y1, x2, y2 = items.T[..., None]
-    across = _overlap(x1, x2, xs[:-1], xs[1:])
-    down = _overlap(y1, y2, ys[:-1], ys[1:])
-    covered = ((across @ inside) * down).sum(axis=1)
+    covered = _overlap(x1, x2, xs[:-1], xs[1:]) @ inside
+    covered *= _overlap(y1, y2, ys[:-1], ys[1:])
     area = box_area(items)
-    return np.minimum(covered / np.where(area > 0, area, 1.0), 1.0)
+    return np.minimum(covered.sum(axis=1) / np.where(area > 0, area, 1.0), 1.0)
 
 
 def _overlap(
@@ -166,12 +164,11 @@ def _overlap(
 def _grid(
     regions: Any,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Cell borders in x and y, and 1.0 for each (x, y) cell that some region covers."""
-    regions = as_boxes(regions)
-    regions = regions[box_area(regions) > 0]
-    xs, ys = np.unique(regions[:, 0::2]), np.unique(regions[:, 1::2])
-    inside = np.zeros((max(len(xs) - 1, 0), max(len(ys) - 1, 0)))
-    columns, rows = np.searchsorted(xs, regions[:, 0::2]), np.searchsorted(ys, regions[:, 1::2])
-    for (left, right), (top, bottom) in zip(columns, rows, strict=True):
-        inside[left:right, top:bottom] = 1.0
-    return xs, ys, inside
+    """Cut the plane at every border: xs, ys ascending, and 1.0 per (x, y) cell that is covered."""
+    x1, y1, x2, y2 = as_boxes(regions).T[..., None]
+    xs, ys = np.sort(np.concatenate([x1, x2]).ravel()), np.sort(np.concatenate([y1, y2]).ravel())
+    # A region covers the cells that start inside it; equal borders make cells without area.
+    across = (x1 <= xs[:-1]) & (xs[:-1] < x2)
+    down = (y1 <= ys[:-1]) & (ys[:-1] < y2)
+    inside = across.T.astype(np.float64) @ down.astype(np.float64)
+    return xs, ys, np.minimum(inside, 1.0, out=inside)

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from dip_env.boxes import as_boxes, box_area, box_intersection, box_iou
+from dip_env.boxes import Boxes, as_boxes, box_area, box_intersection, box_iou
 
 IGNORE_SHARE = 0.5
 """An unmatched prediction with more than this share inside one ignore region is dropped."""
@@ -49,21 +49,21 @@ class Matches:
 
 @dataclass(frozen=True, eq=False)
 class Overlaps:
-    """What matching needs to know of predictions and truth, at any threshold.
+    """What matching needs to know of an answer and the truth, at any threshold.
 
     Args:
+        pred: (N, 4) xyxy predictions.
+        truth: (M, 4) xyxy truth, in the same frame.
         iou: (N, M) IoU of each prediction with each truth, 0 in the rows of repeats.
         in_ignore: (N,) True where most of a prediction lies in one ignore region.
         repeated: (N,) True where a prediction equals an earlier one.
-        pred_order: predictions sorted by coordinates.
-        truth_order: truth sorted by coordinates.
     """
 
+    pred: Boxes
+    truth: Boxes
     iou: NDArray[np.float64]
     in_ignore: NDArray[np.bool_]
     repeated: NDArray[np.bool_]
-    pred_order: Indices
-    truth_order: Indices
 
     def match(self, iou_threshold: float = 0.5) -> Matches:
         """Match at one threshold: most pairs first, then most total IoU (source: ours).
@@ -75,9 +75,9 @@ class Overlaps:
             The matches, the same for every order of the boxes.
         """
         pred, truth = self._pairs(iou_threshold)
-        free = np.ones(len(self.in_ignore), dtype=bool)
+        free = np.ones(len(self.pred), dtype=bool)
         free[pred] = False
-        missed = np.ones(len(self.truth_order), dtype=bool)
+        missed = np.ones(len(self.truth), dtype=bool)
         missed[truth] = False
         return Matches(
             pred=pred,
@@ -91,16 +91,21 @@ class Overlaps:
 
     def _pairs(self, threshold: float) -> tuple[Indices, Indices]:
         """Indices of matched predictions (ascending) and of their truth."""
-        allowed = self.iou >= threshold
-        # Only boxes with a partner at all enter the assignment, in the order of coordinates.
-        rows = self.pred_order[np.any(allowed, axis=1)[self.pred_order]]
-        columns = self.truth_order[np.any(allowed, axis=0)[self.truth_order]]
+        i, j = np.divmod(np.flatnonzero(self.iou >= threshold), max(len(self.truth), 1))
+        rivals_i, rivals_j = np.bincount(i), np.bincount(j)
+        alone = (rivals_i[i] == 1) & (rivals_j[j] == 1)
+        if alone.all():
+            return i, j
+        # Two who have only each other are a pair; the assignment is about the rest.
+        rows = _by_coordinates(np.unique(i[~alone]), self.pred)
+        columns = _by_coordinates(np.unique(j[~alone]), self.truth)
         iou = self.iou[rows[:, None], columns]
         # One more pair outweighs any sum of IoUs.
         gain = np.where(iou >= threshold, iou + (min(iou.shape) + 1.0), 0.0)
-        i, j = linear_sum_assignment(gain, maximize=True)
-        taken = gain[i, j] > 0
-        pred, truth = rows[i[taken]], columns[j[taken]]
+        row, column = linear_sum_assignment(gain, maximize=True)
+        taken = gain[row, column] > 0
+        pred = np.concatenate([i[alone], rows[row[taken]]])
+        truth = np.concatenate([j[alone], columns[column[taken]]])
         order = np.argsort(pred)
         return pred[order], truth[order]
 
@@ -118,23 +123,21 @@ def overlaps(answers: Sequence[Any], truth: Any, ignore_boxes: Any) -> list[Over
     """
     answers = [as_boxes(answer) for answer in answers]
     truth, ignore_boxes = as_boxes(truth), as_boxes(ignore_boxes)
-    stacked = np.concatenate([*answers, np.zeros((0, 4))])
+    stacked = np.concatenate(answers) if len(answers) > 1 else answers[0]
     iou = box_iou(stacked, truth)
     in_ignore = np.zeros(len(stacked), dtype=bool)
     if len(ignore_boxes):
         inside = box_intersection(stacked, ignore_boxes).max(axis=1)
         in_ignore = inside > IGNORE_SHARE * box_area(stacked)
-    truth_order = np.lexsort(truth.T)
     found = []
     start = 0
     for answer in answers:
         part = slice(start, start + len(answer))
         start += len(answer)
-        order = np.lexsort(answer.T)
-        repeated = _repeated(answer, order)
+        repeated = _repeated(answer)
         if repeated.any():
             iou[part][repeated] = 0.0
-        found.append(Overlaps(iou[part], in_ignore[part], repeated, order, truth_order))
+        found.append(Overlaps(answer, truth, iou[part], in_ignore[part], repeated))
     return found
 
 
@@ -159,8 +162,14 @@ def match_boxes(
     return overlaps([pred], truth, ignore_boxes)[0].match(iou_threshold)
 
 
-def _repeated(boxes: NDArray[np.float64], order: Indices) -> NDArray[np.bool_]:
-    """True where a box equals one before it; ``order`` is a stable sort by coordinates."""
+def _by_coordinates(indices: Indices, boxes: Boxes) -> Indices:
+    """Sort indices by their boxes, so that ties do not depend on the order of an answer."""
+    return indices[np.lexsort(boxes[indices].T)]
+
+
+def _repeated(boxes: Boxes) -> NDArray[np.bool_]:
+    """True where a box equals one before it."""
+    order = np.lexsort(boxes.T)
     ordered = boxes[order]
     repeated = np.zeros(len(boxes), dtype=bool)
     repeated[order[1:]] = (ordered[1:] == ordered[:-1]).all(axis=1)
