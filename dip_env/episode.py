@@ -118,14 +118,18 @@ class Episode:
         )
         self.grammar = Grammar(self.config.max_regions, self.config.max_boxes)
         self.crops: list[Crop] = []
+        """What all looks so far have shown."""
+        self.looks: Boxes = np.zeros((0, 4))
+        """Regions of all looks so far, (R, 4) scene frame, whether they were shown or not."""
         self.done = False
         if opening is not None:
             self.opening = opening
+        self.score: Score | None = None
+        """How the episode was scored; None before the end and for members of a group."""
         self._deferred = deferred
         self._messages: list[Message] = []
         self._segments_per_turn: list[tuple[Segment, ...] | None] = []
         self._looks_taken = 0
-        self._looks = np.zeros((0, 4))
         self._answer: Answer | None = None
 
     @cached_property
@@ -170,7 +174,7 @@ class Episode:
         """What the episode has come to so far, as the rewards read it."""
         return Outcome(
             answer=self.view.text_to_scene(self.answer),
-            looks=self._looks,
+            looks=self.looks,
             segments_per_turn=tuple(self._segments_per_turn),
             answered=self.answered,
         )
@@ -219,7 +223,7 @@ class Episode:
         self._messages.append(Message("assistant", action))
         self._segments_per_turn.append(segments)
         self._looks_taken += sum(isinstance(s, Look) for s in segments or ())
-        self._looks = np.concatenate([self._looks, regions])
+        self.looks = np.concatenate([self.looks, regions])
         self.crops += crops
         info = {"parse_error": error and str(error), "segments": segments}
 
@@ -311,7 +315,7 @@ class Episode:
         self.done = True
         reward = 0.0
         if not self._deferred:
-            score = score_group([self.outcome], self.scene, self.config)[0]
-            reward = score.terms.total(self.config.reward.weights)
-            info |= self.end_info(score)
+            self.score = score_group([self.outcome], self.scene, self.config)[0]
+            reward = self.score.terms.total(self.config.reward.weights)
+            info |= self.end_info(self.score)
         return Turn(None, crops, reward, self.answered, not self.answered, info)

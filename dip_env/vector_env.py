@@ -1,0 +1,263 @@
+"""Groups of episodes as one Gymnasium vector environment: each run of G members shares a scene."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from gymnasium.error import ResetNeeded
+from gymnasium.utils import seeding
+from gymnasium.vector import AutoresetMode, VectorEnv
+from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
+from numpy.typing import NDArray
+
+from dip_env.config import EpisodeConfig
+from dip_env.env import (
+    RENDER_MODES,
+    Arrays,
+    action_space,
+    check_options,
+    check_render_mode,
+    info_of,
+    observation_space,
+    observe,
+    open_source,
+    pick_scene,
+)
+from dip_env.errors import ConfigError, EpisodeOverError
+from dip_env.group import EpisodeGroup
+from dip_env.rendering import render_frame, transcript_text
+from dip_env.scenes import SceneSource
+
+Flags = NDArray[np.bool_]
+
+
+class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
+    """P groups of G environments; the members of a group share a scene and end together.
+
+    A member that has ended waits: reward 0, ``infos["waiting"]`` True, its further actions
+    ignored. In the step in which the last member of a group ends, all G terminate (or, without an
+    answer, truncate) and get their rewards; with G >= 3 the look term is measured on a member's
+    siblings. Actions, observations and the other infos are those of ``DIPCrowdEnv``.
+
+    With ``autoreset_mode="NextStep"`` the step after the end starts a new scene and ignores the
+    group's actions. With ``"Disabled"`` a group that has ended must be reset before the next step:
+    ``reset(options={"reset_mask": mask})`` with a mask that covers whole groups.
+
+    Args:
+        num_envs: P * G environments.
+        group_size: G, the members of each group.
+        autoreset_mode: ``"NextStep"`` or ``"Disabled"``, or Gymnasium's enum.
+        scenes: as for ``DIPCrowdEnv``, like all further arguments.
+        root: folder of the data, for readers.
+        split: part of the data.
+        scene_seed: seed of a procedural source.
+        source_kwargs: further arguments of the source.
+        render_mode: ``rgb_array``, ``ansi`` or None.
+        **rules: any field of ``EpisodeConfig`` and ``RewardConfig``.
+
+    Raises:
+        ConfigError: for an unknown name or a value out of range.
+    """
+
+    metadata: dict[str, Any] = {  # noqa: RUF012 (Gymnasium's)
+        "render_modes": list(RENDER_MODES),
+        "render_fps": 2,
+        "autoreset_mode": AutoresetMode.NEXT_STEP,
+    }
+
+    def __init__(
+        self,
+        num_envs: int = 1,
+        group_size: int = 1,
+        autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
+        scenes: str | SceneSource = "crowd",
+        root: str | None = None,
+        split: str = "train",
+        scene_seed: int = 0,
+        source_kwargs: Mapping[str, Any] | None = None,
+        render_mode: str | None = None,
+        **rules: Any,
+    ) -> None:
+        """Open the source and lay out the spaces."""
+        if group_size < 1 or num_envs < 1 or num_envs % group_size:
+            raise ConfigError(
+                f"num_envs: expected a positive multiple of group_size={group_size}, got {num_envs}"
+            )
+        self.config = EpisodeConfig.from_keywords(rules)
+        self.source = open_source(scenes, root, split, scene_seed, source_kwargs)
+        self.render_mode = check_render_mode(render_mode)
+        self.metadata = {**self.metadata, "autoreset_mode": _checked_mode(autoreset_mode)}
+        self.num_envs, self.group_size = num_envs, group_size
+        self.single_observation_space = observation_space(self.config)
+        self.single_action_space = action_space(self.config)
+        self.observation_space = batch_space(self.single_observation_space, num_envs)
+        self.action_space = batch_space(self.single_action_space, num_envs)
+        self.groups: list[EpisodeGroup | None] = [None] * (num_envs // group_size)
+        """The P groups; None before the first reset."""
+        self._rngs = [seeding.np_random()[0] for _ in self.groups]
+
+    def reset(
+        self,
+        *,
+        seed: int | Sequence[int | None] | None = None,
+        options: dict[str, Any] | None = None,
+    ) -> tuple[Arrays, dict[str, Any]]:
+        """Start new scenes.
+
+        Args:
+            seed: group p gets ``seed + p``, or entry p of a sequence of P seeds.
+            options: ``scene``: an index for all groups, or P of them; ``reset_mask``: bool
+                (num_envs,) of the environments to reset, whole groups only; default all.
+
+        Returns:
+            Observations of all environments; infos of those that were reset.
+
+        Raises:
+            ConfigError: for another option, a mask that splits a group, or P that do not fit.
+            IndexError: for a scene that the source does not have.
+            ResetNeeded: for a mask before the first reset.
+        """
+        count = len(self.groups)
+        options = check_options(options, {"scene", "reset_mask"})
+        chosen = (
+            self._groups_in(options["reset_mask"]) if "reset_mask" in options else [True] * count
+        )
+        if None in [g for g, reset in zip(self.groups, chosen, strict=True) if not reset]:
+            raise ResetNeeded("expected a reset of all groups before one with a reset_mask")
+        seeds = [None if seed is None else seed + p for p in range(count)] if _one(seed) else seed
+        scenes = [options.get("scene")] * count if _one(options.get("scene")) else options["scene"]
+        for name, values in (("seed", seeds), ("scene", scenes)):
+            if len(values) != count:
+                raise ConfigError(f"{name}: expected one or {count} per group, got {len(values)}")
+        super().reset(seed=seed if isinstance(seed, int) else None)
+        infos: dict[str, Any] = {}
+        for p in np.flatnonzero(chosen):
+            if seeds[p] is not None:
+                self._rngs[p] = seeding.np_random(int(seeds[p]))[0]
+            self._start(p, scenes[p], infos)
+        return self._observations(), infos
+
+    def step(
+        self, actions: Sequence[str]
+    ) -> tuple[Arrays, NDArray[np.float64], Flags, Flags, dict[str, Any]]:
+        """Take one action per environment.
+
+        Args:
+            actions: num_envs texts; those of waiting members and of resetting groups are ignored.
+
+        Returns:
+            Observations, rewards, terminations, truncations (num_envs,) and infos.
+
+        Raises:
+            TypeError: when the action of a member that still plays is not a string.
+            ValueError: for another number of actions than environments.
+            EpisodeOverError: when autoreset is disabled and a group has ended.
+            ResetNeeded: before the first reset.
+        """
+        groups = self._started()
+        self._check_actions(actions, groups)
+        rewards = np.zeros(self.num_envs)
+        terminations, truncations = np.zeros((2, self.num_envs), bool)
+        infos: dict[str, Any] = {}
+        for p, group in enumerate(groups):
+            if group.done:
+                self._start(p, None, infos)
+                continue
+            first = p * self.group_size
+            turns = group.step(actions[first : first + self.group_size])
+            for i, (episode, turn) in enumerate(zip(group.episodes, turns, strict=True), first):
+                rewards[i], terminations[i], truncations[i] = (
+                    turn.reward,
+                    turn.terminated,
+                    turn.truncated,
+                )
+                self._add_info(infos, info_of(episode, turn.info), i)
+        return self._observations(), rewards, terminations, truncations, infos
+
+    def render(self) -> tuple[Any, ...] | None:
+        """Return one picture or transcript per environment, or None without a render mode."""
+        if self.render_mode is None:
+            return None
+        if self.render_mode == "ansi":
+            return tuple(
+                transcript_text(episode.transcript)
+                for group in self._started()
+                for episode in group.episodes
+            )
+        return tuple(
+            render_frame(episode, group.scores[g] if group.done else None)
+            for group in self._started()
+            for g, episode in enumerate(group.episodes)
+        )
+
+    def _start(self, p: int, scene: Any, infos: dict[str, Any]) -> None:
+        """Put group p on a new scene and add the infos of its members."""
+        index = pick_scene(self.source, self._rngs[p], scene)
+        group = EpisodeGroup(self.source[index], self.config, self.group_size, index)
+        self.groups[p] = group
+        for i, episode in enumerate(group.episodes, start=p * self.group_size):
+            self._add_info(infos, {**info_of(episode), "waiting": False}, i)
+
+    def _started(self) -> list[EpisodeGroup]:
+        """Return the groups, which ``reset`` must have started."""
+        groups = [group for group in self.groups if group is not None]
+        if len(groups) < len(self.groups):
+            raise ResetNeeded("expected reset() before the first step() or render()")
+        return groups
+
+    def _check_actions(self, actions: Sequence[str], groups: Sequence[EpisodeGroup]) -> None:
+        """Refuse a wrong call before any group has moved."""
+        if isinstance(actions, str):
+            raise TypeError(f"actions: expected {self.num_envs} strings, got one string")
+        if len(actions) != self.num_envs:
+            raise ValueError(f"actions: expected {self.num_envs}, got {len(actions)}")
+        ended = [p for p, group in enumerate(groups) if group.done]
+        if ended and self.metadata["autoreset_mode"] is AutoresetMode.DISABLED:
+            raise EpisodeOverError(
+                f"expected reset(options={{'reset_mask': ...}}) as groups {ended} have ended, "
+                "got another step"
+            )
+        episodes = [episode for group in groups for episode in group.episodes]
+        for i, (episode, action) in enumerate(zip(episodes, actions, strict=True)):
+            if not episode.done and not isinstance(action, str):
+                raise TypeError(f"actions[{i}]: expected str, got {type(action).__name__}")
+
+    def _groups_in(self, mask: Any) -> list[bool]:
+        """Return which groups a reset mask covers; it may not split one, nor cover none."""
+        mask = np.asarray(mask)
+        if mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
+            raise ConfigError(
+                f"reset_mask: expected bool ({self.num_envs},), got {mask.dtype} {mask.shape}"
+            )
+        rows = mask.reshape(-1, self.group_size)
+        split = np.flatnonzero(rows.any(axis=1) & ~rows.all(axis=1))
+        if split.size:
+            raise ConfigError(
+                f"reset_mask: expected whole groups of {self.group_size}, "
+                f"got part of group {split[0]}: {rows[split[0]].tolist()}"
+            )
+        if not mask.any():
+            raise ConfigError("reset_mask: expected at least one True, got none")
+        return rows.all(axis=1).tolist()
+
+    def _observations(self) -> Arrays:
+        """Return the batched observations as fresh arrays."""
+        single = [observe(episode) for group in self._started() for episode in group.episodes]
+        space = self.single_observation_space
+        return concatenate(space, single, create_empty_array(space, self.num_envs, np.empty))
+
+
+def _one(value: Any) -> bool:
+    """Return True for one value (or None) where one per group may stand, too."""
+    return value is None or np.ndim(value) == 0
+
+
+def _checked_mode(mode: str | AutoresetMode) -> AutoresetMode:
+    """Return Gymnasium's enum of a mode that groups can follow."""
+    known = (AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED)
+    for candidate in known:
+        if mode in (candidate, candidate.value):
+            return candidate
+    raise ConfigError(f"autoreset_mode: expected {[m.value for m in known]}, got {mode!r}")
