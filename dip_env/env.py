@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict
 from operator import index as as_index
 from typing import Any
 
@@ -286,7 +285,7 @@ def info_of(episode: Episode, turn_info: Mapping[str, Any] | None = None) -> dic
 def _plain(value: Any) -> Any:
     """Turn ragged arrays into lists."""
     if isinstance(value, Matches):
-        return {name: array.tolist() for name, array in asdict(value).items()}
+        return {name: array.tolist() for name, array in vars(value).items()}
     return value.tolist() if isinstance(value, np.ndarray) else value
 
 

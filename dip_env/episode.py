@@ -271,11 +271,13 @@ class Episode:
     def _regions(self, segments: tuple[Segment, ...]) -> Boxes:
         """Return what the looks of one action would show, (R, 4) scene frame, or refuse."""
         looks = [s for s in segments if isinstance(s, Look)]
+        if not looks:
+            return np.zeros((0, 4))
         if len(looks) > self.looks_left:
             raise ActionRefusedError(
                 f"expected at most {prompts.count(self.looks_left, 'more look')}, got {len(looks)}"
             )
-        wanted = as_boxes([region for look in looks for region in look.regions])
+        wanted = np.concatenate([look.regions for look in looks])
         width, height = self.view.text_size
         empty = np.flatnonzero(box_area(clip_boxes(wanted, (width, height))) == 0)
         if empty.size:

@@ -16,6 +16,7 @@ Colour = tuple[int, int, int]
 
 LOOK: Colour = (64, 196, 255)
 ANSWER: Colour = (255, 214, 0)
+TRUTH: Colour = (255, 255, 255)
 MATCHED: Colour = (0, 230, 118)
 FALSE: Colour = (255, 64, 64)
 MISSED: Colour = (255, 64, 255)
@@ -43,7 +44,7 @@ def render_frame(episode: Episode, score: Score | None = None) -> NDArray[np.uin
     """Draw the state of an episode.
 
     Looks are blue, an answer yellow. With a score, answers are green where they found somebody
-    and red where not, missed people magenta, and ignore regions and dropped answers grey.
+    (over the truth in white) and red where not, missed people magenta, and ignore regions and dropped answers grey.
 
     Args:
         episode: what to draw.
@@ -67,6 +68,7 @@ def render_frame(episode: Episode, score: Score | None = None) -> NDArray[np.uin
     else:
         found = score.matches
         missed = _to_frame(view, scene.truth[found.unmatched_truth])
+        _draw_boxes(pen, _to_frame(view, scene.truth[found.truth]), TRUTH, 1)
         _draw_boxes(pen, answers[found.dropped], DROPPED, 2)
         _draw_boxes(pen, missed, MISSED, 2)
         _draw_boxes(pen, answers[found.unmatched_pred], FALSE, 2)
@@ -76,6 +78,7 @@ def render_frame(episode: Episode, score: Score | None = None) -> NDArray[np.uin
             (f"{len(found.pred)} matched", MATCHED),
             (f"{len(found.unmatched_pred)} false", FALSE),
             (f"{len(missed)} missed", MISSED),
+            ("found truth", TRUTH),
             ("ignored", DROPPED),
         ]
     _caption(pen, height, _status(episode, score), legend)

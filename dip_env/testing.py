@@ -1,0 +1,215 @@
+"""Checks for scene sources and environments of one's own; every failure is one clear error."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import gymnasium
+import numpy as np
+
+from dip_env.actions import Answer, Grammar, Look, Think
+from dip_env.config import EpisodeConfig
+from dip_env.env import DIPCrowdEnv
+from dip_env.episode import Episode
+from dip_env.errors import DipError, SceneError
+from dip_env.scenes.base import Scene, SceneSource
+from dip_env.views import View
+
+END_KEYS = ("reward_terms", "truth_boxes", "ignore_boxes", "answer_boxes", "matches")
+"""What ``info`` may hold only after the end."""
+
+
+def check_dip_env(
+    subject: SceneSource | gymnasium.Env[Any, Any],
+    config: EpisodeConfig | None = None,
+    indices: Sequence[int] = (0, 1, 2),
+) -> None:
+    """Check that a source of scenes, or an environment made from one, keeps the contract.
+
+    Scenes must come out the same each time and in any order, load an image of the size they
+    state, and be solvable: the truth, printed as an answer, must earn accuracy 1. Each is played
+    to the end by script; the truth may not show before, and rewards must stay in range.
+
+    Args:
+        subject: a ``SceneSource``, or a ``DIPCrowdEnv`` with or without wrappers.
+        config: rules to play a source by; an environment has its own.
+        indices: scenes to check; those beyond the end of the source are left out.
+
+    Raises:
+        DipError: naming the first thing that failed.
+    """
+    if isinstance(subject, gymnasium.Env):
+        env = subject.unwrapped
+        if not isinstance(env, DIPCrowdEnv):
+            raise DipError(f"expected a DIPCrowdEnv inside, got {type(env).__name__}")
+        check_dip_env(env.source, env.config, indices)
+        for index in _present(env.source, indices):
+            _play(_EnvGame(subject, index), env.source[index], env.config, index)
+        return
+    config = config or EpisodeConfig()
+    present = _present(subject, indices)
+    _check_range(subject)
+    for index in present:
+        _check_scene(subject[index], index)
+    _check_names(subject, present)
+    # Backwards, so that a source that hands out its scenes in turn is found out.
+    again = {index: _fingerprint(subject[index]) for index in reversed(present)}
+    for index in present:
+        for name, value in _fingerprint(subject[index]).items():
+            if value != again[index][name]:
+                raise SceneError(f"scene {index}: {name}: expected the same each time, it changed")
+    for index in present:
+        _play(_SourceGame(subject[index], config, index), subject[index], config, index)
+
+
+class _SourceGame:
+    """One scene, played through ``Episode``."""
+
+    def __init__(self, scene: Scene, config: EpisodeConfig, index: int) -> None:
+        self.scene, self.config, self.index = scene, config, index
+        self.start()
+
+    def start(self) -> None:
+        self.episode = Episode(self.scene, self.config, self.index)
+
+    def step(self, action: str) -> tuple[float, bool, Mapping[str, Any]]:
+        turn = self.episode.step(action)
+        return turn.reward, turn.terminated or turn.truncated, turn.info
+
+
+class _EnvGame:
+    """One scene, played through a Gymnasium environment and its wrappers."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], index: int) -> None:
+        self.env, self.index = env, index
+        self.start()
+
+    def start(self) -> None:
+        self.env.reset(options={"scene": self.index})
+
+    def step(self, action: str) -> tuple[float, bool, Mapping[str, Any]]:
+        _, reward, terminated, truncated, info = self.env.step(action)
+        return float(reward), terminated or truncated, info
+
+
+def _present(source: SceneSource, indices: Sequence[int]) -> list[int]:
+    """Return the indices that the source has."""
+    if not isinstance(source, SceneSource):
+        raise SceneError(
+            f"expected a source with __len__ and __getitem__, got {type(source).__name__}"
+        )
+    present = [index for index in indices if 0 <= index < len(source)]
+    if not present:
+        raise SceneError(f"expected a scene among {list(indices)}, got {len(source)} scenes in all")
+    return present
+
+
+def _check_range(source: SceneSource) -> None:
+    """Require IndexError outside the range, on which plain loops over a source rely."""
+    for index in (len(source), -1):
+        try:
+            source[index]
+        except IndexError:
+            continue
+        raise SceneError(f"scene {index}: expected IndexError outside 0..{len(source) - 1}")
+
+
+def _check_scene(scene: Scene, index: int) -> None:
+    """Require what ``Scene`` itself does not check: its type, shares and image."""
+    if not isinstance(scene, Scene):
+        raise SceneError(f"scene {index}: expected a Scene, got {type(scene).__name__}")
+    share = scene.visible_share
+    if not (np.isfinite(share).all() and (share >= 0).all() and (share <= 1).all()):
+        raise SceneError(f"scene {index}: visible_share: expected numbers in [0, 1], got {share}")
+    width, height = scene.size
+    outside = (scene.boxes[:, :2] >= (width, height)) | (scene.boxes[:, 2:] <= 0)
+    for k in np.flatnonzero(outside.any(axis=1)):
+        raise SceneError(
+            f"scene {index}: boxes[{k}]: expected a part inside the image of {width}x{height}, "
+            f"got {scene.boxes[k].tolist()}"
+        )
+    scene.image.load()
+
+
+def _check_names(source: SceneSource, indices: Sequence[int]) -> None:
+    """Require names that tell scenes apart."""
+    seen: dict[str, int] = {}
+    for index in indices:
+        name = source[index].scene_id
+        if seen.setdefault(name, index) != index:
+            raise SceneError(f"scene {index}: scene_id: {name!r} is the name of {seen[name]}, too")
+
+
+def _fingerprint(scene: Scene) -> dict[str, Any]:
+    """Return everything of a scene in a form that compares by value."""
+    arrays = ("boxes", "visible_boxes", "visible_share", "ignore")
+    return {
+        "scene_id": scene.scene_id,
+        "size": tuple(scene.size),
+        "labels": scene.labels,
+        "image": scene.image.tobytes(),
+        **{name: getattr(scene, name).tobytes() for name in arrays},
+    }
+
+
+def _play(game: _SourceGame | _EnvGame, scene: Scene, config: EpisodeConfig, index: int) -> None:
+    """Play one scene twice: without an answer until the turns run out, then with the truth."""
+    place = f"scene {index}"
+    for turn in range(1, config.max_turns + 1):
+        reward, done, info = game.step("not an action" if turn == 1 else "<think>hm</think>")
+        if done != (turn == config.max_turns):
+            raise DipError(f"{place}: expected the end after {config.max_turns} turns, got {turn}")
+        _check_turn(reward, done, info, config, place)
+        if (info["parse_error"] is None) != (turn > 1):
+            raise DipError(f"{place}: parse_error: expected one in turn 1 only, got it in {turn}")
+
+    game.start()
+    grammar = Grammar(config.max_regions, config.max_boxes)
+    view = View.of(scene.size, config.view_size, config.size_multiple, config.coordinate_format)
+    if config.max_looks and config.max_turns > 1:
+        width, height = view.text_size
+        look = Look(np.array([[0, 0, width // 2, height // 2]]))
+        reward, done, info = game.step(grammar.format((Think("the top left"), look)))
+        if done or info["parse_error"] is not None:
+            raise DipError(f"{place}: expected a look to go on, got {info['parse_error']!r}")
+        _check_turn(reward, done, info, config, place)
+    truth = view.scene_to_text(scene.truth)
+    reward, done, info = game.step(grammar.format((Answer(truth),)))
+    if not done:
+        raise DipError(f"{place}: expected an answer to end the episode, it went on")
+    _check_turn(reward, done, info, config, place)
+    accuracy = info["reward_terms"]["accuracy"]
+    # At the stricter thresholds, printing with two decimals may cost a tiny box a match.
+    if config.reward.iou == "0.5" and accuracy != 1.0:
+        raise DipError(
+            f"{place}: expected the truth as an answer to earn accuracy 1, got {accuracy:.3f}; "
+            "is a box given twice, or too small to be printed with two decimals?"
+        )
+
+
+def _check_turn(
+    reward: float, done: bool, info: Mapping[str, Any], config: EpisodeConfig, place: str
+) -> None:
+    """Require one turn's reward and info to keep the contract."""
+    for key in ("parse_error", "segments"):
+        if key not in info:
+            raise DipError(f"{place}: info: expected {key!r} at every step, it is missing")
+    if not done:
+        shown = [key for key in END_KEYS if key in info]
+        if shown:
+            raise DipError(
+                f"{place}: info: expected {shown[0]!r} only after the end, got it before"
+            )
+        if reward != 0:
+            raise DipError(f"{place}: reward: expected 0 before the end, got {reward}")
+        return
+    for key in END_KEYS:
+        if key not in info:
+            raise DipError(f"{place}: info: expected {key!r} after the end, it is missing")
+    for name, value in info["reward_terms"].items():
+        if not 0 <= value <= 1:
+            raise DipError(f"{place}: reward term {name}: expected [0, 1], got {value}")
+    highest = sum(config.reward.weights.values())
+    if not 0 <= reward <= highest + 1e-9:
+        raise DipError(f"{place}: reward: expected [0, {highest}], got {reward}")
