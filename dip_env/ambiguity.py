@@ -115,7 +115,7 @@ class _Strays:
     Args:
         boxes: (N, 4) xyxy, scene frame.
         owners: (N,) rollout of each.
-        edges: (2, E) indices of overlapping pairs.
+        edges: (2, E) indices of overlapping pairs, enough of them to join every cluster.
     """
 
     boxes: Boxes
@@ -133,7 +133,7 @@ class _Strays:
         # The sums below run in this order, so they do not depend on the order of an answer.
         order = np.lexsort((owners, *boxes.T[::-1]))
         boxes, owners = boxes[order], owners[order]
-        return cls(boxes, owners, _overlapping_pairs(boxes, threshold))
+        return cls(boxes, owners, _overlapping_pairs(boxes, owners, threshold))
 
     def clusters_without(self, g: int, siblings: int) -> tuple[Boxes, NDArray[np.float64]]:
         """Clusters of what the siblings of g have: (K, 4) mean boxes and (K,) shares of them."""
@@ -142,9 +142,8 @@ class _Strays:
         if not len(boxes):
             return np.zeros((0, 4)), np.zeros(0)
         index = np.cumsum(~mine) - 1
-        a, b = index[self.edges[:, ~mine[self.edges].any(axis=0)]]
-        graph = coo_array((np.ones(len(a), dtype=np.int8), (a, b)), shape=(len(boxes),) * 2)
-        count, label = connected_components(graph, directed=False)
+        edges = index[self.edges[:, ~mine[self.edges].any(axis=0)]]
+        count, label = _components(edges, len(boxes))
         sizes = np.bincount(label, minlength=count)
         sums = [np.bincount(label, weights=side, minlength=count) for side in boxes.T]
         groups = self.owners.max() + 1
@@ -153,24 +152,55 @@ class _Strays:
         return np.stack(sums, axis=1) / sizes[:, None], shares
 
 
-def _overlapping_pairs(boxes: Boxes, threshold: float) -> NDArray[np.intp]:
-    """Pairs (2, E) with IoU >= threshold among boxes sorted by x1; boxes without area have none."""
+def _overlapping_pairs(
+    boxes: Boxes, owners: NDArray[np.intp], threshold: float
+) -> NDArray[np.intp]:
+    """Pairs (2, E) with IoU >= threshold among boxes with area that are sorted by x1.
+
+    Where thousands of boxes lie on each other, pairs that join nothing new are left out.
+    """
     x1, y1, x2, y2 = np.ascontiguousarray(boxes.T)
     area = box_area(boxes)
     # IoU >= t needs a shared width of t * w, so the partner to the right starts within (1-t) * w.
     last = np.searchsorted(x1, x2 - threshold * (x2 - x1), side="right")
-    first = np.arange(len(boxes)) + 1
-    counts = np.maximum(last - first, 0)
-    pairs = [np.zeros((2, 0), dtype=np.intp)]
-    for rows in _batches(counts):
+    counts = np.maximum(last - np.arange(len(boxes)) - 1, 0)
+    pairs = np.zeros((2, 0), dtype=np.intp)
+    batches = _batches(counts)
+    for rows in batches:
         a = np.repeat(rows, counts[rows])
-        offset = np.arange(len(a)) - np.repeat(np.cumsum(counts[rows]) - counts[rows], counts[rows])
-        b = a + 1 + offset
-        shared = np.maximum(np.minimum(x2[a], x2[b]) - np.maximum(x1[a], x1[b]), 0.0)
+        before = np.cumsum(counts[rows]) - counts[rows]
+        b = a + 1 + np.arange(len(a)) - np.repeat(before, counts[rows])
+        shared = np.maximum(np.minimum(x2[a], x2[b]) - x1[b], 0.0)
         shared *= np.maximum(np.minimum(y2[a], y2[b]) - np.maximum(y1[a], y1[b]), 0.0)
-        close = (shared > 0) & (shared >= threshold * (area[a] + area[b] - shared))
-        pairs.append(np.stack([a[close], b[close]]))
-    return np.concatenate(pairs, axis=1)
+        close = shared >= threshold * (area[a] + area[b] - shared)
+        pairs = np.concatenate([pairs, np.stack([a[close], b[close]])], axis=1)
+        if len(batches) > 1:
+            pairs = _thin(pairs, owners)
+    return pairs
+
+
+def _thin(pairs: NDArray[np.intp], owners: NDArray[np.intp]) -> NDArray[np.intp]:
+    """Leave out pairs without changing what is joined, whichever owner is taken away.
+
+    Boxes of one owner come and go together, so those that are joined among themselves can be a star
+    around the first of them, and only that one needs the pairs with other owners.
+    """
+    own = owners[pairs[0]] == owners[pairs[1]]
+    _, label = _components(pairs[:, own], len(owners))
+    first = np.unique(label, return_index=True)[1][label]
+    star = np.flatnonzero(first != np.arange(len(first)))
+    # One number per pair: unique columns would take ten times as long.
+    a, b = first[pairs[:, ~own]]
+    across = np.divmod(np.unique(a * len(owners) + b), len(owners))
+    return np.concatenate([np.stack([first[star], star]), np.stack(across)], axis=1)
+
+
+def _components(pairs: NDArray[np.intp], count: int) -> tuple[int, NDArray[np.intp]]:
+    """Number of connected components of a graph, and the component of each of its nodes."""
+    ones = np.ones(pairs.shape[1], dtype=np.int8)
+    graph = coo_array((ones, (pairs[0], pairs[1])), shape=(count, count))
+    found: tuple[int, NDArray[np.intp]] = connected_components(graph, directed=False)
+    return found
 
 
 def _batches(counts: NDArray[np.intp]) -> list[NDArray[np.intp]]:

@@ -6,6 +6,7 @@ inverted box has no area and meets nothing. Every function takes anything ``as_b
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -78,14 +79,27 @@ def box_iou(a: Any, b: Any) -> NDArray[np.float64]:
         >>> box_iou([[0, 0, 10, 10]], [[0, 0, 10, 5], [20, 20, 30, 30]])
         array([[0.5, 0. ]])
     """
-    a, b = as_boxes(a), as_boxes(b)
-    iou = box_intersection(a, b)
-    union = box_area(a)[:, None] + box_area(b)
-    union -= iou
+    return shared_to_iou(box_intersection(a, b), box_area(a), box_area(b))
+
+
+def shared_to_iou(
+    shared: NDArray[np.float64], area_a: NDArray[np.float64], area_b: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Turn intersections into intersection over union, for who has them already.
+
+    Args:
+        shared: (N, M) areas that boxes a and b share.
+        area_a: (N,) areas of boxes a.
+        area_b: (M,) areas of boxes b.
+
+    Returns:
+        (N, M) in [0, 1]; 0 where either box has no area.
+    """
+    union = area_a[:, None] + area_b
+    union -= shared
     # Two boxes without area share none: 0 / 1 instead of 0 / 0.
     union[union == 0] = 1.0
-    iou /= union
-    return iou
+    return np.divide(shared, union, out=union)
 
 
 def clip_boxes(boxes: Any, size: tuple[float, float]) -> Boxes:
@@ -99,7 +113,57 @@ def clip_boxes(boxes: Any, size: tuple[float, float]) -> Boxes:
         (N, 4) with every coordinate inside the image; a box outside has no area.
     """
     width, height = size
-    return np.clip(as_boxes(boxes), 0.0, (width, height, width, height))
+    # Two ufuncs take half the time of np.clip on arrays as small as these.
+    return np.minimum(np.maximum(as_boxes(boxes), 0.0), (width, height, width, height))
+
+
+@dataclass(frozen=True, eq=False)
+class Union:
+    """The union of regions: the plane cut at every border, and which cells are covered.
+
+    Args:
+        xs: (X,) borders in x, ascending.
+        ys: (Y,) borders in y, ascending.
+        inside: (X - 1, Y - 1), 1.0 for each cell that some region covers, else 0.0.
+    """
+
+    xs: NDArray[np.float64]
+    ys: NDArray[np.float64]
+    inside: NDArray[np.float64]
+
+    @classmethod
+    def of(cls, regions: Any) -> Union:
+        """Return the union of regions (R, 4) xyxy."""
+        x1, y1, x2, y2 = as_boxes(regions).T[..., None]
+        xs, ys = np.concatenate([x1, x2]).ravel(), np.concatenate([y1, y2]).ravel()
+        xs.sort()
+        ys.sort()
+        # A region covers the cells that start inside it; equal borders make cells without area.
+        across = (x1 <= xs[:-1]) & (xs[:-1] < x2)
+        down = (y1 <= ys[:-1]) & (ys[:-1] < y2)
+        inside = across.T.astype(np.float64) @ down.astype(np.float64)
+        return cls(xs, ys, np.minimum(inside, 1.0, out=inside))
+
+    @property
+    def area(self) -> float:
+        """Area of the union; what several regions share counts once."""
+        return float(((np.diff(self.xs) @ self.inside) * np.diff(self.ys)).sum())
+
+    @property
+    def boxes(self) -> Boxes:
+        """Boxes (K, 4) with area but without common area that cover the union."""
+        wide, tall = np.diff(self.xs) > 0, np.diff(self.ys) > 0
+        i, j = np.nonzero((self.inside > 0) & wide[:, None] & tall)
+        return np.stack([self.xs[i], self.ys[j], self.xs[i + 1], self.ys[j + 1]], axis=1)
+
+    def covered_share(self, items: Any) -> NDArray[np.float64]:
+        """Share (N,) in [0, 1] of each item (N, 4) inside the union; 0 for one without area."""
+        items = as_boxes(items)
+        x1, y1, x2, y2 = items.T[..., None]
+        covered = _overlap(x1, x2, self.xs[:-1], self.xs[1:]) @ self.inside
+        covered *= _overlap(y1, y2, self.ys[:-1], self.ys[1:])
+        area = box_area(items)
+        return np.minimum(covered.sum(axis=1) / np.where(area > 0, area, 1.0), 1.0)
 
 
 def disjoint_regions(regions: Any) -> Boxes:
@@ -111,10 +175,7 @@ def disjoint_regions(regions: Any) -> Boxes:
     Returns:
         (K, 4) xyxy boxes with area but without common area, whose union is that of ``regions``.
     """
-    xs, ys, inside = _grid(regions)
-    wide, tall = np.diff(xs) > 0, np.diff(ys) > 0
-    column, row = np.nonzero((inside > 0) & wide[:, None] & tall)
-    return np.stack([xs[column], ys[row], xs[column + 1], ys[row + 1]], axis=1)
+    return Union.of(regions).boxes
 
 
 def union_area(regions: Any) -> float:
@@ -126,8 +187,7 @@ def union_area(regions: Any) -> float:
     Returns:
         Area >= 0; what several regions share counts once.
     """
-    xs, ys, inside = _grid(regions)
-    return float(((np.diff(xs) @ inside) * np.diff(ys)).sum())
+    return Union.of(regions).area
 
 
 def covered_share(items: Any, regions: Any) -> NDArray[np.float64]:
@@ -140,13 +200,7 @@ def covered_share(items: Any, regions: Any) -> NDArray[np.float64]:
     Returns:
         (N,) in [0, 1]; 0 for an item without area.
     """
-    items = as_boxes(items)
-    xs, ys, inside = _grid(regions)
-    x1, y1, x2, y2 = items.T[..., None]
-    covered = _overlap(x1, x2, xs[:-1], xs[1:]) @ inside
-    covered *= _overlap(y1, y2, ys[:-1], ys[1:])
-    area = box_area(items)
-    return np.minimum(covered.sum(axis=1) / np.where(area > 0, area, 1.0), 1.0)
+    return Union.of(regions).covered_share(items)
 
 
 def _overlap(
@@ -159,16 +213,3 @@ def _overlap(
     length = np.minimum(a2, b2)
     length -= np.maximum(a1, b1)
     return np.maximum(length, 0.0, out=length)
-
-
-def _grid(
-    regions: Any,
-) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """Cut the plane at every border: xs, ys ascending, and 1.0 per (x, y) cell that is covered."""
-    x1, y1, x2, y2 = as_boxes(regions).T[..., None]
-    xs, ys = np.sort(np.concatenate([x1, x2]).ravel()), np.sort(np.concatenate([y1, y2]).ravel())
-    # A region covers the cells that start inside it; equal borders make cells without area.
-    across = (x1 <= xs[:-1]) & (xs[:-1] < x2)
-    down = (y1 <= ys[:-1]) & (ys[:-1] < y2)
-    inside = across.T.astype(np.float64) @ down.astype(np.float64)
-    return xs, ys, np.minimum(inside, 1.0, out=inside)

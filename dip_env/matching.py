@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from dip_env.boxes import Boxes, as_boxes, box_area, box_intersection, box_iou
+from dip_env.boxes import Boxes, as_boxes, box_area, box_intersection, shared_to_iou
 
 IGNORE_SHARE = 0.5
 """An unmatched prediction with more than this share inside one ignore region is dropped."""
@@ -97,8 +97,8 @@ class Overlaps:
         if alone.all():
             return i, j
         # Two who have only each other are a pair; the assignment is about the rest.
-        rows = _by_coordinates(np.unique(i[~alone]), self.pred)
-        columns = _by_coordinates(np.unique(j[~alone]), self.truth)
+        rows = _by_coordinates(np.flatnonzero(np.bincount(i[~alone])), self.pred)
+        columns = _by_coordinates(np.flatnonzero(np.bincount(j[~alone])), self.truth)
         iou = self.iou[rows[:, None], columns]
         # One more pair outweighs any sum of IoUs.
         gain = np.where(iou >= threshold, iou + (min(iou.shape) + 1.0), 0.0)
@@ -124,11 +124,10 @@ def overlaps(answers: Sequence[Any], truth: Any, ignore_boxes: Any) -> list[Over
     answers = [as_boxes(answer) for answer in answers]
     truth, ignore_boxes = as_boxes(truth), as_boxes(ignore_boxes)
     stacked = np.concatenate(answers) if len(answers) > 1 else answers[0]
-    iou = box_iou(stacked, truth)
-    in_ignore = np.zeros(len(stacked), dtype=bool)
-    if len(ignore_boxes):
-        inside = box_intersection(stacked, ignore_boxes).max(axis=1)
-        in_ignore = inside > IGNORE_SHARE * box_area(stacked)
+    area = box_area(stacked)
+    shared = box_intersection(stacked, np.concatenate([truth, ignore_boxes]))
+    iou = shared_to_iou(shared[:, : len(truth)], area, box_area(truth))
+    in_ignore = (shared[:, len(truth) :] > IGNORE_SHARE * area[:, None]).any(axis=1)
     found = []
     start = 0
     for answer in answers:

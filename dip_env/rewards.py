@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from dip_env.actions import Answer, Look, Segment, Think
 from dip_env.ambiguity import AmbiguousItems, prior_ambiguity, sibling_ambiguity
-from dip_env.boxes import Boxes, clip_boxes, covered_share, union_area
+from dip_env.boxes import Boxes, Union, clip_boxes
 from dip_env.config import AccuracyKind, EpisodeConfig, IouRule
 from dip_env.matching import Matches, Overlaps, overlaps
 from dip_env.scenes.base import Scene
@@ -167,13 +167,12 @@ def look_reward(items: AmbiguousItems, looks: Any, scene_size: tuple[int, int]) 
     Returns:
         A number in [0, 1]; 0 without looks, for the whole image, and when nothing is ambiguous.
     """
-    looks = clip_boxes(looks, scene_size)
     total = items.weights.sum()
     if total <= 0 or not len(looks):
         return 0.0
-    covered = (items.weights * covered_share(items.boxes, looks)).sum() / total
-    area = union_area(looks) / (scene_size[0] * scene_size[1])
-    return float(np.clip(covered - area, 0.0, 1.0))
+    union = Union.of(clip_boxes(looks, scene_size))
+    covered = float((items.weights * union.covered_share(items.boxes)).sum() / total)
+    return min(max(covered - union.area / (scene_size[0] * scene_size[1]), 0.0), 1.0)
 
 
 def score_group(outcomes: Sequence[Outcome], scene: Scene, config: EpisodeConfig) -> list[Score]:
@@ -196,8 +195,8 @@ def score_group(outcomes: Sequence[Outcome], scene: Scene, config: EpisodeConfig
     ignore_boxes = clip_boxes(scene.ignore_boxes, scene.size)
     answers = [clip_boxes(outcome.answer, scene.size) for outcome in outcomes]
     matches = [_match_all(o, rule.iou) for o in overlaps(answers, truth, ignore_boxes)]
-    first = [found[0] for found in matches]
     if len(outcomes) >= MIN_GROUP:
+        first = [found[0] for found in matches]
         threshold = IOU_THRESHOLDS[rule.iou][0]
         items = sibling_ambiguity(answers, truth, ignore_boxes, threshold, first)
     else:
