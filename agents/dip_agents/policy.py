@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
-if TYPE_CHECKING:
-    from dip_env.episode import Message, Observation
+from dip_env.episode import Observation
+from dip_env.rendering import transcript_text
 
 
 @dataclass(frozen=True)
@@ -48,22 +48,6 @@ class Policy(Protocol):
             As many completions as observations, in their order.
         """
         ...
-
-
-def transcript_text(messages: Sequence[Message]) -> str:
-    """Print messages as plain text, images as their sizes (source: ours).
-
-    Args:
-        messages: the conversation in order.
-
-    Returns:
-        One paragraph for each message: its role, ``[image WxH]`` for each image, its text.
-    """
-    paragraphs = []
-    for message in messages:
-        images = "".join(f"[image {im.shape[1]}x{im.shape[0]}]\n" for im in message.images)
-        paragraphs.append(f"{message.role}:\n{images}{message.text}")
-    return "\n\n".join(paragraphs)
 
 
 class CallablePolicy:

@@ -1,0 +1,287 @@
+"""The oracle: answers from the truth with adjustable mistakes, and writes demonstrations."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dip_agents.oracle_looks import ambiguous_regions
+from dip_agents.policy import Completion
+from dip_agents.printing import make_answer, may_look, printable, random_boxes, reading_order
+from dip_env.actions import Grammar, Look, Segment, Think
+from dip_env.ambiguity import AmbiguousItems, prior_ambiguity
+from dip_env.boxes import box_iou, clip_boxes
+from dip_env.config import EpisodeConfig
+from dip_env.episode import Episode, Message, Observation
+from dip_env.scenes.base import Scene, SceneSource
+from dip_env.views import View
+
+LookMode = Literal["ambiguous", "random", "whole", "none"]
+
+MissMode = Literal["even", "hard"]
+
+UNCLEAR = 0.5
+"""Ambiguity from which the oracle calls a person unclear in its thoughts."""
+
+
+def scene_ambiguity(scene: Scene, view: View) -> AmbiguousItems:
+    """Measure how ambiguous each counted instance is at first sight, by the prior.
+
+    Args:
+        scene: the scene with its truth.
+        view: the frames of the episode; a person's height in the view decides.
+
+    Returns:
+        One item for each counted instance, scene frame.
+    """
+    truth = clip_boxes(scene.truth, scene.size)
+    in_view = view.scene_to_view(truth)
+    return prior_ambiguity(truth, scene.visible_share[~scene.ignore], in_view[:, 3] - in_view[:, 1])
+
+
+def miss_chances(scene: Scene, miss_rate: float, misses: MissMode) -> NDArray[np.float64]:
+    """Return the chance of each counted person to be left out.
+
+    Args:
+        scene: the scene with its truth.
+        miss_rate: their mean, [0, 1].
+        misses: ``even``: the same for all; ``hard``: falls in a line from the person with the
+            least visible height to the one with the most, as far as [0, 1] allows.
+
+    Returns:
+        (N,) in [0, 1], mean ``miss_rate``.
+    """
+    truth, share = scene.truth, scene.visible_share[~scene.ignore]
+    even = np.full(len(truth), miss_rate)
+    if misses == "even" or len(truth) < 2:
+        return even
+    rank = np.argsort(np.argsort((truth[:, 3] - truth[:, 1]) * share, kind="stable"))
+    return even + min(miss_rate, 1 - miss_rate) * (1 - 2 * rank / (len(truth) - 1))
+
+
+class OraclePolicy:
+    """Looks at what is unclear, then answers the truth with a known share of mistakes.
+
+    Without mistakes it answers every counted person as exactly as the printed numbers allow.
+
+    Args:
+        source: the scenes being played; ``observation.scene_index`` picks the truth.
+        config: the episode's rules.
+        miss_rate: mean probability that a person is left out, [0, 1].
+        misses: who is left out, see :func:`miss_chances`.
+        jitter: standard deviation of each edge as a share of the box's side, >= 0.
+        false_positive_rate: expected number of invented people for each true one, >= 0.
+        look: where to look first: at the most ambiguous, at random places, at the whole image,
+            or not at all.
+        think: whether each action begins with a thought.
+        thoughts: the thought before a look and before an answer; ``{people}`` is the number of
+            people (as answered, in the second), ``{unclear}`` of those that are hard to see.
+        label: when given, answer items are objects with this label instead of bare boxes.
+        decimals: digits kept after the point of a printed number.
+        single_turn: look and answer in one action (no crop is ever seen).
+    """
+
+    def __init__(
+        self,
+        source: SceneSource,
+        config: EpisodeConfig,
+        *,
+        miss_rate: float = 0.0,
+        misses: MissMode = "even",
+        jitter: float = 0.0,
+        false_positive_rate: float = 0.0,
+        look: LookMode = "ambiguous",
+        think: bool = True,
+        thoughts: tuple[str, str] = ("{people} people, {unclear} unclear.", "{people} people."),
+        label: str | None = None,
+        decimals: int = 0,
+        single_turn: bool = False,
+    ) -> None:
+        """Check the rates and keep everything.
+
+        Raises:
+            ValueError: for a rate out of range or an unknown look mode.
+        """
+        if not 0 <= miss_rate <= 1:
+            raise ValueError(f"miss_rate: expected a number in [0, 1], got {miss_rate!r}")
+        if jitter < 0 or false_positive_rate < 0:
+            raise ValueError(
+                "jitter, false_positive_rate: expected numbers >= 0, "
+                f"got {jitter!r}, {false_positive_rate!r}"
+            )
+        if misses not in ("even", "hard"):
+            raise ValueError(f"misses: expected even or hard, got {misses!r}")
+        if look not in ("ambiguous", "random", "whole", "none"):
+            raise ValueError(f"look: expected ambiguous, random, whole or none, got {look!r}")
+        self.source = source
+        self.config = config
+        self.miss_rate = miss_rate
+        self.misses: MissMode = misses
+        self.jitter = jitter
+        self.false_positive_rate = false_positive_rate
+        self.look = look
+        self.think = think
+        self.thoughts = thoughts
+        self.label = label
+        self.decimals = decimals
+        self.single_turn = single_turn
+        self.grammar = Grammar(config.max_regions, config.max_boxes)
+        # Drawing a scene can cost far more than playing it, and each is asked for every turn.
+        self._scene = lru_cache(maxsize=64)(source.__getitem__)
+
+    def act(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[Completion]:
+        """Look on the first turn if there is a budget for it, answer on the next.
+
+        Args:
+            observations: what each unfinished episode shows now; each carries the index of its
+                scene.
+            seeds: one seed for each observation; mistakes depend on it and on nothing else.
+
+        Returns:
+            One completion for each observation.
+
+        Raises:
+            ValueError: when an observation does not say which scene it shows.
+        """
+        return [
+            Completion(self.grammar.format(self.segments(o, np.random.default_rng(s))))
+            for o, s in zip(observations, seeds, strict=True)
+        ]
+
+    def segments(self, observation: Observation, rng: np.random.Generator) -> tuple[Segment, ...]:
+        """Decide one action.
+
+        Args:
+            observation: what the episode shows now.
+            rng: source of the mistakes.
+
+        Returns:
+            The segments of the action, in order.
+        """
+        if observation.scene_index is None:
+            raise ValueError("OraclePolicy: expected observations with a scene_index, got None")
+        scene, view = self._scene(observation.scene_index), observation.view
+        looks: tuple[Segment, ...] = ()
+        if observation.turn == 0 and observation.looks_left > 0:
+            looks = self.look_segments(scene, view, rng)
+        if looks and not self.single_turn and may_look(observation):
+            return looks
+        return (*(looks if self.single_turn else ()), *self.answer_segments(scene, view, rng))
+
+    def answer_segments(
+        self, scene: Scene, view: View, rng: np.random.Generator
+    ) -> tuple[Segment, ...]:
+        """Decide the thought and the answer.
+
+        Args:
+            scene: the scene with its truth.
+            view: the episode's frames.
+            rng: source of the mistakes.
+
+        Returns:
+            The thought, if it thinks, and the answer.
+        """
+        boxes = self.people(scene, view, rng)[: self.config.max_boxes]
+        thought = self.thoughts[1].format(people=len(boxes))
+        return (*self._thought(thought), make_answer(boxes, self.label))
+
+    def people(self, scene: Scene, view: View, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Draw the answer: the truth, less misses, shaken, plus invented people.
+
+        Args:
+            scene: the scene with its truth.
+            view: the episode's frames.
+            rng: source of the mistakes.
+
+        Returns:
+            (N, 4) xyxy, text frame, by left edge.
+        """
+        truth = clip_boxes(scene.truth, view.scene_size)
+        kept = truth[rng.random(len(truth)) >= miss_chances(scene, self.miss_rate, self.misses)]
+        sides = np.tile(kept[:, 2:] - kept[:, :2], 2)
+        kept = kept + self.jitter * sides * rng.standard_normal(kept.shape)
+        invented = self._invented(truth, view, rng)
+        boxes = printable(np.concatenate([kept, invented]), view, decimals=self.decimals)
+        return boxes[reading_order(boxes)]
+
+    def _invented(
+        self, truth: NDArray[np.float64], view: View, rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        count = int(rng.poisson(self.false_positive_rate * len(truth)))
+        if not count:
+            return np.zeros((0, 4))
+        tall = (truth[:, 3] - truth[:, 1]) / view.scene_size[1]
+        heights = (max(float(tall.min()), 1 / view.scene_size[1]), float(tall.max()))
+        # More than needed, since those that would pass for a true person are thrown away.
+        boxes = random_boxes(8 * count, view.scene_size, rng, heights)
+        return boxes[(box_iou(boxes, truth) < 0.3).all(axis=1)][:count]
+
+    def look_segments(
+        self, scene: Scene, view: View, rng: np.random.Generator
+    ) -> tuple[Segment, ...]:
+        """Decide the thought and the look.
+
+        Args:
+            scene: the scene with its truth.
+            view: the episode's frames.
+            rng: places of random looks.
+
+        Returns:
+            The thought, if it thinks, and the look; nothing when it never looks.
+        """
+        items = scene_ambiguity(scene, view)
+        if self.look == "ambiguous":
+            regions = ambiguous_regions(
+                items.boxes, items.weights, view.scene_size, self.config.max_regions
+            )
+            if not len(regions):  # nothing is unclear: glance at the middle, the form asks a look
+                size = np.array(view.scene_size * 2, dtype=np.float64)
+                regions = (np.array([0.4, 0.4, 0.6, 0.6]) * size)[None]
+        elif self.look == "random":
+            regions = random_boxes(self.config.max_regions, view.scene_size, rng, (0.2, 0.4))
+        elif self.look == "whole":
+            regions = np.array([[0.0, 0.0, *view.scene_size]])
+        else:
+            regions = np.zeros((0, 4))
+        if not len(regions):
+            return ()
+        unclear = int((items.weights >= UNCLEAR).sum())
+        thought = self.thoughts[0].format(people=len(scene.truth), unclear=unclear)
+        return (*self._thought(thought), Look(printable(regions, view, outward=True)))
+
+    def _thought(self, text: str) -> tuple[Segment, ...]:
+        return (Think(text),) if self.think else ()
+
+
+def demonstrations(
+    source: SceneSource,
+    indices: Iterable[int],
+    config: EpisodeConfig,
+    *,
+    seed: int = 0,
+    **options: Any,
+) -> Iterator[tuple[Message, ...]]:
+    """Play the oracle and hand out its finished conversations, for supervised warm-up.
+
+    Args:
+        source: scenes to play.
+        indices: which scenes, in order.
+        config: the episode's rules.
+        seed: source of the oracle's mistakes, if it is told to make any.
+        options: keywords of :class:`OraclePolicy`.
+
+    Yields:
+        The messages of one finished episode for each index.
+    """
+    oracle = OraclePolicy(source, config, **options)
+    for index in indices:
+        episode = Episode(source[index], config, scene_index=index, deferred=True)
+        rng = np.random.default_rng([seed, index])
+        while not episode.done:
+            segments = oracle.segments(episode.observation(), rng)
+            episode.step(oracle.grammar.format(segments))
+        yield tuple(episode.transcript)

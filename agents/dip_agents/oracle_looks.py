@@ -1,0 +1,87 @@
+"""Where a well-paid look goes: regions that cover much ambiguity on little area (source: ours).
+
+Knows boxes and weights only; reads no image and plays no episode.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dip_env.boxes import box_area, box_intersection, clip_boxes
+
+
+def grow(boxes: NDArray[np.float64], margin: float) -> NDArray[np.float64]:
+    """Widen each box by a share of its own sides.
+
+    Args:
+        boxes: (N, 4) xyxy, any frame.
+        margin: share of width and height added on every side.
+
+    Returns:
+        (N, 4) xyxy in the same frame.
+    """
+    pad = margin * (boxes[:, 2:] - boxes[:, :2])
+    return np.concatenate([boxes[:, :2] - pad, boxes[:, 2:] + pad], axis=1)
+
+
+def _covered(items: NDArray[np.float64], regions: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the share of each item inside each region, (R, N)."""
+    return box_intersection(regions, items) / np.maximum(box_area(items), 1e-12)
+
+
+def ambiguous_regions(
+    boxes: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    size: tuple[float, float],
+    max_regions: int,
+    *,
+    margin: float = 0.15,
+    max_area_share: float = 0.12,
+) -> NDArray[np.float64]:
+    """Pick regions greedily: start at the best item, join neighbours while that pays.
+
+    A region is worth the share of all ambiguity it covers minus the share of the image it takes,
+    which is what the look term pays for. Items that one region covers are spent for the next.
+
+    Args:
+        boxes: (K, 4) xyxy, the ambiguous items, scene frame.
+        weights: (K,) their ambiguity in [0, 1].
+        size: (width, height) of the scene.
+        max_regions: most regions to return.
+        margin: share of its sides by which each item is widened before it is joined.
+        max_area_share: largest share of the scene that one region takes, unless a single item
+            is larger.
+
+    Returns:
+        (R, 4) xyxy regions inside the scene, scene frame, R <= max_regions, best first; R = 0
+        when nothing is ambiguous.
+    """
+    scene_area = float(size[0] * size[1])
+    inside = clip_boxes(np.asarray(boxes, dtype=np.float64), size)
+    seen = box_area(inside) > 0
+    inside, left = inside[seen], np.array(weights, dtype=np.float64)[seen]
+    total = left.sum()
+    if total <= 0:
+        return np.zeros((0, 4))
+    seeds = clip_boxes(grow(inside, margin), size)
+    regions: list[NDArray[np.float64]] = []
+    for _ in range(max_regions):
+        values = _covered(inside, seeds) @ left / total - box_area(seeds) / scene_area
+        best = int(np.argmax(values))
+        region, value = seeds[best], float(values[best])
+        while True:
+            joined = np.concatenate(
+                [np.minimum(region[:2], seeds[:, :2]), np.maximum(region[2:], seeds[:, 2:])], axis=1
+            )
+            gains = _covered(inside, joined) @ left / total - box_area(joined) / scene_area
+            gains[box_area(joined) > max_area_share * scene_area] = -np.inf
+            candidate = int(np.argmax(gains))
+            if gains[candidate] <= value + 1e-12:
+                break
+            region, value = joined[candidate], float(gains[candidate])
+        if value <= 0:
+            break
+        regions.append(region)
+        left = left * (1 - _covered(inside, region[None])[0].clip(0, 1))
+    return np.array(regions).reshape(-1, 4)
