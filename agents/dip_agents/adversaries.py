@@ -14,8 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dip_agents.oracle import scene_ambiguity
-from dip_agents.oracle_looks import ambiguous_regions
+from dip_agents.oracle import oracle_regions
 from dip_agents.printing import make_answer, printable, random_boxes
 from dip_env.actions import Answer, Grammar, Look, Segment, Think
 from dip_env.boxes import box_area, clip_boxes
@@ -52,11 +51,7 @@ class Situation:
     def of(cls, scene: Scene, config: EpisodeConfig) -> Situation:
         """Work out what all rollouts of a scene have in common."""
         view = View.of(scene.size, config.view_size, config.size_multiple, config.coordinate_format)
-        items = scene_ambiguity(scene, view)
-        regions = ambiguous_regions(items.boxes, items.weights, scene.size, config.max_regions)
-        if not len(regions):
-            regions = np.array([[0.4, 0.4, 0.6, 0.6]]) * np.array(scene.size * 2)
-        look, nobody = printable(regions, view, outward=True), np.zeros((0, 4))
+        look, nobody = oracle_regions(scene, view, config), np.zeros((0, 4))
         return cls(scene, view, config, look, np.random.default_rng(0), nobody, nobody)
 
     @property

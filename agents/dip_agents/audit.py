@@ -232,7 +232,7 @@ def _play_scene(
             if k < len(honest):
                 boxes = honest[k].people(scene, common.view, rng)
                 weak += [boxes] if k == 0 else []
-                actions = common.usual(boxes)
+                actions: Sequence[str] = common.usual(boxes)
             else:
                 own = replace(common, rng=rng, weak=weak[member], shared_weak=weak[0])
                 actions = adversaries[k - len(honest)].attack(own)

@@ -160,7 +160,7 @@ def _chunks(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
 
 def _write_json(path: Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, allow_nan=False, indent=1) + "\n")
+    path.write_text(json.dumps(value, allow_nan=False, indent=2) + "\n")
 
 
 def tally(group: EpisodeGroup, last: Sequence[Turn]) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dip_agents.oracle_looks import ambiguous_regions
+from dip_agents.oracle_looks import ambiguous_regions, magnifying_side
 from dip_agents.policy import Completion
 from dip_agents.printing import make_answer, may_look, printable, random_boxes, reading_order
 from dip_env.actions import Grammar, Look, Segment, Think
@@ -41,6 +41,31 @@ def scene_ambiguity(scene: Scene, view: View) -> AmbiguousItems:
     truth = clip_boxes(scene.truth, scene.size)
     in_view = view.scene_to_view(truth)
     return prior_ambiguity(truth, scene.visible_share[~scene.ignore], in_view[:, 3] - in_view[:, 1])
+
+
+def oracle_regions(scene: Scene, view: View, config: EpisodeConfig) -> NDArray[np.float64]:
+    """Pick where the oracle looks.
+
+    Args:
+        scene: the scene with its truth.
+        view: the episode's frames.
+        config: the rules; bound the number of regions and their size.
+
+    Returns:
+        (R, 4) xyxy, text frame, 1 <= R <= max_regions: around what is ambiguous, or the middle
+        of the image when nothing is, since the form of an episode asks for a look.
+    """
+    items = scene_ambiguity(scene, view)
+    regions = ambiguous_regions(
+        items.boxes,
+        items.weights,
+        scene.size,
+        config.max_regions,
+        max_side=magnifying_side(view, config.crop_size),
+    )
+    if not len(regions):
+        regions = np.array([[0.4, 0.4, 0.6, 0.6]]) * np.array(scene.size * 2)
+    return printable(regions, view, outward=True)
 
 
 def miss_chances(scene: Scene, miss_rate: float, misses: MissMode) -> NDArray[np.float64]:
@@ -233,25 +258,18 @@ class OraclePolicy:
         Returns:
             The thought, if it thinks, and the look; nothing when it never looks.
         """
-        items = scene_ambiguity(scene, view)
-        if self.look == "ambiguous":
-            regions = ambiguous_regions(
-                items.boxes, items.weights, view.scene_size, self.config.max_regions
-            )
-            if not len(regions):  # nothing is unclear: glance at the middle, the form asks a look
-                size = np.array(view.scene_size * 2, dtype=np.float64)
-                regions = (np.array([0.4, 0.4, 0.6, 0.6]) * size)[None]
-        elif self.look == "random":
-            regions = random_boxes(self.config.max_regions, view.scene_size, rng, (0.2, 0.4))
-        elif self.look == "whole":
-            regions = np.array([[0.0, 0.0, *view.scene_size]])
-        else:
-            regions = np.zeros((0, 4))
-        if not len(regions):
+        if self.look == "none":
             return ()
-        unclear = int((items.weights >= UNCLEAR).sum())
+        if self.look == "ambiguous":
+            regions = oracle_regions(scene, view, self.config)
+        elif self.look == "random":
+            places = random_boxes(self.config.max_regions, view.scene_size, rng, (0.2, 0.4))
+            regions = printable(places, view, outward=True)
+        else:
+            regions = np.array([[0.0, 0.0, *view.text_size]])
+        unclear = int((scene_ambiguity(scene, view).weights >= UNCLEAR).sum())
         thought = self.thoughts[0].format(people=len(scene.truth), unclear=unclear)
-        return (*self._thought(thought), Look(printable(regions, view, outward=True)))
+        return (*self._thought(thought), Look(regions))
 
     def _thought(self, text: str) -> tuple[Segment, ...]:
         return (Think(text),) if self.think else ()

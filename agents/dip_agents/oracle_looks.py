@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dip_env.boxes import box_area, box_intersection, clip_boxes
+from dip_env.views import View
 
 
 def grow(boxes: NDArray[np.float64], margin: float) -> NDArray[np.float64]:
@@ -25,6 +26,20 @@ def grow(boxes: NDArray[np.float64], margin: float) -> NDArray[np.float64]:
     return np.concatenate([boxes[:, :2] - pad, boxes[:, 2:] + pad], axis=1)
 
 
+def magnifying_side(view: View, crop_size: int, magnification: float = 1.5) -> float:
+    """Return the longest side of a region that a crop still enlarges enough.
+
+    Args:
+        view: the episode's frames.
+        crop_size: longest side of a crop in pixels.
+        magnification: crop pixels per view pixel that are wanted.
+
+    Returns:
+        A length in scene pixels.
+    """
+    return crop_size / magnification * max(view.scene_size) / max(view.view_size)
+
+
 def _covered(items: NDArray[np.float64], regions: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the share of each item inside each region, (R, N)."""
     return box_intersection(regions, items) / np.maximum(box_area(items), 1e-12)
@@ -38,6 +53,7 @@ def ambiguous_regions(
     *,
     margin: float = 0.15,
     max_area_share: float = 0.12,
+    max_side: float = np.inf,
 ) -> NDArray[np.float64]:
     """Pick regions greedily: start at the best item, join neighbours while that pays.
 
@@ -52,6 +68,8 @@ def ambiguous_regions(
         margin: share of its sides by which each item is widened before it is joined.
         max_area_share: largest share of the scene that one region takes, unless a single item
             is larger.
+        max_side: longest side of a region in scene pixels, unless a single item is longer; a
+            larger region would not be enlarged much.
 
     Returns:
         (R, 4) xyxy regions inside the scene, scene frame, R <= max_regions, best first; R = 0
@@ -75,7 +93,8 @@ def ambiguous_regions(
                 [np.minimum(region[:2], seeds[:, :2]), np.maximum(region[2:], seeds[:, 2:])], axis=1
             )
             gains = _covered(inside, joined) @ left / total - box_area(joined) / scene_area
-            gains[box_area(joined) > max_area_share * scene_area] = -np.inf
+            too_long = (joined[:, 2:] - joined[:, :2]).max(axis=1) > max_side
+            gains[too_long | (box_area(joined) > max_area_share * scene_area)] = -np.inf
             candidate = int(np.argmax(gains))
             if gains[candidate] <= value + 1e-12:
                 break

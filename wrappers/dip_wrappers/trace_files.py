@@ -1,4 +1,4 @@
-"""Episodes on disk: one JSON line per turn, images as PNG beside it; plays nothing.
+"""Recorded episodes and how they lie on disk; reads, never writes, plays nothing.
 
 A folder holds ``turns-0000.jsonl``, ``turns-0001.jsonl``, ... (one file for each writer, so that
 runs and workers never write into each other's) and ``images/``. Every line is one JSON object with
@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dip_env.config import EpisodeConfig, RewardConfig
-from dip_env.episode import Episode, Turn
 from dip_env.errors import DipError
 from dip_env.scenes.base import Scene
 
@@ -37,30 +36,6 @@ class TraceError(DipError, ValueError):
 
 class TornTraceWarning(UserWarning):
     """The last line of a trace file was cut, as after a crash; that line is lost."""
-
-
-def to_json(value: Any) -> Any:
-    """Turn arrays, dataclasses and numbers into plain JSON values.
-
-    Args:
-        value: anything made of dicts, sequences, dataclasses, numpy and plain values.
-
-    Returns:
-        The same made of dict, list, str, int, float, bool and None; a number that is not finite
-        becomes None, since JSON has no word for it.
-    """
-    if is_dataclass(value) and not isinstance(value, type):
-        shown = {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
-        return {"type": type(value).__name__, **shown}
-    if isinstance(value, Mapping):
-        return {str(k): to_json(v) for k, v in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return to_json(value.tolist())
-    if isinstance(value, list | tuple | set | frozenset):
-        return [to_json(v) for v in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 @dataclass(frozen=True)
@@ -174,151 +149,6 @@ class Trace:
             labels=tuple(self.truth["labels"]),
             load_image=lambda: Image.new("RGB", size),
         )
-
-
-def _truth(scene: Scene) -> dict[str, Any]:
-    names = ("size", "boxes", "visible_boxes", "visible_share", "ignore", "labels")
-    return {name: to_json(getattr(scene, name)) for name in names}
-
-
-class TraceWriter:
-    """Append episodes to a folder, any number of them at once.
-
-    Args:
-        folder: made if missing; may already hold the files of other writers.
-        source: description of the scene source, kept with every episode.
-    """
-
-    def __init__(self, folder: str | Path, source: str = "") -> None:
-        """Claim a file name no other writer has."""
-        self.folder = Path(folder)
-        self.source = source
-        (self.folder / "images").mkdir(parents=True, exist_ok=True)
-        self._number, self._file = self._claim()
-        self._count = 0
-        self._groups = 0
-        self._steps: dict[str, int] = {}
-
-    def _claim(self) -> tuple[int, Any]:
-        number = len(list(self.folder.glob("turns-*.jsonl")))
-        while True:
-            try:
-                return number, (self.folder / f"turns-{number:04d}.jsonl").open("xb")
-            except FileExistsError:
-                number += 1
-
-    def _write(self, record: dict[str, Any]) -> None:
-        # ASCII escapes: a policy may emit any str, and lone surrogates have no UTF-8.
-        line = json.dumps(to_json(record), ensure_ascii=True, allow_nan=False)
-        self._file.write(line.encode("ascii") + b"\n")
-        self._file.flush()
-
-    def _save(self, image: NDArray[np.uint8], name: str) -> str:
-        relative = f"images/{name}.png"
-        # Level 1: four times faster than the default for a tenth more bytes.
-        Image.fromarray(image).save(self.folder / relative, compress_level=1)
-        return relative
-
-    def new_group(self) -> str:
-        """Return a name for a group that no other group of the folder has."""
-        self._groups += 1
-        return f"{self._number:04d}-group{self._groups - 1:06d}"
-
-    def start(
-        self,
-        episode: Episode,
-        *,
-        seed: int | None = None,
-        group: str | None = None,
-        group_size: int = 1,
-        member: int = 0,
-    ) -> str:
-        """Record the beginning of an episode.
-
-        Args:
-            episode: before its first step.
-            seed: the seed it was reset with, if any.
-            group: name shared by the rollouts of its group, from ``new_group``.
-            group_size: how many rollouts the group has.
-            member: its place in the group.
-
-        Returns:
-            The episode's name in this folder, for ``turn`` and ``end``.
-        """
-        name = f"{self._number:04d}-{self._count:06d}"
-        self._count += 1
-        self._steps[name] = 0
-        first = episode.transcript[0]
-        self._write(
-            {
-                "kind": "start",
-                "episode": name,
-                "scene_id": episode.scene.scene_id,
-                "scene_index": episode.scene_index,
-                "source": self.source,
-                "config": asdict(episode.config),
-                "seed": seed,
-                "group": group,
-                "group_size": group_size,
-                "member": member,
-                "prompt": first.text,
-                "overview": self._save(first.images[0], f"{name}-overview"),
-            }
-        )
-        return name
-
-    def turn(self, name: str, action: str, turn: Turn) -> None:
-        """Record one action and what came back.
-
-        Args:
-            name: what ``start`` returned.
-            action: the text the policy sent.
-            turn: what the episode returned.
-        """
-        step = self._steps[name]
-        self._steps[name] += 1
-        self._write(
-            {
-                "kind": "turn",
-                "episode": name,
-                "turn": step,
-                "action": action,
-                "message": None if turn.message is None else turn.message.text,
-                "crops": [
-                    self._save(crop.image, f"{name}-turn{step}-crop{k}")
-                    for k, crop in enumerate(turn.crops)
-                ],
-                "regions": [crop.region for crop in turn.crops],
-                "reward": turn.reward,
-                "terminated": turn.terminated,
-                "truncated": turn.truncated,
-                "info": turn.info,
-            }
-        )
-
-    def end(self, name: str, episode: Episode, reward: float, terms: Mapping[str, float]) -> None:
-        """Record how an episode was paid; a group's members end together.
-
-        Args:
-            name: what ``start`` returned.
-            episode: the finished episode.
-            reward: its total reward.
-            terms: its unweighted reward terms by name.
-        """
-        del self._steps[name]
-        truth = _truth(episode.scene)
-        record = {"kind": "end", "episode": name, "reward": reward, "terms": terms, "truth": truth}
-        self._write(record)
-
-    def close(self) -> None:
-        """Close the file; may be called twice."""
-        self._file.close()
-
-    def __enter__(self) -> TraceWriter:
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self.close()
 
 
 def _records(path: Path) -> Iterator[dict[str, Any]]:

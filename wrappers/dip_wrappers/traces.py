@@ -18,14 +18,8 @@ from dip_env.errors import EpisodeOverError
 from dip_env.group import EpisodeGroup
 from dip_env.rewards import RewardTerms, Score, score_group
 from dip_env.scenes.base import SceneSource
-from dip_wrappers.trace_files import (
-    TornTraceWarning,
-    Trace,
-    TraceError,
-    TraceTurn,
-    TraceWriter,
-    load_traces,
-)
+from dip_wrappers.trace_files import TornTraceWarning, Trace, TraceError, TraceTurn, load_traces
+from dip_wrappers.trace_writer import TraceWriter
 
 __all__ = [
     "EpisodeTrace",
@@ -131,6 +125,7 @@ class GroupRecorder:
         """Write how every member begins."""
         self._writer = writer
         self._group = group
+        self._finished = False
         size = len(group.episodes)
         key = writer.new_group() if size > 1 else None
         self._names = [
@@ -148,10 +143,21 @@ class GroupRecorder:
         for name, action, turn in zip(self._names, actions, turns, strict=True):
             if action is not None:
                 self._writer.turn(name, action, turn)
-        if not self._group.done:
+        self.finish()
+
+    def finish(self) -> None:
+        """Write how the group ended, once it has; ``step`` does so by itself.
+
+        A group whose last members were abandoned ends without a step, and needs the call.
+        """
+        if not self._group.done or self._finished:
             return
-        for name, episode, turn in zip(self._names, self._group.episodes, turns, strict=True):
-            self._writer.end(name, episode, turn.reward, turn.info["reward_terms"])
+        self._finished = True
+        weights = self._group.config.reward.weights
+        for name, episode, terms in zip(
+            self._names, self._group.episodes, self._group.terms, strict=True
+        ):
+            self._writer.end(name, episode, terms.total(weights), terms.as_dict())
 
 
 def _same_pixels(recorded: NDArray[np.uint8], played: NDArray[np.uint8], what: str) -> None:
