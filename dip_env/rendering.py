@@ -44,7 +44,8 @@ def render_frame(episode: Episode, score: Score | None = None) -> NDArray[np.uin
     """Draw the state of an episode.
 
     Looks are blue, an answer yellow. With a score, answers are green where they found somebody
-    (over the truth in white) and red where not, missed people magenta, and ignore regions and dropped answers grey.
+    (whose truth is white) and red where not, missed people are magenta, ignore regions and
+    dropped answers grey.
 
     Args:
         episode: what to draw.

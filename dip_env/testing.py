@@ -50,17 +50,18 @@ def check_dip_env(
     config = config or EpisodeConfig()
     present = _present(subject, indices)
     _check_range(subject)
-    for index in present:
-        _check_scene(subject[index], index)
-    _check_names(subject, present)
+    scenes = {index: subject[index] for index in present}
+    for index, scene in scenes.items():
+        _check_scene(scene, index)
+    _check_names(scenes)
     # Backwards, so that a source that hands out its scenes in turn is found out.
-    again = {index: _fingerprint(subject[index]) for index in reversed(present)}
-    for index in present:
-        for name, value in _fingerprint(subject[index]).items():
-            if value != again[index][name]:
+    for index in reversed(present):
+        before, now = _fingerprint(scenes[index]), _fingerprint(subject[index])
+        for name in before:
+            if before[name] != now[name]:
                 raise SceneError(f"scene {index}: {name}: expected the same each time, it changed")
-    for index in present:
-        _play(_SourceGame(subject[index], config, index), subject[index], config, index)
+    for index, scene in scenes.items():
+        _play(_SourceGame(scene, config, index), scene, config, index)
 
 
 class _SourceGame:
@@ -132,13 +133,16 @@ def _check_scene(scene: Scene, index: int) -> None:
     scene.image.load()
 
 
-def _check_names(source: SceneSource, indices: Sequence[int]) -> None:
+def _check_names(scenes: Mapping[int, Scene]) -> None:
     """Require names that tell scenes apart."""
     seen: dict[str, int] = {}
-    for index in indices:
-        name = source[index].scene_id
-        if seen.setdefault(name, index) != index:
-            raise SceneError(f"scene {index}: scene_id: {name!r} is the name of {seen[name]}, too")
+    for index, scene in scenes.items():
+        other = seen.setdefault(scene.scene_id, index)
+        if other != index:
+            raise SceneError(
+                f"scene {index}: scene_id: expected a name of its own, got {scene.scene_id!r}, "
+                f"which is that of scene {other}"
+            )
 
 
 def _fingerprint(scene: Scene) -> dict[str, Any]:
