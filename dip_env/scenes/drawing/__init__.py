@@ -1,0 +1,1 @@
+"""How a procedural scene is drawn: camera, figures, props, ground and photographic finish."""

@@ -1,0 +1,69 @@
+"""Random choices of a scene, from one stream of floats that is the same on every machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+import numpy as np
+
+T = TypeVar("T")
+
+
+class Dice:
+    """Draws numbers from one generator, a block at a time.
+
+    Only uniform doubles are taken from the generator: their stream is fixed by the bit
+    generator, while the other distributions of numpy may change between versions.
+
+    Args:
+        entropy: non-negative integers that fix the stream.
+    """
+
+    def __init__(self, *entropy: int) -> None:
+        """Seed the stream; the first block is drawn when it is needed."""
+        self._generator = np.random.default_rng(list(entropy))
+        self._block: list[float] = []
+
+    def unit(self) -> float:
+        """Return a float in [0, 1)."""
+        if not self._block:
+            self._block = self._generator.random(512).tolist()
+        return self._block.pop()
+
+    def uniform(self, low: float, high: float) -> float:
+        """Return a float in [low, high)."""
+        return low + (high - low) * self.unit()
+
+    def spread(self, centre: float, width: float) -> float:
+        """Return a bell-shaped float in ``centre +- width`` (mean of three uniform ones)."""
+        return centre + width * ((self.unit() + self.unit() + self.unit()) * 2 / 3 - 1)
+
+    def whole(self, low: int, high: int) -> int:
+        """Return an integer in [low, high], both ends included."""
+        return low + int(self.unit() * (high - low + 1))
+
+    def chance(self, probability: float) -> bool:
+        """Return True with the given probability."""
+        return self.unit() < probability
+
+    def pick(self, items: Sequence[T]) -> T:
+        """Return one of the items, all equally likely."""
+        return items[int(self.unit() * len(items))]
+
+    def pick_weighted(self, weights: dict[T, float]) -> T:
+        """Return one of the keys, likely in proportion to its weight."""
+        point = self.unit() * sum(weights.values())
+        for item, weight in weights.items():
+            point -= weight
+            if point < 0:
+                return item
+        return next(reversed(weights))
+
+    def jitter(self, colour: Sequence[float], width: float) -> tuple[float, float, float]:
+        """Return the colour, each channel moved by at most ``width``."""
+        common = self.uniform(-width, width)
+        red, green, blue = (
+            min(255.0, max(0.0, c + common + self.uniform(-width, width) * 0.4)) for c in colour
+        )
+        return red, green, blue

@@ -1,0 +1,221 @@
+"""Collects flat shapes, draws them supersampled and shaded, and returns a sprite with its masks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import atan2, ceil, cos, floor, hypot, pi, sin
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageChops, ImageDraw, ImageFilter
+
+from dip_env.scenes.drawing.camera import Point
+from dip_env.scenes.drawing.textures import cloth
+
+Colour = tuple[float, float, float]
+
+Shape = tuple[int, float, list[Point], Colour, list[Point] | None, int]
+"""Layer, nearness, outline, colour, lit part, brightness of the rest."""
+
+LARGE = 240
+"""Sprites higher than this, in pixels, are coloured without subpixels."""
+
+BEHIND, BODY, FRONT = 0, 1, 2
+"""Layers of a sprite: carried things behind a body, the body, carried things before it."""
+
+_ARC = [(cos(pi * k / 7 - pi / 2), sin(pi * k / 7 - pi / 2)) for k in range(8)]
+_RING = [(cos(2 * pi * k / 20), sin(2 * pi * k / 20)) for k in range(20)]
+
+
+@dataclass(frozen=True, eq=False)
+class Sprite:
+    """A drawn thing: what it looks like, where it lies and which pixels are its body.
+
+    Args:
+        image: RGB.
+        alpha: coverage, mode L, same size.
+        body: amodal mask of the person, bool (h, w); None for things that are not people.
+        own: the part of ``body`` that its own carried things leave visible.
+        origin: scene pixel of the upper left corner.
+    """
+
+    image: Image.Image
+    alpha: Image.Image
+    body: NDArray[np.bool_] | None
+    own: NDArray[np.bool_] | None
+    origin: tuple[int, int]
+
+
+def convex_hull(points: Sequence[Point]) -> list[Point]:
+    """Return the corners of the convex hull in order (Andrew's monotone chain)."""
+    ordered = sorted(set(points))
+    if len(ordered) < 3:
+        return ordered
+    chains: list[list[Point]] = []
+    for run in (ordered, ordered[::-1]):
+        chain: list[Point] = []
+        for p in run:
+            while (
+                len(chain) > 1
+                and (chain[-1][0] - chain[-2][0]) * (p[1] - chain[-2][1])
+                - (chain[-1][1] - chain[-2][1]) * (p[0] - chain[-2][0])
+                <= 0
+            ):
+                chain.pop()
+            chain.append(p)
+        chains.append(chain[:-1])
+    return chains[0] + chains[1]
+
+
+def capsule_outline(p: Point, q: Point, p_radius: float, q_radius: float) -> list[Point]:
+    """Return the outline of a tapered limb between two points."""
+    dx, dy = q[0] - p[0], q[1] - p[1]
+    length = hypot(dx, dy)
+    if length <= abs(p_radius - q_radius) + 1e-6:
+        (x, y), r = (p, p_radius) if p_radius > q_radius else (q, q_radius)
+        return [(x + r * c, y + r * s) for c, s in _RING]
+    angle = atan2(dy, dx)
+    ca, sa = cos(angle), sin(angle)
+    outline = [
+        (q[0] + q_radius * (ca * c - sa * s), q[1] + q_radius * (sa * c + ca * s)) for c, s in _ARC
+    ]
+    outline += [
+        (p[0] - p_radius * (ca * c - sa * s), p[1] - p_radius * (sa * c + ca * s)) for c, s in _ARC
+    ]
+    return outline
+
+
+def ellipse_outline(centre: Point, rx: float, ry: float) -> list[Point]:
+    """Return the outline of an upright ellipse."""
+    return [(centre[0] + rx * c, centre[1] + ry * s) for c, s in _RING]
+
+
+class Sketch:
+    """Shapes of one sprite, in scene pixels, sorted by layer and depth when rendered.
+
+    Args:
+        scale: pixels per metre, which sets detail and softness of the shading.
+        light: where the light comes from in the image, (right, down), length about 1.
+    """
+
+    def __init__(self, scale: float, light: Point = (-0.5, -0.6)) -> None:
+        """Start empty."""
+        self.scale = scale
+        self.light = light
+        self._shapes: list[Shape] = []
+
+    def add(
+        self,
+        outline: list[Point],
+        colour: Colour,
+        depth: float,
+        layer: int = BODY,
+        lit: list[Point] | None = None,
+        shade: int = 205,
+    ) -> None:
+        """Add a shape; ``lit`` is its brightest part, ``shade`` the brightness of the rest."""
+        if len(outline) > 2:
+            self._shapes.append((layer, -depth, outline, colour, lit, shade))
+
+    def capsule(
+        self,
+        p: Point,
+        q: Point,
+        radii: tuple[float, float],
+        colour: Colour,
+        depth: float,
+        layer: int = BODY,
+    ) -> None:
+        """Add a shaded limb between two points with a radius at each."""
+        a, b = radii
+        lit = None
+        if self.scale > 30:
+            dx, dy = self.light[0] * 0.34, self.light[1] * 0.34
+            lit = capsule_outline(
+                (p[0] + dx * a, p[1] + dy * a), (q[0] + dx * b, q[1] + dy * b), a * 0.6, b * 0.6
+            )
+        self.add(capsule_outline(p, q, a, b), colour, depth, layer, lit, 178)
+
+    def hull(
+        self, points: Sequence[Point], colour: Colour, depth: float, layer: int = BODY
+    ) -> None:
+        """Add the convex hull of the points, lit on the side of the light."""
+        outline = convex_hull(points)
+        lit = None
+        if self.scale > 30 and len(outline) > 2:
+            xs, ys = [x for x, _ in outline], [y for _, y in outline]
+            cx, cy = (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2
+            sx = self.light[0] * (max(xs) - min(xs)) * 0.14
+            lit = [(cx + (x - cx) * 0.62 + sx, cy + (y - cy) * 0.97) for x, y in outline]
+        self.add(outline, colour, depth, layer, lit, 186)
+
+    def render(self, samples: int = 2, texture: tuple[int, int] = (0, 0)) -> Sprite | None:
+        """Draw everything.
+
+        Args:
+            samples: subpixels per pixel side.
+            texture: offset into the cloth texture, so that folds differ between sprites.
+
+        Returns:
+            The sprite, or None if there is nothing to draw.
+        """
+        if not self._shapes:
+            return None
+        x0 = floor(min(x for s in self._shapes for x, _ in s[2])) - 1
+        y0 = floor(min(y for s in self._shapes for _, y in s[2])) - 1
+        width = ceil(max(x for s in self._shapes for x, _ in s[2])) + 2 - x0
+        height = ceil(max(y for s in self._shapes for _, y in s[2])) + 2 - y0
+        shapes = sorted(self._shapes, key=lambda s: (s[0], s[1]))
+        # Inside a large sprite the shading softens every edge: colours need no subpixels there.
+        colour_samples = 1 if height > LARGE else samples
+        canvas = Image.new("RGB", (width * colour_samples, height * colour_samples), (60, 55, 52))
+        mask = Image.new("L", (width * samples, height * samples), 0)
+        paint, cover = ImageDraw.Draw(canvas), ImageDraw.Draw(mask)
+        half = (samples - 1) / 2
+        body: Image.Image | None = None
+        for layer, _, outline, colour, _, _ in shapes:
+            if layer == FRONT and body is None:
+                body = mask.copy()
+            fine = [(int((x - x0) * samples - half + 0.5), int((y - y0) * samples - half + 0.5))
+                    for x, y in outline]  # fmt: skip
+            cover.polygon(fine, 255 if layer == BODY else 128)
+            if colour_samples == 1:
+                fine = [(int(x - x0 + 0.5), int(y - y0 + 0.5)) for x, y in outline]
+            paint.polygon(fine, (int(colour[0]), int(colour[1]), int(colour[2])))
+        image = canvas if colour_samples == 1 else canvas.reduce(samples)
+        if self.scale > 30:
+            shading = self._shading(shapes, (x0, y0), (width, height), texture)
+            image = ImageChops.multiply(image, Image.merge("RGB", (shading,) * 3))
+        alpha = mask.point(_ANY).reduce(samples)
+        if all(s[0] != BODY for s in shapes):
+            return Sprite(image, alpha, None, None, (x0, y0))
+        own = _pixels(mask, samples)
+        full = own if body is None else _pixels(body, samples)
+        return Sprite(image, alpha, full, own, (x0, y0))
+
+    def _shading(
+        self, shapes: Sequence[Shape], origin: tuple[int, int], size: tuple[int, int],
+        texture: tuple[int, int],
+    ) -> Image.Image:  # fmt: skip
+        """Return the brightness of every pixel: lit parts, soft edges and folds of cloth."""
+        step = 2 if self.scale > 110 else 1
+        layer = Image.new("L", (-(-size[0] // step), -(-size[1] // step)), 215)
+        tint = ImageDraw.Draw(layer)
+        x0, y0 = origin[0] - step / 2, origin[1] - step / 2
+        for _, _, outline, _, lit, shade in shapes:
+            tint.polygon([(int((x - x0) / step), int((y - y0) / step)) for x, y in outline], shade)
+            if lit is not None:
+                tint.polygon([(int((x - x0) / step), int((y - y0) / step)) for x, y in lit], 255)
+        layer = layer.filter(ImageFilter.BoxBlur(max(1, int(self.scale * 0.022 / step))))
+        if step > 1:
+            layer = layer.resize(size, Image.Resampling.BILINEAR)
+        return ImageChops.multiply(layer, cloth(size, self.scale, texture))
+
+
+def _pixels(mask: Image.Image, samples: int) -> NDArray[np.bool_]:
+    return np.asarray(mask.point(_ONLY_BODY).reduce(samples)) >= 128
+
+
+_ANY = [0] + [255] * 255
+_ONLY_BODY = [0] * 255 + [255]
