@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from dip_agents.chat_tokens import ChatTokens
 from dip_agents.policy import Policy
-from dip_agents.rollouts import rollout_seed
+from dip_agents.seeds import derived_seed
 from dip_agents.token_buffer import TokenBuffer
 from dip_env.boxes import box_area, clip_boxes
 from dip_env.config import EpisodeConfig
@@ -56,7 +56,7 @@ def play_lesson(
     buffer.append_env(*chat.opening(episode.observation().messages))
     boxes = [episode.view.scene_to_view(clip_boxes(scene.truth, scene.size))]
     while not episode.done:
-        said = policy.act([episode.observation()], [rollout_seed(seed, index, len(boxes))])[0]
+        said = policy.act([episode.observation()], [derived_seed(seed, index, len(boxes))])[0]
         ids = chat.policy_ids(said.text)
         buffer.append_policy(ids, [0.0] * len(ids))
         turn = episode.step(said.text)

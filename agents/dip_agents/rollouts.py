@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from dip_agents.engines.hf import Session
+from dip_agents.seeds import derived_seed
 from dip_agents.token_buffer import TokenBuffer
 from dip_agents.vlm import VLM
 from dip_env.boxes import union_area
 from dip_env.config import EpisodeConfig
 from dip_env.group import EpisodeGroup
 from dip_env.scenes.base import SceneSource
+from dip_wrappers.traces import GroupRecorder, TraceWriter
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,19 +48,6 @@ class RolloutGroup:
     rollouts: list[Rollout]
 
 
-def rollout_seed(*parts: int | str) -> int:
-    """Return a 63-bit seed that depends on every part, for one rollout's one turn.
-
-    Args:
-        parts: such as run seed, step, scene, member, turn.
-
-    Returns:
-        A seed in [0, 2**63).
-    """
-    text = "/".join(str(part) for part in parts)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1
-
-
 def collect(
     vlm: VLM,
     source: SceneSource,
@@ -72,6 +60,7 @@ def collect(
     temperature: float = 1.0,
     max_new_tokens: int = 256,
     token_budget: int = 2048,
+    writer: TraceWriter | None = None,
 ) -> list[RolloutGroup]:
     """Play one group of episodes on each scene and return what was said and paid.
 
@@ -89,6 +78,7 @@ def collect(
         temperature: above 0 samples, 0 is greedy.
         max_new_tokens: tokens of one turn.
         token_budget: tokens of one episode, prompt included.
+        writer: records every episode with its crops, where given.
 
     Returns:
         P groups of G rollouts, in order.
@@ -102,15 +92,16 @@ def collect(
         prompt = TokenBuffer(vlm.image_token_id, token_budget)
         prompt.append_env(*vlm.chat.opening(group.episodes[0].observation().messages))
         prompts.append(prompt)
+    recorders = [GroupRecorder(writer, group, seed) for group in groups] if writer else []
     session = Session(vlm, prompts, group_size, token_budget)
     buffers = [prompt.copy() for prompt in prompts for _ in range(group_size)]
     endings: dict[int, str] = {}
     turn = 0
     while len(endings) < len(buffers):
         rows = [row for row in range(len(buffers)) if row not in endings]
+        # By place in the batch, not by scene: a scene may be played twice.
         seeds = [
-            rollout_seed(seed, step, scene_indices[row // group_size], row % group_size, turn)
-            for row in rows
+            derived_seed(seed, step, row // group_size, row % group_size, turn) for row in rows
         ]
         samples = session.sample(rows, seeds, temperature, max_new_tokens)
         texts: dict[int, str] = {}
@@ -122,9 +113,11 @@ def collect(
             members = range(at * group_size, (at + 1) * group_size)
             if group.done:
                 continue
-            for row, result in zip(
-                members, group.step([texts.get(row) for row in members]), strict=True
-            ):
+            actions = [texts.get(row) for row in members]
+            turns = group.step(actions)
+            if recorders:
+                recorders[at].step(actions, turns)
+            for row, result in zip(members, turns, strict=True):
                 if row not in texts:
                     continue
                 episode = group.episodes[row - members.start]
@@ -145,6 +138,8 @@ def collect(
         if chunks:
             session.append(list(chunks), list(chunks.values()))
         turn += 1
+    for recorder in recorders:
+        recorder.finish()
     return [
         RolloutGroup(
             index,

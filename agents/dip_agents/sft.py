@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dip_agents.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from dip_agents.lessons import Lesson
+from dip_agents.logs import RunLogger
 from dip_agents.random_state import set_rng_state
 from dip_agents.tiny.teaching import DenseHead, coordinate_mask, dense_target, smoothed_loss
 from dip_agents.tiny.tokenizer import MAX_INTEGER
@@ -127,8 +128,9 @@ def train_sft(
     lessons: Dataset[Lesson],
     config: SFTConfig,
     out: Path | None = None,
+    *,
     resume: bool = False,
-    on_step: Callable[[int, dict[str, float]], None] = lambda step, values: None,
+    logger: RunLogger | None = None,
 ) -> None:
     """Teach a model from demonstrations.
 
@@ -138,7 +140,7 @@ def train_sft(
         config: the settings.
         out: folder for checkpoints, or None for none.
         resume: go on from the newest checkpoint in ``out`` when there is one.
-        on_step: called after each step with its number (from 1) and values to log.
+        logger: where the numbers go.
 
     Raises:
         ConfigError: for coordinate smoothing with another tokenizer than the tiny one.
@@ -164,12 +166,14 @@ def train_sft(
     path = latest_checkpoint(folder) if folder is not None and resume else None
     if path is not None:
         found = load_checkpoint(path, asdict(config))
-        vlm.model.load_state_dict(found.weights)
+        vlm.load_state_dict(found.weights)
         optimizer.load_state_dict(found.optimizer)
         if head is not None:
             head.load_state_dict(found.extra["head"])
         set_rng_state(found.rng)
         start = found.step
+    if logger is not None:
+        logger.start(start)
     batches = DataLoader(
         lessons,
         batch_size=config.batch_size,
@@ -192,23 +196,22 @@ def train_sft(
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        on_step(
-            step,
-            {
+        if logger is not None:
+            numbers = {
                 "sft/loss": loss.text,
                 "sft/dense_loss": loss.dense,
                 "sft/token_accuracy": loss.accuracy,
                 "sft/grad_norm": float(norm),
                 "sft/learning_rate": rate,
                 "time/step": time.perf_counter() - began,
-            },
-        )
+            }
+            logger.log(step, numbers)
         if folder is not None and (step % config.checkpoint_every == 0 or step == config.steps):
             extra: dict[str, Any] = {} if head is None else {"head": head.state_dict()}
             save_checkpoint(
                 folder,
                 step,
-                vlm.model.state_dict(),
+                vlm.state_dict(),
                 optimizer.state_dict(),
                 asdict(config),
                 extra,

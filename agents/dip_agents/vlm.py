@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -95,6 +95,29 @@ class VLM:
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters that learn."""
         return (p for p in self.model.parameters() if p.requires_grad)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return the weights a checkpoint must hold: all, or those of the LoRA that learns."""
+        state = self.model.state_dict()
+        if not hasattr(self.model, "get_base_model"):
+            return state
+        return {name: tensor for name, tensor in state.items() if "lora_" in name}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what ``state_dict`` returned.
+
+        Args:
+            state: the same names and shapes.
+
+        Raises:
+            RuntimeError: for a name that is not there or another shape.
+        """
+        whole = not hasattr(self.model, "get_base_model")
+        found = self.model.load_state_dict(state, strict=whole)
+        if found.unexpected_keys:
+            raise RuntimeError(
+                f"state: expected names of this model, got {found.unexpected_keys[0]}"
+            )
 
     def precision(self) -> AbstractContextManager[Any]:
         """Return the autocast context every forward pass runs in."""

@@ -1,0 +1,233 @@
+"""Whole runs from parts: teach, train, evaluate; each writes a folder that tells what happened."""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from rich.console import Console
+
+from dip_agents.evaluate import EvalResult, evaluate, paired_gain, print_results
+from dip_agents.grpo import GRPOTrainer
+from dip_agents.grpo_config import GRPOConfig
+from dip_agents.intervals import METRICS
+from dip_agents.lessons import LessonData
+from dip_agents.logs import RunLogger
+from dip_agents.models import LoadedModel, save_model
+from dip_agents.oracle import OraclePolicy
+from dip_agents.rollouts import RolloutGroup, collect
+from dip_agents.seeds import derived_seed
+from dip_agents.sft import SFTConfig, train_sft
+from dip_agents.token_buffer import TokenBuffer
+from dip_agents.vlm import VLM
+from dip_agents.vlm_policy import VLMPolicy
+from dip_env.config import EpisodeConfig
+from dip_env.errors import ConfigError
+from dip_env.scenes.base import SceneSource
+from dip_wrappers.traces import TraceWriter
+
+
+def teach(
+    loaded: LoadedModel,
+    source: SceneSource,
+    rules: EpisodeConfig,
+    config: SFTConfig,
+    lessons: int,
+    out: Path,
+    *,
+    resume: bool = False,
+    console: Console | None = None,
+) -> None:
+    """Teach a model from oracle demonstrations and save it under ``out/model``.
+
+    Args:
+        loaded: the model.
+        source: training scenes.
+        rules: of the episodes.
+        config: of the fine-tuning.
+        lessons: different demonstrations; each epoch plays all of them.
+        out: folder of the run.
+        resume: go on from the newest checkpoint in ``out``.
+        console: where to print.
+    """
+    vlm = loaded.vlm
+    data = LessonData(source, lessons, rules, OraclePolicy, vlm.chat, config.seed)
+    with RunLogger(out, config.steps, print_interval=20, console=console) as logger:
+        train_sft(vlm, data, config, out, resume=resume, logger=logger)
+    save_model(vlm, out / "model", rules)
+
+
+def reinforce(
+    loaded: LoadedModel,
+    source: SceneSource,
+    rules: EpisodeConfig,
+    config: GRPOConfig,
+    out: Path,
+    *,
+    max_new_tokens: int = 256,
+    token_budget: int = 2048,
+    resume: bool = False,
+    console: Console | None = None,
+) -> None:
+    """Improve a model by GRPO and save it under ``out/model``.
+
+    Args:
+        loaded: the model.
+        source: training scenes; a run goes through them in its own random order.
+        rules: of the episodes, rewards included.
+        config: of the training.
+        out: folder of the run; traces with crops are written as often as completions tables.
+        max_new_tokens: tokens of one turn.
+        token_budget: tokens of one episode.
+        resume: go on from the newest checkpoint in ``out``.
+        console: where to print.
+
+    Raises:
+        ConfigError: when a step needs more scenes than there are.
+    """
+    if config.scenes_per_step > len(source):
+        raise ConfigError(
+            f"scenes_per_step: expected at most the {len(source)} scenes there are, "
+            f"got {config.scenes_per_step}"
+        )
+    vlm = loaded.vlm
+
+    def play(step: int) -> list[RolloutGroup]:
+        every = config.completions_interval
+        watched = every > 0 and (step == 1 or step % every == 0)
+        writer = None
+        if watched:
+            writer = TraceWriter(out / "traces" / f"step_{step:06d}", source=repr(source))
+        vlm.model.eval()
+        try:
+            return collect(
+                vlm,
+                source,
+                scene_indices(step, config, len(source)),
+                config.group_size,
+                rules,
+                seed=config.seed,
+                step=step,
+                temperature=config.temperature,
+                max_new_tokens=max_new_tokens,
+                token_budget=token_budget,
+                writer=writer,
+            )
+        finally:
+            if writer is not None:
+                writer.close()
+
+    with RunLogger(
+        out,
+        config.steps,
+        print_interval=config.print_interval,
+        completions_interval=config.completions_interval,
+        console=console,
+    ) as logger:
+        trainer = GRPOTrainer(
+            vlm,
+            play,
+            config,
+            reference=_reference(vlm, config) if config.kl_weight else None,
+            logger=logger,
+            checkpoints=out / "checkpoints",
+        )
+        if resume and (out / "checkpoints").is_dir():
+            trainer.resume()
+        trainer.train()
+    save_model(vlm, out / "model", rules)
+
+
+def scene_indices(step: int, config: GRPOConfig, count: int) -> list[int]:
+    """Return the scenes of a step, all different; a pure function, so that a resume agrees.
+
+    Small sources are gone through epoch by epoch, each in its own order; huge ones are drawn from.
+
+    Args:
+        step: from 1.
+        config: gives the seed and P.
+        count: scenes there are.
+
+    Returns:
+        P indices.
+    """
+    wanted = config.scenes_per_step
+    steps_per_epoch = count // wanted
+    if count > 1_000_000:
+        first = (step - 1) * wanted
+        return [(config.seed * 1_000_003 + first + i) % count for i in range(wanted)]
+    epoch, at = divmod(step - 1, steps_per_epoch)
+    generator = torch.Generator().manual_seed(derived_seed(config.seed, "epoch", epoch))
+    order = torch.randperm(count, generator=generator)
+    return [int(i) for i in order[at * wanted : (at + 1) * wanted]]
+
+
+def measure_model(
+    vlm: VLM,
+    source: SceneSource,
+    indices: Sequence[int],
+    rules: EpisodeConfig,
+    *,
+    max_new_tokens: int,
+    token_budget: int,
+    out: Path | None = None,
+    batch_size: int = 64,
+) -> EvalResult:
+    """Evaluate a model greedily.
+
+    Args:
+        vlm: the model.
+        source: scenes.
+        indices: which of them.
+        rules: of the episodes.
+        max_new_tokens: tokens of one turn.
+        token_budget: tokens of one episode.
+        out: folder for the results, or None.
+        batch_size: episodes played together.
+
+    Returns:
+        The result.
+    """
+    policy = VLMPolicy(vlm, 0.0, max_new_tokens, token_budget, batch_size)
+    return evaluate(policy, source, indices, rules, batch_size=batch_size, out=out)
+
+
+def report_gain(before: EvalResult, after: EvalResult, out: Path, console: Console) -> None:
+    """Print two evaluations of the same scenes with their paired gain, and keep them as JSON.
+
+    Args:
+        before: of the model that training started from.
+        after: of the trained one.
+        out: folder for ``result.json``.
+        console: where to print.
+    """
+    print_results({"before": before, "after": after}, console)
+    gain = paired_gain(before, after)
+    result = {
+        "before": before.to_json(),
+        "after": after.to_json(),
+        "paired_gain": {name: asdict(gain[name]) for name in METRICS},
+    }
+    (out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    reward = gain["reward"]
+    console.print(
+        f"reward gain {reward.value:+.3f}, 95 % interval [{reward.low:+.3f}, {reward.high:+.3f}] "
+        f"over {after.n} held-out scenes"
+    )
+
+
+def _reference(vlm: VLM, config: GRPOConfig) -> Callable[[Sequence[TokenBuffer]], torch.Tensor]:
+    """Return logprobs of the policy the run started from: LoRA off, or a frozen copy."""
+    if hasattr(vlm.model, "disable_adapter"):
+
+        def without_adapter(buffers: Sequence[TokenBuffer]) -> torch.Tensor:
+            with vlm.model.disable_adapter():  # type: ignore[operator]
+                return vlm.token_logprobs(buffers, config.temperature).logprobs
+
+        return without_adapter
+    frozen = VLM(copy.deepcopy(vlm.model).requires_grad_(False).eval(), vlm.processor, vlm.autocast)
+    return lambda buffers: frozen.token_logprobs(buffers, config.temperature).logprobs

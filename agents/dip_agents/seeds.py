@@ -1,0 +1,18 @@
+"""Seeds that depend on what they are for and on nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+
+
+def derived_seed(*parts: int | str) -> int:
+    """Return a seed for one use, such as one rollout's one turn.
+
+    Args:
+        parts: what it is for: run seed, step, place in the batch, member, turn.
+
+    Returns:
+        An integer in [0, 2**63); another one for any other parts.
+    """
+    text = "/".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest()) >> 1

@@ -1,0 +1,98 @@
+"""Keep drawn scenes on disk, so that a slow source is paid for once."""
+
+from __future__ import annotations
+
+import io
+import os
+import tempfile
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from dip_env.errors import SceneError
+from dip_env.scenes.base import Scene, SceneSource
+
+
+class StoredScenes:
+    """A source that draws each scene once and reads it from a folder afterwards.
+
+    Images are kept as JPEG, so a stored scene differs from the drawn one by compression; the
+    first reading already gives the stored one, and all readings agree. Several processes may share
+    a folder.
+
+    Args:
+        source: where scenes come from at first.
+        folder: one file per scene; made when missing. Another source needs another folder.
+        quality: of the JPEG.
+
+    Raises:
+        SceneError: for a folder that holds scenes of another source, or a damaged file.
+    """
+
+    def __init__(self, source: SceneSource, folder: Path | str, quality: int = 92) -> None:
+        """Claim the folder for this source."""
+        self.source, self.folder, self.quality = source, Path(folder), quality
+        self.folder.mkdir(parents=True, exist_ok=True)
+        label, name = self.folder / "source.txt", repr(source)
+        if not label.exists():
+            label.write_text(name + "\n", encoding="utf-8")
+        if (found := label.read_text(encoding="utf-8").strip()) != name:
+            raise SceneError(f"{label}: expected {name}, got {found}; choose another folder")
+
+    def __len__(self) -> int:
+        """Return the number of scenes of the source."""
+        return len(self.source)
+
+    def __repr__(self) -> str:
+        """Name the source within."""
+        return f"StoredScenes({self.source!r})"
+
+    def __getitem__(self, index: int) -> Scene:
+        """Return a scene, drawn now if it never was."""
+        path = self.folder / f"{index:09d}.npz"
+        if not path.is_file():
+            self._store(self.source[index], path)
+        try:
+            with np.load(path, allow_pickle=False) as data:
+                held = {name: data[name] for name in data.files}
+            return Scene(
+                scene_id=str(held["scene_id"]),
+                size=(int(held["size"][0]), int(held["size"][1])),
+                boxes=held["boxes"],
+                visible_boxes=held["visible_boxes"],
+                visible_share=held["visible_share"],
+                ignore=held["ignore"],
+                labels=tuple(str(label) for label in held["labels"]),
+                load_image=partial(_decode, held["jpeg"].tobytes(), path),
+            )
+        except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
+            raise SceneError(f"{path}: expected a stored scene, got: {error}") from error
+
+    def _store(self, scene: Scene, path: Path) -> None:
+        jpeg = io.BytesIO()
+        scene.image.save(jpeg, "JPEG", quality=self.quality)
+        # Written aside and renamed: a reader or a kill never meets half a file.
+        handle, partial_name = tempfile.mkstemp(dir=self.folder, suffix=".partial")
+        with os.fdopen(handle, "wb") as file:
+            np.savez(
+                file,
+                scene_id=scene.scene_id,
+                size=scene.size,
+                boxes=scene.boxes,
+                visible_boxes=scene.visible_boxes,
+                visible_share=scene.visible_share,
+                ignore=scene.ignore,
+                labels=np.array(scene.labels, dtype=np.str_),
+                jpeg=np.frombuffer(jpeg.getvalue(), dtype=np.uint8),
+            )
+        os.replace(partial_name, path)
+
+
+def _decode(jpeg: bytes, path: Path) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(jpeg)).convert("RGB")
+    except OSError as error:
+        raise SceneError(f"{path}: jpeg: expected an image, got: {error}") from error
