@@ -6,6 +6,9 @@ from dataclasses import dataclass
 from functools import cached_property
 from math import cos, sin
 
+import numpy as np
+from numpy.typing import NDArray
+
 Point = tuple[float, float]
 Vector = tuple[float, float, float]
 
@@ -78,28 +81,9 @@ class Camera:
             (0.0, -sine, cosine),
         )
 
-    def ground_coefficients(self, metres: float, factor: float) -> tuple[float, ...]:
-        """Return Pillow's perspective coefficients from reduced pixels to ground units.
-
-        Args:
-            metres: ground metres per texture pixel.
-            factor: image pixels per pixel of the reduced image.
-
-        Returns:
-            Eight numbers for ``Image.transform(..., PERSPECTIVE)``.
-        """
+    def ground_rows(self, rows: NDArray[np.int64]) -> tuple[NDArray[np.float64], ...]:
+        """Return for image rows the ground x seen at the left edge and the ground z, metres."""
         cosine, sine = self._turn
-        width, f, h = self.size[0], self.focal, self.height
-        # x = (u - w/2) h / q and z = (f cos - (v - cy) sin) h / q with q = f sin + (v - cy) cos
-        constant = f * sine - self.centre_y * cosine
-        unit = metres * constant
-        return (
-            factor * h / unit,
-            0.0,
-            -width / 2 * h / unit,
-            0.0,
-            -factor * sine * h / unit,
-            (f * cosine + self.centre_y * sine) * h / unit,
-            0.0,
-            factor * cosine / constant,
-        )
+        down = (rows - self.centre_y) / self.focal
+        reach = self.height / np.maximum(sine + down * cosine, 1e-4)
+        return -self.size[0] / 2 / self.focal * reach, reach * (cosine - down * sine)

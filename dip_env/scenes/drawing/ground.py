@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw
 
 from dip_env.scenes.drawing.camera import Camera
@@ -203,29 +204,38 @@ def _texture(
 ) -> None:  # fmt: skip
     """Multiply the ground with its texture and shadows, at half resolution, faded where fine."""
     width, height = camera.size
-    rows = np.arange(top + 1, height, 2, dtype=np.float64)
-    tile = np.asarray(ground_tile(ground.surface))
+    rows = np.arange(top + 1, height, 2)
+    left, z = camera.ground_rows(rows)
     per_metre = SIDE / METRES[ground.surface]
-    x0, z = np.array([camera.ground(0.0, float(r)) for r in rows]).T
-    x1 = np.array([camera.ground(float(width), float(r))[0] for r in rows])
-    step = (x1 - x0) * 2 / width * per_metre  # texels per half-resolution pixel
+    step = -left * (4.0 / width) * per_metre  # texels per half-resolution pixel
     grow = np.abs(np.gradient(z)) * per_metre if len(z) > 1 else step
     keep = np.clip(3.0 / np.maximum(np.maximum(step, grow * 0.5), 1e-6), 0.0, 1.0)
-    columns = np.arange((width + 1) // 2)
-    u = (x0 * per_metre)[:, None] + step[:, None] * columns
-    u = (u.astype(np.int64) + ground.offset[0]) & (SIDE - 1)
-    v = ((z * per_metre).astype(np.int64) + ground.offset[1]) & (SIDE - 1)
-    mean = float(tile.mean())
-    weights = (keep * 256).astype(np.int32)[:, None]
-    values = tile[v[:, None], u].astype(np.int32)
-    values = (values * weights + int(mean) * (256 - weights)) >> 8
+    columns = np.arange((width + 1) // 2, dtype=np.int32)
+    # Texel positions in 1/4096: whole numbers, so that every machine picks the same texels.
+    first = ((left * per_metre) % SIDE * 4096).astype(np.int32) + (ground.offset[0] << 12)
+    u = first[:, None] + np.minimum(step * 4096, 1 << 20).astype(np.int32)[:, None] * columns
+    u >>= 12
+    u &= SIDE - 1
+    u += ((((z * per_metre) % SIDE).astype(np.int32) + ground.offset[1]) % SIDE * SIDE)[:, None]
+    tile = ground_tile(ground.surface)
+    values = np.asarray(tile).ravel()[u].astype(np.uint16)
     part = (0, top / height * shadows.height, shadows.width, shadows.height)
     cover = shadows.resize((len(columns), len(rows)), Image.Resampling.BILINEAR, box=part)
-    dim = 256 - (np.asarray(cover).astype(np.int32) * int(strength * 256) >> 8)
-    values = values * dim >> 8
+    dim = _shadow_gain(strength)[np.asarray(cover)]
+    weights = (keep * 255).astype(np.uint16)[:, None]
+    values *= weights
+    values += (255 - weights) * np.uint16(round(float(np.asarray(tile).mean())))
+    values >>= 8
+    values *= dim
+    values >>= 8
     shade = Image.fromarray(values.astype(np.uint8)).resize(
         (width, height - top), Image.Resampling.BILINEAR
     )
     region = (0, top, width, height)
     lit = ImageChops.multiply(plate.crop(region), Image.merge("RGB", (shade,) * 3))
     plate.paste(lit, region)
+
+
+def _shadow_gain(strength: float) -> NDArray[np.uint16]:
+    """Return what is left of the light, in 1/256, for every shadow cover 0..255."""
+    return (256 - np.arange(256) * strength).astype(np.uint16)

@@ -162,49 +162,56 @@ class Sketch:
         """
         if not self._shapes:
             return None
-        x0 = floor(min(x for s in self._shapes for x, _ in s[2])) - 1
-        y0 = floor(min(y for s in self._shapes for _, y in s[2])) - 1
-        width = ceil(max(x for s in self._shapes for x, _ in s[2])) + 2 - x0
-        height = ceil(max(y for s in self._shapes for _, y in s[2])) + 2 - y0
         shapes = sorted(self._shapes, key=lambda s: (s[0], s[1]))
+        points = np.array([p for s in shapes for p in s[2]])
+        ends = np.cumsum([2 * len(s[2]) for s in shapes]).tolist()
+        x0, y0 = (floor(v) - 1 for v in points.min(axis=0).tolist())
+        x1, y1 = (ceil(v) + 2 for v in points.max(axis=0).tolist())
+        size = (x1 - x0, y1 - y0)
+        mixed = any(s[0] != BODY for s in shapes) and any(s[0] == BODY for s in shapes)
+        mask = Image.new("L", (size[0] * samples, size[1] * samples), 0)
         # Inside a large sprite the shading softens every edge: colours need no subpixels there.
-        colour_samples = 1 if height > LARGE else samples
-        canvas = Image.new("RGB", (width * colour_samples, height * colour_samples), (60, 55, 52))
-        mask = Image.new("L", (width * samples, height * samples), 0)
+        coarse = size[1] > LARGE
+        canvas = Image.new("RGB", size if coarse else mask.size, (60, 55, 52))
         paint, cover = ImageDraw.Draw(canvas), ImageDraw.Draw(mask)
-        half = (samples - 1) / 2
+        half = (samples - 1) / 2 - 0.5
+        points -= (x0, y0)
+        fine = (points * samples - half).astype(np.int32).ravel().tolist()
+        flat = (points + 0.5).astype(np.int32).ravel().tolist() if coarse else fine
         body: Image.Image | None = None
-        for layer, _, outline, colour, _, _ in shapes:
+        start = 0
+        for (layer, _, _, colour, _, _), end in zip(shapes, ends, strict=True):
             if layer == FRONT and body is None:
                 body = mask.copy()
-            fine = [(int((x - x0) * samples - half + 0.5), int((y - y0) * samples - half + 0.5))
-                    for x, y in outline]  # fmt: skip
-            cover.polygon(fine, 255 if layer == BODY else 128)
-            if colour_samples == 1:
-                fine = [(int(x - x0 + 0.5), int(y - y0 + 0.5)) for x, y in outline]
-            paint.polygon(fine, (int(colour[0]), int(colour[1]), int(colour[2])))
-        image = canvas if colour_samples == 1 else canvas.reduce(samples)
+            cover.polygon(fine[start:end], 128 if mixed and layer != BODY else 255)
+            paint.polygon(flat[start:end], (int(colour[0]), int(colour[1]), int(colour[2])))
+            start = end
+        image = canvas if coarse else canvas.reduce(samples)
         if self.scale > 30:
-            shading = self._shading(shapes, (x0, y0), (width, height), texture)
+            shading = self._shading(shapes, points, ends, (x0, y0), size, texture)
             image = ImageChops.multiply(image, Image.merge("RGB", (shading,) * 3))
-        alpha = mask.point(_ANY).reduce(samples)
-        if all(s[0] != BODY for s in shapes):
-            return Sprite(image, alpha, None, None, (x0, y0))
-        own = _pixels(mask, samples)
-        full = own if body is None else _pixels(body, samples)
-        return Sprite(image, alpha, full, own, (x0, y0))
+        if mixed:
+            own = _body_pixels(mask, samples)
+            full = own if body is None else _body_pixels(body, samples)
+            return Sprite(image, mask.point(_ANY).reduce(samples), full, own, (x0, y0))
+        alpha = mask.reduce(samples)
+        seen = np.asarray(alpha) >= 128 if shapes[0][0] == BODY else None
+        return Sprite(image, alpha, seen, seen, (x0, y0))
 
     def _shading(
-        self, shapes: Sequence[Shape], origin: tuple[int, int], size: tuple[int, int],
-        texture: tuple[int, int],
+        self, shapes: Sequence[Shape], points: NDArray[np.float64], ends: Sequence[int],
+        origin: tuple[int, int], size: tuple[int, int], texture: tuple[int, int],
     ) -> Image.Image:  # fmt: skip
         """Return the brightness of every pixel: lit parts, soft edges and folds of cloth."""
         step = 2 if self.scale > 110 else 1
         layer = Image.new("L", (-(-size[0] // step), -(-size[1] // step)), 215)
         tint = ImageDraw.Draw(layer)
+        flat = (points / step + 0.5).astype(np.int32).ravel().tolist()
         x0, y0 = origin[0] - step / 2, origin[1] - step / 2
-        for _, _, outline, _, lit, shade in shapes:
-            tint.polygon([(int((x - x0) / step), int((y - y0) / step)) for x, y in outline], shade)
+        start = 0
+        for (_, _, _, _, lit, shade), end in zip(shapes, ends, strict=True):
+            tint.polygon(flat[start:end], shade)
+            start = end
             if lit is not None:
                 tint.polygon([(int((x - x0) / step), int((y - y0) / step)) for x, y in lit], 255)
         layer = layer.filter(ImageFilter.BoxBlur(max(1, int(self.scale * 0.022 / step))))
@@ -213,7 +220,7 @@ class Sketch:
         return ImageChops.multiply(layer, cloth(size, self.scale, texture))
 
 
-def _pixels(mask: Image.Image, samples: int) -> NDArray[np.bool_]:
+def _body_pixels(mask: Image.Image, samples: int) -> NDArray[np.bool_]:
     return np.asarray(mask.point(_ONLY_BODY).reduce(samples)) >= 128
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,7 +46,7 @@ def _doubled(image: Image.Image) -> Image.Image:
     return wide
 
 
-@lru_cache(maxsize=None)
+@cache
 def _cloth_tile() -> Image.Image:
     folds = _waves(11, ((10, 14, 1.0), (26, 40, 0.7), (120, 120, 0.35)))
     return _doubled(_as_image(232 + 60 * folds))
@@ -68,14 +68,14 @@ def cloth(size: tuple[int, int], scale: float, offset: tuple[int, int]) -> Image
     """
     step = min(16, max(2, round(scale / 32)))
     tile = _cloth_scaled(step)
-    if size[0] > tile.width // 2 or size[1] > tile.height // 2:
+    if size[0] >= tile.width or size[1] >= tile.height:
         return tile.resize(size, Image.Resampling.BILINEAR)
     x = offset[0] % (tile.width - size[0])
     y = offset[1] % (tile.height - size[1])
     return tile.crop((x, y, x + size[0], y + size[1]))
 
 
-@lru_cache(maxsize=None)
+@cache
 def ground_tile(kind: str) -> Image.Image:
     """Return a tileable brightness texture, mode L around 225, of SIDE x SIDE pixels.
 
@@ -103,14 +103,14 @@ def ground_tile(kind: str) -> Image.Image:
     return _as_image(value)
 
 
-@lru_cache(maxsize=None)
+@cache
 def leaves() -> Image.Image:
     """Return a foliage brightness texture, mode L, twice SIDE wide and high."""
     value = 190 + 75 * _waves(31, ((30, 30, 1.0), (70, 70, 1.0), (130, 130, 0.7)))
     return _doubled(_as_image(value))
 
 
-@lru_cache(maxsize=None)
+@cache
 def clouds() -> Image.Image:
     """Return cloud cover in 0..255, mode L, twice SIDE wide and high."""
     value = _waves(41, ((3, 5, 1.0), (7, 11, 0.7), (16, 24, 0.4), (40, 60, 0.2)))
