@@ -8,14 +8,13 @@ from typing import Any
 from dip_env.errors import ConfigError
 from dip_env.scenes.base import Scene, SceneSource
 from dip_env.scenes.coco import CocoScenes
+from dip_env.scenes.procedural import PRESETS, ProceduralCrowd
 from dip_env.scenes.toy import ToyScenes
 
-__all__ = ["CocoScenes", "Scene", "SceneSource", "ToyScenes", "make_source"]
+__all__ = ["CocoScenes", "ProceduralCrowd", "Scene", "SceneSource", "ToyScenes", "make_source"]
 
-PRESETS = ("easy", "crowd", "night", "drone", "dense")
-"""Names of procedural crowds; ``procedural`` is another word for ``crowd``."""
 SOURCES = (*PRESETS, "procedural", "coco", "toy")
-"""Every name that ``make_source`` knows."""
+"""Every name that ``make_source`` knows; ``procedural`` is another word for ``crowd``."""
 
 
 def make_source(
@@ -48,8 +47,6 @@ def make_source(
     if name == "toy":
         return ToyScenes(**kwargs)
     if name in PRESETS or name == "procedural":
-        from dip_env.scenes.procedural import ProceduralCrowd
-
         preset = "crowd" if name == "procedural" else name
         return ProceduralCrowd(preset, seed=seed, split=split, **kwargs)
     raise ConfigError(f"scenes: expected one of {', '.join(SOURCES)}, got {name!r}")
