@@ -1,0 +1,159 @@
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from dip_env.ambiguity import prior_ambiguity, sibling_ambiguity
+
+law = settings(deadline=None, max_examples=80)
+
+ONE = [0.0, 0.0, 10.0, 10.0]
+TWO = [20.0, 0.0, 30.0, 10.0]
+GHOST = [50.0, 50.0, 60.0, 60.0]
+
+corner = st.integers(0, 8).map(float)
+box = st.tuples(corner, corner, st.integers(1, 5), st.integers(1, 5)).map(
+    lambda b: (b[0], b[1], b[0] + b[2], b[1] + b[3])
+)
+box_lists = st.lists(box, max_size=6).map(lambda b: np.array(b, dtype=float).reshape(-1, 4))
+
+
+def sorted_items(items):
+    return sorted((*b, w) for b, w in zip(items.boxes.tolist(), items.weights, strict=True))
+
+
+def test_a_person_half_of_the_siblings_find_is_fully_ambiguous():
+    # Siblings of rollout 0 find person one with IoU 1, 1, 0, 0 and person two always.
+    answers = [[], [ONE, TWO], [ONE, TWO], [TWO], [TWO]]
+    items = sibling_ambiguity(answers, [ONE, TWO], [])[0]
+    np.testing.assert_array_equal(items.boxes, [ONE, TWO])
+    np.testing.assert_allclose(items.weights, [1.0, 0.0])
+
+
+def test_the_weight_is_four_times_the_variance_of_the_iou():
+    # IoU 1, 0.8 and 0.5: mean 23/30, variance (1 + .64 + .25) / 3 - (23/30)^2 = 0.0422...
+    answers = [[], [ONE], [[0, 0, 10, 8]], [[0, 0, 10, 5]]]
+    items = sibling_ambiguity(answers, [ONE], [])[0]
+    np.testing.assert_allclose(items.weights, [4 * (1.89 / 3 - (23 / 30) ** 2)])
+
+
+def test_a_hallucination_of_some_siblings_is_an_item():
+    # Two of four siblings see a ghost, one of them one pixel to the right of the other.
+    shifted = [51.0, 50.0, 61.0, 60.0]
+    answers = [[ONE], [ONE, GHOST], [ONE, shifted], [ONE], [ONE]]
+    items = sibling_ambiguity(answers, [ONE], [])[0]
+    np.testing.assert_allclose(items.boxes, [ONE, [50.5, 50, 60.5, 60]])
+    np.testing.assert_allclose(items.weights, [0.0, 4 * 0.5 * 0.5])
+    # Seen from rollout 1, one sibling of four has the ghost: 4 * 1/4 * 3/4.
+    items = sibling_ambiguity(answers, [ONE], [])[1]
+    np.testing.assert_allclose(items.boxes[1:], [shifted])
+    np.testing.assert_allclose(items.weights[1:], [0.75])
+
+
+def test_a_chain_of_overlaps_is_one_cluster_and_a_sibling_counts_once():
+    # Each neighbour at IoU 8/12, the ends at 6/14: joined by the middle. Sibling 1 has both ends.
+    left, middle, right = [0, 0, 10, 10], [2, 0, 12, 10], [4, 0, 14, 10]
+    answers = [[], [left, right], [middle], [], []]
+    items = sibling_ambiguity(answers, [], [])[0]
+    np.testing.assert_allclose(items.boxes, [middle])
+    np.testing.assert_allclose(items.weights, [1.0])
+    # Without the middle, the two ends are items of their own.
+    items = sibling_ambiguity(answers, [], [])[2]
+    np.testing.assert_allclose(items.boxes, [left, right])
+    np.testing.assert_allclose(items.weights, [0.75, 0.75])
+
+
+def test_what_lies_in_an_ignore_region_is_no_item():
+    answers = [[], [GHOST], []]
+    assert len(sibling_ambiguity(answers, [], [])[0].boxes) == 1
+    assert len(sibling_ambiguity(answers, [], [GHOST])[0].boxes) == 0
+
+
+def test_neither_repeats_nor_boxes_without_area_are_items():
+    answers = [[], [ONE, ONE, [5, 5, 5, 9]], [ONE]]
+    items = sibling_ambiguity(answers, [ONE], [])[0]
+    np.testing.assert_array_equal(items.boxes, [ONE])
+    np.testing.assert_array_equal(items.weights, [0.0])
+
+
+@law
+@given(box_lists, box_lists, box_lists, st.integers(3, 8))
+def test_identical_rollouts_leave_nothing_ambiguous(answer, truth, ignore, group):
+    # Thirds and other IoUs that floats cannot hold must not leave a trace of variance.
+    for items in sibling_ambiguity([answer] * group, truth, ignore):
+        np.testing.assert_array_equal(items.weights, 0.0)
+
+
+@law
+@given(st.lists(box_lists, min_size=3, max_size=5), box_lists, box_lists, box_lists)
+def test_an_own_answer_never_moves_the_own_items(answers, truth, ignore, other):
+    for g in range(len(answers)):
+        changed = [*answers[:g], other, *answers[g + 1 :]]
+        before = sibling_ambiguity(answers, truth, ignore)[g]
+        after = sibling_ambiguity(changed, truth, ignore)[g]
+        np.testing.assert_array_equal(before.boxes, after.boxes)
+        np.testing.assert_array_equal(before.weights, after.weights)
+
+
+@law
+@given(
+    st.lists(box_lists, min_size=3, max_size=5),
+    box_lists,
+    box_lists,
+    st.randoms(use_true_random=False),
+)
+def test_neither_the_order_of_boxes_nor_of_siblings_matters(answers, truth, ignore, rng):
+    shuffled = [np.array(rng.sample(a.tolist(), len(a))).reshape(-1, 4) for a in answers]
+    siblings = shuffled[1:]
+    rng.shuffle(siblings)
+    before = sibling_ambiguity(answers, truth, ignore)[0]
+    after = sibling_ambiguity([shuffled[0], *siblings], truth[::-1], ignore[::-1])[0]
+    np.testing.assert_allclose(sorted_items(before), sorted_items(after), atol=1e-9)
+
+
+@law
+@given(st.lists(box_lists, min_size=1, max_size=5), box_lists, box_lists)
+def test_weights_are_shares_and_items_are_boxes_with_area(answers, truth, ignore):
+    for items in sibling_ambiguity(answers, truth, ignore):
+        assert items.boxes.shape == (len(items.weights), 4)
+        assert ((items.weights >= 0) & (items.weights <= 1)).all()
+        assert (items.boxes[:, 2:] > items.boxes[:, :2]).all()
+
+
+def test_thousands_of_piled_boxes_are_one_cluster_in_bounded_time():
+    # More pairs than are held at once: five rollouts of 700 boxes, all on one spot.
+    rng = np.random.default_rng(0)
+    piles = [np.array(ONE) * 10 - rng.random((700, 4)) * 5 for _ in range(5)]
+    far = [[[500.0, 500.0, 510.0, 510.0]]]
+    start = time.process_time()
+    items = sibling_ambiguity([[], *piles, *far], [], [])
+    assert time.process_time() - start < 10
+    # Five of six siblings share the pile; one has the far box.
+    assert len(items[0].boxes) == 2
+    np.testing.assert_allclose(items[0].boxes[0], np.concatenate(piles).mean(axis=0))
+    np.testing.assert_allclose(items[0].weights, [4 * 5 / 6 / 6] * 2)
+    np.testing.assert_allclose(items[1].weights[0], 4 * 4 / 6 * 2 / 6)
+
+
+def test_the_prior_worked_by_hand():
+    # s(0) = 1/2 at a height of 16; s(2) at 32. A visible share of 0.35 halves, 1 hardly matters.
+    items = prior_ambiguity([ONE] * 3, [1.0, 0.35, 1.0], [16.0, 1e9, 32.0])
+    full, two = 1 / (1 + np.exp(-6.5)), 1 / (1 + np.exp(-2))
+    p = np.array([0.5 * full, 0.5, two * full])
+    np.testing.assert_allclose(items.weights, 4 * p * (1 - p), atol=1e-9)
+
+
+@pytest.mark.parametrize(("share", "height"), [(1.0, 200.0), (1.0, 2.0), (0.0, 200.0), (1.0, 0.0)])
+def test_the_prior_finds_the_plain_and_the_hopeless_hardly_ambiguous(share, height):
+    assert prior_ambiguity([ONE], [share], [height]).weights[0] < 0.15
+    assert prior_ambiguity([ONE], [0.9], [16.0]).weights[0] > 0.95
+
+
+@law
+@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1e5)), max_size=5))
+def test_the_prior_is_a_share(instances):
+    shares, heights = zip(*instances, strict=True) if instances else ((), ())
+    weights = prior_ambiguity([ONE] * len(instances), shares, heights).weights
+    assert ((weights >= 0) & (weights <= 1)).all()
