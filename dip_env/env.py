@@ -133,8 +133,8 @@ class DIPCrowdEnv(gymnasium.Env[Arrays, str]):
             IndexError: for a scene that the source does not have.
         """
         super().reset(seed=seed)
-        options = check_options(options, {"scene"})
-        index = pick_scene(self.source, self.np_random, options.get("scene"))
+        wanted = check_options(options, {"scene"}).get("scene")
+        index = pick_scene(self.source, self.np_random, wanted)
         self.episode = Episode(self.source[index], self.config, index)
         return observe(self.episode), info_of(self.episode)
 
@@ -157,7 +157,7 @@ class DIPCrowdEnv(gymnasium.Env[Arrays, str]):
         info = info_of(episode, turn.info)
         return observe(episode), turn.reward, turn.terminated, turn.truncated, info
 
-    def render(self) -> NDArray[np.uint8] | str | None:  # type: ignore[override]
+    def render(self) -> NDArray[np.uint8] | str | None:
         """Return a picture of the episode, its transcript, or None without a render mode."""
         if self.render_mode is None:
             gymnasium.logger.warn("render() was called without a render_mode; set it in make().")

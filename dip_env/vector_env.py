@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from gymnasium.error import ResetNeeded
@@ -119,24 +119,26 @@ class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
             IndexError: for a scene that the source does not have.
             ResetNeeded: for a mask before the first reset.
         """
-        count = len(self.groups)
-        options = check_options(options, {"scene", "reset_mask"})
-        chosen = (
-            self._groups_in(options["reset_mask"]) if "reset_mask" in options else [True] * count
-        )
-        if None in [g for g, reset in zip(self.groups, chosen, strict=True) if not reset]:
+        wishes = check_options(options, {"scene", "reset_mask"})
+        chosen = np.ones(len(self.groups), bool)
+        if "reset_mask" in wishes:
+            chosen = self._groups_in(wishes["reset_mask"])
+        if any(group is None for group, new in zip(self.groups, chosen, strict=True) if not new):
             raise ResetNeeded("expected a reset of all groups before one with a reset_mask")
-        seeds = [None if seed is None else seed + p for p in range(count)] if _one(seed) else seed
-        scenes = [options.get("scene")] * count if _one(options.get("scene")) else options["scene"]
-        for name, values in (("seed", seeds), ("scene", scenes)):
-            if len(values) != count:
-                raise ConfigError(f"{name}: expected one or {count} per group, got {len(values)}")
-        super().reset(seed=seed if isinstance(seed, int) else None)
-        infos: dict[str, Any] = {}
-        for p in np.flatnonzero(chosen):
+        scenes = self._per_group("scene", wishes.get("scene"))
+        seeds = self._per_group("seed", seed)
+        if seed is not None and not isinstance(seed, Sequence):
+            seeds = [seed + p for p in range(len(self.groups))]
+            super().reset(seed=seed)
+        starting = np.flatnonzero(chosen).tolist()
+        for p in starting:
             if seeds[p] is not None:
-                self._rngs[p] = seeding.np_random(int(seeds[p]))[0]
-            self._start(p, scenes[p], infos)
+                self._rngs[p] = seeding.np_random(seeds[p])[0]
+        # All are picked before any starts, so that a wrong index leaves every group as it was.
+        indices = [pick_scene(self.source, self._rngs[p], scenes[p]) for p in starting]
+        infos: dict[str, Any] = {}
+        for p, index in zip(starting, indices, strict=True):
+            self._start(p, index, infos)
         return self._observations(), infos
 
     def step(
@@ -163,7 +165,7 @@ class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
         infos: dict[str, Any] = {}
         for p, group in enumerate(groups):
             if group.done:
-                self._start(p, None, infos)
+                self._start(p, pick_scene(self.source, self._rngs[p]), infos)
                 continue
             first = p * self.group_size
             turns = group.step(actions[first : first + self.group_size])
@@ -192,9 +194,8 @@ class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
             for g, episode in enumerate(group.episodes)
         )
 
-    def _start(self, p: int, scene: Any, infos: dict[str, Any]) -> None:
-        """Put group p on a new scene and add the infos of its members."""
-        index = pick_scene(self.source, self._rngs[p], scene)
+    def _start(self, p: int, index: int, infos: dict[str, Any]) -> None:
+        """Put group p on a scene and add the infos of its members."""
         group = EpisodeGroup(self.source[index], self.config, self.group_size, index)
         self.groups[p] = group
         for i, episode in enumerate(group.episodes, start=p * self.group_size):
@@ -224,8 +225,18 @@ class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
             if not episode.done and not isinstance(action, str):
                 raise TypeError(f"actions[{i}]: expected str, got {type(action).__name__}")
 
-    def _groups_in(self, mask: Any) -> list[bool]:
-        """Return which groups a reset mask covers; it may not split one, nor cover none."""
+    def _per_group(self, name: str, value: Any) -> list[Any]:
+        """Return one value per group from one for all or P of them."""
+        if np.ndim(value) == 0:
+            return [value] * len(self.groups)
+        if len(value) != len(self.groups):
+            raise ConfigError(
+                f"{name}: expected one or {len(self.groups)}, one per group, got {len(value)}"
+            )
+        return list(value)
+
+    def _groups_in(self, mask: Any) -> Flags:
+        """Return which groups a reset mask covers, (P,); it may not split one, nor cover none."""
         mask = np.asarray(mask)
         if mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
             raise ConfigError(
@@ -240,18 +251,14 @@ class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
             )
         if not mask.any():
             raise ConfigError("reset_mask: expected at least one True, got none")
-        return rows.all(axis=1).tolist()
+        return rows.all(axis=1)
 
     def _observations(self) -> Arrays:
         """Return the batched observations as fresh arrays."""
         single = [observe(episode) for group in self._started() for episode in group.episodes]
         space = self.single_observation_space
-        return concatenate(space, single, create_empty_array(space, self.num_envs, np.empty))
-
-
-def _one(value: Any) -> bool:
-    """Return True for one value (or None) where one per group may stand, too."""
-    return value is None or np.ndim(value) == 0
+        out = create_empty_array(space, self.num_envs, np.empty)
+        return cast(Arrays, concatenate(space, single, cast(Arrays, out)))
 
 
 def _checked_mode(mode: str | AutoresetMode) -> AutoresetMode:

@@ -193,7 +193,7 @@ def test_a_wrong_call_leaves_every_group_as_it_was():
         envs.step("abcd")
     with pytest.raises(TypeError, match=r"actions\[3\]: expected str, got NoneType"):
         envs.step((EMPTY, EMPTY, EMPTY, None))
-    with pytest.raises(ConfigError, match="scene: expected one or 2 per group, got 3"):
+    with pytest.raises(ConfigError, match="scene: expected one or 2, one per group, got 3"):
         envs.reset(options={"scene": [0, 1, 2]})
     assert all(episode.turn == 0 for group in envs.groups for episode in group.episodes)
 
