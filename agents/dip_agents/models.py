@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from dip_agents.tiny.model import build_tiny
 from dip_agents.vlm import VLM
@@ -95,7 +96,32 @@ def load_model(
                 if not parameter.requires_grad:
                     parameter.data = parameter.data.to(compute)
     vlm = VLM(model.to(place).eval(), processor, compute)
-    return LoadedModel(vlm, rules or _family_rules(vlm), trained)
+    return LoadedModel(vlm, rules or _family_rules(vlm.core.config), trained)
+
+
+def rules_of(name: str) -> EpisodeConfig:
+    """Return the episode rules of a model without loading its weights.
+
+    Args:
+        name: as for ``load_model``.
+
+    Returns:
+        The rules it was taught under, or fitting defaults of its family.
+
+    Raises:
+        ConfigError: when there is no such model.
+    """
+    folder = BUNDLED if name == "tiny" else Path(name)
+    if (folder / RULES_FILE).is_file():
+        return read_rules(folder / RULES_FILE)
+    if name in ("tiny", "tiny-untrained"):
+        return TINY_RULES
+    _check_name(name)
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise _no_model(name, error) from error
+    return _family_rules(config)
 
 
 def save_model(vlm: VLM, folder: Path | str, rules: EpisodeConfig, *, half: bool = False) -> Path:
@@ -185,17 +211,26 @@ def _compute_dtype(name: DtypeName, device: torch.device) -> torch.dtype | None:
 
 
 def _from_pretrained(name: Path | str) -> tuple[Any, Any, EpisodeConfig | None]:
-    from transformers import AutoModelForImageTextToText, AutoProcessor
-
+    _check_name(str(name))
     try:
         processor = AutoProcessor.from_pretrained(name)
         model = AutoModelForImageTextToText.from_pretrained(name, dtype=torch.float32)
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"model: expected tiny, tiny-untrained, a folder or a hub name, got {name!r}: {error}"
-        ) from error
+        raise _no_model(name, error) from error
     rules = Path(name) / RULES_FILE
     return model, processor, read_rules(rules) if rules.is_file() else None
+
+
+def _check_name(name: str) -> None:
+    """Refuse at once what can be no hub name, instead of asking a network for it."""
+    if not Path(name).is_dir() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
+        raise _no_model(name, "no such folder")
+
+
+def _no_model(name: Path | str, reason: object) -> ConfigError:
+    return ConfigError(
+        f"model: expected tiny, tiny-untrained, a folder or a hub name, got {str(name)!r}: {reason}"
+    )
 
 
 def _with_lora(model: Any, rank: int, seed: int) -> Any:
@@ -219,13 +254,12 @@ def _merged_state(vlm: VLM) -> dict[str, torch.Tensor]:
     return merged
 
 
-def _family_rules(vlm: VLM) -> EpisodeConfig:
+def _family_rules(config: Any) -> EpisodeConfig:
     """Return rules that fit a model family: its patch multiple and its coordinates."""
-    multiple = vlm.chat.patch * vlm.chat.merge
-    relative = vlm.core.config.model_type.startswith("qwen3")
+    vision = config.vision_config
+    multiple = int(vision.patch_size * vision.spatial_merge_size)
+    relative = config.model_type.startswith("qwen3")
     return EpisodeConfig(
         size_multiple=multiple,
-        view_size=448 // multiple * multiple,
-        crop_size=224 // multiple * multiple,
         coordinate_format="norm1000" if relative else "pixel",
     )

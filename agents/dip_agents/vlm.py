@@ -116,7 +116,7 @@ class VLM:
         found = self.model.load_state_dict(state, strict=whole)
         if found.unexpected_keys:
             raise RuntimeError(
-                f"state: expected names of this model, got {found.unexpected_keys[0]}"
+                f"state: expected names of this model, got {found.unexpected_keys[0]!r}"
             )
 
     def precision(self) -> AbstractContextManager[Any]:

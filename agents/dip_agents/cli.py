@@ -1,0 +1,404 @@
+"""The ``dip`` command: every run of the library from the shell."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+from rich.console import Console
+
+from dip_agents.audit import audit_main
+from dip_agents.evaluate import evaluate, print_results
+from dip_agents.grpo_config import GRPOConfig
+from dip_agents.models import DeviceName, DtypeName, load_model, rules_of
+from dip_agents.oracle import OraclePolicy
+from dip_agents.policy import Policy
+from dip_agents.recipes import measure_model, reinforce, report_gain, teach
+from dip_agents.scripted import GridScanPolicy, RandomPolicy
+from dip_agents.sft import SFTConfig
+from dip_agents.vlm_policy import VLMPolicy
+from dip_env.config import EpisodeConfig
+from dip_env.errors import ConfigError, DipError
+from dip_env.scenes import make_source
+from dip_env.scenes.augmented import AugmentedScenes
+from dip_env.scenes.base import SceneSource
+from dip_env.scenes.contact_sheet import contact_sheet
+from dip_env.scenes.stored import StoredScenes
+
+TINY_GRPO = GRPOConfig(steps=60, learning_rate=1e-4, checkpoint_interval=20)
+"""GRPO settings of the tiny model: all weights learn, a few minutes on two CPU cores."""
+TINY_SFT = SFTConfig(steps=1900, coordinate_sigma=1.5, dense_weight=1.0)
+"""Teaching a tiny model from random weights."""
+
+Rules = Annotated[EpisodeConfig, tyro.conf.OmitArgPrefixes]
+Flat = tyro.conf.OmitArgPrefixes
+
+
+@dataclass(frozen=True)
+class SceneArgs:
+    """Where scenes come from."""
+
+    scenes: str = "easy"
+    """A procedural preset (easy, crowd, night, drone, dense) or a reader (coco)."""
+    root: Path | None = None
+    """Folder of the data, for readers."""
+    scene_seed: int = 0
+    """Seed of a procedural source."""
+
+    def open(self, split: str) -> SceneSource:
+        """Open one split of the source."""
+        return make_source(self.scenes, self.root, split, self.scene_seed)
+
+
+@dataclass(frozen=True)
+class ModelArgs:
+    """Which model, and where it runs."""
+
+    model: str = "tiny"
+    """tiny (bundled), tiny-untrained, a folder, or a hub name."""
+    device: DeviceName = "auto"
+    """auto takes the GPU when there is one."""
+    dtype: DtypeName = "auto"
+    """Of matrix products; auto is bfloat16 where the hardware has it."""
+    max_new_tokens: int = 256
+    """Tokens of one turn."""
+    token_budget: int = 2048
+    """Tokens of one episode, prompt and images included."""
+
+
+@dataclass(frozen=True)
+class Train:
+    """Improve a policy by GRPO and measure the gain on held-out scenes."""
+
+    source: Annotated[SceneArgs, Flat] = field(default_factory=SceneArgs)
+    policy: Annotated[ModelArgs, Flat] = field(default_factory=ModelArgs)
+    rules: Annotated[EpisodeConfig, Flat] = field(default_factory=EpisodeConfig)
+    grpo: Annotated[GRPOConfig, Flat] = field(default_factory=GRPOConfig)
+    lora_rank: int = 0
+    """Above 0 only a LoRA of that rank on the language part learns."""
+    demonstrations: int = 16000
+    """Oracle demonstrations an untrained model is taught before GRPO."""
+    eval_scenes: int = 256
+    """Held-out scenes for the measurement before and after; 0 for none."""
+    out: Path = Path("runs/train")
+    """Folder of the run."""
+    resume: bool = False
+    """Go on from the newest checkpoint in the folder."""
+
+
+@dataclass(frozen=True)
+class Sft:
+    """Teach a model from oracle demonstrations."""
+
+    source: Annotated[SceneArgs, Flat] = field(default_factory=SceneArgs)
+    policy: Annotated[ModelArgs, Flat] = field(
+        default_factory=lambda: ModelArgs(model="tiny-untrained")
+    )
+    rules: Annotated[EpisodeConfig, Flat] = field(default_factory=EpisodeConfig)
+    sft: Annotated[SFTConfig, Flat] = field(default_factory=SFTConfig)
+    lora_rank: int = 0
+    """Above 0 only a LoRA of that rank on the language part learns."""
+    n: int = 10000
+    """Different scenes."""
+    views: int = 6
+    """Views of each scene: itself, and mirrored windows of it."""
+    store: Path | None = None
+    """Folder that keeps drawn scenes; without it every epoch draws them again."""
+    out: Path = Path("runs/sft")
+    """Folder of the run."""
+    resume: bool = False
+    """Go on from the newest checkpoint in the folder."""
+
+
+@dataclass(frozen=True)
+class Evaluate:
+    """Play a policy on held-out scenes and write metrics, detections and traces."""
+
+    source: Annotated[SceneArgs, Flat] = field(default_factory=SceneArgs)
+    model: Annotated[ModelArgs, Flat] = field(default_factory=ModelArgs)
+    rules: Annotated[EpisodeConfig, Flat] = field(default_factory=EpisodeConfig)
+    policy: Literal["model", "random", "grid", "oracle"] = "model"
+    """Who plays: the model, or a scripted policy."""
+    split: str = "val"
+    """Which part of the source."""
+    n: int = 256
+    """Scenes, from the first on; at most those there are."""
+    group_size: int = 1
+    """Rollouts of each scene; from 3 on the look term reads the siblings."""
+    temperature: float = 0.0
+    """Of the model; 0 is greedy."""
+    batch_size: int = 64
+    """Episodes played together."""
+    seed: int = 0
+    """Of sampling and of the bootstrap."""
+    out: Path | None = None
+    """Folder for metrics.json, detections.json, truth.json and traces."""
+
+
+@dataclass(frozen=True)
+class Audit:
+    """Play adversaries against a reward; exits with 1 when one of them wins."""
+
+    source: Annotated[SceneArgs, Flat] = field(default_factory=lambda: SceneArgs(scenes="crowd"))
+    rules: Annotated[EpisodeConfig, Flat] = field(default_factory=EpisodeConfig)
+    n: int = 16
+    """Scenes."""
+    seed: int = 0
+    """Of the adversaries."""
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Print what a source holds and draw a contact sheet with its boxes."""
+
+    source: Annotated[SceneArgs, Flat] = field(default_factory=SceneArgs)
+    split: str = "train"
+    """Which part of the source."""
+    n: int = 12
+    """Scenes on the sheet."""
+    first: int = 0
+    """Number of the first of them."""
+    columns: int = 4
+    """Scenes in a row."""
+    out: Path = Path("runs/scenes.png")
+    """The sheet."""
+
+
+Command = Train | Sft | Evaluate | Audit | Scenes
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with 0, with 1 when an audit fails, with 2 on bad input.
+
+    Args:
+        arguments: instead of those of the process.
+    """
+    console = Console()
+    given = sys.argv[1:] if arguments is None else list(arguments)
+    try:
+        command = parse(given)
+        sys.exit(run(command, console))
+    except DipError as error:
+        print(f"dip: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+def parse(arguments: Sequence[str]) -> Command:
+    """Read arguments; defaults that depend on the model are those of the model named there.
+
+    Args:
+        arguments: without the program's name.
+
+    Returns:
+        The command with its settings.
+    """
+    name = _named(arguments, "--model")
+    rules = rules_of(name) if name else None
+    tiny = name is None or name.startswith("tiny")
+    taught = rules or rules_of("tiny")
+    small = ModelArgs(model=name or "tiny")
+    if tiny:
+        small = replace(small, max_new_tokens=160, token_budget=640)
+    commands: dict[str, Any] = {
+        "train": Train(policy=small, rules=taught, grpo=TINY_GRPO if tiny else GRPOConfig()),
+        "sft": Sft(
+            policy=replace(small, model=name or "tiny-untrained"),
+            rules=taught,
+            sft=TINY_SFT if tiny else SFTConfig(learning_rate=1e-5),
+        ),
+        "evaluate": Evaluate(model=small, rules=taught),
+        "audit": Audit(),
+        "scenes": Scenes(),
+    }
+    found: Command = tyro.extras.subcommand_cli_from_dict(
+        {key: _returning(value) for key, value in commands.items()},
+        prog="dip",
+        description="Teach multimodal models to look before they answer in crowded scenes.",
+        args=list(arguments),
+    )
+    return found
+
+
+def run(command: Command, console: Console) -> int:
+    """Run one command.
+
+    Args:
+        command: its settings.
+        console: where to print.
+
+    Returns:
+        The exit code.
+    """
+    if isinstance(command, Train):
+        return _train(command, console)
+    if isinstance(command, Sft):
+        return _sft(command, console)
+    if isinstance(command, Evaluate):
+        return _evaluate(command, console)
+    if isinstance(command, Audit):
+        return audit_main(
+            command.source.open("val"), command.rules, command.n, command.seed, console
+        )
+    return _scenes(command, console)
+
+
+def _returning(default: Any) -> Callable[..., Any]:
+    """Wrap a default instance as the function tyro wants per subcommand."""
+    kind = type(default)
+
+    def build(settings: Any) -> Any:
+        return settings
+
+    build.__doc__ = kind.__doc__
+    build.__annotations__ = {
+        "settings": Annotated[kind, tyro.conf.OmitArgPrefixes],
+        "return": kind,
+    }
+    build.__defaults__ = (default,)
+    return build
+
+
+def _named(arguments: Sequence[str], flag: str) -> str | None:
+    for at, argument in enumerate(arguments):
+        if argument == flag and at + 1 < len(arguments):
+            return arguments[at + 1]
+        if argument.startswith(f"{flag}="):
+            return argument.partition("=")[2]
+    return None
+
+
+def _train(args: Train, console: Console) -> int:
+    loaded = load_model(
+        args.policy.model,
+        device=args.policy.device,
+        dtype=args.policy.dtype,
+        lora_rank=args.lora_rank,
+        seed=args.grpo.seed,
+    )
+    limits = {
+        "max_new_tokens": args.policy.max_new_tokens,
+        "token_budget": args.policy.token_budget,
+    }
+    train, held_out = args.source.open("train"), args.source.open("val")
+    indices = range(min(args.eval_scenes, len(held_out)))
+    args.out.mkdir(parents=True, exist_ok=True)
+    if not loaded.trained and args.demonstrations:
+        console.print(f"random weights: teaching {args.demonstrations} demonstrations first")
+        config = replace(TINY_SFT, steps=max(1, args.demonstrations // TINY_SFT.batch_size))
+        teach(
+            loaded,
+            train,
+            args.rules,
+            config,
+            args.demonstrations,
+            args.out / "warm_up",
+            resume=args.resume,
+            console=console,
+        )
+    before = None
+    if indices:
+        if args.source.root is not None:
+            console.print(f"evaluating on {len(indices)} scenes of {held_out!r}")
+        before = measure_model(
+            loaded.vlm, held_out, indices, args.rules, **limits, out=args.out / "before"
+        )
+        print_results({"before": before}, console)
+    reinforce(
+        loaded,
+        train,
+        args.rules,
+        args.grpo,
+        args.out,
+        **limits,
+        resume=args.resume,
+        console=console,
+    )
+    if before is not None:
+        after = measure_model(
+            loaded.vlm, held_out, indices, args.rules, **limits, out=args.out / "after"
+        )
+        report_gain(before, after, args.out, console)
+    console.print(f"model, logs, traces and completions are in {args.out}")
+    return 0
+
+
+def _sft(args: Sft, console: Console) -> int:
+    loaded = load_model(
+        args.policy.model,
+        device=args.policy.device,
+        dtype=args.policy.dtype,
+        lora_rank=args.lora_rank,
+        seed=args.sft.seed,
+    )
+    source = args.source.open("train")
+    if args.store is not None:
+        source = StoredScenes(source, args.store)
+    views = AugmentedScenes(source, args.n, args.views)
+    teach(
+        loaded,
+        views,
+        args.rules,
+        args.sft,
+        len(views),
+        args.out,
+        resume=args.resume,
+        console=console,
+    )
+    console.print(f"the model is in {args.out / 'model'}")
+    return 0
+
+
+def _evaluate(args: Evaluate, console: Console) -> int:
+    source = args.source.open(args.split)
+    policy: Policy
+    if args.policy == "model":
+        vlm = load_model(args.model.model, device=args.model.device, dtype=args.model.dtype).vlm
+        policy = VLMPolicy(
+            vlm,
+            args.temperature,
+            args.model.max_new_tokens,
+            args.model.token_budget,
+            args.batch_size,
+        )
+    elif args.policy == "oracle":
+        policy = OraclePolicy(source, args.rules)
+    else:
+        policy = {"random": RandomPolicy, "grid": GridScanPolicy}[args.policy](args.rules)
+    result = evaluate(
+        policy,
+        source,
+        range(min(args.n, len(source))),
+        args.rules,
+        group_size=args.group_size,
+        batch_size=args.batch_size,
+        out=args.out,
+        seed=args.seed,
+    )
+    print_results({args.policy: result}, console)
+    return 0
+
+
+def _scenes(args: Scenes, console: Console) -> int:
+    source = args.source.open(args.split)
+    indices = range(args.first, min(args.first + args.n, len(source)))
+    if not indices:
+        raise ConfigError(f"first: expected under {len(source)}, got {args.first}")
+    scenes = [source[index] for index in indices]
+    heights = [float(h) for s in scenes for h in s.truth[:, 3] - s.truth[:, 1]]
+    summary = {
+        "scenes": len(scenes),
+        "people": sum(len(scene.truth) for scene in scenes),
+        "ignored": sum(len(scene.ignore_boxes) for scene in scenes),
+        "people_per_scene": [len(scene.truth) for scene in scenes],
+        "height_px": [round(min(heights)), round(max(heights))] if heights else [],
+    }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
+    contact_sheet(source, indices, columns=args.columns).save(args.out)
+    console.print_json(json.dumps(summary))
+    console.print(f"contact sheet: {args.out}")
+    return 0

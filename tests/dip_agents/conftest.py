@@ -1,0 +1,56 @@
+"""Tiny models that several test files share; building one takes a moment."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from dip_agents.models import tiny_texts
+from dip_agents.tiny.model import Family, build_tiny
+from dip_agents.vlm import VLM
+from dip_env.config import EpisodeConfig
+
+
+def _loud(model: Any) -> None:
+    """Spread the logits (std about 8): with the default initialisation errors would hide."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.ndim > 1 and "embed_tokens" not in name:
+                parameter.mul_(3.0)
+        model.model.language_model.norm.weight.mul_(32.0)
+
+
+@pytest.fixture(scope="session")
+def micro() -> Callable[[Family], VLM]:
+    """Return a function that gives the shared micro model of a family; do not change it."""
+    made: dict[str, VLM] = {}
+
+    def get(family: Family = "qwen3_vl") -> VLM:
+        if family not in made:
+            model, processor = build_tiny(tiny_texts(), family=family, size="micro")
+            _loud(model)
+            made[family] = VLM(model, processor)
+        return made[family]
+
+    return get
+
+
+@pytest.fixture
+def fresh_micro() -> Callable[[], VLM]:
+    """Return a function that builds a new micro model, always the same one."""
+
+    def build() -> VLM:
+        model, processor = build_tiny(tiny_texts(), size="micro")
+        return VLM(model, processor)
+
+    return build
+
+
+@pytest.fixture
+def brief_rules() -> EpisodeConfig:
+    return EpisodeConfig(
+        view_size=128, crop_size=64, max_looks=1, max_regions=2, max_turns=3, brief=True
+    )

@@ -1,0 +1,81 @@
+import pytest
+import torch
+
+from dip_agents.rollouts import collect
+from dip_agents.seeds import derived_seed
+from dip_env.group import EpisodeGroup
+from dip_wrappers.traces import TraceWriter, load_traces
+
+
+def play(vlm, toy, rules, **changes):
+    settings = {"seed": 0, "max_new_tokens": 24, "token_budget": 260} | changes
+    return collect(vlm, toy, [0, 1], 3, rules, **settings)
+
+
+def test_buffers_hold_what_was_said_and_the_rewards_of_the_environment(micro, toy, brief_rules):
+    vlm = micro("qwen3_vl")
+    for group in play(vlm, toy, brief_rules):
+        replay = EpisodeGroup(toy[group.scene_index], brief_rules, 3)
+        said = []
+        for rollout in group.rollouts:
+            buffer = rollout.buffer
+            assert buffer.ids.count(vlm.image_token_id) == sum(i.tokens for i in buffer.images)
+            turns = [m["text"] for m in rollout.info["transcript"] if m["role"] == "assistant"]
+            spoken = vlm.chat.text(
+                [i for i, m in zip(buffer.ids, buffer.loss_mask, strict=True) if m]
+            )
+            assert spoken == "".join(turns)
+            said.append(turns)
+        while not replay.done:
+            turns = replay.step([texts.pop(0) if texts else None for texts in said])
+        assert [r.reward for r in group.rollouts] == [turn.reward for turn in turns]
+
+
+@torch.no_grad()
+def test_sampler_and_trainer_speak_of_the_same_distribution(micro, toy, brief_rules):
+    vlm = micro("qwen3_vl")
+    buffers = [r.buffer for g in play(vlm, toy, brief_rules) for r in g.rollouts]
+    out = vlm.token_logprobs(buffers)
+    for row, buffer in enumerate(buffers):
+        for t, sampled in enumerate(buffer.loss_mask):
+            if sampled:
+                assert buffer.logprobs[t] == pytest.approx(float(out.logprobs[row, t]), abs=1e-4)
+
+
+def test_the_same_seed_and_step_say_the_same_and_members_differ(micro, toy, brief_rules):
+    vlm = micro("qwen3_vl")
+    first, again = play(vlm, toy, brief_rules), play(vlm, toy, brief_rules)
+    other = play(vlm, toy, brief_rules, step=1)
+    ids = [[r.buffer.ids for g in groups for r in g.rollouts] for groups in (first, again, other)]
+    assert ids[0] == ids[1] != ids[2]
+    assert first[0].rollouts[0].buffer.ids != first[0].rollouts[1].buffer.ids
+
+
+def test_an_observation_without_room_ends_the_episode_before_it_is_appended(
+    micro, toy, brief_rules
+):
+    vlm = micro("qwen3_vl")
+    prompt = len(play(vlm, toy, brief_rules)[0].rollouts[0].buffer.ids)
+    tight = play(vlm, toy, brief_rules, token_budget=60)
+    assert prompt > 60
+    for rollout in (r for g in tight for r in g.rollouts):
+        assert rollout.info["ending"] == "token_budget"
+        assert len(rollout.buffer) <= 60
+        assert rollout.buffer.loss_mask[-1] == 1  # the last thing in it was said by the policy
+        assert rollout.info["turns"] == 1
+
+
+def test_traces_are_written_with_the_rollouts(micro, toy, brief_rules, tmp_path):
+    with TraceWriter(tmp_path, source="toy") as writer:
+        groups = play(micro("qwen3_vl"), toy, brief_rules, writer=writer)
+    traces = load_traces(tmp_path)
+    assert len(traces) == 6
+    assert all(trace.ended for trace in traces)
+    assert sorted(t.reward for t in traces) == sorted(r.reward for g in groups for r in g.rollouts)
+
+
+def test_seeds_differ_in_every_part():
+    seeds = {derived_seed(a, b, c) for a in range(4) for b in range(4) for c in range(4)}
+    assert len(seeds) == 64
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    assert derived_seed(1, 23) != derived_seed(12, 3)

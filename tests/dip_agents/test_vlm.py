@@ -1,0 +1,132 @@
+import numpy as np
+import pytest
+import torch
+
+from dip_agents.token_buffer import PlaceholderError, TokenBuffer
+from dip_agents.vlm import VLM
+from dip_env.episode import Message
+
+FAMILIES = ["qwen3_vl", "qwen2_5_vl"]
+
+
+def picture(vlm, columns, rows, seed):
+    side = vlm.chat.patch * vlm.chat.merge
+    rng = np.random.default_rng(seed)
+    return rng.integers(0, 256, (rows * side, columns * side, 3), dtype=np.uint8)
+
+
+@pytest.fixture(params=FAMILIES)
+def talk(request, micro):
+    """Ragged conversations with zero to two crops, none of them square."""
+    vlm = micro(request.param)
+    buffers = []
+    for b, crops in enumerate([0, 1, 2]):
+        buffer = TokenBuffer(vlm.image_token_id)
+        buffer.append_env(
+            *vlm.chat.opening([Message("user", "Find", (picture(vlm, 4 + b, 3, b),))])
+        )
+        ids = vlm.chat.policy_ids("<think>2 people.</think>" * (b + 1))
+        buffer.append_policy(ids, [0.0] * len(ids))
+        images = tuple(picture(vlm, 1 + k, 2, 10 * b + k) for k in range(crops))
+        buffer.append_env(*vlm.chat.reply(Message("user", "Crop", images)))
+        ids = vlm.chat.policy_ids("<answer>[[1,2,30,40]]</answer>")
+        buffer.append_policy(ids, [0.0] * len(ids))
+        buffers.append(buffer)
+    return vlm, buffers
+
+
+def stock_logits(vlm, buffer):
+    """Logits of the public forward of transformers on one row."""
+    ids = torch.tensor([buffer.ids])
+    return vlm.model(
+        input_ids=ids,
+        mm_token_type_ids=(ids == vlm.image_token_id).long(),
+        pixel_values=torch.from_numpy(np.concatenate([i.patches for i in buffer.images])),
+        image_grid_thw=torch.tensor([i.grid for i in buffer.images]),
+    ).logits[0]
+
+
+def test_positions_equal_get_rope_index(talk):
+    vlm, buffers = talk
+    for buffer in buffers:
+        ids = torch.tensor([buffer.ids])
+        expected, delta = vlm.model.model.get_rope_index(
+            ids,
+            mm_token_type_ids=(ids == vlm.image_token_id).long(),
+            image_grid_thw=torch.tensor([i.grid for i in buffer.images]),
+        )
+        places, after = vlm.positions(buffer.ids, buffer.images)
+        np.testing.assert_array_equal(places, expected[:, 0].numpy())
+        assert after == len(buffer) + int(delta)
+
+
+@torch.no_grad()
+def test_logprobs_of_a_ragged_batch_equal_the_stock_forward_of_each_row(talk):
+    vlm, buffers = talk
+    out = vlm.token_logprobs(buffers, temperature=0.7)
+    for row, buffer in enumerate(buffers):
+        logits = stock_logits(vlm, buffer) / 0.7 + vlm._ban
+        assert logits[:, logits[0].isfinite()].std() > 4  # so that an error would show
+        expected = torch.log_softmax(logits, -1)
+        for t, sampled in enumerate(buffer.loss_mask):
+            assert bool(out.mask[row, t]) == bool(sampled)
+            if sampled:
+                assert out.logprobs[row, t] == pytest.approx(
+                    float(expected[t - 1, buffer.ids[t]]), abs=2e-4
+                )
+                p = expected[t - 1].exp()
+                entropy = -float((p * expected[t - 1].clamp(min=-1e9)).sum())
+                assert out.entropy[row, t] == pytest.approx(entropy, abs=2e-4)
+    assert not out.mask[:, 0].any()
+
+
+@torch.no_grad()
+def test_changing_the_label_of_a_masked_token_changes_nothing_but_its_id_is_context(talk):
+    vlm, buffers = talk
+    base = vlm.token_logprobs(buffers[:1])
+    changed = buffers[0].copy()
+    at = changed.loss_mask.index(1) - 2  # an environment token right before the policy speaks
+    changed.ids[at] += 1
+    other = vlm.token_logprobs([changed])
+    assert torch.equal(base.mask, other.mask)
+    assert not torch.allclose(base.logprobs, other.logprobs, atol=1e-3)
+    assert float(base.logprobs[0, at]) == 0.0
+
+
+def test_every_weight_gets_a_gradient(talk):
+    vlm, buffers = talk
+    vlm.model.zero_grad()
+    vlm.token_logprobs(buffers).logprobs.sum().backward()
+    silent = [n for n, p in vlm.model.named_parameters() if p.grad is None or not p.grad.any()]
+    vlm.model.zero_grad(set_to_none=True)
+    assert silent == []
+
+
+@torch.no_grad()
+def test_padding_does_not_move_a_logprob(talk):
+    vlm, buffers = talk
+    alone = vlm.token_logprobs(buffers[:1]).logprobs
+    together = vlm.token_logprobs(buffers).logprobs[:1, : alone.shape[1]]
+    torch.testing.assert_close(alone, together, atol=1e-4, rtol=0)
+
+
+def test_a_missing_image_is_noticed(talk):
+    vlm, buffers = talk
+    broken = buffers[1].copy()
+    broken.images.pop()
+    with pytest.raises((PlaceholderError, StopIteration)):
+        vlm.hidden([broken])
+
+
+def test_a_lora_checkpoint_holds_the_adapter_only_and_comes_back(fresh_micro):
+    from dip_agents.models import _with_lora
+
+    vlm = fresh_micro()
+    lora = VLM(_with_lora(vlm.model, 2, seed=0), vlm.processor)
+    state = lora.state_dict()
+    assert state and all("lora_" in name and "visual" not in name for name in state)
+    zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
+    lora.load_state_dict(zeros)
+    assert all(not tensor.any() for tensor in lora.state_dict().values())
+    with pytest.raises(RuntimeError, match="expected names of this model, got 'nobody'"):
+        lora.load_state_dict({"nobody": torch.zeros(1)})
