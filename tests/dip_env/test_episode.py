@@ -5,12 +5,15 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from dip_env.actions import Answer, Look, Think
 from dip_env.config import EpisodeConfig, RewardConfig
 from dip_env.episode import Episode
 from dip_env.errors import EpisodeOverError
+from dip_env.scenes import ToyScenes
 from dip_env.scenes.base import Scene
 
 END_KEYS = {"reward_terms", "truth_boxes", "ignore_boxes", "answer_boxes", "matches"}
@@ -334,3 +337,35 @@ def test_truth_that_runs_outside_the_image_can_be_found(toy):
 def test_an_answer_segment_is_in_the_text_frame(toy):
     turn = Episode(toy[0]).step("<answer>[[1,2,3,4]]</answer>")
     assert turn.info["segments"] == (Answer([[1, 2, 3, 4]]),)
+
+
+coordinates = st.one_of(
+    st.integers(-10, 500), st.floats(-10, 500).map(lambda v: round(v, 9)), st.just(999_999_999)
+)
+regions = st.lists(st.lists(coordinates, min_size=4, max_size=4), min_size=1, max_size=3)
+tags = ("<think>", "</think>", "<look>", "</look>", "<answer>", "</answer>")
+scraps = ("[", "]", "[[1,2,30,40]]", ",", "{", "}", '"bbox_2d":', " ", "-1", "1e9", "NaN", "é")
+pieces = st.sampled_from((*tags, *scraps, "🙂", "\ud800", "\x00"))
+
+
+@given(st.one_of(st.text(max_size=60), st.lists(pieces, max_size=12).map("".join)))
+def test_no_text_raises_or_leaves_the_range_of_rewards(action):
+    episode = Episode(ToyScenes()[1], EpisodeConfig(max_turns=2))
+    while not episode.done:
+        turn = episode.step(action)
+        assert 0 <= turn.reward <= 1
+        assert (turn.message is None) == episode.done
+        assert (turn.info["segments"] is None) == (turn.info["parse_error"] is not None)
+
+
+@given(regions, st.sampled_from([(640, 480), (37, 1000), (5, 3), (1, 1), (4000, 90)]))
+def test_any_look_is_refused_or_shows_a_region_inside_the_image(boxes, size):
+    scene = replace(ToyScenes()[2], size=size, load_image=lambda: Image.new("RGB", size))
+    episode = Episode(scene)
+    turn = episode.step(f"<look>{boxes}</look>")
+    assert len(turn.crops) == (len(boxes) if turn.info["parse_error"] is None else 0)
+    for crop in turn.crops:
+        x1, y1, x2, y2 = crop.region
+        assert 0 <= x1 < x2 <= size[0]
+        assert 0 <= y1 < y2 <= size[1]
+        assert all(32 <= side <= 224 and side % 32 == 0 for side in crop.image.shape[:2])
