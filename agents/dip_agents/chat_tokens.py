@@ -146,5 +146,5 @@ class ChatTokens:
 
 
 def _plain(text: str) -> str:
-    """Break up spelled-out special tokens, so that quoted text can never become a placeholder."""
-    return text.replace("<|", "< |")
+    """Make quoted text harmless: no spelled-out special token, no half of a surrogate pair."""
+    return text.replace("<|", "< |").encode("utf-8", "replace").decode("utf-8")

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from dip_agents.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
 from dip_agents.lessons import Lesson
 from dip_agents.logs import RunLogger
-from dip_agents.random_state import set_rng_state
+from dip_agents.random_state import seed_everything, set_rng_state
 from dip_agents.tiny.teaching import DenseHead, coordinate_mask, dense_target, smoothed_loss
 from dip_agents.tiny.tokenizer import MAX_INTEGER
 from dip_agents.vlm import VLM
@@ -150,6 +150,7 @@ def train_sft(
         raise ConfigError(
             "coordinate_sigma: expected 0, since the tokenizer has no single tokens for 0..1000"
         )
+    seed_everything(config.seed)
     head = None
     if config.dense_weight > 0:
         head = DenseHead(vlm.core.config.text_config.hidden_size).to(vlm.device)

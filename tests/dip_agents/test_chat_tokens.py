@@ -70,6 +70,7 @@ def test_spelled_out_special_tokens_never_become_placeholders(micro):
     plain, _ = chat.reply(Message("user", "got"))
     assert ids.count(chat.image_token_id) == 0
     assert ids.count(chat.eos_token_id) == plain.count(chat.eos_token_id)
+    assert chat.reply(Message("user", "half \ud800"))[0] == chat.reply(Message("user", "half ?"))[0]
 
 
 def test_every_special_token_but_the_end_of_turn_is_banned(micro):
@@ -90,7 +91,7 @@ def test_a_template_without_end_of_turn_is_refused(micro):
         def apply_chat_template(self, chat, tokenize, add_generation_prompt):
             return " ".join(part["text"] for message in chat for part in message["content"])
 
-    with pytest.raises(PlaceholderError, match="expected '<|im_end|>' after a reply"):
+    with pytest.raises(PlaceholderError, match=r"expected .* after a reply, got"):
         ChatTokens(Silent()).reply(Message("user", "x"))
 
 
@@ -103,24 +104,7 @@ def test_the_tiny_tokenizer_loses_no_text(micro, text):
 
 def test_integers_and_tags_are_single_tokens(micro):
     tokenizer = micro("qwen3_vl").processor.tokenizer
-    tokens = [
-        tokenizer.decode([i])
-        for i in tokenizer.encode(
-            "<answer>[[0,17,255],[1000,3]]</answer>", add_special_tokens=False
-        )
-    ]
-    assert tokens == [
-        "<answer>",
-        "[[",
-        "0",
-        ",",
-        "17",
-        ",",
-        "255",
-        "],[",
-        "1000",
-        ",",
-        "3",
-        "]]",
-    ] + ["</answer>"]
+    pieces = ["<answer>", "[[", "0", ",", "17", ",", "255", "],[", "1000", ",", "3", "]]"]
+    ids = tokenizer.encode("".join(pieces), add_special_tokens=False)
+    assert [tokenizer.decode([i]) for i in ids] == pieces
     assert tokenizer.convert_tokens_to_ids("417") == 417

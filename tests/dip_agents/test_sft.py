@@ -1,0 +1,106 @@
+import copy
+
+import pytest
+import torch
+
+from dip_agents.lessons import LessonData
+from dip_agents.logs import RunLogger, read_metrics
+from dip_agents.oracle import OraclePolicy
+from dip_agents.sft import SFTConfig, _schedule, sft_loss, train_sft
+from dip_env.errors import ConfigError
+
+
+def lessons(vlm, toy, rules):
+    return LessonData(toy, 4, rules, OraclePolicy, vlm.chat)
+
+
+@pytest.fixture
+def config():
+    return SFTConfig(
+        steps=12,
+        batch_size=4,
+        learning_rate=3e-3,
+        warmup_steps=2,
+        coordinate_sigma=1.0,
+        dense_weight=0.5,
+        workers=0,
+        checkpoint_every=4,
+    )
+
+
+def test_demonstrations_are_learned(fresh_micro, toy, brief_rules, config):
+    vlm = fresh_micro()
+    data = lessons(vlm, toy, brief_rules)
+    batch = [data[i] for i in range(4)]
+    with torch.no_grad():
+        before = sft_loss(vlm, batch, None, 0.0, 0.0)
+    train_sft(vlm, data, config)
+    with torch.no_grad():
+        after = sft_loss(vlm, batch, None, 0.0, 0.0)
+    assert after.text < 0.8 * before.text
+    assert after.accuracy > before.accuracy
+
+
+def test_the_loss_is_the_mean_over_what_the_demonstrator_said(micro, toy, brief_rules):
+    vlm = micro("qwen3_vl")
+    data = lessons(vlm, toy, brief_rules)
+    batch = [data[0], data[2]]
+    with torch.no_grad():
+        loss = sft_loss(vlm, batch, None, 0.0, 0.0)
+        out = vlm.token_logprobs([lesson.buffer for lesson in batch])
+    expected = -float(out.logprobs.sum()) / int(out.mask.sum())
+    assert loss.text == pytest.approx(expected, rel=1e-4)
+    assert loss.dense == 0.0
+
+
+def test_an_interrupted_run_goes_on_bit_for_bit(fresh_micro, toy, brief_rules, config, tmp_path):
+    whole, parts = fresh_micro(), fresh_micro()
+    with RunLogger(tmp_path / "a", 12, print_interval=0) as logger:
+        train_sft(whole, lessons(whole, toy, brief_rules), config, tmp_path / "a", logger=logger)
+
+    class Interrupted(RuntimeError):
+        pass
+
+    class Breaks(RunLogger):
+        def log(self, step, metrics):
+            super().log(step, metrics)
+            if step == 6:
+                raise Interrupted
+
+    data = lessons(parts, toy, brief_rules)
+    with pytest.raises(Interrupted), Breaks(tmp_path / "b", 12, print_interval=0) as logger:
+        train_sft(parts, data, config, tmp_path / "b", logger=logger)
+    again = fresh_micro()
+    with RunLogger(tmp_path / "b", 12, print_interval=0) as logger:
+        train_sft(again, data, config, tmp_path / "b", resume=True, logger=logger)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    losses = [
+        [row["sft/loss"] for row in read_metrics(tmp_path / run / "metrics.jsonl")] for run in "ab"
+    ]
+    assert losses[0] == losses[1]
+    assert len(losses[0]) == 12
+
+
+def test_smoothing_needs_integer_tokens(fresh_micro, toy, brief_rules, config):
+    vlm = fresh_micro()
+    vlm.processor = copy.copy(vlm.processor)
+    vlm.processor.tokenizer = type(
+        "Other", (), {"convert_tokens_to_ids": lambda self, tokens: [3] * len(tokens)}
+    )()
+    with pytest.raises(ConfigError, match="coordinate_sigma: expected 0"):
+        train_sft(vlm, lessons(fresh_micro(), toy, brief_rules), config)
+
+
+def test_the_rate_warms_up_and_falls():
+    config = SFTConfig(steps=100, warmup_steps=10)
+    rates = [_schedule(step, config) for step in range(1, 101)]
+    assert rates[:10] == pytest.approx([k / 10 for k in range(1, 11)])
+    assert rates[9:] == sorted(rates[9:], reverse=True)
+    assert rates[-1] == pytest.approx(0.05)
+
+
+@pytest.mark.parametrize(("field", "value"), [("steps", 0), ("learning_rate", 0.0)])
+def test_settings_out_of_range_name_their_field(field, value):
+    with pytest.raises(ConfigError, match=field):
+        SFTConfig(**{field: value})

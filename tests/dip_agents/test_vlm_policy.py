@@ -1,0 +1,64 @@
+import pytest
+
+from dip_agents.policy import Policy
+from dip_agents.vlm_policy import VLMPolicy
+from dip_env.episode import Episode
+
+
+def test_it_is_a_policy(micro):
+    assert isinstance(VLMPolicy(micro("qwen3_vl")), Policy)
+
+
+def test_greedy_play_does_not_depend_on_the_batch(micro, toy, brief_rules):
+    vlm = micro("qwen3_vl")
+    observations = [Episode(toy[i], brief_rules).observation() for i in range(3)]
+    together = VLMPolicy(vlm, max_new_tokens=12).act(observations, [0, 0, 0])
+    alone = [VLMPolicy(vlm, max_new_tokens=12, batch_size=1).act([o], [0])[0] for o in observations]
+    assert [c.token_ids for c in together] == [c.token_ids for c in alone]
+
+
+def test_a_later_turn_continues_the_sampled_tokens(micro, toy, brief_rules):
+    vlm = micro("qwen3_vl")
+    policy = VLMPolicy(vlm, temperature=1.0, max_new_tokens=12)
+    episode = Episode(toy[0], brief_rules)
+    first = policy.act([episode.observation()], [3])[0]
+    episode.step(first.text)
+    buffer = policy._buffer(episode.observation())
+    sampled = [i for i, m in zip(buffer.ids, buffer.loss_mask, strict=True) if m]
+    assert tuple(sampled) == first.token_ids
+    assert (
+        buffer.ids[-len(vlm.chat.reply(episode.transcript[-1])[0]) :]
+        == (vlm.chat.reply(episode.transcript[-1])[0])
+    )
+
+
+def test_an_unknown_conversation_is_read_from_its_text(micro, toy, brief_rules):
+    vlm = micro("qwen3_vl")
+    episode = Episode(toy[0], brief_rules)
+    episode.step("<think>2 people.</think><look>[[1,2,30,40]]</look>")
+    completion = VLMPolicy(vlm, max_new_tokens=5).act([episode.observation()], [0])[0]
+    assert len(completion.token_ids) == len(completion.logprobs) <= 5
+
+
+def test_a_conversation_beyond_the_budget_is_told_as_truncated(micro, toy, brief_rules):
+    policy = VLMPolicy(micro("qwen3_vl"), token_budget=10)
+    completion = policy.act([Episode(toy[0], brief_rules).observation()], [0])[0]
+    assert completion.truncated
+    assert completion.text == ""
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
+def test_both_families_play_an_episode_to_its_end(micro, toy, family):
+    from dip_env.config import EpisodeConfig
+
+    rules = EpisodeConfig(
+        view_size=112 if family == "qwen2_5_vl" else 128,
+        crop_size=64,
+        size_multiple=28 if family == "qwen2_5_vl" else 32,
+        max_turns=2,
+    )
+    episode = Episode(toy[1], rules)
+    policy = VLMPolicy(micro(family), temperature=1.0, max_new_tokens=8)
+    while not episode.done:
+        episode.step(policy.act([episode.observation()], [episode.turn])[0].text)
+    assert episode.turn == 2

@@ -1,0 +1,44 @@
+import torch
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+from dip_agents.models import tiny_texts
+from dip_agents.tiny.model import build_tiny, fourier_integers
+
+
+def test_the_auto_classes_read_what_was_saved(tmp_path):
+    for family in ("qwen3_vl", "qwen2_5_vl"):
+        model, processor = build_tiny(tiny_texts(), family=family, size="micro")
+        model.save_pretrained(tmp_path / family)
+        processor.save_pretrained(tmp_path / family)
+        again = AutoModelForImageTextToText.from_pretrained(tmp_path / family)
+        assert type(again) is type(model)
+        assert all(
+            torch.equal(a, b)
+            for a, b in zip(again.state_dict().values(), model.state_dict().values(), strict=True)
+        )
+        reader = AutoProcessor.from_pretrained(tmp_path / family)
+        text = "<think>3 people.</think>"
+        assert reader.tokenizer.encode(text) == processor.tokenizer.encode(text)
+
+
+def test_the_tiny_size_fits_twelve_megabytes_in_bfloat16():
+    model, _ = build_tiny(tiny_texts())
+    assert 4e6 < sum(p.numel() for p in model.parameters()) < 6e6
+
+
+def test_the_seed_decides_the_weights():
+    a, b, c = (build_tiny(tiny_texts(), seed=s, size="micro")[0] for s in (0, 0, 1))
+    weights = [m.lm_head.weight for m in (a, b, c)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
+
+
+def test_neighbouring_integers_begin_close_and_far_ones_apart():
+    weight = torch.zeros(1200, 256)
+    fourier_integers(weight, seed=0)
+    unit = torch.nn.functional.normalize(weight[:256], dim=1)
+    near = (unit[:-1] * unit[1:]).sum(1).mean()
+    far = (unit[:-60] * unit[60:]).sum(1).mean()
+    assert near > 0.9
+    assert far < 0.5
+    assert not weight[1001:].any()
