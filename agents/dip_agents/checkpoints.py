@@ -318,6 +318,8 @@ def _read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
         got = manifest.get("format") if isinstance(manifest, dict) else manifest
         raise CheckpointError(f"{path}: expected format {FORMAT_VERSION}, got {got!r}")
+    if missing := {"step", "config", "aliases", "files"} - manifest.keys():
+        raise CheckpointError(f"{path}: expected field {min(missing)!r}, got none")
     return manifest
 
 

@@ -105,6 +105,7 @@ class RunLogger:
         Args:
             step: 0 for a new run, else that of the checkpoint.
         """
+        self.close()
         self.folder.mkdir(parents=True, exist_ok=True)
         cut_lines_after(self.metrics_path, step)
         drop_completions_after(self.folder / "completions", step)

@@ -1,0 +1,139 @@
+"""The choices of a GRPO run; no results live here."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+from dip_agents.advantages import AdvantageKind
+from dip_agents.losses import KlKind
+from dip_env.errors import ConfigError
+
+LearningRateSchedule = Literal["constant", "cosine"]
+
+
+@dataclass(frozen=True)
+class GRPOConfig:
+    """How a policy learns from groups of rollouts."""
+
+    steps: int = 200
+    """Batches of rollouts to learn from; each gives ``updates_per_batch`` optimizer steps."""
+    scenes_per_step: int = 8
+    """P, scenes played per step."""
+    group_size: int = 8
+    """G, rollouts of each scene."""
+    learning_rate: float = 1e-5
+    """Peak learning rate; 1e-5 suits LoRA, 1e-6 full fine-tuning of billions of parameters."""
+    warmup_steps: int = 10
+    """Steps of linear warm-up from 0."""
+    lr_schedule: LearningRateSchedule = "constant"
+    """After the warm-up: stay, or follow a cosine down to 0 at the last step."""
+    weight_decay: float = 0.0
+    """Of AdamW."""
+    max_grad_norm: float = 1.0
+    """Gradients with a larger norm are scaled down to it."""
+    updates_per_batch: int = 1
+    """Updates on each batch of rollouts, each over the whole batch."""
+    micro_batch_tokens: int | None = 16384
+    """Padded tokens that go through the model at once; lower it when memory runs out."""
+    micro_batch_size: int | None = None
+    """Rollouts that go through the model at once, if that is the tighter limit."""
+    advantage: AdvantageKind = "batch_std"
+    """What a reward is compared with, see ``group_advantages``."""
+    clip_low: float = 0.2
+    """How far the ratio may fall below 1 before its gradient is cut (PPO)."""
+    clip_high: float = 0.28
+    """How far the ratio may rise above 1; higher keeps rare tokens alive (DAPO)."""
+    kl_weight: float = 0.0
+    """Weight of the KL to the reference policy; needs one when above 0."""
+    kl_kind: KlKind = "k2"
+    """Estimator of that KL, see ``kl_to_reference``."""
+    entropy_weight: float = 0.0
+    """Weight of an entropy bonus."""
+    temperature: float = 1.0
+    """Of sampling, and therefore of the logprobs here."""
+    mask_truncated: bool = True
+    """Leave rollouts that ran out of tokens out of the loss; their rewards still count."""
+    seed: int = 0
+    """Of the run."""
+    print_interval: int = 1
+    """Steps between printed lines where there is no terminal; 0 for none."""
+    completions_interval: int = 10
+    """Steps between completions tables; 0 for none."""
+    eval_interval: int = 0
+    """Steps between evaluations; 0 for none."""
+    checkpoint_interval: int = 50
+    """Steps between checkpoints; the last step always gets one."""
+    keep_checkpoints: int = 3
+    """How many checkpoints stay on disk."""
+
+    def __post_init__(self) -> None:
+        """Check every value once.
+
+        Raises:
+            ConfigError: for a value out of range; the message names the field.
+        """
+        lowest = {
+            "steps": 1,
+            "scenes_per_step": 1,
+            "group_size": 2,
+            "warmup_steps": 0,
+            "updates_per_batch": 1,
+            "print_interval": 0,
+            "completions_interval": 0,
+            "eval_interval": 0,
+            "checkpoint_interval": 1,
+            "keep_checkpoints": 1,
+        }
+        for name, low in lowest.items():
+            if getattr(self, name) < low:
+                raise ConfigError(f"{name}: expected at least {low}, got {getattr(self, name)}")
+        for name in ("micro_batch_tokens", "micro_batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name}: expected at least 1 or None, got {value}")
+        for name in ("learning_rate", "max_grad_norm", "temperature"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"{name}: expected above 0, got {getattr(self, name)}")
+        for name in ("weight_decay", "clip_high", "kl_weight", "entropy_weight"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ConfigError(f"{name}: expected at least 0, got {getattr(self, name)}")
+        if not 0 <= self.clip_low < 1:
+            raise ConfigError(f"clip_low: expected a number in [0, 1), got {self.clip_low}")
+        for name, kinds in (
+            ("advantage", AdvantageKind),
+            ("kl_kind", KlKind),
+            ("lr_schedule", LearningRateSchedule),
+        ):
+            if getattr(self, name) not in get_args(kinds):
+                raise ConfigError(
+                    f"{name}: expected one of {get_args(kinds)}, got {getattr(self, name)!r}"
+                )
+
+    @property
+    def changeable(self) -> frozenset[str]:
+        """Names of the fields that a resumed run may set anew.
+
+        None of them moves what is learned, except that another micro-batching adds up the same
+        numbers in another order, which is the price of fitting into less memory.
+        """
+        names = {
+            "print_interval",
+            "completions_interval",
+            "checkpoint_interval",
+            "keep_checkpoints",
+            "micro_batch_tokens",
+            "micro_batch_size",
+        }
+        # A longer run is the same run so far, unless the rate looks ahead to the last step.
+        return frozenset(names | ({"steps"} if self.lr_schedule == "constant" else set()))
+
+    def learning_rate_at(self, step: int) -> float:
+        """Return the learning rate of a step (from 1); the whole state of the schedule."""
+        if step <= self.warmup_steps:
+            return self.learning_rate * step / self.warmup_steps
+        if self.lr_schedule == "constant":
+            return self.learning_rate
+        done = (step - self.warmup_steps - 1) / max(1, self.steps - self.warmup_steps)
+        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))

@@ -1,0 +1,47 @@
+"""Settings are checked once, and the learning rate is a function of the step alone."""
+
+import pytest
+
+from dip_agents.grpo_config import GRPOConfig
+from dip_env.errors import ConfigError
+
+
+def test_the_rate_warms_up_and_stays():
+    config = GRPOConfig(learning_rate=1.0, warmup_steps=4, steps=10)
+    rates = [config.learning_rate_at(step) for step in range(1, 8)]
+    assert rates == [0.25, 0.5, 0.75, 1.0, 1.0, 1.0, 1.0]
+
+
+def test_the_cosine_starts_at_the_peak_and_the_last_step_still_learns():
+    config = GRPOConfig(learning_rate=1.0, warmup_steps=2, steps=6, lr_schedule="cosine")
+    rates = [config.learning_rate_at(step) for step in range(1, 7)]
+    # A quarter of the way down after each of the four steps: 1/2 + cos(pi k / 4) / 2.
+    assert rates == pytest.approx([0.5, 1.0, 1.0, 0.853553, 0.5, 0.146447], abs=1e-6)
+
+
+def test_no_warm_up_starts_at_the_peak():
+    assert GRPOConfig(learning_rate=1.0, warmup_steps=0).learning_rate_at(1) == 1.0
+
+
+def test_a_run_may_only_grow_where_the_rate_does_not_look_ahead():
+    assert "steps" in GRPOConfig().changeable
+    assert "steps" not in GRPOConfig(lr_schedule="cosine").changeable
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"steps": 0}, "steps: expected at least 1, got 0"),
+        ({"group_size": 1}, "group_size: expected at least 2, got 1"),
+        ({"micro_batch_size": 0}, "micro_batch_size: expected at least 1 or None, got 0"),
+        ({"learning_rate": float("nan")}, "learning_rate: expected above 0, got nan"),
+        ({"temperature": 0.0}, "temperature: expected above 0"),
+        ({"kl_weight": -1.0}, "kl_weight: expected at least 0"),
+        ({"clip_low": 1.0}, r"clip_low: expected a number in \[0, 1\), got 1.0"),
+        ({"advantage": "ppo"}, "advantage: expected one of .*'dr_grpo'.*got 'ppo'"),
+        ({"lr_schedule": "linear"}, "lr_schedule: expected one of"),
+    ],
+)
+def test_a_value_out_of_range_is_named(change, message):
+    with pytest.raises(ConfigError, match=message):
+        GRPOConfig(**change)

@@ -1,0 +1,66 @@
+"""Who goes through the model, and why the others do not."""
+
+from types import SimpleNamespace
+
+import torch
+
+from dip_agents.advantages import Advantages
+from dip_agents.token_buffer import TokenBuffer
+from dip_agents.training_batch import active_tokens, training_batch
+
+
+def rollout(written, ending="answer"):
+    buffer = TokenBuffer(image_token_id=99)
+    buffer.append_env([1, 2])
+    buffer.append_policy([3] * written, [-1.0] * written)
+    return SimpleNamespace(buffer=buffer, info={"ending": ending})
+
+
+def group(scene, *rollouts):
+    return SimpleNamespace(scene_index=scene, rollouts=list(rollouts))
+
+
+GROUPS = [
+    group(7, rollout(3), rollout(0), rollout(2, "token_budget")),
+    group(8, rollout(5), rollout(0), rollout(5, "token_budget")),  # all earned the same
+    group(9, rollout(1, "max_turns"), rollout(0, "token_budget"), rollout(4)),
+]
+ADVANTAGES = Advantages(
+    torch.tensor([[1.0, -0.5, -0.5], [0.0, 0.0, 0.0], [-1.0, 0.25, 0.75]]),
+    torch.tensor([True, False, True]),
+)
+
+
+def test_each_rollout_is_kept_or_counted_once_under_its_first_reason():
+    batch = training_batch(GROUPS, ADVANTAGES)
+    assert batch.origins == [(7, 0), (9, 0), (9, 2)]
+    assert batch.advantages.tolist() == [1.0, -1.0, 0.75]
+    assert [len(buffer.ids) for buffer in batch.buffers] == [5, 3, 6]
+    assert batch.tokens == 3 + 1 + 4
+    assert batch.dropped == {
+        "rollout/dropped_equal_rewards": 3,
+        "rollout/dropped_no_policy_tokens": 2,
+        "rollout/dropped_truncated": 1,
+    }
+
+
+def test_truncated_rollouts_stay_when_asked():
+    batch = training_batch(GROUPS, ADVANTAGES, mask_truncated=False)
+    assert batch.origins == [(7, 0), (7, 2), (9, 0), (9, 2)]
+    assert batch.dropped["rollout/dropped_truncated"] == 0
+
+
+def test_running_out_of_turns_is_not_running_out_of_tokens():
+    assert (9, 0) in training_batch(GROUPS, ADVANTAGES).origins
+
+
+def test_a_first_token_is_never_predicted_and_does_not_count():
+    buffer = TokenBuffer(image_token_id=99)
+    buffer.append_policy([1, 2], [-1.0, -1.0])
+    assert active_tokens(buffer) == 1
+
+
+def test_a_step_without_mixed_groups_gives_an_empty_batch():
+    batch = training_batch(GROUPS[1:2], Advantages(torch.zeros(1, 3), torch.tensor([False])))
+    assert batch.buffers == []
+    assert batch.tokens == 0
