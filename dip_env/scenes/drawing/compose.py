@@ -26,14 +26,14 @@ class Thing:
         depth: distance along the optical axis that orders the painting, metres.
         sprites: its drawings, back to front.
         person: whether it is a person; then the first sprite has the body masks.
-        shadow: whether it casts a shadow on the ground.
+        foot: radius in metres of the dark ground right under it, 0 for no shadow at all.
     """
 
     place: Vector
     depth: float
     sprites: tuple[Sprite, ...]
     person: bool = False
-    shadow: bool = True
+    foot: float = 0.26
 
 
 @dataclass(eq=False)
@@ -69,16 +69,16 @@ def cast_shadows(things: list[Thing], camera: Camera, light: Light) -> Image.Ima
     layer = Image.new("L", size, 0)
     brush = ImageDraw.Draw(layer)
     for thing in things:
-        if not thing.shadow:
+        if not thing.foot:
             continue
         foot = camera.project(thing.place)
         columns, rows, _ = camera.jacobian(thing.place)
         sx, sz = light.shadow
         shadow = (columns[0] * sx + columns[2] * sz, rows[0] * sx + rows[2] * sz)
-        wide = sum(s.alpha.width for s in thing.sprites[:1]) * 0.3 / SHADOW_REDUCTION
-        flat = max(0.6, wide * max(0.12, abs(rows[2]) / max(columns[0], 1e-6)))
+        wide = thing.foot * columns[0] / SHADOW_REDUCTION
+        flat = max(0.6, min(thing.foot, 0.3) * abs(rows[2]) / SHADOW_REDUCTION)
         x, y = foot[0] / SHADOW_REDUCTION, foot[1] / SHADOW_REDUCTION
-        brush.ellipse((x - wide, y - flat, x + wide, y + flat), fill=190)
+        brush.ellipse((x - wide, y - flat, x + wide, y + flat), fill=200)
         for sprite in thing.sprites:
             if sprite.alpha.height >= 24:
                 _cast(layer, sprite, foot, (columns[1], rows[1]), shadow)

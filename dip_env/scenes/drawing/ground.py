@@ -1,18 +1,18 @@
-"""The ground of a scene: surface, lanes, markings and their texture in perspective."""
+"""The ground of a scene: surface, lanes, beds and markings, painted in perspective."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageDraw
+from PIL import Image, ImageDraw
 
 from dip_env.scenes.drawing.camera import Camera
 from dip_env.scenes.drawing.dice import Dice
 from dip_env.scenes.drawing.light import Light
 from dip_env.scenes.drawing.sketch import Colour
-from dip_env.scenes.drawing.textures import SIDE, ground_tile
+from dip_env.scenes.drawing.stage import LAMP_GAIN, Stage
+from dip_env.scenes.drawing.surface import lay_surface
+from dip_env.scenes.drawing.textures import SIDE
 
 SURFACES: dict[str, tuple[Colour, ...]] = {
     "asphalt": ((104, 104, 108), (88, 90, 94), (120, 118, 116)),
@@ -22,16 +22,18 @@ SURFACES: dict[str, tuple[Colour, ...]] = {
     "sand": ((206, 188, 152), (196, 180, 148)),
     "tiles": ((204, 200, 192), (184, 182, 180), (196, 182, 160), (150, 152, 156)),
 }
-METRES = {"asphalt": 6.0, "paving": 2.4, "cobbles": 2.4, "grass": 5.0, "sand": 7.0, "tiles": 2.6}
-"""How many metres of ground one texture tile covers."""
+SEEN = 160.0
+"""Ground farther away than this is haze, metres."""
 
 
 @dataclass(frozen=True)
-class Lane:
-    """A strip of ground along the line of sight, from ``left`` to ``right`` metres."""
+class Patch:
+    """A rectangle of ground of another colour; metres, endless where a bound is infinite."""
 
     left: float
     right: float
+    near: float
+    far: float
     colour: Colour
 
 
@@ -42,54 +44,94 @@ class Ground:
     Args:
         surface: a key of ``SURFACES``; gives the texture.
         colour: of the surface.
-        lanes: strips of other colour, drawn in order.
-        crossings: distances of zebra crossings over the lanes, metres.
+        patches: paths, roads with kerbs and beds, painted in order.
+        road: (left, right) of a road with markings, metres, or None.
+        crossings: distances of zebra crossings over the road, metres.
         joints: spacing of drawn paving joints in metres, 0 for none.
         offset: place in the texture, texels.
     """
 
     surface: str
     colour: Colour
-    lanes: tuple[Lane, ...] = ()
+    patches: tuple[Patch, ...] = ()
+    road: tuple[float, float] | None = None
     crossings: tuple[float, ...] = ()
     joints: float = 0.0
     offset: tuple[int, int] = (0, 0)
 
 
-def random_ground(dice: Dice, setting: str) -> Ground:
-    """Draw a ground by chance that fits a setting (street, plaza, park, shore or hall)."""
+ENDLESS = 1000.0
+
+
+def random_ground(dice: Dice, stage: Stage, from_above: bool = False) -> Ground:
+    """Draw a ground by chance that fits a stage.
+
+    Args:
+        dice: source of chance.
+        stage: gives the setting and the width of a street.
+        from_above: whether beds and paths far from the camera's axis are seen.
+
+    Returns:
+        The ground.
+    """
     surface = {
         "street": dice.pick(("paving", "asphalt", "paving")),
         "plaza": dice.pick(("paving", "cobbles", "tiles")),
         "park": dice.pick(("grass", "grass", "sand")),
         "shore": dice.pick(("sand", "sand", "paving")),
         "hall": "tiles",
-    }[setting]
+    }[stage.setting]
     colour = dice.jitter(dice.pick(SURFACES[surface]), 14)
-    lanes: list[Lane] = []
-    crossings: list[float] = []
-    joints = 0.0
-    if setting == "street":
-        left = dice.uniform(-7.0, -2.0) if dice.chance(0.5) else dice.uniform(1.5, 4.0)
-        right = left + dice.uniform(5.0, 8.0)
-        kerb = (colour[0] * 0.82, colour[1] * 0.82, colour[2] * 0.82)
-        lanes = [
-            Lane(left - 0.25, right + 0.25, kerb),
-            Lane(left, right, dice.jitter(dice.pick(SURFACES["asphalt"]), 10)),
-        ]
-        if dice.chance(0.6):
-            crossings = [dice.uniform(5.0, 22.0)]
-    elif setting == "park":
-        left = dice.uniform(-5.0, 0.5)
-        lanes = [Lane(left, left + dice.uniform(2.5, 5.0), dice.jitter((190, 176, 150), 16))]
-    elif setting in ("plaza", "hall") and dice.chance(0.6):
-        joints = dice.pick((1.5, 2.0, 3.0))
     offset = (dice.whole(0, SIDE - 1), dice.whole(0, SIDE - 1))
-    return Ground(surface, colour, tuple(lanes), tuple(crossings), joints, offset)
+    plain = Ground(surface, colour, offset=offset)
+    if stage.setting == "street":
+        return _street(dice, stage, plain)
+    if stage.setting == "park":
+        left = dice.uniform(-5.0, 0.5)
+        gravel = dice.jitter((190, 176, 150), 16)
+        patches = [Patch(left, left + dice.uniform(2.5, 5.0), -ENDLESS, ENDLESS, gravel)]
+        if from_above or dice.chance(0.3):
+            start = dice.uniform(8, 24)
+            wide = dice.uniform(2.5, 5.0)
+            patches.append(Patch(-ENDLESS, ENDLESS, start, start + wide, gravel))
+        return replace(plain, patches=tuple(patches))
+    joints = dice.pick((1.5, 2.0, 3.0)) if dice.chance(0.6) else 0.0
+    beds: list[Patch] = []
+    if from_above and stage.setting == "plaza":
+        for _ in range(dice.whole(1, 4)):
+            x, z = dice.uniform(-14, 10), dice.uniform(0, 26)
+            wide, deep = dice.uniform(3, 8), dice.uniform(2, 6)
+            beds.append(Patch(x - 0.3, x + wide + 0.3, z - 0.3, z + deep + 0.3, (196, 190, 180)))
+            beds.append(Patch(x, x + wide, z, z + deep, dice.jitter((96, 124, 66), 14)))
+    if stage.setting == "shore":
+        joints = 0.0
+    return replace(plain, joints=joints, patches=tuple(beds))
+
+
+def _street(dice: Dice, stage: Stage, plain: Ground) -> Ground:
+    """Put a road with kerbs on one side of a street, or along its middle."""
+    left = dice.uniform(-7.0, -2.0) if dice.chance(0.5) else dice.uniform(0.5, 3.0)
+    right = left + dice.uniform(5.0, 7.5)
+    if stage.left > -100:  # keep a pavement before the houses
+        left, right = max(left, stage.left + 1.5), min(right, stage.right - 1.5)
+    c = plain.colour
+    kerb = (min(255.0, c[0] * 1.1), min(255.0, c[1] * 1.1), min(255.0, c[2] * 1.1))
+    asphalt = dice.jitter(dice.pick(SURFACES["asphalt"]), 10)
+    patches = (
+        Patch(left - 0.2, right + 0.2, -ENDLESS, ENDLESS, kerb),
+        Patch(left, right, -ENDLESS, ENDLESS, asphalt),
+    )
+    crossings = (dice.uniform(5.0, 24.0),) if dice.chance(0.6) else ()
+    return replace(plain, patches=patches, road=(left, right), crossings=crossings)
 
 
 def draw_ground(
-    plate: Image.Image, camera: Camera, ground: Ground, light: Light, shadows: Image.Image
+    plate: Image.Image,
+    camera: Camera,
+    ground: Ground,
+    light: Light,
+    shadows: Image.Image,
+    pools: Image.Image | None = None,
 ) -> None:
     """Paint the ground below the horizon.
 
@@ -98,144 +140,105 @@ def draw_ground(
         camera: the view.
         ground: what to paint.
         light: colours and haze.
-        shadows: cover of cast shadows in 0..255, mode L, the whole scene at any reduced size.
+        shadows: cover of cast shadows in 0..255, mode L, the whole scene at a reduced size.
+        pools: light of lamps in 0..255, mode L, reduced likewise, or None for no lamps.
     """
-    width, height = camera.size
+    height = camera.size[1]
     top = max(0, round(camera.horizon) + 1)
     if top >= height:
         return
-    draw = ImageDraw.Draw(plate)
-    _paint_bands(draw, camera, ground.colour, light, top)
-    far = _distance(camera, top)
-    near = _distance(camera, height) * 0.9
-    for lane in ground.lanes:
-        _lane(draw, camera, light, lane, near, far)
-    if len(ground.lanes) > 1:
-        _markings(draw, camera, light, ground, near, far)
+    if pools is not None:  # painted as lit all over; the dark between the pools comes after
+        red, green, blue = light.gain
+        light = replace(light, gain=(red * LAMP_GAIN, green * LAMP_GAIN, blue * LAMP_GAIN * 0.8))
+    brush = Brush(plate, camera, light, top)
+    brush.bands(ground.colour)
+    for patch in ground.patches:
+        brush.patch(patch)
+    if ground.road is not None:
+        _markings(brush, ground.road, ground.crossings)
     if ground.joints:
-        _joints(draw, camera, light, ground, near)
-    _texture(plate, camera, ground, top, shadows, light.shadow_strength)
+        _joints(brush, ground)
+    lay_surface(
+        plate, camera, ground.surface, ground.offset, shadows, light.shadow_strength, pools
+    )
 
 
-def _distance(camera: Camera, row: float) -> float:
-    return min(camera.ground(camera.size[0] / 2, row)[1], 160.0)
+class Brush:
+    """Paints level rectangles of the world, cut where the image ends and fading into haze."""
+
+    def __init__(self, plate: Image.Image, camera: Camera, light: Light, top: int) -> None:
+        """Measure which part of the ground is seen."""
+        self.draw = ImageDraw.Draw(plate)
+        self.camera = camera
+        self.light = light
+        self.top = top
+        middle, bottom = camera.size[0] / 2, camera.size[1]
+        self.near = camera.ground(middle, bottom)[1] - 0.5
+        self.far = min(SEEN, camera.ground(middle, top)[1])
+        if camera.pitch < 0.2:
+            self.near = max(self.near * 0.9, 0.3)
+        self.reach = abs(camera.ground(0.0, top)[0]) + 5.0
+
+    def bands(self, colour: Colour) -> None:
+        """Fill the ground with its colour, row by row fading into the haze."""
+        width, height = self.camera.size
+        row = self.top
+        while row < height:
+            step = max(2, (row - self.top) // 6) if row - self.top < 200 else 40
+            z = min(SEEN, self.camera.ground(width / 2, row + step / 2)[1])
+            r, g, b = self.light.tone(self.camera.depth((0.0, 0.0, z)))(colour)
+            self.draw.rectangle((0, row, width, row + step), (int(r), int(g), int(b)))
+            row += step
+
+    def patch(self, patch: Patch) -> None:
+        """Fill a rectangle of ground, in pieces so that far ones fade."""
+        near, far = max(patch.near, self.near), min(patch.far, self.far)
+        left, right = max(patch.left, -self.reach), min(patch.right, self.reach)
+        while near < far:
+            depth = max(1.0, self.camera.depth((0.0, 0.0, near)))
+            ahead = min(far, near + 1.0 + depth * 0.5)
+            self.quad((left, right), (near, ahead), patch.colour, depth * 1.2)
+            near = ahead
+
+    def quad(
+        self, x: tuple[float, float], z: tuple[float, float], colour: Colour, depth: float
+    ) -> None:
+        """Fill one level rectangle in the colour it has at a depth in metres."""
+        seen = self.light.tone(depth)(colour)
+        corners = ((x[0], z[0]), (x[1], z[0]), (x[1], z[1]), (x[0], z[1]))
+        points = [self.camera.project((px, 0.0, pz)) for px, pz in corners]
+        self.draw.polygon(
+            [(round(u), round(v)) for u, v in points], (int(seen[0]), int(seen[1]), int(seen[2]))
+        )
 
 
-def _paint_bands(
-    draw: ImageDraw.ImageDraw, camera: Camera, colour: Colour, light: Light, top: int
-) -> None:
-    """Fill the ground with its colour, row by row fading into the haze."""
-    width, height = camera.size
-    row = top
-    while row < height:
-        step = max(2, (row - top) // 6) if row - top < 200 else 40
-        depth = _distance(camera, row + step / 2)
-        r, g, b = light.tone(depth)(colour)
-        draw.rectangle((0, row, width, row + step), (int(r), int(g), int(b)))
-        row += step
-
-
-def quad(
-    draw: ImageDraw.ImageDraw, camera: Camera, x: tuple[float, float], z: tuple[float, float],
-    colour: Colour, height: float = 0.0,
-) -> None:  # fmt: skip
-    """Fill a level rectangle of the world."""
-    corners = ((x[0], z[0]), (x[1], z[0]), (x[1], z[1]), (x[0], z[1]))
-    points = [camera.project((px, height, pz)) for px, pz in corners]
-    draw.polygon([(round(u), round(v)) for u, v in points], _ints(colour))
-
-
-def _ints(colour: Colour) -> tuple[int, int, int]:
-    return int(colour[0]), int(colour[1]), int(colour[2])
-
-
-def _lane(
-    draw: ImageDraw.ImageDraw, camera: Camera, light: Light, lane: Lane, near: float, far: float
-) -> None:
-    z = near
-    while z < far:
-        ahead = min(far, z * 1.5 + 1.0)
-        quad(draw, camera, (lane.left, lane.right), (z, ahead), light.tone(z * 1.2)(lane.colour))
-        z = ahead
-
-
-def _markings(
-    draw: ImageDraw.ImageDraw, camera: Camera, light: Light, ground: Ground, near: float, far: float
-) -> None:
-    road = ground.lanes[-1]
-    middle = (road.left + road.right) / 2
-    white = (222, 220, 212)
-    z = max(near - near % 4.0, 0.0)
-    while z < min(far, 60.0):
-        if z + 2.0 > near:
-            quad(draw, camera, (middle - 0.07, middle + 0.07), (max(z, near), z + 2.0),
-                 light.tone(z)(white))  # fmt: skip
+def _markings(brush: Brush, road: tuple[float, float], crossings: tuple[float, ...]) -> None:
+    left, right = road
+    middle, white = (left + right) / 2, (222.0, 220.0, 212.0)
+    for side in (left + 0.2, right - 0.2):
+        brush.patch(Patch(side - 0.05, side + 0.05, -ENDLESS, ENDLESS, white))
+    z = brush.near - brush.near % 4.0
+    while z < min(brush.far, 70.0):
+        if not any(start - 2.0 < z < start + 3.5 for start in crossings):
+            brush.patch(Patch(middle - 0.07, middle + 0.07, z, z + 2.0, white))
         z += 4.0
-    for side in (road.left + 0.2, road.right - 0.2):
-        quad(draw, camera, (side - 0.05, side + 0.05), (near, far), light.tone(near * 2)(white))
-    for start in ground.crossings:
-        x = road.left + 0.3
-        while x < road.right - 0.4 and start + 3.0 > near:
-            quad(draw, camera, (x, x + 0.45), (max(start, near), start + 3.0),
-                 light.tone(start)(white))  # fmt: skip
+    for start in crossings:
+        x = left + 0.35
+        while x < right - 0.5:
+            brush.patch(Patch(x, x + 0.45, start, start + 3.0, white))
             x += 0.95
 
 
-def _joints(
-    draw: ImageDraw.ImageDraw, camera: Camera, light: Light, ground: Ground, near: float
-) -> None:
-    c = ground.colour
-    colour = light.tone(near * 2)((c[0] * 0.84, c[1] * 0.84, c[2] * 0.84))
-    far = min(26.0, _distance(camera, max(camera.horizon + 8, 0)))
-    reach = camera.size[0] / 2 / camera.focal * far
-    step = ground.joints
+def _joints(brush: Brush, ground: Ground) -> None:
+    c, step = ground.colour, ground.joints
+    dark = (c[0] * 0.84, c[1] * 0.84, c[2] * 0.84)
+    far = min(brush.near + 26.0, brush.far)
+    reach = min(brush.reach, abs(brush.camera.size[0] / 2 / brush.camera.focal * far) + 12.0)
     lines = int(min(reach, 24.0) / step)
+    depth = brush.camera.depth((0.0, 0.0, (brush.near + far) / 3))
     for k in range(-lines, lines + 1):
-        quad(draw, camera, (k * step - 0.02, k * step + 0.02), (near, far), colour)
-    z = near - near % step + step
+        brush.quad((k * step - 0.02, k * step + 0.02), (brush.near, far), dark, depth)
+    z = brush.near - brush.near % step + step
     while z < far:
-        quad(draw, camera, (-reach * 1.2, reach * 1.2), (z, z + 0.03), colour)
+        brush.quad((-reach * 1.2, reach * 1.2), (z, z + 0.03), dark, depth)
         z += step
-
-
-def _texture(
-    plate: Image.Image, camera: Camera, ground: Ground, top: int, shadows: Image.Image,
-    strength: float,
-) -> None:  # fmt: skip
-    """Multiply the ground with its texture and shadows, at half resolution, faded where fine."""
-    width, height = camera.size
-    rows = np.arange(top + 1, height, 2)
-    left, z = camera.ground_rows(rows)
-    per_metre = SIDE / METRES[ground.surface]
-    step = -left * (4.0 / width) * per_metre  # texels per half-resolution pixel
-    grow = np.abs(np.gradient(z)) * per_metre if len(z) > 1 else step
-    keep = np.clip(3.0 / np.maximum(np.maximum(step, grow * 0.5), 1e-6), 0.0, 1.0)
-    columns = np.arange((width + 1) // 2, dtype=np.int32)
-    # Texel positions in 1/4096: whole numbers, so that every machine picks the same texels.
-    first = ((left * per_metre) % SIDE * 4096).astype(np.int32) + (ground.offset[0] << 12)
-    u = first[:, None] + np.minimum(step * 4096, 1 << 20).astype(np.int32)[:, None] * columns
-    u >>= 12
-    u &= SIDE - 1
-    u += ((((z * per_metre) % SIDE).astype(np.int32) + ground.offset[1]) % SIDE * SIDE)[:, None]
-    tile = ground_tile(ground.surface)
-    values = np.asarray(tile).ravel()[u].astype(np.uint16)
-    part = (0, top / height * shadows.height, shadows.width, shadows.height)
-    cover = shadows.resize((len(columns), len(rows)), Image.Resampling.BILINEAR, box=part)
-    dim = _shadow_gain(strength)[np.asarray(cover)]
-    weights = (keep * 255).astype(np.uint16)[:, None]
-    values *= weights
-    values += (255 - weights) * np.uint16(round(float(np.asarray(tile).mean())))
-    values >>= 8
-    values *= dim
-    values >>= 8
-    shade = Image.fromarray(values.astype(np.uint8)).resize(
-        (width, height - top), Image.Resampling.BILINEAR
-    )
-    region = (0, top, width, height)
-    lit = ImageChops.multiply(plate.crop(region), Image.merge("RGB", (shade,) * 3))
-    plate.paste(lit, region)
-
-
-def _shadow_gain(strength: float) -> NDArray[np.uint16]:
-    """Return what is left of the light, in 1/256, for every shadow cover 0..255."""
-    return (256 - np.arange(256) * strength).astype(np.uint16)

@@ -7,7 +7,7 @@ from math import cos, pi, sin
 
 from dip_env.scenes.drawing.camera import Camera, Vector
 from dip_env.scenes.drawing.dice import Dice
-from dip_env.scenes.drawing.figures import darker, draw_figure
+from dip_env.scenes.drawing.figures import Tone, darker, draw_figure
 from dip_env.scenes.drawing.light import Light
 from dip_env.scenes.drawing.people import BRONZE, STONE, TOPS, Person, random_person
 from dip_env.scenes.drawing.props import PAINTS, Model
@@ -18,7 +18,7 @@ RADIUS = {"statue": 0.7, "poster": 0.8, "coat_pole": 0.4, "mannequin": 0.4}
 
 
 def draw_lookalike(
-    kind: str, camera: Camera, place: Vector, light: Light, dice: Dice
+    kind: str, camera: Camera, place: Vector, light: Light, tone: Tone, dice: Dice
 ) -> list[Sprite]:
     """Draw a thing that a hasty look takes for a person.
 
@@ -27,6 +27,7 @@ def draw_lookalike(
         camera: the view.
         place: world point it stands on, metres.
         light: of the scene.
+        tone: colour of an object under the light at its place.
         dice: source of chance.
 
     Returns:
@@ -35,7 +36,7 @@ def draw_lookalike(
     builder = {
         "statue": _statue, "poster": _poster, "coat_pole": _coat_pole, "mannequin": _mannequin
     }[kind]  # fmt: skip
-    return builder(camera, place, light, dice)
+    return builder(camera, place, light, tone, dice)
 
 
 def _lifeless(person: Person, dice: Dice, colour: tuple[float, float, float]) -> Person:
@@ -52,8 +53,9 @@ def _body_less(sprite: Sprite | None) -> list[Sprite]:
     return [] if sprite is None else [replace(sprite, body=None, own=None)]
 
 
-def _statue(camera: Camera, place: Vector, light: Light, dice: Dice) -> list[Sprite]:
-    tone = light.tone(camera.depth(place))
+def _statue(
+    camera: Camera, place: Vector, light: Light, tone: Tone, dice: Dice
+) -> list[Sprite]:
     stone = dice.jitter(dice.pick(STONE if dice.chance(0.6) else BRONZE), 10)
     plinth = dice.jitter(dice.pick(STONE), 12)
     high = dice.uniform(0.4, 1.3)
@@ -71,8 +73,9 @@ def _statue(camera: Camera, place: Vector, light: Light, dice: Dice) -> list[Spr
     return sprites + _body_less(body)
 
 
-def _poster(camera: Camera, place: Vector, light: Light, dice: Dice) -> list[Sprite]:
-    tone = light.tone(camera.depth(place))
+def _poster(
+    camera: Camera, place: Vector, light: Light, tone: Tone, dice: Dice
+) -> list[Sprite]:
     wide, low, high = dice.uniform(0.5, 0.75), dice.uniform(0.1, 0.5), dice.uniform(1.9, 2.4)
     model = Model(camera, place, 0.0, tone, light)
     frame, back = dice.jitter(dice.pick(PAINTS), 10), dice.jitter(dice.pick(TOPS), 24)
@@ -112,8 +115,9 @@ def _poster(camera: Camera, place: Vector, light: Light, dice: Dice) -> list[Spr
     return [*sprites, flat]
 
 
-def _coat_pole(camera: Camera, place: Vector, light: Light, dice: Dice) -> list[Sprite]:
-    tone = light.tone(camera.depth(place))
+def _coat_pole(
+    camera: Camera, place: Vector, light: Light, tone: Tone, dice: Dice
+) -> list[Sprite]:
     model = Model(camera, place, 0.0, tone, light)
     metal, cloth = (70, 66, 62), dice.jitter(dice.pick(TOPS), 20)
     top = dice.uniform(1.6, 1.85)
@@ -145,8 +149,9 @@ def _coat_pole(camera: Camera, place: Vector, light: Light, dice: Dice) -> list[
     return model.render(dice)
 
 
-def _mannequin(camera: Camera, place: Vector, light: Light, dice: Dice) -> list[Sprite]:
-    tone = light.tone(camera.depth(place))
+def _mannequin(
+    camera: Camera, place: Vector, light: Light, tone: Tone, dice: Dice
+) -> list[Sprite]:
     model = Model(camera, place, 0.0, tone, light)
     model.drum(0.0, 0.05, (0.28, 0.26), (60, 58, 58))
     model.post((0.0, 0.05, 0.05), (0.0, 0.9, 0.05), (0.02, 0.02), (150, 150, 154))

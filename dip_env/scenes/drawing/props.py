@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from math import cos, pi, sin
 
 from PIL import Image, ImageChops
@@ -11,7 +12,7 @@ from dip_env.scenes.drawing.camera import Camera, Point, Vector
 from dip_env.scenes.drawing.dice import Dice
 from dip_env.scenes.drawing.light import Light
 from dip_env.scenes.drawing.sketch import BEHIND, Colour, Sketch, Sprite, ellipse_outline
-from dip_env.scenes.drawing.textures import leaves
+from dip_env.scenes.drawing.textures import frayed, leaf_grain
 
 CARS: tuple[Colour, ...] = (
     (196, 200, 204), (40, 42, 46), (120, 124, 130), (150, 34, 36), (44, 70, 120), (226, 226, 222),
@@ -51,6 +52,7 @@ class Model:
         self.turn = (cos(heading), sin(heading))
         self.tone = tone
         self.side = light.side[0]
+        self.night = light.kind == "night"
         self.sketch = Sketch(min(camera.scale(place), 400.0), light.side)
 
     def world(self, p: Vector) -> Vector:
@@ -58,6 +60,12 @@ class Model:
         c, s = self.turn
         x0, y0, z0 = self.place
         return x0 + p[0] * c + p[2] * s, y0 + p[1], z0 - p[0] * s + p[2] * c
+
+    def to_local(self, p: Vector) -> Vector:
+        """Return the thing's own coordinates of a world point."""
+        c, s = self.turn
+        x, z = p[0] - self.place[0], p[2] - self.place[2]
+        return x * c - z * s, p[1] - self.place[1], x * s + z * c
 
     def at(self, p: Vector) -> Point:
         """Return the scene pixel of a point of the thing."""
@@ -134,27 +142,19 @@ class Model:
 
 def _leafy(sprite: Sprite, dice: Dice, scale: float) -> Sprite:
     """Give a sprite the texture and the frayed edge of leaves."""
-    width, height = sprite.image.size
-    span = max(16, round(420 * 60 / max(scale, 12)))
-    tile = leaves()
-    x, y = dice.whole(0, 500), dice.whole(0, 500)
-    if span >= 480 or width * span // 240 >= 500 or height * span // 240 >= 500:
-        part = tile.crop((x, y, x + 480, y + 480))
-    else:
-        part = tile.crop((x, y, x + max(4, width * span // 240), y + max(4, height * span // 240)))
-    grain = part.resize((width, height), Image.Resampling.BILINEAR)
+    grain = leaf_grain(sprite.image.size, scale / 90, (dice.whole(0, 500), dice.whole(0, 500)))
     image = ImageChops.multiply(sprite.image, Image.merge("RGB", (grain,) * 3))
-    ragged = grain.point(_FRAY)
-    edge = ImageChops.subtract(sprite.alpha, ragged)
-    return Sprite(image, edge.point(_HARDEN), None, None, sprite.origin)
-
-
-_FRAY = [max(0, min(255, (150 - v) * 4)) for v in range(256)]
-_HARDEN = [0 if v < 90 else min(255, (v - 90) * 3) for v in range(256)]
+    return Sprite(image, frayed(sprite.alpha, grain, scale * 0.09), None, None, sprite.origin)
 
 
 def draw_prop(
-    kind: str, camera: Camera, place: Vector, heading: float, light: Light, dice: Dice
+    kind: str,
+    camera: Camera,
+    place: Vector,
+    heading: float,
+    light: Light,
+    tone: Callable[[Colour], Colour],
+    dice: Dice,
 ) -> list[Sprite]:
     """Draw a piece of street furniture.
 
@@ -164,12 +164,13 @@ def draw_prop(
         place: world point it stands on, metres.
         heading: turn around the vertical, radians.
         light: of the scene.
+        tone: colour of an object under the light at its place.
         dice: source of chance for colours and shapes.
 
     Returns:
         Its sprites, back to front.
     """
-    model = Model(camera, place, heading, light.tone(camera.depth(place)), light)
+    model = Model(camera, place, heading, tone, light)
     _BUILDERS[kind](model, dice)
     return model.render(dice, leafy=kind in ("hedge", "tree"))
 
@@ -187,8 +188,9 @@ def _bench(m: Model, dice: Dice) -> None:
 
 def _bollard(m: Model, dice: Dice) -> None:
     paint = dice.jitter(dice.pick(PAINTS), 10)
-    m.post((0, 0, 0), (0, 0.85, 0), (0.09, 0.08), paint)
-    m.post((0, 0.68, 0), (0, 0.72, 0), (0.095, 0.095), (214, 208, 196))
+    m.drum(0, 0.85, (0.095, 0.085), paint)
+    if dice.chance(0.6):
+        m.drum(0.64, 0.72, (0.1, 0.1), (214, 208, 196))
 
 
 def _bin(m: Model, dice: Dice) -> None:
@@ -206,63 +208,104 @@ def _lamp_post(m: Model, dice: Dice) -> None:
     paint, height = dice.jitter(dice.pick(PAINTS), 8), dice.uniform(3.4, 6.5)
     m.post((0, 0, 0), (0, 0.5, 0), (0.12, 0.1), paint)
     m.post((0, 0.4, 0), (0, height, 0), (0.065, 0.045), paint)
-    glow = (255, 236, 180)
-    if dice.chance(0.5):
+    glass = (236, 228, 200)
+    if dice.chance(0.5) and not m.night:
         m.post((0, height, 0), (0.8, height + 0.1, 0), (0.04, 0.04), paint)
-        m.post((0.6, height + 0.02, 0), (1.0, height + 0.04, 0), (0.1, 0.1), glow)
-    else:
-        m.post((0, height, 0), (0, height + 0.35, 0), (0.16, 0.2), glow)
-        m.post((0, height + 0.5, 0), (0, height + 0.55, 0), (0.24, 0.08), paint)
+        m.post((0.6, height + 0.02, 0), (1.0, height + 0.04, 0), (0.1, 0.1), glass)
+        return
+    if m.night:
+        height = 4.4
+        m.tone = _shining
+    m.post((0, height, 0), (0, height + 0.35, 0), (0.16, 0.2), glass)
+    m.post((0, height + 0.5, 0), (0, height + 0.55, 0), (0.24, 0.08), paint)
+
+
+def _shining(colour: Colour) -> Colour:
+    """Return the colour as it is: a lit lamp does not depend on the light around it."""
+    return colour
 
 
 def _tree(m: Model, dice: Dice) -> None:
     bark, green = (92, 74, 58), dice.jitter(dice.pick(GREENS), 12)
     trunk = dice.uniform(2.2, 3.2)
     m.post((0, 0, 0), (0, trunk + 1.0, 0), (0.2, 0.13), bark)
-    crown = dice.uniform(1.3, 2.2)
+    crown = dice.uniform(1.2, 2.0)
     m.blob((0, trunk + crown * 0.9, 0), crown, green)
-    for _ in range(7):
-        angle, reach = dice.uniform(0, 2 * pi), crown * dice.uniform(0.5, 0.85)
-        p = (reach * cos(angle), trunk + crown * dice.uniform(0.5, 1.6), reach * sin(angle) * 0.6)
-        m.blob(p, crown * dice.uniform(0.4, 0.6), dice.jitter(green, 10))
+    for _ in range(14):
+        angle, reach = dice.uniform(0, 2 * pi), crown * dice.uniform(0.4, 0.9)
+        high = crown * dice.uniform(0.35, 1.65)
+        lit = 0.75 + 0.3 * high / crown
+        p = (reach * cos(angle), trunk + high, reach * sin(angle) * 0.8)
+        colour = dice.jitter(green, 8)
+        m.blob(p, crown * dice.uniform(0.25, 0.5), (colour[0] * lit, colour[1] * lit, colour[2] * lit))
 
 
 def _planter(m: Model, dice: Dice) -> None:
     stone = dice.jitter((150, 144, 134), 20)
     m.box((-0.5, 0, -0.3), (0.5, 0.5, 0.3), stone)
-    for _ in range(9):
-        p = (dice.uniform(-0.42, 0.42), dice.uniform(0.5, 0.75), dice.uniform(-0.25, 0.25))
-        colour = dice.pick(GREENS) if dice.chance(0.75) else dice.pick(
-            ((196, 70, 90), (222, 190, 80), (230, 226, 220)))  # fmt: skip
-        m.blob(p, dice.uniform(0.1, 0.2), colour)
+    blossom = dice.pick(((196, 70, 90), (222, 190, 80), (230, 226, 220), (150, 90, 160)))
+    for _ in range(22):
+        p = (dice.uniform(-0.46, 0.46), dice.uniform(0.5, 0.66), dice.uniform(-0.26, 0.26))
+        m.blob(p, dice.uniform(0.06, 0.12), dice.jitter(dice.pick(GREENS), 10))
+    for _ in range(dice.whole(0, 12)):
+        p = (dice.uniform(-0.46, 0.46), dice.uniform(0.6, 0.74), dice.uniform(-0.3, 0.2))
+        m.blob(p, dice.uniform(0.025, 0.045), blossom)
+
+
+_CAR_SIDES = (
+    ((-2.1, 0.3), (-2.12, 0.82), (-1.75, 0.92), (-1.3, 1.0), (-0.75, 1.42), (0.35, 1.45),
+     (1.05, 0.98), (1.95, 0.84), (2.12, 0.6), (2.1, 0.3)),
+    ((-2.0, 0.32), (-2.08, 0.95), (-1.95, 1.05), (-1.7, 1.55), (-0.4, 1.66), (0.5, 1.6),
+     (1.1, 1.05), (1.95, 0.9), (2.1, 0.62), (2.05, 0.32)),
+    ((-2.3, 0.36), (-2.32, 1.9), (-2.2, 2.05), (-1.0, 2.1), (0.6, 2.1), (1.2, 1.98),
+     (1.75, 1.2), (2.25, 1.0), (2.32, 0.66), (2.3, 0.36)),
+)  # fmt: skip
+"""Side views (x along the car, y up) of a saloon, a hatchback and a van, from rear to front."""
+
+_CAR_WINDOWS = (
+    (((-1.1, 1.0), (-0.68, 1.34), (-0.2, 1.37), (-0.2, 1.0)),
+     ((-0.1, 1.0), (-0.1, 1.37), (0.3, 1.37), (0.85, 1.0))),
+    (((-1.7, 1.08), (-1.55, 1.48), (-0.6, 1.56), (-0.6, 1.08)),
+     ((-0.5, 1.08), (-0.5, 1.57), (0.45, 1.52), (0.9, 1.08))),
+    (((0.35, 1.2), (0.35, 1.9), (1.1, 1.88), (1.5, 1.2)),),
+)  # fmt: skip
 
 
 def _car(m: Model, dice: Dice) -> None:
-    paint = dice.jitter(dice.pick(CARS), 10)
-    dark, glass, tyre = (paint[0] * 0.8, paint[1] * 0.8, paint[2] * 0.8), (58, 68, 78), (28, 28, 30)
-    tall = dice.uniform(1.38, 1.72)
+    kind = dice.whole(0, 2)
+    paint, glass = dice.jitter(dice.pick(CARS), 10), (58, 70, 82)
+    outline = _CAR_SIDES[kind]
+    half = 0.86
+    eye = m.to_local((0.0, m.camera.height, 0.0))
+    near = -half if eye[2] < 0 else half
+    for k, (p, q) in enumerate(pairwise(outline)):
+        nx, ny = q[1] - p[1], p[0] - q[0]  # outward, as the outline runs over the roof
+        if -nx * (eye[0] - p[0]) - ny * (eye[1] - p[1]) <= 0:
+            continue
+        tilted = abs(q[0] - p[0]) < 2.2 * abs(q[1] - p[1]) and min(p[1], q[1]) > 0.9
+        colour = glass if tilted and k not in (0, len(outline) - 2) else paint
+        shade = 1.15 if abs(q[0] - p[0]) > abs(q[1] - p[1]) else 0.92
+        m.face([(*p, -half), (*q, -half), (*q, half), (*p, half)],
+               (colour[0] * shade, colour[1] * shade, colour[2] * shade), 3.0)  # fmt: skip
+    m.face([(*p, near) for p in outline], (paint[0] * 0.9, paint[1] * 0.9, paint[2] * 0.9), 2.0)
+    out = near * 1.005
+    for window in _CAR_WINDOWS[kind]:
+        m.face([(*p, out) for p in window], glass, 1.5)
+    m.face([(-2.0, 0.32, out), (2.0, 0.32, out), (2.0, 0.42, out), (-2.0, 0.42, out)],
+           (46, 46, 48), 1.6)  # fmt: skip
     for x in (-1.35, 1.3):
-        for z in (-0.8, 0.66):
-            m.post((x, 0.32, z), (x, 0.32, z + 0.14), (0.33, 0.33), tyre)
-    m.box((-2.1, 0.28, -0.86), (2.1, 0.86, 0.86), paint, -0.05)
-    low, high = (-1.35, 1.05), (-0.95, 0.55)
-    for z, w in ((-0.84, -0.68), (0.84, 0.68)):
-        m.face([(low[0], 0.86, z), (low[1], 0.86, z), (high[1], tall, w), (high[0], tall, w)],
-               dark, -0.3 if (z < 0) == (m.turn[0] > 0) else 0.4)  # fmt: skip
-        inset = 0.94
-        m.face(
-            [(low[0] * 0.9, 0.92, z * 1.003), (low[1] * 0.86, 0.92, z * 1.003),
-             (high[1] * inset, tall - 0.08, w * 1.003), (high[0] * inset, tall - 0.08, w * 1.003)],
-            glass, -0.35 if (z < 0) == (m.turn[0] > 0) else 0.39,
-        )  # fmt: skip
-    for x_low, x_high in ((low[0], high[0]), (low[1], high[1])):
-        m.face([(x_low, 0.86, -0.84), (x_low, 0.86, 0.84), (x_high, tall, 0.68),
-                (x_high, tall, -0.68)], glass)  # fmt: skip
-    m.face([(high[0], tall, -0.68), (high[1], tall, -0.68), (high[1], tall, 0.68),
-            (high[0], tall, 0.68)], (paint[0] * 1.1, paint[1] * 1.1, paint[2] * 1.1), -0.4)  # fmt: skip
-    for z in (-0.65, 0.65):
-        m.box((2.08, 0.58, z - 0.18), (2.12, 0.74, z + 0.18), (240, 236, 216), -0.2)
-        m.box((-2.12, 0.6, z - 0.16), (-2.08, 0.76, z + 0.16), (170, 30, 30), -0.2)
+        for radius, colour in ((0.38, (30, 30, 32)), (0.33, (24, 24, 26)), (0.2, (150, 152, 156))):
+            ring = [(x + radius * cos(pi * k / 8), 0.34 + radius * sin(pi * k / 8), out)
+                    for k in range(16)]  # fmt: skip
+            m.face(ring, colour, 1.2 - radius)
+    if eye[0] > 2.1:
+        for z in (-0.62, 0.62):
+            m.face([(2.13, 0.58, z - 0.17), (2.13, 0.58, z + 0.17), (2.1, 0.74, z + 0.17),
+                    (2.1, 0.74, z - 0.17)], (244, 240, 222), 0.9)  # fmt: skip
+    elif eye[0] < -2.1:
+        for z in (-0.62, 0.62):
+            m.face([(-2.33, 0.6, z - 0.16), (-2.33, 0.6, z + 0.16), (-2.33, 0.76, z + 0.16),
+                    (-2.33, 0.76, z - 0.16)], (170, 30, 30), 0.9)  # fmt: skip
 
 
 def _cone(m: Model, dice: Dice) -> None:

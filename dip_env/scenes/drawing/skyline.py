@@ -1,16 +1,17 @@
-"""What stands behind the ground: sky, buildings, trees, the sea or the walls of a hall."""
+"""What stands behind the ground: buildings, trees, the sea or the walls of a hall."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from PIL import Image, ImageDraw
+from PIL import Image, ImageChops, ImageDraw
 
 from dip_env.scenes.drawing.camera import Camera, Point, Vector
 from dip_env.scenes.drawing.dice import Dice
 from dip_env.scenes.drawing.light import Light
 from dip_env.scenes.drawing.sketch import Colour
-from dip_env.scenes.drawing.textures import clouds, leaves
+from dip_env.scenes.drawing.stage import Stage
+from dip_env.scenes.drawing.textures import frayed, leaf_grain
 
 WALLS: tuple[Colour, ...] = (
     (186, 160, 132), (168, 108, 84), (204, 192, 170), (150, 148, 146), (196, 172, 120),
@@ -132,123 +133,76 @@ class Backdrop:
         self.patch(wall, (0, 1), (0, 0.35), tone((trim[0] * 0.6, trim[1] * 0.6, trim[2] * 0.6)))
 
     def tree_line(self, depth: float, low: float, high: float) -> None:
-        """Draw a wall of foliage at a depth, its top between two heights in metres."""
+        """Draw a wall of foliage at a depth, its tops between two heights in metres."""
         dice, camera = self.dice, self.camera
-        width = camera.size[0]
-        reach = width / 2 / camera.focal * depth * 1.1
-        mask = Image.new("L", camera.size, 0)
-        brush = ImageDraw.Draw(mask)
-        bottom = camera.project((0, 0, depth))[1]
-        x = -reach
-        while x < reach:
-            top = dice.uniform(low, high)
-            radius = dice.uniform(1.6, 3.4) * high / 8
-            scale = camera.focal / depth
-            u, v = camera.project((x, top - radius, depth))
-            r = radius * scale
-            brush.ellipse((u - r, v - r, u + r, v + r * 1.2), fill=255)
-            brush.rectangle((u - r, v, u + r, bottom), fill=255)
-            x += radius * dice.uniform(0.5, 1.0)
-        box = mask.getbbox()
-        if box is None:
+        width, height = camera.size
+        scale = camera.focal / depth
+        reach = width / 2 / scale * 1.1
+        base = camera.project((0, 0, depth))[1]
+        top = max(0, int(camera.project((0, high * 1.1, depth))[1]))
+        bottom = min(height, round(base) + 1)
+        if bottom - top < 2:
             return
         tone = self.light.tone(depth)
-        colour = tone(dice.jitter((86, 106, 58), 18))
-        _foliage(self.plate, mask.crop(box), (box[0], box[1]), colour, dice)
-
-
-def _foliage(
-    plate: Image.Image, mask: Image.Image, corner: tuple[int, int], colour: Colour, dice: Dice
-) -> None:
-    """Paint leaves of a colour through a mask whose upper left is at ``corner``."""
-    texture = leaves()
-    x = dice.whole(0, max(0, texture.width // 2 - 1))
-    y = dice.whole(0, max(0, texture.height // 2 - 1))
-    grain = texture.crop((x, y, x + texture.width // 2, y + texture.height // 2))
-    grain = grain.resize(mask.size, Image.Resampling.BILINEAR) if (
-        mask.width > grain.width or mask.height > grain.height
-    ) else grain.crop((0, 0, *mask.size))  # fmt: skip
-    bands = [grain.point([min(255, int(v * c / 205)) for v in range(256)]) for c in colour]
-    plate.paste(Image.merge("RGB", bands), corner, mask)
-
-
-def draw_sky(plate: Image.Image, camera: Camera, light: Light, dice: Dice) -> None:
-    """Paint the sky above the horizon: a gradient, with clouds by day."""
-    width = camera.size[0]
-    bottom = min(camera.size[1], round(camera.horizon) + 2)
-    if bottom <= 0:
-        return
-    zenith, low = {
-        "sun": ((96, 146, 206), (196, 216, 232)),
-        "overcast": ((182, 188, 196), (214, 216, 218)),
-        "dusk": ((84, 88, 128), (238, 168, 112)),
-        "night": ((8, 10, 22), (34, 34, 52)),
-        "indoor": ((214, 210, 200), (226, 220, 208)),
-    }[light.kind]
-    zenith = dice.jitter(zenith, 14)
-    draw = ImageDraw.Draw(plate)
-    steps = 48
-    for k in range(steps):
-        t = (k + 0.5) / steps
-        colour = tuple(int(a + (b - a) * t) for a, b in zip(zenith, low, strict=True))
-        draw.rectangle((0, bottom * k // steps, width, bottom * (k + 1) // steps), colour)
-    if light.kind in ("sun", "dusk") and dice.chance(0.7) and bottom > 20:
-        tile = clouds()
-        x, y = dice.whole(0, 511), dice.whole(0, 511)
-        cover = tile.crop((x, y, x + 400, y + 160)).point(_CLOUD)
-        cover = cover.resize((width, bottom), Image.Resampling.BILINEAR)
-        white = (248, 248, 250) if light.kind == "sun" else (250, 190, 150)
-        plate.paste(white, (0, 0), cover)
-
-
-_CLOUD = [min(210, max(0, (v - 120) * 2)) for v in range(256)]
-
-
-def random_depth(dice: Dice, setting: str, wanted: float) -> float:
-    """Draw by chance how far people may walk in a setting before they meet a wall.
-
-    Args:
-        dice: source of chance.
-        setting: street, plaza, park, shore or hall.
-        wanted: distance in metres at which the smallest wanted person would stand.
-
-    Returns:
-        Distance in metres.
-    """
-    low, high = {
-        "street": (50.0, 120.0), "plaza": (22.0, 130.0), "park": (36.0, 110.0),
-        "shore": (28.0, 110.0), "hall": (16.0, 60.0),
-    }[setting]  # fmt: skip
-    return min(high, max(low, wanted * dice.uniform(0.45, 1.15)))
+        colours = Image.new("RGB", (width, bottom - top))
+        mask = Image.new("L", colours.size, 0)
+        leaf, brush = ImageDraw.Draw(colours), ImageDraw.Draw(mask)
+        x = -reach
+        while x < reach:
+            crown = dice.uniform(low, high)
+            radius = crown * dice.uniform(0.28, 0.42)
+            green = dice.jitter((86, 108, 58), 20)
+            for k in range(7):
+                r = radius * (1.0 if k == 0 else dice.uniform(0.35, 0.65)) * scale
+                shift = 0.0 if k == 0 else dice.uniform(-0.8, 0.8) * radius
+                up = crown - radius if k == 0 else crown - radius * dice.uniform(0.5, 1.8)
+                u, v = camera.project((x + shift, up, depth))
+                v -= top
+                lit = 0.7 + 0.4 * min(1.0, up / crown)
+                seen = tone((green[0] * lit, green[1] * lit, green[2] * lit))
+                oval = (u - r, v - r, u + r, v + r)
+                leaf.ellipse(oval, (int(seen[0]), int(seen[1]), int(seen[2])))
+                brush.ellipse(oval, 255)
+                if k == 0:
+                    trunk = (u - r, v, u + r, base)
+                    dark = tone((green[0] * 0.55, green[1] * 0.55, green[2] * 0.55))
+                    leaf.rectangle(trunk, (int(dark[0]), int(dark[1]), int(dark[2])))
+                    brush.rectangle(trunk, 255)
+            x += radius * dice.uniform(0.7, 1.5)
+        grain = leaf_grain(
+            colours.size, max(0.5, scale / 60), (dice.whole(0, 400), dice.whole(0, 400))
+        )
+        edge = frayed(mask, grain, max(2.0, scale * 0.12))
+        leafy = ImageChops.multiply(colours, Image.merge("RGB", (grain,) * 3))
+        self.plate.paste(leafy, (0, top), edge)
 
 
 def draw_skyline(
-    plate: Image.Image, camera: Camera, light: Light, setting: str, far: float, dice: Dice
+    plate: Image.Image, camera: Camera, light: Light, stage: Stage, dice: Dice
 ) -> None:
-    """Paint what stands behind the ground of a setting, over sky and ground.
+    """Paint what stands behind the ground of a stage, over sky and ground.
 
     Args:
         plate: RGB image of the scene's size, painted in place.
         camera: the view.
         light: colours and haze.
-        setting: street, plaza, park, shore or hall.
-        far: distance of the nearest wall across the view, metres.
+        stage: setting and walls.
         dice: source of chance.
     """
     backdrop = Backdrop(plate, camera, light, dice)
-    if setting == "hall":
-        _hall(backdrop, far + 0.8)
-    elif setting == "park":
+    if stage.setting == "hall":
+        _hall(backdrop, stage)
+    elif stage.setting == "park":
         if dice.chance(0.4):
-            _row(backdrop, far + dice.uniform(25, 60), 14, 26)
-        backdrop.tree_line(far + 1.5, 4.0, 9.0)
-    elif setting == "shore":
-        _shore(backdrop, far + 1.0)
-    elif setting == "plaza":
-        _row(backdrop, far + 25, 16, 30)
-        _row(backdrop, far + 1.5, 8, 20)
+            _row(backdrop, stage.far + dice.uniform(25, 60), 14, 26)
+        backdrop.tree_line(stage.far, 4.0, 9.0)
+    elif stage.setting == "shore":
+        _shore(backdrop, stage.far)
+    elif stage.setting == "plaza":
+        _row(backdrop, stage.far + 25, 16, 30)
+        _row(backdrop, stage.far, 8, 20)
     else:
-        _canyon(backdrop, far + 2.0)
+        _canyon(backdrop, stage)
 
 
 def _row(backdrop: Backdrop, depth: float, low: float, high: float) -> None:
@@ -264,14 +218,14 @@ def _row(backdrop: Backdrop, depth: float, low: float, high: float) -> None:
         x += width
 
 
-def _canyon(backdrop: Backdrop, far: float) -> None:
+def _canyon(backdrop: Backdrop, stage: Stage) -> None:
     """Houses along both sides of a street that runs away from the camera."""
-    dice = backdrop.dice
+    dice, far = backdrop.dice, stage.far
     _row(backdrop, far + dice.uniform(5, 40), 10, 26)
     if dice.chance(0.5):
         backdrop.tree_line(far + 1.0, 4.0, 9.0)
-    left, right = -dice.uniform(7, 13), dice.uniform(7, 13)
-    for x, facing in ((left, dice.uniform(0.7, 1.0)), (right, dice.uniform(0.7, 1.0))):
+    sides = ((stage.left, dice.uniform(0.7, 1.0)), (stage.right, dice.uniform(0.7, 1.0)))
+    for x, facing in sides:
         z = far
         while z > 2.5:
             nearer = max(2.0, z - dice.uniform(8, 16) * (1.0 if z < 60 else 1.6))
@@ -302,10 +256,10 @@ def _shore(backdrop: Backdrop, edge: float) -> None:
     )
 
 
-def _hall(backdrop: Backdrop, depth: float) -> None:
+def _hall(backdrop: Backdrop, stage: Stage) -> None:
     """A station or mall: back wall with panels, side walls, a lit ceiling."""
     camera, light, dice = backdrop.camera, backdrop.light, backdrop.dice
-    half, height = dice.uniform(7, 12), dice.uniform(4.5, 7.5)
+    half, depth, height = stage.right, stage.far, dice.uniform(4.5, 7.5)
     wall = dice.jitter(dice.pick(((206, 200, 188), (176, 182, 186), (190, 172, 150))), 12)
     corners = [(-half, 1.0), (half, 1.0), (half, depth), (-half, depth)]
     ceiling = [camera.project((x, height, z)) for x, z in corners]

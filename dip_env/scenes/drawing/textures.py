@@ -1,4 +1,4 @@
-"""Textures made once per process from fixed seeds: cloth folds, ground grain, leaves, film grain."""
+"""Textures made once per process from fixed seeds: cloth, ground, leaves, clouds, film grain."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from functools import cache, lru_cache
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageChops, ImageFilter
 
 SIDE = 512
 
@@ -108,6 +108,31 @@ def leaves() -> Image.Image:
     """Return a foliage brightness texture, mode L, twice SIDE wide and high."""
     value = 190 + 75 * _waves(31, ((30, 30, 1.0), (70, 70, 1.0), (130, 130, 0.7)))
     return _doubled(_as_image(value))
+
+
+def leaf_grain(size: tuple[int, int], zoom: float, offset: tuple[int, int]) -> Image.Image:
+    """Return foliage brightness of a size, mode L.
+
+    Args:
+        size: (width, height) in pixels.
+        zoom: pixels per texture pixel.
+        offset: place in the texture, 0..500.
+    """
+    tile = leaves()
+    room = tile.width - max(offset) - 1
+    zoom = max(zoom, 0.25, size[0] / room, size[1] / room)
+    x, y = offset
+    box = (x, y, x + size[0] / zoom, y + size[1] / zoom)
+    return tile.resize(size, Image.Resampling.BILINEAR, box=box)
+
+
+def frayed(mask: Image.Image, grain: Image.Image, radius: float) -> Image.Image:
+    """Return the mask with its edge broken up along the leaves of ``grain``."""
+    soft = mask.filter(ImageFilter.BoxBlur(max(1, int(radius))))
+    return ImageChops.add(soft, grain, 1, -190).point(_EDGE)
+
+
+_EDGE = [max(0, min(255, (v - 96) * 6)) for v in range(256)]
 
 
 @cache
