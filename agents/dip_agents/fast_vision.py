@@ -20,7 +20,7 @@ def speed_up_vision(visual: nn.Module) -> None:
     Args:
         visual: ``Qwen3VLVisionModel``.
     """
-    visual.patch_embed.forward = types.MethodType(_linear_patches, visual.patch_embed)  # type: ignore[union-attr,assignment]
+    visual.patch_embed.forward = types.MethodType(_linear_patches, visual.patch_embed)  # type: ignore[union-attr]
     for block in visual.blocks:  # type: ignore[union-attr]
         block.attn.forward = types.MethodType(_batched_attention, block.attn)
 

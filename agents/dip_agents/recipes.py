@@ -225,7 +225,7 @@ def _reference(vlm: VLM, config: GRPOConfig) -> Callable[[Sequence[TokenBuffer]]
     if hasattr(vlm.model, "disable_adapter"):
 
         def without_adapter(buffers: Sequence[TokenBuffer]) -> torch.Tensor:
-            with vlm.model.disable_adapter():  # type: ignore[operator]
+            with vlm.model.disable_adapter():
                 return vlm.token_logprobs(buffers, config.temperature).logprobs
 
         return without_adapter

@@ -59,7 +59,7 @@ class VLM:
     """
 
     def __init__(
-        self, model: nn.Module, processor: Any, autocast: torch.dtype | None = None
+        self, model: Any, processor: Any, autocast: torch.dtype | None = None
     ) -> None:
         """Read the sizes once and make the vision tower fast."""
         self.model = model

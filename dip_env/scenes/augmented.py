@@ -84,7 +84,7 @@ def window_scene(
     size = (right - left, bottom - top)
     shift = np.array([left, top, left, top], dtype=np.float32)
     boxes, visible = scene.boxes - shift, scene.visible_boxes - shift
-    seen = clip_boxes(visible, size)
+    seen = np.asarray(clip_boxes(visible, size), dtype=np.float32)
     before = np.maximum(box_area(visible), 1e-6)
     left_over = box_area(seen) / before
     keep = (box_area(clip_boxes(boxes, size)) > 0) & (left_over > 0)
@@ -93,8 +93,8 @@ def window_scene(
     return Scene(
         scene_id=scene.scene_id + suffix,
         size=size,
-        boxes=boxes[keep].astype(np.float32),
-        visible_boxes=seen[keep].astype(np.float32),
+        boxes=boxes[keep],
+        visible_boxes=seen[keep],
         visible_share=(scene.visible_share * left_over)[keep].astype(np.float32),
         ignore=(scene.ignore | (left_over < MIN_SHARE_LEFT))[keep],
         labels=tuple(label for label, k in zip(scene.labels, keep, strict=True) if k),
@@ -102,7 +102,7 @@ def window_scene(
     )
 
 
-def _mirrored(boxes: NDArray[np.floating], width: int) -> NDArray[np.floating]:
+def _mirrored(boxes: NDArray[np.float32], width: int) -> NDArray[np.float32]:
     return np.stack([width - boxes[:, 2], boxes[:, 1], width - boxes[:, 0], boxes[:, 3]], axis=1)
 
 

@@ -84,22 +84,22 @@ class Session:
                 raise ValueError(
                     f"row {row}: expected at most {self.room(row)} tokens, got {len(ids)}"
                 )
-        ids = np.full((len(chunks), longest), self.vlm.processor.tokenizer.pad_token_id)
+        tokens = np.full((len(chunks), longest), self.vlm.processor.tokenizer.pad_token_id)
         slots = np.full((len(chunks), longest), self.capacity)  # scratch for the padding
         places = np.zeros((3, len(chunks), longest), dtype=np.int64)
-        for b, (row, (tokens, images)) in enumerate(zip(rows, chunks, strict=True)):
-            n = len(tokens)
-            ids[b, :n] = tokens
+        for b, (row, (chunk, chunk_images)) in enumerate(zip(rows, chunks, strict=True)):
+            n = len(chunk)
+            tokens[b, :n] = chunk
             slots[b, :n] = self.lengths[row] + np.arange(n)
             places[:, b, :n], self.positions[row] = self.vlm.positions(
-                tokens, images, int(self.positions[row])
+                chunk, chunk_images, int(self.positions[row])
             )
             self.lengths[row] += n
         images = [image for _, chunk_images in chunks for image in chunk_images]
         features = self.vlm.features_of(images)
-        states = self._forward(list(rows), ids, slots, places, images, features)
-        for b, (row, (tokens, _)) in enumerate(zip(rows, chunks, strict=True)):
-            self.hidden[row] = states[b, len(tokens) - 1]
+        states = self._forward(list(rows), tokens, slots, places, images, features)
+        for b, (row, (chunk, _)) in enumerate(zip(rows, chunks, strict=True)):
+            self.hidden[row] = states[b, len(chunk) - 1]
 
     @torch.no_grad()
     def sample(

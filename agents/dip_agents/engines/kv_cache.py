@@ -49,8 +49,8 @@ class RowCache:
         for store, new in ((self.keys, key_states), (self.values, value_states)):
             held = store[layer_idx]
             if held is None:
-                _, heads, _, size = new.shape
-                held = new.new_zeros(self.rows, heads, self.capacity + 1, size)
+                heads, head_size = new.shape[1], new.shape[3]
+                held = new.new_zeros(self.rows, heads, self.capacity + 1, head_size)
                 store[layer_idx] = held
             rows = self._selected
             if rows is None:

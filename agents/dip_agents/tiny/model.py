@@ -60,7 +60,7 @@ def build_tiny(
     # Three sections of the rotary half: time, height, width.
     section = [head // 8, head * 3 // 16, head * 3 // 16]
     rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": section}
-    text = {
+    text: dict[str, Any] = {
         "vocab_size": vocabulary,
         "hidden_size": shape["hidden"],
         "intermediate_size": shape["mlp"],
@@ -72,7 +72,7 @@ def build_tiny(
         "pad_token_id": tokenizer.pad_token_id,
         "tie_word_embeddings": True,
     }
-    vision = {
+    vision: dict[str, Any] = {
         "depth": shape["vision_layers"],
         "hidden_size": shape["vision"],
         "num_heads": shape["vision"] // 32,
@@ -83,6 +83,7 @@ def build_tiny(
     }
     torch.manual_seed(seed)
     model: Any
+    processor: Any
     if family == "qwen3_vl":
         text |= {"head_dim": head, "rope_parameters": rope | {"mrope_interleaved": True}}
         vision |= {
