@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dip_env.actions import Answer, Grammar, Look, Think
 from dip_env.errors import ActionParseError
 
-law = settings(deadline=None, max_examples=150)
+law = settings(deadline=None, max_examples=80)
 grammar = Grammar(max_regions=3, max_boxes=20, max_chars=5000, max_think_chars=500)
 
 # Numbers that two decimals print exactly.
@@ -91,6 +91,12 @@ def test_numbers_are_printed_as_short_as_they_can_be():
     text = grammar.format((Answer([[1.0, 2.5, 3.14159, -0.001]], scores=(0.5,)),))
     assert text == '<answer>[{"bbox_2d":[1,2.5,3.14,0],"score":0.5}]</answer>'
     assert grammar.format((Answer([]),)) == "<answer>[]</answer>"
+
+
+@pytest.mark.parametrize("keys", ['"bbox_2d":{b},"score":1', '"score":1,"bbox_2d":{b}'])
+def test_a_score_is_a_float_however_it_is_written(keys):
+    (answer,) = grammar.parse(f"<answer>[{{{keys.format(b=[1, 2, 3, 4])}}}]</answer>")
+    assert [type(score) for score in answer.scores] == [float]
 
 
 def test_segments_compare_by_value():

@@ -15,7 +15,7 @@ from dip_env.boxes import (
     union_area,
 )
 
-settings.register_profile("boxes", deadline=None, max_examples=60)
+settings.register_profile("boxes", deadline=None, max_examples=50)
 law = settings(settings.get_profile("boxes"))
 
 # Corners in any order: inverted boxes, and boxes without area, are part of the domain.

@@ -20,7 +20,7 @@ from dip_env.rewards import (
 )
 from dip_env.scenes.base import Scene
 
-law = settings(deadline=None, max_examples=80)
+law = settings(deadline=None, max_examples=50)
 
 THINK, LOOK, ANSWER = Think("hm"), Look([[0, 0, 9, 9]]), Answer([[0, 0, 9, 9]])
 GOOD_TURNS = ((THINK, LOOK), (ANSWER,))
@@ -310,14 +310,15 @@ def test_a_group_too_small_to_disagree_uses_the_prior(size):
 
 
 def test_boxes_are_clipped_to_the_scene_before_they_are_compared():
-    # The amodal person is half outside; a box of the part inside finds all that can be seen.
-    scene = make_scene([[-10, 0, 10, 20]])
-    inside, amodal, outside = [0, 0, 10, 20], [-10, 0, 10, 20], [-30, 0, -5, 20]
-    scores = score_group(
-        [outcome([inside]), outcome([amodal]), outcome([inside, outside])], scene, EpisodeConfig()
-    )
-    assert [s.terms.accuracy for s in scores] == pytest.approx([1, 1, 2 / 3])
+    # Three quarters of the amodal person lie outside; a box of the part inside finds all there is.
+    inside, amodal, outside = [0, 0, 10, 20], [-30, 0, 10, 20], [-30, 0, -5, 20]
+    scene = make_scene([amodal], ignore=[[-99, 20, 40, 30]])
+    ignored = [-40, 21, 5, 29]
+    answers = [[inside], [amodal], [inside, outside], [inside, ignored]]
+    scores = score_group([outcome(answer) for answer in answers], scene, EpisodeConfig())
+    assert [s.terms.accuracy for s in scores] == pytest.approx([1, 1, 2 / 3, 1])
     assert scores[2].matches.unmatched_pred.tolist() == [1]
+    assert scores[3].matches.dropped.tolist() == [1]
 
 
 def test_no_answer_is_scored_as_an_empty_one():

@@ -7,7 +7,7 @@ from PIL import Image
 from dip_env.errors import ActionRefusedError
 from dip_env.views import View, cut_crop, fit_size, overview
 
-law = settings(deadline=None, max_examples=80)
+law = settings(deadline=None, max_examples=50)
 sizes = st.tuples(st.integers(1, 8000), st.integers(1, 8000))
 multiples = st.sampled_from([1, 14, 28, 32])
 formats = st.sampled_from(["pixel", "norm1000"])
