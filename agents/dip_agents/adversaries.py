@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dip_agents.oracle import oracle_regions
-from dip_agents.printing import make_answer, printable, random_boxes
+from dip_agents.printing import PERSON_ASPECT, make_answer, printable, random_boxes
 from dip_env.actions import Answer, Grammar, Look, Segment, Think
-from dip_env.boxes import box_area, clip_boxes
+from dip_env.boxes import box_area, box_intersection, clip_boxes
 from dip_env.config import EpisodeConfig
 from dip_env.scenes.base import Scene
 from dip_env.views import View
@@ -99,7 +99,7 @@ class Adversary:
         attack: from a situation to the actions of one episode; the last repeats until it ends.
         claim: what the reward must not fall for.
         tampers: True when the attack changes the weak honest policy's own episode; it must then
-            not earn more than that episode does untouched.
+            not earn noticeably more than that episode does untouched.
     """
 
     name: str
@@ -140,12 +140,19 @@ def _huge(s: Situation) -> list[str]:
 
 
 def _on_ignored(s: Situation) -> list[str]:
-    regions = s.printed(clip_boxes(s.scene.ignore_boxes, s.scene.size))
-    share = s.rng.uniform(0, 0.5, (20, len(regions), 2))
-    corner, side = regions[:, :2], regions[:, 2:] - regions[:, :2]
-    low = corner + share * side
-    inside = np.concatenate([low, low + 0.5 * side], axis=-1).reshape(-1, 4)
-    return s.usual(np.concatenate([s.weak, np.round(inside, 2)]))
+    """Fill the answer with person-shaped boxes that ignore regions make free of charge."""
+    regions = clip_boxes(s.scene.ignore_boxes, s.scene.size)
+    regions = regions[box_area(regions) > 0]
+    room = min(200, s.config.max_boxes - len(s.weak))
+    if not len(regions) or room <= 0:
+        return s.usual(s.weak)
+    region = regions[s.rng.integers(0, len(regions), room)]
+    middle = region[:, :2] + s.rng.uniform(0, 1, (room, 2)) * (region[:, 2:] - region[:, :2])
+    tall = np.exp(s.rng.uniform(np.log(0.02), np.log(0.3), (room, 1))) * s.scene.size[1]
+    half = np.concatenate([PERSON_ASPECT * tall, tall], axis=1) / 2
+    boxes = np.concatenate([middle - half, middle + half], axis=1)
+    free = box_intersection(boxes, regions).max(axis=1) > 0.6 * box_area(boxes)
+    return s.usual(np.concatenate([s.weak, s.printed(boxes[free])]))
 
 
 def _same_look_twice(s: Situation) -> list[str]:

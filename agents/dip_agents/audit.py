@@ -3,8 +3,8 @@
 Every attack is played in two arrangements, since the look term reads the siblings: ``lone``, one
 adversary among honest rollouts, and ``group``, nothing but adversaries. It wins when it earns more
 on average than an honest policy of F1 0.5, or, for an attack that only tampers with the episode of
-a weak honest policy, more than that episode untouched. No image is drawn: an action that looks and
-answers at once is scored on its regions.
+a weak honest policy, noticeably more than that episode untouched. No image is drawn: an action
+that looks and answers at once is scored on its regions.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ GROUP_SIZE = 8
 """Rollouts of one scene."""
 HONEST = (0.3, 0.5, 0.7)
 """F1 of the honest policies; the first is the weak one, the second the bar."""
-TOLERANCE = 1e-9
-"""What rounding may add to an equal reward."""
+SLACK = 0.01
+"""What tampering may gain by luck, such as a free box in an ignore region that meets somebody."""
 
 
 @dataclass(frozen=True)
@@ -112,9 +112,10 @@ class AuditReport:
         for row in self.adversaries:
             for arrangement in ("lone", "group"):
                 earned = getattr(row, arrangement).reward
-                for rival in (bar, weak) if row.tampers else (bar,):
+                rivals = [(bar, 0.0), (weak, SLACK)] if row.tampers else [(bar, 0.0)]
+                for rival, slack in rivals:
                     honest = getattr(rival, arrangement).reward
-                    if earned > honest + TOLERANCE:
+                    if earned > honest + slack:
                         found.append(Win(row.name, arrangement, earned, rival.name, honest))
         return found
 

@@ -1,0 +1,262 @@
+import io
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+from rich.console import Console
+
+from dip_agents.evaluate import evaluate, paired_gain, play, print_results, show, turn_seed
+from dip_agents.intervals import METRICS, TALLIES, Interval, measure, paired_difference, stack
+from dip_agents.policy import CallablePolicy, Completion
+from dip_agents.scripted import OraclePolicy, RandomPolicy
+from dip_env import EpisodeConfig, EpisodeGroup, RewardConfig, ToyScenes
+from dip_wrappers.traces import load_traces, replay
+
+CONFIG = EpisodeConfig()
+
+
+def say(text):
+    return CallablePolicy(lambda transcript: text)
+
+
+class Counting:
+    """Answers scene 0 perfectly in its first group member and notes what it was asked."""
+
+    def __init__(self):
+        self.sizes = []
+        self.seeds = []
+
+    def act(self, observations, seeds):
+        self.sizes.append(len(observations))
+        self.seeds += seeds
+        return [
+            Completion("<look>[[0,0,50,50]]</look>" if o.turn == 0 else "<answer>[]</answer>")
+            for o in observations
+        ]
+
+
+def test_pooled_metrics_by_hand():
+    # Toy scene 0 holds people at (40,100,120,340), (280,140,340,320), (500,80,600,400) of 640x480,
+    # seen in a view of 448x320: x by 0.7, y by 2/3. One is answered, one box is far off.
+    # Scene 3 holds one person, which the same answer misses: 2 false positives.
+    answer = "<answer>[[28,67,84,227],[200,10,210,20]]</answer>"
+    result = evaluate(say(answer), ToyScenes(), [0, 3], CONFIG)
+    value = {name: metric.value for name, metric in result.metrics.items()}
+    assert value["precision"] == pytest.approx(1 / 4)
+    assert value["recall"] == pytest.approx(1 / 4)
+    assert value["F1"] == pytest.approx(1 / 4)
+    # Scene 0: F1 = 2*1/(2+3) = 0.4; scene 3: 0.
+    assert value["accuracy"] == pytest.approx(0.2)
+    assert value["reward"] == pytest.approx(CONFIG.reward.accuracy_weight * 0.2)
+    assert value["format"] == value["look"] == value["looks_per_episode"] == 0
+    assert value["boxes_per_truth"] == pytest.approx(4 / 4)
+    assert result.tallies["tp"].tolist() == [1, 0]
+    assert result.n == 2
+
+
+def test_malformed_turns_are_counted_per_episode():
+    result = evaluate(say("no idea"), ToyScenes(), [0, 1], CONFIG)
+    assert result.metrics["parse_failures"].value == CONFIG.max_turns
+    assert result.metrics["recall"].value == 0
+
+
+def test_what_cannot_be_defined_is_null_with_a_reason(tmp_path):
+    result = evaluate(say("<answer>[]</answer>"), ToyScenes(), [2], CONFIG, out=tmp_path)
+    assert result.metrics["precision"] == Interval(None, None, None, "no box was predicted")
+    assert result.metrics["recall"].reason == "there was nobody to find"
+    assert result.metrics["accuracy"].value == 1.0
+    assert result.metrics["accuracy"].low is None  # one scene has no spread
+    text = (tmp_path / "metrics.json").read_text()
+    assert "NaN" not in text
+    assert "Infinity" not in text
+    loaded = json.loads(text)
+    assert loaded["precision"] is None
+    assert loaded["undefined"]["precision"] == "no box was predicted"
+    assert loaded["intervals"]["accuracy"] == [None, None]
+
+
+def test_metrics_file_has_every_metric_with_its_interval(tmp_path):
+    policy = OraclePolicy(ToyScenes(), CONFIG, miss_rate=0.3)
+    evaluate(policy, ToyScenes(), range(4), CONFIG, out=tmp_path)
+    loaded = json.loads((tmp_path / "metrics.json").read_text())
+    names = "precision recall F1 reward format look accuracy looks_per_episode boxes_per_truth"
+    for name in [*names.split(), "parse_failures"]:
+        low, high = loaded["intervals"][name]
+        assert low <= loaded[name] <= high
+    assert loaded["n"] == 4
+    assert loaded["look_reference"] == "prior"
+
+
+def test_groups_of_three_read_their_siblings():
+    for size, reference in ((1, "prior"), (2, "prior"), (3, "siblings")):
+        policy = OraclePolicy(ToyScenes(), CONFIG, miss_rate=0.5)
+        result = evaluate(policy, ToyScenes(), [0, 1], CONFIG, group_size=size)
+        assert result.look_reference == reference
+        assert result.tallies["episodes"].tolist() == [size, size]
+    # Siblings that agree leave nothing ambiguous; the prior would have paid these looks.
+    same = evaluate(OraclePolicy(ToyScenes(), CONFIG), ToyScenes(), [1], CONFIG, group_size=3)
+    alone = evaluate(OraclePolicy(ToyScenes(), CONFIG), ToyScenes(), [1], CONFIG)
+    assert same.metrics["look"].value == 0
+    assert alone.metrics["look"].value > 0
+
+
+def test_coco_files_score_the_same_as_the_metrics(tmp_path, capsys):
+    source = ToyScenes()
+    evaluate(OraclePolicy(source, CONFIG, decimals=2), source, range(4), CONFIG, out=tmp_path)
+    truth = COCO(str(tmp_path / "truth.json"))
+    annotations = truth.loadAnns(truth.getAnnIds())
+    assert [a["id"] for a in annotations] == list(range(1, 8))
+    assert sum(a["iscrowd"] for a in annotations) == 1
+    assert annotations[3]["vis_bbox"] == [100, 120, 50, 300]  # half hidden
+    assert annotations[3]["bbox"] == [100, 120, 100, 300]
+    found = truth.loadRes(str(tmp_path / "detections.json"))
+    assert {d["score"] for d in found.loadAnns(found.getAnnIds())} == {1.0}
+    scorer = COCOeval(truth, found, "bbox")
+    scorer.evaluate()
+    scorer.accumulate()
+    scorer.summarize()
+    capsys.readouterr()
+    assert scorer.stats[1] == pytest.approx(1.0)  # AP at IoU .5 of a perfect oracle
+
+
+def test_scores_the_policy_gave_are_kept(tmp_path):
+    text = '<answer>[{"bbox_2d":[28,67,84,227],"score":0.25},[200,10,210,20]]</answer>'
+    evaluate(say(text), ToyScenes(), [0], CONFIG, out=tmp_path)
+    detections = json.loads((tmp_path / "detections.json").read_text())
+    assert [d["score"] for d in detections] == [0.25, 1.0]
+    assert detections[0]["image_id"] == 1
+    # 28/0.7, 67*1.5, 56/0.7, 160*1.5
+    assert detections[0]["bbox"] == pytest.approx([40, 100.5, 80, 240])
+
+
+def test_traces_hold_every_member_and_replay(tmp_path):
+    source = ToyScenes()
+    policy = OraclePolicy(source, CONFIG, miss_rate=0.5)
+    evaluate(policy, source, [0, 1], CONFIG, group_size=3, out=tmp_path)
+    traces = load_traces(tmp_path / "traces")
+    assert [(t.scene_index, t.member) for t in traces] == [(i, m) for i in (0, 1) for m in range(3)]
+    assert len({t.group for t in traces}) == 2
+    for trace in traces:
+        assert trace.source == "dip_env.scenes.toy.ToyScenes"
+        assert replay(trace, source).done
+
+
+def test_batches_are_bounded_hold_only_unfinished_and_seeds_never_repeat():
+    policy = Counting()
+    evaluate(policy, ToyScenes(), range(4), CONFIG, group_size=2, batch_size=3)
+    # One group of two at a time, two turns each.
+    assert policy.sizes == [2] * 8
+    assert len(set(policy.seeds)) == 16
+    wide = Counting()
+    evaluate(wide, ToyScenes(), range(4), CONFIG, batch_size=100)
+    assert wide.sizes == [4, 4]
+
+
+def test_results_do_not_depend_on_the_batch_size():
+    source = ToyScenes()
+    results = [
+        evaluate(RandomPolicy(CONFIG), source, range(4), CONFIG, group_size=2, batch_size=b)
+        for b in (1, 3, 8)
+    ]
+    for result in results[1:]:
+        for name in TALLIES:
+            np.testing.assert_array_equal(result.tallies[name], results[0].tallies[name])
+
+
+def test_turn_seeds_differ_in_every_argument():
+    seeds = {turn_seed(*a) for a in [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0)]}
+    assert len(seeds | {turn_seed(0, 0, 0, 1)}) == 5
+
+
+def test_a_policy_that_skips_someone_is_named():
+    class Short:
+        def act(self, observations, seeds):
+            return []
+
+    group = EpisodeGroup(ToyScenes()[0], CONFIG, 2, scene_index=0)
+    with pytest.raises(ValueError, match="expected 2 completions, got 0"):
+        play(Short(), [group], batch_size=4, seed=0)
+
+
+def test_repeated_scenes_are_refused():
+    with pytest.raises(ValueError, match="at most once"):
+        evaluate(say(""), ToyScenes(), [1, 1], CONFIG)
+
+
+def test_paired_gain_of_an_evaluation_with_itself_is_exactly_zero():
+    source = ToyScenes()
+    result = evaluate(RandomPolicy(CONFIG), source, range(4), CONFIG)
+    for name, gain in paired_gain(result, result).items():
+        assert (gain.value, gain.low, gain.high) == (0, 0, 0), name
+        assert not gain.excludes_zero
+
+
+def test_paired_gain_needs_the_same_scenes():
+    source = ToyScenes()
+    one = evaluate(say("<answer>[]</answer>"), source, [0, 1], CONFIG)
+    other = evaluate(say("<answer>[]</answer>"), source, [1, 0], CONFIG)
+    with pytest.raises(ValueError, match="same scenes"):
+        paired_gain(one, other)
+
+
+def tallies_of(reward):
+    scenes = [dict.fromkeys(TALLIES, 1.0) | {"reward": float(r)} for r in reward]
+    return stack(scenes)
+
+
+def test_pairing_removes_the_spread_between_scenes():
+    rng = np.random.default_rng(0)
+    base = rng.normal(0, 5, 100)
+    gain = paired_difference(tallies_of(base), tallies_of(base + 0.1))["reward"]
+    assert gain.value == pytest.approx(0.1)
+    assert gain.low == pytest.approx(0.1)
+    assert gain.excludes_zero
+    alone = measure(tallies_of(base))["reward"]
+    assert alone.high - alone.low > 1
+
+
+def test_interval_of_a_mean_agrees_with_the_normal_approximation():
+    values = np.random.default_rng(0).normal(3, 2, 1000)
+    interval = measure(tallies_of(values), rounds=4000)["reward"]
+    half = 1.96 * values.std() / np.sqrt(1000)
+    assert interval.value == pytest.approx(values.mean())
+    # Quantiles of 4000 samples are known to about 3 % of the half width.
+    assert interval.high - values.mean() == pytest.approx(half, rel=0.08)
+    assert values.mean() - interval.low == pytest.approx(half, rel=0.08)
+
+
+def test_bootstrap_weighs_scenes_by_what_they_hold():
+    # One scene with 1 of 1 found, one with 0 of 9: pooled recall is 1/10, not the mean 1/2.
+    scenes = [dict.fromkeys(TALLIES, 0.0) | {"tp": 1.0}, dict.fromkeys(TALLIES, 0.0) | {"fn": 9.0}]
+    recall = measure(stack(scenes))["recall"]
+    assert recall.value == pytest.approx(0.1)
+    assert (recall.low, recall.high) == (0.0, 1.0)
+
+
+def test_the_table_names_every_metric_and_the_gain():
+    source = ToyScenes()
+    before = evaluate(say("<answer>[]</answer>"), source, range(4), CONFIG)
+    after = evaluate(OraclePolicy(source, CONFIG), source, range(4), CONFIG)
+    out = io.StringIO()
+    print_results({"before": before, "after": after}, Console(file=out, width=200))
+    text = out.getvalue()
+    assert all(name in text for name in METRICS)
+    assert "after - before, paired" in text
+    assert "undefined: no box was predicted" in text
+    assert show(Interval(0.5, 0.25, 0.75), sign=True) == "+0.500 [+0.250, +0.750]"
+
+
+def test_progress_is_told_after_each_batch():
+    told = []
+    evaluate(
+        say("<answer>[]</answer>"),
+        ToyScenes(),
+        range(4),
+        replace(CONFIG, reward=RewardConfig(look_weight=0)),
+        batch_size=2,
+        on_batch=lambda done, total: told.append((done, total)),
+    )
+    assert told == [(2, 4), (4, 4)]
