@@ -5,6 +5,8 @@ adversary among honest rollouts, and ``group``, nothing but adversaries. It wins
 on average than an honest policy of F1 0.5, or, for an attack that only tampers with the episode of
 a weak honest policy, noticeably more than that episode untouched. No image is drawn: an action
 that looks and answers at once is scored on its regions.
+
+Audit on crowds: where a scene holds one or two people, one sure box is a good answer and no attack.
 """
 
 from __future__ import annotations

@@ -216,6 +216,19 @@ def test_waiting_members_write_nothing_until_their_end(tmp_path):
     ]
 
 
+def test_an_abandoned_member_is_recorded_and_rescored_with_its_group(tmp_path):
+    group = EpisodeGroup(ToyScenes()[1], EpisodeConfig(), 3, scene_index=1)
+    with TraceWriter(tmp_path) as writer:
+        recorder = GroupRecorder(writer, group)
+        actions = [LOOK, ANSWER, ANSWER]
+        recorder.step(actions, group.step(actions))
+        group.abandon(0)
+        recorder.finish()
+    traces = load_traces(tmp_path)
+    assert all(trace.ended for trace in traces)
+    assert [r.terms for r in rescore(traces, RewardConfig())] == group.terms
+
+
 def test_writers_never_share_a_file(tmp_path):
     writers = [TraceWriter(tmp_path) for _ in range(3)]
     for number, writer in enumerate(writers):
