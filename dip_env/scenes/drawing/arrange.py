@@ -23,8 +23,8 @@ from dip_env.scenes.drawing.placement import (
     spot_at,
     within,
 )
+from dip_env.scenes.drawing.props import FOOT, draw_prop
 from dip_env.scenes.drawing.props import RADIUS as PROP_RADIUS
-from dip_env.scenes.drawing.props import draw_prop
 from dip_env.scenes.drawing.sketch import Sprite
 from dip_env.scenes.drawing.stage import Stage
 
@@ -44,6 +44,9 @@ HEIGHTS = {
     "statue": 3.0, "poster": 2.4, "coat_pole": 1.9, "mannequin": 1.8,
 }  # fmt: skip
 """How high every thing is at most, metres."""
+
+SMALL = (0.1, 0.15)
+"""Height of the one small person more, as a share of the image."""
 
 BULKY = ("tree", "car", "kiosk")
 """Things that would fill the picture if they stood close."""
@@ -88,7 +91,8 @@ def place_people(
             spots.append(spot)
     if len(spots) < parameters.people[1] and dice.chance(parameters.small_extra):
         height = camera.size[1]
-        small = Crowding(0.1 * height, 0.15 * height, 0.0, inside=0.995, company=0.0)
+        low, high = (share * height for share in SMALL)
+        small = Crowding(low, high, parameters.occlusion, inside=0.995, company=0.0)
         spot = find_spot(dice, camera, stage, small, spots)
         if spot is not None:
             spots.append(spot)
@@ -116,6 +120,8 @@ def draw_people(
     warm = light.kind in ("sun", "dusk", "indoor")
     umbrellas = {"overcast": 0.1, "indoor": 0.0}.get(light.kind, 0.015)
     least = parameters.heights[0] * camera.size[1] / REFERENCE_HEIGHT
+    if parameters.small_extra:
+        least = min(least, SMALL[0] * camera.size[1])
     for spot in spots:
         place = (spot.x, 0.0, spot.z)
         depth = camera.depth(place)
@@ -132,7 +138,7 @@ def draw_people(
             continue
         if seated:
             bench = draw_prop("bench", camera, place, person.heading - pi, light, tone, dice)
-            things.append(Thing(place, depth + 0.3, tuple(bench), foot=0.8))
+            things.append(Thing(place, depth + 0.3, tuple(bench), foot=FOOT["bench"]))
         things.append(Thing(place, depth, (sprite,), person=True))
     return things
 
@@ -204,8 +210,7 @@ def _draw(
         sprites = draw_lookalike(kind, camera, place, light, tone, dice)
     else:
         sprites = draw_prop(kind, camera, place, turn, light, tone, dice)
-    radius = PROP_RADIUS.get(kind) or LOOKALIKE_RADIUS[kind]
-    return [Thing(place, depth, tuple(sprites), foot=radius * 0.7)]
+    return [Thing(place, depth, tuple(sprites), foot=FOOT[kind])]
 
 
 def _find_room(

@@ -102,7 +102,7 @@ def draw_figure(
         _head(sketch, stance, person, joints, tone)
     draw_carried(sketch, stance, person, joints, tone)
     height = scale * NOMINAL
-    samples = 4 if height < 48 else 3 if height < 110 else 2
+    samples = 4 if height < 40 else 3 if height < 80 else 2
     return sketch.render(samples, person.texture)
 
 
@@ -425,7 +425,6 @@ def _hat(
     on_head: Callable[[float, float, float], Vector], tone: Tone, radii: Point, depth: float,
     facing: float,
 ) -> None:  # fmt: skip
-    rx, ry = radii
     colour, shadow = tone(person.hat_colour), tone(darker(person.hat_colour, 0.7))
     points = [stance.at(on_head(0.094 * c, 0.045, 0.1 * s)) for c, s in _EIGHT]
     points += [stance.at(on_head(0.08 * c, 0.11, 0.085 * s)) for c, s in _EIGHT]

@@ -87,7 +87,7 @@ def random_light(dice: Dice, kind: str) -> Light:
     if kind == "dusk":
         length = dice.uniform(1.2, 2.2)
         return Light(
-            kind, (level * 0.86, level * 0.66, level * 0.58), (196, 150, 132),
+            kind, (level * 0.9, level * 0.74, level * 0.67), (198, 160, 142),
             dice.uniform(0.003, 0.01), (cos(angle) * length, sin(angle) * length * 0.5),
             dice.uniform(0.3, 0.45), (left * 0.9, -0.3),
         )  # fmt: skip

@@ -30,6 +30,13 @@ RADIUS = {
 }  # fmt: skip
 """Footprint of every kind of furniture: nobody stands closer than this, metres."""
 
+FOOT = {
+    "bench": 0.6, "bollard": 0.12, "bin": 0.32, "hedge": 1.0, "lamp_post": 0.15, "tree": 0.35,
+    "planter": 0.6, "car": 2.0, "cone": 0.2, "barrier": 0.1, "kiosk": 1.1, "cafe_table": 0.3,
+    "statue": 0.55, "poster": 0.5, "coat_pole": 0.3, "mannequin": 0.3,
+}  # fmt: skip
+"""How wide the dark ground right under a thing is to either side, metres."""
+
 
 class Model:
     """Builds a thing from boxes, posts and plates in its own metres and draws it shaded.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import atan2, ceil, cos, floor, hypot, pi, sin
+from math import ceil, cos, floor, hypot, pi, sin
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,16 @@ LARGE = 240
 BEHIND, BODY, FRONT = 0, 1, 2
 """Layers of a sprite: carried things behind a body, the body, carried things before it."""
 
-_ARC = [(cos(pi * k / 7 - pi / 2), sin(pi * k / 7 - pi / 2)) for k in range(8)]
+_SHADED = 45.0
+"""Pixels per metre from which shading is drawn; below it a limb is a few pixels wide."""
+
+
+def _arc(points: int) -> list[Point]:
+    steps = points - 1
+    return [(cos(pi * k / steps - pi / 2), sin(pi * k / steps - pi / 2)) for k in range(points)]
+
+
+_ARC, _COARSE_ARC = _arc(8), _arc(4)
 _RING = [(cos(2 * pi * k / 20), sin(2 * pi * k / 20)) for k in range(20)]
 
 
@@ -75,15 +84,11 @@ def capsule_outline(p: Point, q: Point, p_radius: float, q_radius: float) -> lis
     if length <= abs(p_radius - q_radius) + 1e-6:
         (x, y), r = (p, p_radius) if p_radius > q_radius else (q, q_radius)
         return [(x + r * c, y + r * s) for c, s in _RING]
-    angle = atan2(dy, dx)
-    ca, sa = cos(angle), sin(angle)
-    outline = [
-        (q[0] + q_radius * (ca * c - sa * s), q[1] + q_radius * (sa * c + ca * s)) for c, s in _ARC
-    ]
-    outline += [
-        (p[0] - p_radius * (ca * c - sa * s), p[1] - p_radius * (sa * c + ca * s)) for c, s in _ARC
-    ]
-    return outline
+    ca, sa = dx / length, dy / length
+    arc = _ARC if max(p_radius, q_radius) > 3 else _COARSE_ARC
+    return [
+        (q[0] + q_radius * (ca * c - sa * s), q[1] + q_radius * (sa * c + ca * s)) for c, s in arc
+    ] + [(p[0] - p_radius * (ca * c - sa * s), p[1] - p_radius * (sa * c + ca * s)) for c, s in arc]
 
 
 def ellipse_outline(centre: Point, rx: float, ry: float) -> list[Point]:
@@ -130,7 +135,7 @@ class Sketch:
         """Add a shaded limb between two points with a radius at each."""
         a, b = radii
         lit = None
-        if self.scale > 30:
+        if self.scale > _SHADED:
             dx, dy = self.light[0] * 0.34, self.light[1] * 0.34
             lit = capsule_outline(
                 (p[0] + dx * a, p[1] + dy * a), (q[0] + dx * b, q[1] + dy * b), a * 0.6, b * 0.6
@@ -143,7 +148,7 @@ class Sketch:
         """Add the convex hull of the points, lit on the side of the light."""
         outline = convex_hull(points)
         lit = None
-        if self.scale > 30 and len(outline) > 2:
+        if self.scale > _SHADED and len(outline) > 2:
             xs, ys = [x for x, _ in outline], [y for _, y in outline]
             cx, cy = (min(xs) + max(xs)) / 2, (min(ys) + max(ys)) / 2
             sx = self.light[0] * (max(xs) - min(xs)) * 0.14
@@ -187,13 +192,13 @@ class Sketch:
             paint.polygon(flat[start:end], (int(colour[0]), int(colour[1]), int(colour[2])))
             start = end
         image = canvas if coarse else canvas.reduce(samples)
-        if self.scale > 30:
+        if self.scale > _SHADED:
             shading = self._shading(shapes, points, ends, (x0, y0), size, texture)
             image = ImageChops.multiply(image, Image.merge("RGB", (shading,) * 3))
         if mixed:
             own = _body_pixels(mask, samples)
             full = own if body is None else _body_pixels(body, samples)
-            return Sprite(image, mask.point(_ANY).reduce(samples), full, own, (x0, y0))
+            return Sprite(image, ImageChops.add(mask, mask).reduce(samples), full, own, (x0, y0))
         alpha = mask.reduce(samples)
         seen = np.asarray(alpha) >= 128 if shapes[0][0] == BODY else None
         return Sprite(image, alpha, seen, seen, (x0, y0))
@@ -221,8 +226,5 @@ class Sketch:
 
 
 def _body_pixels(mask: Image.Image, samples: int) -> NDArray[np.bool_]:
-    return np.asarray(mask.point(_ONLY_BODY).reduce(samples)) >= 128
-
-
-_ANY = [0] + [255] * 255
-_ONLY_BODY = [0] * 255 + [255]
+    """Return where at least half of the subpixels are body (255), not something carried (128)."""
+    return np.asarray(ImageChops.add(mask, mask, 1, -255).reduce(samples)) >= 128

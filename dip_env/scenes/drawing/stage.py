@@ -66,7 +66,7 @@ def random_stage(dice: Dice, settings: tuple[str, ...], wanted: float, pitched: 
         "shore": (28.0, 110.0),
         "hall": (16.0, 60.0),
     }[setting]
-    far = min(high, max(low, wanted * dice.uniform(0.45, 1.15)))
+    far = min(high, max(low, wanted * dice.uniform(0.6, 1.2)))
     left, right = -500.0, 500.0
     if setting == "street":
         left, right = -dice.uniform(6.5, 12), dice.uniform(6.5, 12)
