@@ -27,11 +27,9 @@ from dip_env.actions import Answer, Look
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode, Turn
 from dip_env.group import EpisodeGroup
+from dip_env.rewards import MIN_GROUP
 from dip_env.scenes.base import SceneSource
 from dip_wrappers.traces import GroupRecorder, TraceWriter, describe_source
-
-SIBLINGS_NEEDED = 3
-"""Smallest group whose look term reads the siblings; smaller ones use the prior."""
 
 
 @dataclass(frozen=True)
@@ -268,7 +266,7 @@ def evaluate(
         tallies=tallies,
         scene_indices=tuple(indices),
         group_size=group_size,
-        look_reference="siblings" if group_size >= SIBLINGS_NEEDED else "prior",
+        look_reference="siblings" if group_size >= MIN_GROUP else "prior",
         seed=seed,
         config=config,
     )
