@@ -107,8 +107,11 @@ class Reader:
         plain = _PLAIN_LIST.match(self.text, self.pos)
         if plain is not None:
             values = json.loads(plain[0])
-            if len(values) <= limit and (labelled or all(type(v) is list for v in values)):
+            bare = all(type(value) is list for value in values)
+            if len(values) <= limit and (labelled or bare):
                 self.pos = plain.end()
+                if bare:
+                    return [(value, None, None) for value in values]
                 return [_plain_item(value) for value in values]
         # Item by item, slower: unusual lists, and the place of the error in wrong ones.
         return self.items(self.labelled_box if labelled else self.bare_box, limit, what)

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 Boxes = NDArray[np.float64]
 
+_TINY = np.finfo(np.float64).tiny
+
 
 def as_boxes(values: Any) -> Boxes:
     """Return boxes as one float64 array.
@@ -97,8 +99,8 @@ def shared_to_iou(
     """
     union = area_a[:, None] + area_b
     union -= shared
-    # Two boxes without area share none: 0 / 1 instead of 0 / 0.
-    union[union == 0] = 1.0
+    # Two boxes without area share none: 0 / tiny instead of 0 / 0.
+    np.maximum(union, _TINY, out=union)
     return np.divide(shared, union, out=union)
 
 
