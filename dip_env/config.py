@@ -19,9 +19,9 @@ class RewardConfig:
 
     format_weight: float = 0.1
     """Weight of the format term."""
-    look_weight: float = 0.2
-    """Weight of the look term."""
-    accuracy_weight: float = 0.7
+    look_weight: float = 0.1
+    """Weight of the look term; from 0.2 on, a group that wavers together beats honest answers."""
+    accuracy_weight: float = 0.8
     """Weight of the accuracy term."""
     accuracy: AccuracyKind = "f_beta"
     """``f_beta``, or ``weighted_sum`` (pays at least the precision weight for one sure box)."""

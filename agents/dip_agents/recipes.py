@@ -11,6 +11,7 @@ from pathlib import Path
 import torch
 from rich.console import Console
 
+from dip_agents.checkpoints import latest_checkpoint
 from dip_agents.evaluate import EvalResult, evaluate, paired_gain, print_results
 from dip_agents.grpo import GRPOTrainer
 from dip_agents.grpo_config import GRPOConfig
@@ -136,7 +137,7 @@ def reinforce(
             logger=logger,
             checkpoints=out / "checkpoints",
         )
-        if resume and (out / "checkpoints").is_dir():
+        if resume and latest_checkpoint(out / "checkpoints") is not None:
             trainer.resume()
         trainer.train()
     save_model(vlm, out / "model", rules)

@@ -215,7 +215,7 @@ def test_crowds_of_unequal_size_can_end_in_the_same_step_of_a_vector_environment
     assert terminated.all()
     counts = [len(boxes) for boxes in infos["truth_boxes"]]
     assert counts == [[3, 2, 0, 1][scene] for scene in scenes]
-    assert rewards == pytest.approx(0.7 * infos["reward_terms"]["accuracy"])
+    assert rewards == pytest.approx(0.8 * infos["reward_terms"]["accuracy"])
 
 
 def test_episode_statistics_are_recorded():

@@ -113,7 +113,7 @@ def test_the_truth_as_an_answer_earns_accuracy_1_and_prints_back(toy):
     assert terms["accuracy"] == 1
     assert terms["format"] == 1
     assert turn.reward == pytest.approx(
-        0.1 * terms["format"] + 0.2 * terms["look"] + 0.7 * terms["accuracy"]
+        0.1 * terms["format"] + 0.1 * terms["look"] + 0.8 * terms["accuracy"]
     )
     assert turn.info["answer_boxes"] == pytest.approx(turn.info["truth_boxes"], abs=0.005)
     assert turn.info["matches"].pred.tolist() == [0, 1, 2]
