@@ -46,7 +46,7 @@ class CrowdParameters:
     """Surroundings to choose from: street, plaza, park, shore, hall."""
     noise: tuple[int, int] = (2, 8)
     """Sensor noise, grey levels."""
-    blur: tuple[float, float] = (0.0, 0.0)
+    blur: tuple[float, float] = (0.0, 0.4)
     """Radius of the lens' softness, pixels."""
     jpeg: tuple[int, int] = (70, 95)
     """JPEG quality."""
@@ -115,6 +115,7 @@ PRESETS: Mapping[str, CrowdParameters] = MappingProxyType(
             lighting=("day",),
             camera="portrait",
             noise=(2, 5),
+            blur=(0.0, 0.0),
             jpeg=(75, 92),
             compressed=0.5,
         ),
@@ -125,6 +126,7 @@ PRESETS: Mapping[str, CrowdParameters] = MappingProxyType(
             settings=("street", "plaza", "street"),
             far_crowd=0.2,
             noise=(9, 16),
+            blur=(0.0, 0.9),
             jpeg=(45, 75),
         ),
         "drone": CrowdParameters(

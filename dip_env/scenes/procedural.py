@@ -14,10 +14,12 @@ from dip_env.scenes.crowd_parameters import PRESETS, CrowdParameters
 from dip_env.scenes.drawing.dice import Dice
 from dip_env.scenes.drawing.scene import Drawing, draw_scene
 
-__all__ = ["LENGTH", "PRESETS", "SPLITS", "CrowdParameters", "ProceduralCrowd"]
+__all__ = ["DRAWING_VERSION", "LENGTH", "PRESETS", "SPLITS", "CrowdParameters", "ProceduralCrowd"]
 
 LENGTH = 2**31 - 1
 """How many scenes every source has."""
+DRAWING_VERSION = 1
+"""Grows whenever the same item is drawn differently, so that kept scenes are not mixed."""
 SPLITS = ("train", "val", "test")
 """Parts that never share a scene."""
 
@@ -54,6 +56,17 @@ class ProceduralCrowd:
         self.split = split
         self.parameters = replace(PRESETS[preset], **overrides)
 
+    def __repr__(self) -> str:
+        """Name everything that the scenes depend on."""
+        changed = [
+            f"{field.name}={value!r}"
+            for field in fields(CrowdParameters)
+            if (value := getattr(self.parameters, field.name))
+            != getattr(PRESETS[self.preset], field.name)
+        ]
+        choices = [repr(self.preset), f"seed={self.seed}", f"split={self.split!r}", *changed]
+        return f"ProceduralCrowd({', '.join(choices)}) version {DRAWING_VERSION}"
+
     def __len__(self) -> int:
         """Return the number of scenes, 2**31 - 1."""
         return LENGTH
@@ -67,9 +80,7 @@ class ProceduralCrowd:
         number = operator.index(index)
         if not 0 <= number < LENGTH:
             raise IndexError(f"scene index: expected 0 to {LENGTH - 1}, got {number}")
-        drawing = draw_scene(
-            self.parameters, Dice(self.seed, SPLITS.index(self.split), number)
-        )
+        drawing = draw_scene(self.parameters, Dice(self.seed, SPLITS.index(self.split), number))
         name = f"{self.preset}-{self.seed}-{self.split}-{number}"
         return _as_scene(name, drawing, self.parameters.hidden_share)
 

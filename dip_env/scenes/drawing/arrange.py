@@ -26,7 +26,7 @@ from dip_env.scenes.drawing.placement import (
 from dip_env.scenes.drawing.props import FOOT, draw_prop
 from dip_env.scenes.drawing.props import RADIUS as PROP_RADIUS
 from dip_env.scenes.drawing.sketch import Sprite
-from dip_env.scenes.drawing.stage import Stage
+from dip_env.scenes.drawing.stage import LAMP_HEIGHT, Stage
 
 FURNITURE = {
     "street": ("bench", "bollard", "bin", "lamp_post", "car", "car", "cone", "barrier", "tree",
@@ -185,8 +185,14 @@ def furnish(
     names: list[str] = []
     for x, z in stage.lamps:
         if camera.depth((x, 0.0, z)) > 2.0:
-            things += _draw("lamp_post", camera, stage, light, (x, z), 0.0, dice)
+            post = _draw("lamp_post", camera, stage, light, (x, z), 0.0, dice)
+            head = (x, LAMP_HEIGHT, z)
+            u, v = camera.project(head)
+            halo = (int(u), int(v), int(camera.scale(head) * 1.3))
+            things += [replace(thing, glow=halo) for thing in post]
     for kind in kinds:
+        if kind == "lamp_post" and stage.lamps:
+            continue  # at night every lamp is lit and among the stage's
         spot = _find_room(parameters, camera, stage, kind, taken, dice)
         if spot is None:
             continue

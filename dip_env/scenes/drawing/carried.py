@@ -2,35 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from math import cos, pi, sin
-from typing import Protocol
 
-from dip_env.scenes.drawing.camera import Point, Vector
+from dip_env.scenes.drawing.camera import Vector
+from dip_env.scenes.drawing.colours import Colour, Tone, dimmed
 from dip_env.scenes.drawing.people import Joints, Person
-from dip_env.scenes.drawing.sketch import BEHIND, FRONT, Colour, Sketch
-
-
-class Projection(Protocol):
-    """The part of a stance that drawing needs."""
-
-    scale: float
-
-    def at(self, p: Vector) -> Point:
-        """Return the scene pixel of a body point."""
-        ...
-
-    def depth(self, p: Vector) -> float:
-        """Return how far away a body point lies."""
-        ...
+from dip_env.scenes.drawing.sketch import BEHIND, FRONT, Sketch
+from dip_env.scenes.drawing.stance import Stance
 
 
 def draw_carried(
     sketch: Sketch,
-    stance: Projection,
+    stance: Stance,
     person: Person,
     joints: Joints,
-    tone: Callable[[Colour], Colour],
+    tone: Tone,
 ) -> None:
     """Add what a person carries; none of it counts as the person's body.
 
@@ -42,7 +28,7 @@ def draw_carried(
         tone: colour under the scene's light.
     """
     for kind, colour in zip(person.carried, person.carried_colours, strict=True):
-        seen, dark = tone(colour), tone((colour[0] * 0.7, colour[1] * 0.7, colour[2] * 0.7))
+        seen, dark = tone(colour), tone(dimmed(colour, 0.7))
         if kind == "backpack":
             _backpack(sketch, stance, joints, seen, dark)
         elif kind == "shoulder_bag":
@@ -55,12 +41,12 @@ def draw_carried(
             _hand_bag(sketch, stance, joints, seen, dark, kind)
 
 
-def _layer(stance: Projection, point: Vector, body: Vector) -> int:
+def _layer(stance: Stance, point: Vector, body: Vector) -> int:
     return FRONT if stance.depth(point) < stance.depth(body) else BEHIND
 
 
 def _box(
-    sketch: Sketch, stance: Projection, centre: Vector, half: Vector, colour: Colour, layer: int
+    sketch: Sketch, stance: Stance, centre: Vector, half: Vector, colour: Colour, layer: int
 ) -> None:
     x, y, z = centre
     corners = [
@@ -72,9 +58,7 @@ def _box(
     sketch.hull(corners, colour, stance.depth(centre), layer)
 
 
-def _backpack(
-    sketch: Sketch, stance: Projection, joints: Joints, colour: Colour, dark: Colour
-) -> None:
+def _backpack(sketch: Sketch, stance: Stance, joints: Joints, colour: Colour, dark: Colour) -> None:
     chest = joints["chest"]
     centre = (0.0, chest[1] - 0.02, chest[2] - 0.19)
     layer = _layer(stance, centre, chest)
@@ -94,7 +78,7 @@ def _backpack(
 
 
 def _shoulder_bag(
-    sketch: Sketch, stance: Projection, person: Person, joints: Joints, colour: Colour, dark: Colour
+    sketch: Sketch, stance: Stance, person: Person, joints: Joints, colour: Colour, dark: Colour
 ) -> None:
     sign = 1 if person.texture[0] % 2 else -1
     hip = joints["hip"]
@@ -110,7 +94,7 @@ def _shoulder_bag(
 
 
 def _hand_bag(
-    sketch: Sketch, stance: Projection, joints: Joints, colour: Colour, dark: Colour, kind: str
+    sketch: Sketch, stance: Stance, joints: Joints, colour: Colour, dark: Colour, kind: str
 ) -> None:
     hand = joints["hand_r"]
     half = (0.045, 0.15, 0.18) if kind == "briefcase" else (0.07, 0.18, 0.14)
@@ -123,9 +107,7 @@ def _hand_bag(
     _box(sketch, stance, centre, half, colour, layer)
 
 
-def _suitcase(
-    sketch: Sketch, stance: Projection, joints: Joints, colour: Colour, dark: Colour
-) -> None:
+def _suitcase(sketch: Sketch, stance: Stance, joints: Joints, colour: Colour, dark: Colour) -> None:
     hand = joints["hand_r"]
     centre = (hand[0] + 0.05, 0.34, hand[2] - 0.2)
     layer = _layer(stance, centre, joints["hip"])
@@ -139,7 +121,7 @@ def _suitcase(
 
 
 def _umbrella(
-    sketch: Sketch, stance: Projection, joints: Joints, colour: Colour, dark: Colour, metal: Colour
+    sketch: Sketch, stance: Stance, joints: Joints, colour: Colour, dark: Colour, metal: Colour
 ) -> None:
     hand = joints["hand_r"]
     top = (hand[0] * 0.6, joints["head"][1] + 0.42, hand[2] * 0.6)

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw, ImageFilter
 from dip_env.scenes.drawing.camera import Camera, Vector
 from dip_env.scenes.drawing.light import Light
 from dip_env.scenes.drawing.sketch import Sprite
+from dip_env.scenes.drawing.stage import LAMP_COLOUR, add_glow
 
 SHADOW_REDUCTION = 4
 """Scene pixels per pixel of the shadow layer, on each side."""
@@ -27,6 +28,7 @@ class Thing:
         sprites: its drawings, back to front.
         person: whether it is a person; then the first sprite has the body masks.
         foot: radius in metres of the dark ground right under it, 0 for no shadow at all.
+        glow: (column, row, reach) in pixels of a lit lamp's halo, if it has one.
     """
 
     place: Vector
@@ -34,6 +36,7 @@ class Thing:
     sprites: tuple[Sprite, ...]
     person: bool = False
     foot: float = 0.26
+    glow: tuple[int, int, int] | None = None
 
 
 @dataclass(eq=False)
@@ -98,8 +101,9 @@ def _cast(
     sx, sy = shadow
     if uy > -1e-6:
         return
-    if abs(sy) < 0.07 * -uy:  # a shadow straight to the side would have no width
-        sy = 0.07 * uy if sy < 0 else -0.07 * uy
+    least = max(0.07 * -uy, abs(ux - sx) / 4)
+    if abs(sy) < least:  # a shadow straight to the side would have no width
+        sy = -least if sy < 0 else least
     corners = []
     for px, py in ((ox, oy), (ox + small.width, oy), (ox, oy + small.height),
                    (ox + small.width, oy + small.height)):  # fmt: skip
@@ -162,6 +166,9 @@ def paint(plate: Image.Image, things: list[Thing]) -> Truth:
             truth.boxes.append((box[0] + x, box[1] + y, box[2] + x, box[3] + y))
             truth.inside.append(kept / total)
             totals.append(total)
+        if thing.glow is not None:
+            column, row, reach = thing.glow
+            add_glow(plate, (column, row), (reach, reach), 150, LAMP_COLOUR)
     for k, ((bx0, by0, bx1, by1), total) in enumerate(zip(truth.boxes, totals, strict=True)):
         x0, y0 = max(0, bx0), max(0, by0)
         part = seen[y0 : max(y0, by1), x0 : max(x0, bx1)] == k + 1

@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from PIL import Image, ImageDraw
 
 from dip_env.scenes.drawing.camera import Camera
+from dip_env.scenes.drawing.colours import Colour, dimmed, ink
 from dip_env.scenes.drawing.dice import Dice
 from dip_env.scenes.drawing.light import Light
-from dip_env.scenes.drawing.sketch import Colour
 from dip_env.scenes.drawing.stage import LAMP_GAIN, Stage
 from dip_env.scenes.drawing.surface import lay_surface
 from dip_env.scenes.drawing.textures import SIDE
@@ -114,8 +114,7 @@ def _street(dice: Dice, stage: Stage, plain: Ground) -> Ground:
     right = left + dice.uniform(5.0, 7.5)
     if stage.left > -100:  # keep a pavement before the houses
         left, right = max(left, stage.left + 1.5), min(right, stage.right - 1.5)
-    c = plain.colour
-    kerb = (min(255.0, c[0] * 1.1), min(255.0, c[1] * 1.1), min(255.0, c[2] * 1.1))
+    kerb = dimmed(plain.colour, 1.1)
     asphalt = dice.jitter(dice.pick(SURFACES["asphalt"]), 10)
     patches = (
         Patch(left - 0.2, right + 0.2, -ENDLESS, ENDLESS, kerb),
@@ -158,9 +157,7 @@ def draw_ground(
         _markings(brush, ground.road, ground.crossings)
     if ground.joints:
         _joints(brush, ground)
-    lay_surface(
-        plate, camera, ground.surface, ground.offset, shadows, light.shadow_strength, pools
-    )
+    lay_surface(plate, camera, ground.surface, ground.offset, shadows, light.shadow_strength, pools)
 
 
 class Brush:
@@ -186,8 +183,8 @@ class Brush:
         while row < height:
             step = max(2, (row - self.top) // 6) if row - self.top < 200 else 40
             z = min(SEEN, self.camera.ground(width / 2, row + step / 2)[1])
-            r, g, b = self.light.tone(self.camera.depth((0.0, 0.0, z)))(colour)
-            self.draw.rectangle((0, row, width, row + step), (int(r), int(g), int(b)))
+            seen = self.light.tone(self.camera.depth((0.0, 0.0, z)))(colour)
+            self.draw.rectangle((0, row, width, row + step), ink(seen))
             row += step
 
     def patch(self, patch: Patch) -> None:
@@ -207,9 +204,7 @@ class Brush:
         seen = self.light.tone(depth)(colour)
         corners = ((x[0], z[0]), (x[1], z[0]), (x[1], z[1]), (x[0], z[1]))
         points = [self.camera.project((px, 0.0, pz)) for px, pz in corners]
-        self.draw.polygon(
-            [(round(u), round(v)) for u, v in points], (int(seen[0]), int(seen[1]), int(seen[2]))
-        )
+        self.draw.polygon([(round(u), round(v)) for u, v in points], ink(seen))
 
 
 def _markings(brush: Brush, road: tuple[float, float], crossings: tuple[float, ...]) -> None:
@@ -230,15 +225,17 @@ def _markings(brush: Brush, road: tuple[float, float], crossings: tuple[float, .
 
 
 def _joints(brush: Brush, ground: Ground) -> None:
-    c, step = ground.colour, ground.joints
-    dark = (c[0] * 0.84, c[1] * 0.84, c[2] * 0.84)
-    far = min(brush.near + 26.0, brush.far)
-    reach = min(brush.reach, abs(brush.camera.size[0] / 2 / brush.camera.focal * far) + 12.0)
-    lines = int(min(reach, 24.0) / step)
-    depth = brush.camera.depth((0.0, 0.0, (brush.near + far) / 3))
-    for k in range(-lines, lines + 1):
-        brush.quad((k * step - 0.02, k * step + 0.02), (brush.near, far), dark, depth)
+    dark, step = dimmed(ground.colour, 0.84), ground.joints
+    camera, depth = brush.camera, 4.0
     z = brush.near - brush.near % step + step
-    while z < far:
-        brush.quad((-reach * 1.2, reach * 1.2), (z, z + 0.03), dark, depth)
+    while z < brush.far:  # until the joints lie too close together to be told apart
+        gap = camera.project((0.0, 0.0, z))[1] - camera.project((0.0, 0.0, z + step))[1]
+        depth = camera.depth((0.0, 0.0, z))
+        if gap < 4:
+            break
+        reach = abs(camera.size[0] / 2 / camera.focal * depth) * 1.1
+        brush.quad((-reach, reach), (z, z + 0.02 + 0.001 * depth), dark, depth)
         z += step
+    lines = int(min(camera.size[0] / 2 / camera.focal * max(depth, 4.0), 40.0) / step) + 1
+    for k in range(-lines, lines + 1):
+        brush.patch(Patch(k * step - 0.02, k * step + 0.02, -ENDLESS, z, dark))

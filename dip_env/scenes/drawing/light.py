@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from math import cos, exp, sin
 
 from dip_env.scenes.drawing.camera import Point
+from dip_env.scenes.drawing.colours import Colour, Tone
 from dip_env.scenes.drawing.dice import Dice
-from dip_env.scenes.drawing.sketch import Colour
 
 
 @dataclass(frozen=True)
@@ -33,7 +32,7 @@ class Light:
     shadow_strength: float
     side: Point
 
-    def tone(self, depth: float, brightness: float = 1.0) -> Callable[[Colour], Colour]:
+    def tone(self, depth: float, brightness: float = 1.0) -> Tone:
         """Return the function from an object's colour to its colour seen at a depth in metres."""
         fade = 1.0 - exp(-max(depth, 0.0) * self.haze_per_metre)
         keep = (1.0 - fade) * brightness

@@ -6,11 +6,13 @@ from dataclasses import replace
 from math import cos, pi, sin
 
 from dip_env.scenes.drawing.camera import Camera, Vector
+from dip_env.scenes.drawing.colours import Colour, Tone, dimmed
 from dip_env.scenes.drawing.dice import Dice
-from dip_env.scenes.drawing.figures import Tone, darker, draw_figure
+from dip_env.scenes.drawing.figures import draw_figure
 from dip_env.scenes.drawing.light import Light
+from dip_env.scenes.drawing.model import Model
 from dip_env.scenes.drawing.people import BRONZE, STONE, TOPS, Person, random_person
-from dip_env.scenes.drawing.props import PAINTS, Model
+from dip_env.scenes.drawing.props import PAINTS
 from dip_env.scenes.drawing.sketch import BEHIND, Sprite
 
 RADIUS = {"statue": 0.7, "poster": 0.8, "coat_pole": 0.4, "mannequin": 0.4}
@@ -39,12 +41,12 @@ def draw_lookalike(
     return builder(camera, place, light, tone, dice)
 
 
-def _lifeless(person: Person, dice: Dice, colour: tuple[float, float, float]) -> Person:
+def _lifeless(person: Person, dice: Dice, colour: Colour) -> Person:
     """Return the person in one colour all over, with no features and nothing in the hands."""
     return replace(
-        person, skin=colour, hair=darker(colour, 0.92), hat="none", top_colour=darker(colour, 0.96),
-        under_colour=darker(colour, 1.05), bottom_colour=darker(colour, 0.9),
-        shoes=darker(colour, 0.85), glasses=False, beard=False, carried=(), carried_colours=(),
+        person, skin=colour, hair=dimmed(colour, 0.92), hat="none", top_colour=dimmed(colour, 0.96),
+        under_colour=dimmed(colour, 1.05), bottom_colour=dimmed(colour, 0.9),
+        shoes=dimmed(colour, 0.85), glasses=False, beard=False, carried=(), carried_colours=(),
         faceless=True, pattern="plain", child=False,
     )  # fmt: skip
 
@@ -53,16 +55,14 @@ def _body_less(sprite: Sprite | None) -> list[Sprite]:
     return [] if sprite is None else [replace(sprite, body=None, own=None)]
 
 
-def _statue(
-    camera: Camera, place: Vector, light: Light, tone: Tone, dice: Dice
-) -> list[Sprite]:
+def _statue(camera: Camera, place: Vector, light: Light, tone: Tone, dice: Dice) -> list[Sprite]:
     stone = dice.jitter(dice.pick(STONE if dice.chance(0.6) else BRONZE), 10)
     plinth = dice.jitter(dice.pick(STONE), 12)
     high = dice.uniform(0.4, 1.3)
     model = Model(camera, place, dice.uniform(-0.4, 0.4), tone, light)
     model.box((-0.48, 0, -0.48), (0.48, high * 0.18, 0.48), plinth, 0.2)
     model.box((-0.38, high * 0.18, -0.38), (0.38, high, 0.38), plinth)
-    sprites = model.render(dice)
+    sprites = model.render(dice, rough=True)
     person = random_person(dice, dice.uniform(pi * 0.6, pi * 1.4), "stand", carry=0.0, umbrellas=0)
     person = replace(
         _lifeless(person, dice, stone), stature=dice.uniform(1.5, 2.0),
@@ -73,9 +73,7 @@ def _statue(
     return sprites + _body_less(body)
 
 
-def _poster(
-    camera: Camera, place: Vector, light: Light, tone: Tone, dice: Dice
-) -> list[Sprite]:
+def _poster(camera: Camera, place: Vector, light: Light, tone: Tone, dice: Dice) -> list[Sprite]:
     wide, low, high = dice.uniform(0.5, 0.75), dice.uniform(0.1, 0.5), dice.uniform(1.9, 2.4)
     model = Model(camera, place, 0.0, tone, light)
     frame, back = dice.jitter(dice.pick(PAINTS), 10), dice.jitter(dice.pick(TOPS), 24)
@@ -88,12 +86,12 @@ def _poster(
         y = high - 0.2 - 0.09 * k
         reach = wide * (0.85 if k == 0 else dice.uniform(0.4, 0.8))
         model.box((-wide * 0.88, y - (0.05 if k == 0 else 0.025), -0.05), (reach, y, -0.04),
-                  (240, 238, 230) if k == 0 else darker(back, 0.6), -0.5)  # fmt: skip
+                  (240, 238, 230) if k == 0 else dimmed(back, 0.6), -0.5)  # fmt: skip
     sprites = model.render(dice)
     person = random_person(dice, dice.uniform(pi * 0.8, pi * 1.2), "stand", carry=0.2, umbrellas=0)
     close = dice.chance(0.5)
-    stature = (high - low) * (1.35 if close else 0.78)
-    drop = low + 0.1 - (stature * 0.5 if close else 0.0)
+    stature = (high - low - 0.62) * (1.75 if close else 0.98)
+    drop = low + 0.1 - (stature * 0.42 if close else 0.0)
     person = replace(person, stature=stature, child=False)
     figure = draw_figure(
         person, camera, (place[0], place[1] + drop, place[2] - 0.06), tone, light.side
@@ -115,9 +113,7 @@ def _poster(
     return [*sprites, flat]
 
 
-def _coat_pole(
-    camera: Camera, place: Vector, light: Light, tone: Tone, dice: Dice
-) -> list[Sprite]:
+def _coat_pole(camera: Camera, place: Vector, light: Light, tone: Tone, dice: Dice) -> list[Sprite]:
     model = Model(camera, place, 0.0, tone, light)
     metal, cloth = (70, 66, 62), dice.jitter(dice.pick(TOPS), 20)
     top = dice.uniform(1.6, 1.85)
@@ -132,7 +128,8 @@ def _coat_pole(
         model.sketch.capsule(
             model.at((x * half, shoulder - 0.04, 0)),
             model.at((x * (half + 0.06), shoulder + y, 0)),
-            (0.06 * model.sketch.scale, 0.05 * model.sketch.scale), tone(cloth), depth - 0.2, BEHIND,
+            (0.06 * model.sketch.scale, 0.05 * model.sketch.scale), tone(cloth), depth - 0.2,
+            BEHIND,
         )  # fmt: skip
     model.sketch.hull(
         [model.at(p) for p in ((-half, shoulder - 0.02, 0), (half, shoulder - 0.02, 0),
@@ -146,12 +143,10 @@ def _coat_pole(
                           (-0.16, 0.03), (0.16, 0.03))], hat, depth - 0.4, BEHIND)  # fmt: skip
         model.sketch.hull([model.at((x, top + y, 0)) for x, y in ((-0.1, 0.02), (0.1, 0.02),
                           (-0.08, 0.14), (0.08, 0.14))], hat, depth - 0.41, BEHIND)  # fmt: skip
-    return model.render(dice)
+    return model.render(dice, rough=True)
 
 
-def _mannequin(
-    camera: Camera, place: Vector, light: Light, tone: Tone, dice: Dice
-) -> list[Sprite]:
+def _mannequin(camera: Camera, place: Vector, light: Light, tone: Tone, dice: Dice) -> list[Sprite]:
     model = Model(camera, place, 0.0, tone, light)
     model.drum(0.0, 0.05, (0.28, 0.26), (60, 58, 58))
     model.post((0.0, 0.05, 0.05), (0.0, 0.9, 0.05), (0.02, 0.02), (150, 150, 154))

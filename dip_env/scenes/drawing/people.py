@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from math import cos, pi, sin
 
 from dip_env.scenes.drawing.camera import Vector
+from dip_env.scenes.drawing.colours import Colour
 from dip_env.scenes.drawing.dice import Dice
-from dip_env.scenes.drawing.sketch import Colour
 
 SKIN = (
     (247, 214, 190), (240, 196, 166), (226, 178, 142), (208, 156, 118), (184, 130, 92),

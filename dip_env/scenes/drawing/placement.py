@@ -75,7 +75,7 @@ def random_camera(dice: Dice, kind: str, size: tuple[int, int]) -> Camera:
     if kind == "balcony":
         focal, height = dice.uniform(800, 1150) * unit, dice.uniform(6.0, 11.0)
         return Camera(size, focal, height, dice.uniform(0.32, 0.6), middle)
-    focal, height = dice.uniform(800, 1100) * unit, dice.uniform(14.0, 28.0)
+    focal, height = dice.uniform(800, 1100) * unit, dice.uniform(10.0, 23.0)
     return Camera(size, focal, height, dice.uniform(0.75, 1.25), middle)
 
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from itertools import pairwise
 from math import cos, pi, sin
 
-from PIL import Image, ImageChops
-
-from dip_env.scenes.drawing.camera import Camera, Point, Vector
+from dip_env.scenes.drawing.camera import Camera, Vector
+from dip_env.scenes.drawing.colours import Colour, Tone, dimmed
 from dip_env.scenes.drawing.dice import Dice
 from dip_env.scenes.drawing.light import Light
-from dip_env.scenes.drawing.sketch import BEHIND, Colour, Sketch, Sprite, ellipse_outline
-from dip_env.scenes.drawing.textures import frayed, leaf_grain
+from dip_env.scenes.drawing.model import Model
+from dip_env.scenes.drawing.sketch import BEHIND, Sprite
 
 CARS: tuple[Colour, ...] = (
     (196, 200, 204), (40, 42, 46), (120, 124, 130), (150, 34, 36), (44, 70, 120), (226, 226, 222),
@@ -32,126 +31,10 @@ RADIUS = {
 
 FOOT = {
     "bench": 0.6, "bollard": 0.12, "bin": 0.32, "hedge": 1.0, "lamp_post": 0.15, "tree": 0.35,
-    "planter": 0.6, "car": 2.0, "cone": 0.2, "barrier": 0.1, "kiosk": 1.1, "cafe_table": 0.3,
+    "planter": 0.6, "car": 2.0, "cone": 0.2, "barrier": 0.03, "kiosk": 1.1, "cafe_table": 0.3,
     "statue": 0.55, "poster": 0.5, "coat_pole": 0.3, "mannequin": 0.3,
 }  # fmt: skip
 """How wide the dark ground right under a thing is to either side, metres."""
-
-
-class Model:
-    """Builds a thing from boxes, posts and plates in its own metres and draws it shaded.
-
-    Args:
-        camera: the view.
-        place: world point under the thing.
-        heading: turn around the vertical, radians.
-        tone: colour under the scene's light at that depth.
-        light: for the brightness of faces.
-    """
-
-    def __init__(
-        self, camera: Camera, place: Vector, heading: float,
-        tone: Callable[[Colour], Colour], light: Light,
-    ) -> None:  # fmt: skip
-        """Start with nothing."""
-        self.camera = camera
-        self.place = place
-        self.turn = (cos(heading), sin(heading))
-        self.tone = tone
-        self.side = light.side[0]
-        self.night = light.kind == "night"
-        self.sketch = Sketch(min(camera.scale(place), 400.0), light.side)
-
-    def world(self, p: Vector) -> Vector:
-        """Return the world point of a point of the thing."""
-        c, s = self.turn
-        x0, y0, z0 = self.place
-        return x0 + p[0] * c + p[2] * s, y0 + p[1], z0 - p[0] * s + p[2] * c
-
-    def to_local(self, p: Vector) -> Vector:
-        """Return the thing's own coordinates of a world point."""
-        c, s = self.turn
-        x, z = p[0] - self.place[0], p[2] - self.place[2]
-        return x * c - z * s, p[1] - self.place[1], x * s + z * c
-
-    def at(self, p: Vector) -> Point:
-        """Return the scene pixel of a point of the thing."""
-        return self.camera.project(self.world(p))
-
-    def face(self, corners: Sequence[Vector], colour: Colour, bias: float = 0.0) -> None:
-        """Add a flat polygon."""
-        depth = sum(self.camera.depth(self.world(p)) for p in corners) / len(corners)
-        self.sketch.add(
-            [self.at(p) for p in corners], self.tone(colour), depth + bias, BEHIND, shade=236
-        )
-
-    def box(self, low: Vector, high: Vector, colour: Colour, bias: float = 0.0) -> None:
-        """Add a box: its top and the sides that face the camera, each with its brightness."""
-        (x0, y0, z0), (x1, y1, z1) = low, high
-        faces = (
-            (((x0, y1, z0), (x1, y1, z0), (x1, y1, z1), (x0, y1, z1)), (0.0, 1.0, 0.0)),
-            (((x0, y0, z0), (x1, y0, z0), (x1, y1, z0), (x0, y1, z0)), (0.0, 0.0, -1.0)),
-            (((x0, y0, z1), (x1, y0, z1), (x1, y1, z1), (x0, y1, z1)), (0.0, 0.0, 1.0)),
-            (((x0, y0, z0), (x0, y0, z1), (x0, y1, z1), (x0, y1, z0)), (-1.0, 0.0, 0.0)),
-            (((x1, y0, z0), (x1, y0, z1), (x1, y1, z1), (x1, y1, z0)), (1.0, 0.0, 0.0)),
-        )
-        c, s = self.turn
-        for corners, (nx, ny, nz) in faces:
-            wx, wz = nx * c + nz * s, -nx * s + nz * c
-            px, py, pz = self.world(corners[0])
-            if wx * px + ny * (py - self.camera.height) + wz * pz >= 0:
-                continue
-            shade = 1.12 if ny else 0.86 + 0.14 * wx * self.side
-            self.face(corners, (colour[0] * shade, colour[1] * shade, colour[2] * shade), bias)
-
-    def post(self, p: Vector, q: Vector, radii: tuple[float, float], colour: Colour) -> None:
-        """Add a round post between two points, radii in metres."""
-        a, b = self.world(p), self.world(q)
-        sa, sb = self.camera.scale(a), self.camera.scale(b)
-        self.sketch.capsule(
-            self.camera.project(a), self.camera.project(b), (radii[0] * sa, radii[1] * sb),
-            self.tone(colour), (self.camera.depth(a) + self.camera.depth(b)) / 2, BEHIND,
-        )  # fmt: skip
-
-    def drum(self, low: float, high: float, radii: tuple[float, float], colour: Colour) -> None:
-        """Add an upright round body with a lid, radii below and above in metres."""
-        ring = [(cos(2 * pi * k / 14), sin(2 * pi * k / 14)) for k in range(14)]
-        base = [self.at((radii[0] * c, low, radii[0] * s)) for c, s in ring]
-        top = [self.at((radii[1] * c, high, radii[1] * s)) for c, s in ring]
-        depth = self.camera.depth(self.place)
-        self.sketch.hull(base + top, self.tone(colour), depth, BEHIND)
-        lid = (colour[0] * 1.14, colour[1] * 1.14, colour[2] * 1.14)
-        self.sketch.add(top, self.tone(lid), depth - 0.3, BEHIND, shade=240)
-
-    def blob(self, p: Vector, radius: float, colour: Colour, flat: float = 0.9) -> None:
-        """Add a round mass of leaves or stone."""
-        world = self.world(p)
-        r = radius * self.camera.scale(world)
-        centre = self.camera.project(world)
-        lit = ellipse_outline(
-            (centre[0] + self.sketch.light[0] * r * 0.25, centre[1] - r * 0.2), r * 0.66, r * 0.6
-        )
-        self.sketch.add(
-            ellipse_outline(centre, r, r * flat), self.tone(colour), self.camera.depth(world),
-            BEHIND, lit, 176,
-        )  # fmt: skip
-
-    def render(self, dice: Dice, leafy: bool = False) -> list[Sprite]:
-        """Return the sprite of the thing, or nothing when it has no size."""
-        scale = self.sketch.scale
-        sprite = self.sketch.render(3 if scale < 40 else 2, (dice.whole(0, 3000), 0))
-        if sprite is None:
-            return []
-        if leafy:
-            sprite = _leafy(sprite, dice, scale)
-        return [sprite]
-
-
-def _leafy(sprite: Sprite, dice: Dice, scale: float) -> Sprite:
-    """Give a sprite the texture and the frayed edge of leaves."""
-    grain = leaf_grain(sprite.image.size, scale / 90, (dice.whole(0, 500), dice.whole(0, 500)))
-    image = ImageChops.multiply(sprite.image, Image.merge("RGB", (grain,) * 3))
-    return Sprite(image, frayed(sprite.alpha, grain, scale * 0.09), None, None, sprite.origin)
 
 
 def draw_prop(
@@ -160,7 +43,7 @@ def draw_prop(
     place: Vector,
     heading: float,
     light: Light,
-    tone: Callable[[Colour], Colour],
+    tone: Tone,
     dice: Dice,
 ) -> list[Sprite]:
     """Draw a piece of street furniture.
@@ -179,7 +62,7 @@ def draw_prop(
     """
     model = Model(camera, place, heading, tone, light)
     _BUILDERS[kind](model, dice)
-    return model.render(dice, leafy=kind in ("hedge", "tree"))
+    return model.render(dice, rough=kind in ("planter", "kiosk"), leafy=kind in ("hedge", "tree"))
 
 
 def _bench(m: Model, dice: Dice) -> None:
@@ -244,7 +127,7 @@ def _tree(m: Model, dice: Dice) -> None:
         lit = 0.75 + 0.3 * high / crown
         p = (reach * cos(angle), trunk + high, reach * sin(angle) * 0.8)
         colour = dice.jitter(green, 8)
-        m.blob(p, crown * dice.uniform(0.25, 0.5), (colour[0] * lit, colour[1] * lit, colour[2] * lit))
+        m.blob(p, crown * dice.uniform(0.25, 0.5), dimmed(colour, lit))
 
 
 def _planter(m: Model, dice: Dice) -> None:
@@ -292,9 +175,9 @@ def _car(m: Model, dice: Dice) -> None:
         tilted = abs(q[0] - p[0]) < 2.2 * abs(q[1] - p[1]) and min(p[1], q[1]) > 0.9
         colour = glass if tilted and k not in (0, len(outline) - 2) else paint
         shade = 1.15 if abs(q[0] - p[0]) > abs(q[1] - p[1]) else 0.92
-        m.face([(*p, -half), (*q, -half), (*q, half), (*p, half)],
-               (colour[0] * shade, colour[1] * shade, colour[2] * shade), 3.0)  # fmt: skip
-    m.face([(*p, near) for p in outline], (paint[0] * 0.9, paint[1] * 0.9, paint[2] * 0.9), 2.0)
+        corners = [(*p, -half), (*q, -half), (*q, half), (*p, half)]
+        m.face(corners, dimmed(colour, shade), 3.0)
+    m.face([(*p, near) for p in outline], dimmed(paint, 0.9), 2.0)
     out = near * 1.005
     for window in _CAR_WINDOWS[kind]:
         m.face([(*p, out) for p in window], glass, 1.5)
@@ -341,8 +224,10 @@ def _kiosk(m: Model, dice: Dice) -> None:
 
 
 def _cafe_table(m: Model, dice: Dice) -> None:
-    metal, cloth = (80, 80, 84), dice.jitter(dice.pick(((206, 202, 192), (150, 50, 48),
-                                                        (60, 96, 84), (222, 196, 120))), 12)  # fmt: skip
+    metal = (80, 80, 84)
+    cloth = dice.jitter(
+        dice.pick(((206, 202, 192), (150, 50, 48), (60, 96, 84), (222, 196, 120))), 12
+    )
     m.post((0, 0, 0), (0, 0.72, 0), (0.04, 0.04), metal)
     m.drum(0.72, 0.75, (0.38, 0.38), (190, 184, 174))
     if dice.chance(0.5):

@@ -18,9 +18,9 @@ from dip_env.scenes.drawing.ground import draw_ground, random_ground
 from dip_env.scenes.drawing.light import Light, random_light
 from dip_env.scenes.drawing.photo import Photo, finish
 from dip_env.scenes.drawing.placement import BODY, random_camera
-from dip_env.scenes.drawing.skyline import draw_skyline
 from dip_env.scenes.drawing.sky import draw_sky
-from dip_env.scenes.drawing.stage import Stage, add_glow, lamp_pools, random_lamps, random_stage
+from dip_env.scenes.drawing.skyline import draw_skyline
+from dip_env.scenes.drawing.stage import Stage, lamp_pools, random_lamps, random_stage
 
 Box = tuple[int, int, int, int]
 
@@ -77,7 +77,6 @@ def draw_scene(parameters: CrowdParameters, dice: Dice) -> Drawing:
     if crowded:
         regions = _far_crowd(plate, camera, stage, room, light, dice)
     truth = paint(plate, things)
-    _halos(plate, camera, light, stage)
     notes = {
         "drawn": len(truth.boxes),
         "setting": stage.setting,
@@ -97,16 +96,6 @@ def _far_crowd(
     start = left + (right - left - length) * dice.unit()
     box = draw_far_crowd(plate, camera, light, (start, start + length), depth, dice)
     return () if box is None else (box,)
-
-
-def _halos(plate: Image.Image, camera: Camera, light: Light, stage: Stage) -> None:
-    """Let the lamps of a night shine."""
-    for x, z in stage.lamps:
-        head = (x, 4.6, z)
-        if light.kind == "night" and camera.depth(head) > 2.0:
-            u, v = camera.project(head)
-            reach = int(camera.scale(head) * 1.3)
-            add_glow(plate, (int(u), int(v)), (reach, reach), 150, (255, 214, 150))
 
 
 def _random_photo(parameters: CrowdParameters, dice: Dice) -> Photo:

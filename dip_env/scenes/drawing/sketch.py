@@ -11,9 +11,8 @@ from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from dip_env.scenes.drawing.camera import Point
+from dip_env.scenes.drawing.colours import Colour, ink
 from dip_env.scenes.drawing.textures import cloth
-
-Colour = tuple[float, float, float]
 
 Shape = tuple[int, float, list[Point], Colour, list[Point] | None, int]
 """Layer, nearness, outline, colour, lit part, brightness of the rest."""
@@ -155,12 +154,12 @@ class Sketch:
             lit = [(cx + (x - cx) * 0.62 + sx, cy + (y - cy) * 0.97) for x, y in outline]
         self.add(outline, colour, depth, layer, lit, 186)
 
-    def render(self, samples: int = 2, texture: tuple[int, int] = (0, 0)) -> Sprite | None:
+    def render(self, samples: int = 2, texture: tuple[int, int] | None = None) -> Sprite | None:
         """Draw everything.
 
         Args:
             samples: subpixels per pixel side.
-            texture: offset into the cloth texture, so that folds differ between sprites.
+            texture: offset into the cloth texture, so that folds differ; None for a smooth skin.
 
         Returns:
             The sprite, or None if there is nothing to draw.
@@ -189,7 +188,7 @@ class Sketch:
             if layer == FRONT and body is None:
                 body = mask.copy()
             cover.polygon(fine[start:end], 128 if mixed and layer != BODY else 255)
-            paint.polygon(flat[start:end], (int(colour[0]), int(colour[1]), int(colour[2])))
+            paint.polygon(flat[start:end], ink(colour))
             start = end
         image = canvas if coarse else canvas.reduce(samples)
         if self.scale > _SHADED:
@@ -205,7 +204,7 @@ class Sketch:
 
     def _shading(
         self, shapes: Sequence[Shape], points: NDArray[np.float64], ends: Sequence[int],
-        origin: tuple[int, int], size: tuple[int, int], texture: tuple[int, int],
+        origin: tuple[int, int], size: tuple[int, int], texture: tuple[int, int] | None,
     ) -> Image.Image:  # fmt: skip
         """Return the brightness of every pixel: lit parts, soft edges and folds of cloth."""
         step = 2 if self.scale > 110 else 1
@@ -222,6 +221,8 @@ class Sketch:
         layer = layer.filter(ImageFilter.BoxBlur(max(1, int(self.scale * 0.022 / step))))
         if step > 1:
             layer = layer.resize(size, Image.Resampling.BILINEAR)
+        if texture is None:
+            return layer
         return ImageChops.multiply(layer, cloth(size, self.scale, texture))
 
 

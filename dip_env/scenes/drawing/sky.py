@@ -16,14 +16,14 @@ def draw_sky(plate: Image.Image, camera: Camera, light: Light, dice: Dice) -> No
     bottom = min(camera.size[1], round(camera.horizon) + 2)
     if bottom <= 0:
         return
-    zenith, low = {
+    top, low = {
         "sun": ((96, 146, 206), (196, 216, 232)),
         "overcast": ((182, 188, 196), (214, 216, 218)),
         "dusk": ((84, 88, 128), (238, 168, 112)),
         "night": ((8, 10, 22), (34, 34, 52)),
         "indoor": ((214, 210, 200), (226, 220, 208)),
     }[light.kind]
-    zenith = dice.jitter(zenith, 14)
+    zenith = dice.jitter(top, 14)
     draw = ImageDraw.Draw(plate)
     steps = 48
     for k in range(steps):

@@ -42,6 +42,9 @@ class Stage:
 
 LAMP_REACH = 8.5
 """Radius of a lamp's pool of light, metres."""
+LAMP_HEIGHT = 4.6
+"""Height of a lamp's light, metres."""
+LAMP_COLOUR = (255, 214, 150)
 LAMP_GAIN = 2.5
 """How many times brighter than the ambient light it is right under a lamp."""
 

@@ -55,9 +55,7 @@ def lay_surface(
         (width, height - top), Image.Resampling.BILINEAR
     )
     region = (0, top, width, height)
-    plate.paste(
-        ImageChops.multiply(plate.crop(region), Image.merge("RGB", (shade,) * 3)), region
-    )
+    plate.paste(ImageChops.multiply(plate.crop(region), Image.merge("RGB", (shade,) * 3)), region)
 
 
 def _grain(
@@ -72,7 +70,8 @@ def _grain(
     # Texel positions in 1/4096: whole numbers, so that every machine picks the same texels.
     first = ((left * per_metre) % SIDE * 4096).astype(np.int32) + (offset[0] << 12)
     stride = np.minimum(step * 4096, 1 << 20).astype(np.int32)
-    u = first[:, None] + stride[:, None] * np.arange(width, dtype=np.int32)
+    columns = np.arange(width, dtype=np.int32)
+    u = (first[:, None] + stride[:, None] * columns).astype(np.int32, copy=False)
     u >>= 12
     u &= SIDE - 1
     u += ((((z * per_metre) % SIDE).astype(np.int32) + offset[1]) % SIDE * SIDE)[:, None]
