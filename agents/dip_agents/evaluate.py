@@ -8,7 +8,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
@@ -23,6 +22,7 @@ from dip_agents.intervals import (
     stack,
 )
 from dip_agents.policy import Policy
+from dip_agents.seeds import derived_seed
 from dip_env.actions import Answer, Look
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode, Turn
@@ -84,21 +84,6 @@ class EvalResult:
         }
 
 
-def turn_seed(seed: int, scene_index: int, member: int, turn: int) -> int:
-    """Return the policy's seed for one turn; other for any other argument.
-
-    Args:
-        seed: seed of the whole evaluation.
-        scene_index: the scene.
-        member: place in the group.
-        turn: actions taken so far.
-
-    Returns:
-        An integer in [0, 2**31).
-    """
-    return int(np.random.SeedSequence([seed, scene_index, member, turn]).generate_state(1)[0] >> 1)
-
-
 def play(
     policy: Policy,
     groups: Sequence[EpisodeGroup],
@@ -136,7 +121,7 @@ def play(
         texts: dict[tuple[int, int], str] = {}
         for start in range(0, len(live), batch_size):
             batch = live[start : start + batch_size]
-            seeds = [turn_seed(seed, e.scene_index or 0, m, e.turn) for _, m, e in batch]
+            seeds = [derived_seed(seed, e.scene_index or 0, m, e.turn) for _, m, e in batch]
             completions = policy.act([e.observation() for _, _, e in batch], seeds)
             if len(completions) != len(batch):
                 raise ValueError(

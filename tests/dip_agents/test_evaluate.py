@@ -8,7 +8,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 
-from dip_agents.evaluate import evaluate, paired_gain, play, print_results, show, turn_seed
+from dip_agents.evaluate import evaluate, paired_gain, play, print_results, show
 from dip_agents.intervals import METRICS, TALLIES, Interval, measure, paired_difference, stack
 from dip_agents.policy import CallablePolicy, Completion
 from dip_agents.scripted import OraclePolicy, RandomPolicy
@@ -164,11 +164,6 @@ def test_results_do_not_depend_on_the_batch_size():
     for result in results[1:]:
         for name in TALLIES:
             np.testing.assert_array_equal(result.tallies[name], results[0].tallies[name])
-
-
-def test_turn_seeds_differ_in_every_argument():
-    seeds = {turn_seed(*a) for a in [(0, 0, 0, 0), (1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0)]}
-    assert len(seeds | {turn_seed(0, 0, 0, 1)}) == 5
 
 
 def test_a_policy_that_skips_someone_is_named():

@@ -2,7 +2,6 @@ import pytest
 import torch
 
 from dip_agents.rollouts import collect
-from dip_agents.seeds import derived_seed
 from dip_env.group import EpisodeGroup
 from dip_wrappers.traces import TraceWriter, load_traces
 
@@ -72,10 +71,3 @@ def test_traces_are_written_with_the_rollouts(micro, toy, brief_rules, tmp_path)
     assert len(traces) == 6
     assert all(trace.ended for trace in traces)
     assert sorted(t.reward for t in traces) == sorted(r.reward for g in groups for r in g.rollouts)
-
-
-def test_seeds_differ_in_every_part():
-    seeds = {derived_seed(a, b, c) for a in range(4) for b in range(4) for c in range(4)}
-    assert len(seeds) == 64
-    assert all(0 <= seed < 2**63 for seed in seeds)
-    assert derived_seed(1, 23) != derived_seed(12, 3)

@@ -99,7 +99,7 @@ def test_the_truth_shows_after_the_end_only_and_prints_back_as_an_answer():
     boxes = np.round(info["truth_boxes"], 2).tolist()
     _, reward, _, _, info = env.step(f"<answer>{json.dumps(boxes)}</answer>")
     assert info["reward_terms"]["accuracy"] == 1
-    assert reward == pytest.approx(0.7)
+    assert reward == pytest.approx(0.8)
     assert info["matches"]["truth"] == [0, 1, 2]
     json.dumps({key: info[key] for key in END_KEYS})
 
