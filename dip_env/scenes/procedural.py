@@ -82,11 +82,20 @@ class ProceduralCrowd:
             raise IndexError(f"scene index: expected 0 to {LENGTH - 1}, got {number}")
         drawing = draw_scene(self.parameters, Dice(self.seed, SPLITS.index(self.split), number))
         name = f"{self.preset}-{self.seed}-{self.split}-{number}"
-        return _as_scene(name, drawing, self.parameters.hidden_share)
+        return as_scene(name, drawing, self.parameters.hidden_share)
 
 
-def _as_scene(name: str, drawing: Drawing, hidden_share: float) -> Scene:
-    """Turn a drawing into a scene: people seen too little are ignored, unseen ones left out."""
+def as_scene(name: str, drawing: Drawing, hidden_share: float) -> Scene:
+    """Turn a drawing into a scene.
+
+    Args:
+        name: of the scene.
+        drawing: picture and measured truth.
+        hidden_share: people of whom a smaller share is seen are ignored.
+
+    Returns:
+        The scene; people of whom nothing is seen are left out and counted in its notes.
+    """
     truth, image = drawing.truth, drawing.image
     kept = [k for k, box in enumerate(truth.visible) if box is not None]
     regions = list(drawing.regions)

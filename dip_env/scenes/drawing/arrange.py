@@ -15,6 +15,7 @@ from dip_env.scenes.drawing.lookalikes import RADIUS as LOOKALIKE_RADIUS
 from dip_env.scenes.drawing.lookalikes import draw_lookalike
 from dip_env.scenes.drawing.people import Person, random_person
 from dip_env.scenes.drawing.placement import (
+    BODY,
     Crowding,
     Spot,
     covered,
@@ -74,7 +75,7 @@ def place_people(
         high,
         parameters.occlusion,
         inside=0.995 if near else 0.7,
-        company=0.12 if near else 0.3,
+        company=parameters.company,
         width=0.85 if near else 0.62,
     )
     spots: list[Spot] = []
@@ -119,11 +120,11 @@ def draw_people(
     things: list[Thing] = []
     warm = light.kind in ("sun", "dusk", "indoor")
     umbrellas = {"overcast": 0.1, "indoor": 0.0}.get(light.kind, 0.015)
-    least = parameters.heights[0] * camera.size[1] / REFERENCE_HEIGHT
-    if parameters.small_extra:
-        least = min(least, SMALL[0] * camera.size[1])
+    smallest = parameters.heights[0] * camera.size[1] / REFERENCE_HEIGHT
     for spot in spots:
         place = (spot.x, 0.0, spot.z)
+        expected = camera.scale((spot.x, BODY / 2, spot.z)) * BODY
+        least = smallest if expected > 0.95 * smallest else SMALL[0] * camera.size[1]
         depth = camera.depth(place)
         tone = light.tone(depth, stage.brightness(spot.x, spot.z))
         seated = camera.pitch < 0.2 and dice.chance(0.07)

@@ -167,7 +167,7 @@ def _front(
              on_chest(-0.012, low)],
             under, depth,
         )  # fmt: skip
-        if person.top == "suit":
+        if person.top == "suit" and not person.faceless:
             tie = tone((120, 30, 40) if person.texture[0] % 2 else (36, 50, 96))
             sketch.add(
                 [on_chest(-0.014, 0.95), on_chest(0.014, 0.95), on_chest(0.02, 0.55),

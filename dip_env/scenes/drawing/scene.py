@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from dip_env.scenes.crowd_parameters import REFERENCE_HEIGHT, CrowdParameters
 from dip_env.scenes.drawing.arrange import draw_people, furnish, place_people
@@ -73,6 +73,8 @@ def draw_scene(parameters: CrowdParameters, dice: Dice) -> Drawing:
     draw_ground(plate, camera, ground, light, cast_shadows(things, camera, light), pools)
     if not from_above:
         draw_skyline(plate, camera, light, stage, dice)
+    if parameters.background_blur:
+        plate = plate.filter(ImageFilter.BoxBlur(parameters.background_blur))
     regions: tuple[Box, ...] = ()
     if crowded:
         regions = _far_crowd(plate, camera, stage, room, light, dice)
