@@ -58,9 +58,7 @@ class VLM:
         autocast: dtype for matrix products, or None for the weights' own.
     """
 
-    def __init__(
-        self, model: Any, processor: Any, autocast: torch.dtype | None = None
-    ) -> None:
+    def __init__(self, model: Any, processor: Any, autocast: torch.dtype | None = None) -> None:
         """Read the sizes once and make the vision tower fast."""
         self.model = model
         self.processor = processor

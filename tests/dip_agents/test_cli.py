@@ -1,0 +1,103 @@
+import json
+
+import pytest
+from PIL import Image
+
+from dip_agents.cli import TINY_GRPO, TINY_SFT, main, parse
+from dip_agents.models import save_model
+from dip_env.config import EpisodeConfig
+
+
+@pytest.fixture
+def run(capsys):
+    """Return a function that runs ``dip`` and gives exit code, output and error output."""
+
+    def call(*words):
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in words])
+        shown = capsys.readouterr()
+        return stop.value.code, shown.out, shown.err
+
+    return call
+
+
+@pytest.fixture
+def folder(fresh_micro, brief_rules, tmp_path):
+    return save_model(fresh_micro(), tmp_path / "model", brief_rules)
+
+
+def test_defaults_are_those_of_the_named_model(folder, brief_rules):
+    assert parse(["train"]).grpo == TINY_GRPO
+    assert parse(["sft"]).sft == TINY_SFT
+    assert parse(["evaluate", "--model", str(folder)]).rules == brief_rules
+    assert parse(["evaluate", f"--model={folder}", "--max-looks", "2"]).rules.max_looks == 2
+    assert parse(["audit"]).rules == EpisodeConfig()
+
+
+def test_training_writes_everything_it_promises(run, folder, tmp_path):
+    out = tmp_path / "run"
+    words = ["--model", folder, "--steps", 2, "--scenes-per-step", 2, "--group-size", 3]
+    words += ["--eval-scenes", 2, "--max-new-tokens", 16, "--out", out, "--dtype", "float32"]
+    code, shown, _ = run("train", *words)
+    assert code == 0
+    assert "reward gain" in shown
+    result = json.loads((out / "result.json").read_text())
+    assert set(result) == {"before", "after", "paired_gain"}
+    assert result["paired_gain"]["reward"].keys() >= {"value", "low", "high"}
+    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+    for name in ("model/model.safetensors", "model/dip_env.json", "before/metrics.json"):
+        assert (out / name).is_file(), name
+    for name in ("tensorboard", "completions", "traces/step_000001", "checkpoints"):
+        assert any((out / name).iterdir()), name
+    # A second run must not write over the first.
+    code, _, error = run("train", *words)
+    assert code == 2
+    assert "resume" in error
+
+
+def test_evaluation_writes_its_files(run, tmp_path):
+    out = tmp_path / "eval"
+    code, shown, _ = run("evaluate", "--policy", "oracle", "--n", 2, "--out", out)
+    assert code == 0
+    assert "F1" in shown
+    metrics = json.loads((out / "metrics.json").read_text())
+    expected = "precision recall F1 reward format look accuracy looks_per_episode boxes_per_truth"
+    assert set(expected.split()) | {"parse_failures", "n", "intervals"} <= set(metrics)
+    assert metrics["n"] == 2
+    assert metrics["F1"] > 0.95
+    assert json.loads((out / "truth.json").read_text())["images"]
+
+
+def test_the_contact_sheet_is_a_picture(run, tmp_path):
+    code, shown, _ = run("scenes", "--n", 2, "--columns", 2, "--out", tmp_path / "sheet.png")
+    assert code == 0
+    assert '"scenes": 2' in shown
+    assert Image.open(tmp_path / "sheet.png").width > 400
+
+
+def test_an_audit_that_an_adversary_wins_exits_with_1(run):
+    code, shown, _ = run("audit", "--n", 4, "--look-weight", 1)
+    assert code == 1
+    assert "look" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["evaluate", "--scenes", "nowhere"], "scenes: expected one of easy"),
+        (["evaluate", "--model", "nowhere"], "model: expected tiny"),
+        (["evaluate", "--scenes", "coco", "--root", "/nowhere"], "/nowhere"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_2(run, words, message):
+    code, shown, error = run(*words)
+    assert code == 2
+    assert message in error
+    assert shown == ""
+    assert len(error.strip().splitlines()) == 1
+
+
+def test_a_setting_out_of_range_is_named(run):
+    code, shown, error = run("evaluate", "--max-looks", "-1")
+    assert (code, shown) == (2, "")
+    assert "max_looks: expected an integer >= 0, got -1" in " ".join(error.split())

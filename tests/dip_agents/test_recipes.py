@@ -1,0 +1,144 @@
+import json
+
+import pytest
+from rich.console import Console
+
+from dip_agents.grpo_config import GRPOConfig
+from dip_agents.logs import read_metrics
+from dip_agents.models import LoadedModel, load_model, tiny_texts
+from dip_agents.recipes import measure_model, reinforce, report_gain, scene_indices, teach
+from dip_agents.sft import SFTConfig
+from dip_agents.tiny.model import build_tiny
+from dip_agents.vlm import VLM
+from dip_env.config import EpisodeConfig
+from dip_env.errors import ConfigError
+from dip_env.scenes import ToyScenes
+from dip_wrappers.traces import load_traces, replay
+
+LIMITS = {"max_new_tokens": 48, "token_budget": 300}
+RULES = EpisodeConfig(
+    view_size=128, crop_size=64, max_looks=1, max_regions=2, max_turns=3, brief=True
+)
+
+
+@pytest.fixture
+def quiet(tmp_path):
+    with (tmp_path / "console.txt").open("w") as file:
+        yield Console(file=file)
+
+
+@pytest.fixture
+def config():
+    return GRPOConfig(
+        steps=3,
+        scenes_per_step=2,
+        group_size=3,
+        learning_rate=1e-3,
+        warmup_steps=0,
+        completions_interval=2,
+        checkpoint_interval=1,
+        temperature=0.4,
+    )
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """A micro model that has just learned the form, so that its rewards differ."""
+    out = tmp_path_factory.mktemp("taught")
+    model, processor = build_tiny(tiny_texts(), size="micro")
+    loaded = LoadedModel(VLM(model, processor), RULES, trained=False)
+    settings = SFTConfig(
+        steps=70, batch_size=4, learning_rate=4e-3, warmup_steps=5, workers=0, checkpoint_every=70
+    )
+    with (out / "console.txt").open("w") as file:
+        teach(loaded, ToyScenes(), RULES, settings, 4, out, console=Console(file=file))
+    return out / "model"
+
+
+def reinforced(folder, toy, config, out, quiet, **changes):
+    loaded = load_model(str(folder), dtype="float32")
+    reinforce(loaded, toy, RULES, config, out, **LIMITS, console=quiet, **changes)
+    return loaded.vlm
+
+
+def test_a_run_on_the_real_model_goes_on_bit_for_bit(
+    taught, toy, config, tmp_path, quiet, monkeypatch
+):
+    whole = reinforced(taught, toy, config, tmp_path / "whole", quiet)
+
+    class Interrupted(RuntimeError):
+        pass
+
+    import dip_agents.recipes as recipes
+
+    real = recipes.collect
+
+    def breaks(*arguments, **settings):
+        if settings["step"] == 3:
+            raise Interrupted
+        return real(*arguments, **settings)
+
+    monkeypatch.setattr(recipes, "collect", breaks)
+    with pytest.raises(Interrupted):
+        reinforced(taught, toy, config, tmp_path / "parts", quiet)
+    monkeypatch.setattr(recipes, "collect", real)
+    again = reinforced(taught, toy, config, tmp_path / "parts", quiet, resume=True)
+    for name, tensor in whole.state_dict().items():
+        assert tensor.equal(again.state_dict()[name]), name
+    logs = [read_metrics(tmp_path / run / "metrics.jsonl") for run in ("whole", "parts")]
+    for first, second in zip(*logs, strict=True):
+        for key in first:
+            assert key.startswith("time/") or first[key] == second[key], key
+    gaps = [row["train/behaviour_gap_max"] for row in logs[0] if "train/behaviour_gap_max" in row]
+    assert gaps and max(gaps) < 1e-4
+
+
+def test_traces_of_a_run_replay(taught, toy, config, tmp_path, quiet):
+    reinforced(taught, toy, config, tmp_path / "run", quiet)
+    for step in (1, 2):
+        traces = load_traces(tmp_path / "run" / "traces" / f"step_{step:06d}")
+        assert len(traces) == 6
+        for trace in traces:
+            replay(trace, toy)
+
+
+def test_a_kl_keeps_the_policy_near_where_it_started(taught, toy, config, tmp_path, quiet):
+    from dataclasses import replace
+
+    reinforced(taught, toy, replace(config, kl_weight=0.1), tmp_path / "kl", quiet)
+    rows = read_metrics(tmp_path / "kl" / "metrics.jsonl")
+    distances = [row["train/ref_kl"] for row in rows if "train/ref_kl" in row]
+    assert distances[0] == pytest.approx(0.0, abs=1e-9)
+    assert all(distance >= 0 for distance in distances)
+
+
+def test_the_gain_is_paired_and_kept(taught, toy, tmp_path, quiet):
+    vlm = load_model(str(taught), dtype="float32").vlm
+    result = measure_model(vlm, toy, range(4), RULES, **LIMITS, out=tmp_path / "before")
+    again = measure_model(vlm, toy, range(4), RULES, **LIMITS)
+    report_gain(result, again, tmp_path, quiet)
+    kept = json.loads((tmp_path / "result.json").read_text())
+    assert kept["paired_gain"]["reward"]["value"] == 0.0
+    assert kept["before"]["n"] == 4
+    assert (tmp_path / "before" / "detections.json").is_file()
+
+
+def test_more_scenes_per_step_than_there_are_is_refused(taught, toy, config, tmp_path, quiet):
+    from dataclasses import replace
+
+    with pytest.raises(ConfigError, match="scenes_per_step: expected at most the 4 scenes"):
+        reinforced(taught, toy, replace(config, scenes_per_step=5), tmp_path / "x", quiet)
+
+
+def test_every_epoch_plays_every_scene_once():
+    config = GRPOConfig(scenes_per_step=3)
+    steps = [scene_indices(step, config, 9) for step in range(1, 7)]
+    assert sorted(i for step in steps[:3] for i in step) == list(range(9))
+    assert sorted(i for step in steps[3:] for i in step) == list(range(9))
+    assert steps[:3] != steps[3:]
+
+
+def test_huge_sources_never_repeat_a_scene():
+    config = GRPOConfig(scenes_per_step=8)
+    seen = [i for step in range(1, 200) for i in scene_indices(step, config, 2**31 - 1)]
+    assert len(set(seen)) == len(seen)
