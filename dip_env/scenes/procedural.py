@@ -35,6 +35,9 @@ class ProceduralCrowd:
 
     Raises:
         ConfigError: for an unknown preset, split or field, or a value that cannot work.
+
+    Source: ours. A box is that of the whole body with clothes, hair and hat; bags and umbrellas
+    hide people but belong to nobody's box. What lies outside the image counts as not seen.
     """
 
     def __init__(
