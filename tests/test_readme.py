@@ -1,0 +1,89 @@
+"""What the README says is true of this checkout."""
+
+import re
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+LISTED = ("dip_env", "wrappers/dip_wrappers", "agents/dip_agents", "examples")
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def listed_in_tree():
+    (tree,) = (block for block in blocks("text") if block.startswith("dip_env/"))
+    folder, found = "", set()
+    for line in tree.splitlines():
+        name = line.split()[0]
+        if line.startswith("  "):
+            found.add(folder + name)
+        else:
+            folder = name
+    return found
+
+
+def files_there():
+    paths = set()
+    for top in LISTED:
+        for path in (ROOT / top).rglob("*.py"):
+            name = path.relative_to(ROOT).as_posix()
+            if path.name == "__init__.py":
+                continue
+            inside = "dip_env/scenes/drawing/"
+            paths.add(inside if name.startswith(inside) else name)
+    return paths
+
+
+def test_the_tree_lists_every_file_and_no_other():
+    assert listed_in_tree() == files_there()
+
+
+def test_ci_runs_the_test_command_word_for_word():
+    (command,) = (block.strip() for block in blocks("bash") if "pytest" in block)
+    assert command in (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
+
+
+def test_both_commands_begin_from_nothing():
+    commands = [block.strip() for block in blocks("bash") if "pip install" in block]
+    assert len(commands) == 2
+    assert all(command.startswith("python3 -m venv .venv && ") for command in commands)
+    assert commands[0].endswith(".venv/bin/dip train")
+
+
+def test_the_ten_lines_run(capsys):
+    (code,) = blocks("python")
+    exec(compile(code, "README.md", "exec"), {})
+    assert "accuracy" in capsys.readouterr().out
+
+
+def test_every_link_into_the_project_leads_somewhere():
+    links = re.findall(r"\]\((?!http)([^)]+)\)", README)
+    assert links
+    assert [link for link in links if not (ROOT / link).exists()] == []
+
+
+def test_the_reward_table_has_the_default_weights():
+    from dip_env.config import RewardConfig
+
+    rows = re.findall(r"^\| (format|look|accuracy) \| ([0-9.]+) \|", README, flags=re.MULTILINE)
+    assert {name: float(weight) for name, weight in rows} == RewardConfig().weights
+
+
+def test_the_actions_shown_are_well_formed():
+    from dip_env.actions import Answer, Grammar, Look
+
+    shown = [block for block in blocks("text") if block.startswith("<think>")]
+    parsed = [Grammar(max_regions=3).parse(block) for block in shown]
+    assert [type(action[-1]) for action in parsed] == [Look, Answer]
+
+
+def test_no_file_names_a_package_index():
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    names = tracked.stdout.split() if tracked.returncode == 0 else ["README.md"]
+    index = re.compile(r"https?://[^ \"]+/simple|--(?:extra-)?index-url")
+    texts = [name for name in names if name.endswith((".md", ".toml", ".lock", ".yaml", ".txt"))]
+    assert texts
+    assert [n for n in texts if index.search((ROOT / n).read_text(encoding="utf-8"))] == []
