@@ -302,8 +302,8 @@ def _train(args: Train, console: Console) -> int:
         )
     before = None
     if indices:
-        if args.source.root is not None:
-            console.print(f"evaluating on {len(indices)} scenes of {held_out!r}")
+        if repr(train) == repr(held_out):
+            console.print(f"{args.source.root} has no val split: measuring on the training scenes")
         before = measure_model(
             loaded.vlm, held_out, indices, args.rules, **limits, out=args.out / "before"
         )

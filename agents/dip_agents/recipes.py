@@ -29,7 +29,7 @@ from dip_agents.vlm_policy import VLMPolicy
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
 from dip_env.scenes.base import SceneSource
-from dip_wrappers.traces import TraceWriter
+from dip_wrappers.traces import TraceWriter, describe_source
 
 
 def teach(
@@ -102,7 +102,8 @@ def reinforce(
         watched = every > 0 and (step == 1 or step % every == 0)
         writer = None
         if watched:
-            writer = TraceWriter(out / "traces" / f"step_{step:06d}", source=repr(source))
+            folder = out / "traces" / f"step_{step:06d}"
+            writer = TraceWriter(folder, source=describe_source(source))
         vlm.model.eval()
         try:
             return collect(
@@ -217,7 +218,7 @@ def report_gain(before: EvalResult, after: EvalResult, out: Path, console: Conso
     reward = gain["reward"]
     console.print(
         f"reward gain {reward.value:+.3f}, 95 % interval [{reward.low:+.3f}, {reward.high:+.3f}] "
-        f"over {after.n} held-out scenes"
+        f"over {after.n} scenes"
     )
 
 

@@ -85,12 +85,17 @@ class CocoScenes:
             raise ConfigError(f"bad_boxes: expected error or drop, got {bad_boxes!r}")
         self.file = Path(annotations) if annotations else _find_annotations(root, split)
         self.images = Path(images) if images else _find_images(root, self.file)
+        self.categories = None if categories is None else tuple(categories)
         self.max_pixels = max_pixels
         data = _read_json(self.file)
         names = _category_names(self.file, data, categories)
         self._entries, counts = _collect(self.file, self.images, data, names, bad_boxes == "drop")
         self.counts: Mapping[str, int] = counts
         """Images, instances, ignored, clipped, dropped and other_category, over all scenes."""
+
+    def __repr__(self) -> str:
+        """Name the files and what is kept of them."""
+        return f"CocoScenes({str(self.file)!r}, categories={self.categories!r})"
 
     def __len__(self) -> int:
         """Return the number of images in the json, with or without people."""

@@ -29,11 +29,16 @@ class StoredScenes:
         quality: of the JPEG.
 
     Raises:
-        SceneError: for a folder that holds scenes of another source, or a damaged file.
+        SceneError: for a folder that holds scenes of another source, a damaged file, or a source
+            whose repr does not say what it holds.
     """
 
     def __init__(self, source: SceneSource, folder: Path | str, quality: int = 92) -> None:
         """Claim the folder for this source."""
+        if type(source).__repr__ is object.__repr__:  # that one names a memory address
+            raise SceneError(
+                f"{type(source).__name__}: expected a __repr__ that tells its scenes from others"
+            )
         self.source, self.folder, self.quality = source, Path(folder), quality
         self.folder.mkdir(parents=True, exist_ok=True)
         label, name = self.folder / "source.txt", repr(source)

@@ -43,6 +43,10 @@ class ToyScenes:
     instance that is half hidden and one ignore region; scene 3 shows why looking helps.
     """
 
+    def __repr__(self) -> str:
+        """Name the source; it has no settings."""
+        return "ToyScenes()"
+
     def __len__(self) -> int:
         """Return 4."""
         return len(_TABLE)

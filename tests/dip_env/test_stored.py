@@ -44,6 +44,18 @@ def test_the_folder_of_another_source_is_refused(tmp_path):
         StoredScenes(ToyScenes(), tmp_path)
 
 
+def test_a_source_without_a_name_of_its_own_is_refused(tmp_path):
+    class Nameless:
+        def __len__(self):
+            return 1
+
+        def __getitem__(self, index):
+            return ToyScenes()[index]
+
+    with pytest.raises(SceneError, match="Nameless: expected a __repr__"):
+        StoredScenes(Nameless(), tmp_path)
+
+
 def test_a_damaged_file_is_named(tmp_path):
     stored = StoredScenes(ToyScenes(), tmp_path)
     stored[0]
