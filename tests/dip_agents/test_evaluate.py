@@ -140,7 +140,7 @@ def test_traces_hold_every_member_and_replay(tmp_path):
     assert [(t.scene_index, t.member) for t in traces] == [(i, m) for i in (0, 1) for m in range(3)]
     assert len({t.group for t in traces}) == 2
     for trace in traces:
-        assert trace.source == "dip_env.scenes.toy.ToyScenes"
+        assert trace.source == "ToyScenes()"
         assert replay(trace, source).done
 
 

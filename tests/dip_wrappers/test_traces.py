@@ -54,7 +54,7 @@ def test_a_trace_says_everything_about_its_episode(tmp_path):
     (trace,) = load_traces(tmp_path)
     assert trace.ended
     assert (trace.scene_id, trace.scene_index, trace.seed) == ("toy-1", 1, 7)
-    assert trace.source == "dip_env.scenes.toy.ToyScenes"
+    assert trace.source == "ToyScenes()"
     assert trace.config == EpisodeConfig(crop_size=192)
     assert trace.reward == reward > 0
     assert set(trace.terms) == {"format", "look", "accuracy"}
