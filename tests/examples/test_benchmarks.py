@@ -1,0 +1,111 @@
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+
+from dip_env.actions import Grammar
+from dip_env.boxes import box_iou
+
+BENCHMARKS = Path(__file__).parents[2] / "examples" / "benchmarks"
+
+
+@pytest.fixture
+def load() -> Iterator[Callable[[str], ModuleType]]:
+    loaded: list[str] = []
+
+    def by_name(name: str) -> ModuleType:
+        spec = importlib.util.spec_from_file_location(
+            f"{name}_benchmark", BENCHMARKS / f"{name}.py"
+        )
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # where dataclasses look up their annotations
+        loaded.append(spec.name)
+        spec.loader.exec_module(module)
+        return module
+
+    yield by_name
+    for name in loaded:
+        del sys.modules[name]
+
+
+def main(module: ModuleType, monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
+    monkeypatch.setattr(sys, "argv", ["benchmark", *arguments])
+    return module.main()
+
+
+def test_env_speed_measures_every_claim(load, monkeypatch, capsys):
+    # On toy scenes, a busy machine may miss a limit: what is tested is that all are measured.
+    code = main(load("env_speed"), monkeypatch, "--quick")
+    out = capsys.readouterr().out
+    limits = [line.split("|")[-3].strip() for line in out.splitlines() if line.startswith("| ")]
+    assert limits.count("1.5 x") == 6
+    assert limits.count("3 x") == 1
+    assert limits.count("20 ms") == 1
+    assert code == ("MISSED" in out)
+
+
+def test_env_speed_fails_when_a_limit_is_missed(load, capsys):
+    module = load("env_speed")
+    kept = module.Row("a step", 1.0, 1.4, limit=1.5)
+    missed = module.Row("a slow step", 2.0, 1.6, limit=1.5)
+    assert module.report([kept]) == 0
+    assert module.report([kept, missed]) == 1
+    assert "missed: a slow step" in capsys.readouterr().out
+
+
+def test_the_textbook_iou_is_the_iou(load):
+    rng = np.random.default_rng(0)
+    corners = rng.uniform(0, 50, (40, 2))
+    boxes = np.concatenate([corners, corners + rng.uniform(1, 50, (40, 2))], axis=1)
+    np.testing.assert_allclose(load("env_speed").textbook_iou(boxes, boxes), box_iou(boxes, boxes))
+
+
+def test_hostile_texts_have_the_length_they_claim(load):
+    for name, make in load("parser_bounds").HOSTILE.items():
+        for n in (1000, 4000):
+            assert n - 60 < len(make(n)) <= n, name
+
+
+def test_random_actions_break_nothing(load, capsys):
+    assert load("parser_bounds").check_actions(600, seed=1) == 0
+    out = capsys.readouterr().out
+    for fate in ("parsed", "malformed", "parsed, but refused"):
+        assert f"'{fate}'" in out
+
+
+def test_a_reward_out_of_range_is_counted(load, monkeypatch):
+    module = load("parser_bounds")
+    total = module.RewardConfig.weights.fget
+    # As if rewards were paid with the wrong sign.
+    monkeypatch.setattr(
+        module.RewardConfig,
+        "weights",
+        property(lambda self: {k: -v for k, v in total(self).items()}),
+    )
+    assert module.check_actions(200, seed=0) > 0
+
+
+def test_parse_time_is_measured_for_every_hostile_text(load, capsys):
+    module = load("parser_bounds")
+    module.check_times(4000, repeats=2)
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert len(rows) == len(module.HOSTILE) + 1
+
+
+def test_quadratic_time_is_found_out(load, monkeypatch):
+    module = load("parser_bounds")
+
+    def quadratic(self: Grammar, text: str) -> tuple[()]:
+        for _ in range(len(text) // 100):
+            text.count("ab")
+        return ()
+
+    monkeypatch.setattr(module, "HOSTILE", {"a": module.repeated("a")})
+    monkeypatch.setattr(Grammar, "parse", quadratic)
+    assert module.check_times(40_000, repeats=2) == 1

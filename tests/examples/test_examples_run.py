@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+
+
+def run(name: str, *arguments: object, typed: str = "") -> str:
+    """Run an example as a user does, without a network, and return what it prints."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(EXAMPLES / name), *map(str, arguments)],
+        input=typed,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env=os.environ | {"HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "COLUMNS": "140"},
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_every_example_is_run_by_a_test():
+    tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
+    for path in EXAMPLES.glob("*.py"):
+        assert f'"{path.name}"' in tests, path.name
+
+
+def test_play_by_hand_plays_given_actions_and_saves_what_was_seen(tmp_path):
+    out = run(
+        *("play_by_hand.py", "--scenes", "toy", "--scene", 3, "--out", tmp_path, "--actions"),
+        "what?",
+        "<think>far off</think><look>[[190,100,250,160]]</look>",
+        "<answer>[[217,133,222,143]]</answer>",
+    )
+    assert "Your action was not accepted" in out
+    assert out.count("Find every person") == 1
+    assert "you found 1 of 1 people with 1 boxes" in out
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        "crop_1.png",
+        *(f"turn_{k}.png" for k in range(4)),
+    ]
+    # The person of the toy scene wears a shirt of this colour; the crop is cut without padding.
+    crop = np.asarray(Image.open(tmp_path / "crop_1.png"))
+    assert crop.shape == (224, 224, 3)
+    assert (np.abs(crop.astype(int) - (96, 160, 96)).max(axis=2) < 40).any()
+
+
+def test_play_by_hand_reads_actions_from_the_keyboard(tmp_path):
+    settings = ("play_by_hand.py", "--scenes", "toy", "--scene", 2, "--out", tmp_path)
+    assert "you found 0 of 0 people" in run(*settings, typed="<answer>[]</answer>\n")
+    assert "the episode is not over" in run(*settings, typed="<think>hm</think>\n")
+
+
+def test_the_baselines_come_out_in_the_order_of_what_they_know():
+    out = run("run_baselines.py", "--scenes", "toy", "--n", 4, "--group-size", 3)
+    rewards = {}
+    for line in out.splitlines():
+        if found := re.match(r"(.{22})\S+ \[.*?\] +(\S+) \[", line):
+            rewards[found[1].strip()] = float(found[2])
+    assert list(rewards)[:2] == ["random", "grid"]
+    assert len(rewards) == 6
+    assert rewards["oracle, misses 0%"] > rewards["oracle, misses 20%"]
+    assert rewards["oracle, misses 20%"] > rewards["oracle, misses 50%"]
+    assert rewards["oracle, misses 50%"] > rewards["random"]
+
+
+def test_a_policy_of_ones_own_is_a_function_or_a_class():
+    out = run("own_policy.py", "--scenes", "toy")
+    assert "text only (n=4)" in out and "blobs (n=4)" in out
+    failures = next(line for line in out.splitlines() if "parse_failures" in line)
+    assert failures.count("0.000 [0.000, 0.000]") == 2
+    gain = next(line for line in out.splitlines() if "F1" in line).split("│")[-2]
+    assert float(gain.split()[0]) > 0.5
+
+
+def test_scenes_of_ones_own_are_checked_and_played():
+    out = run("own_scenes.py", "--images", 2)
+    assert "2 scenes, all of them play" in out
+    assert "an empty answer earns 0.100" in out
+    assert "the truth alone earns 0.800" in out
+
+
+def test_scenes_of_ones_own_come_from_any_such_folder(tmp_path):
+    (tmp_path / "images").mkdir()
+    Image.new("RGB", (320, 240)).save(tmp_path / "images" / "a.jpg")
+    (tmp_path / "boxes.csv").write_text(
+        "image,x1,y1,x2,y2,ignore\na.jpg,10,20,60,200,0\na.jpg,100,20,300,90,1\n"
+    )
+    assert "1 scenes, all of them play" in run("own_scenes.py", "--folder", tmp_path)
