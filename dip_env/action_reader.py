@@ -23,12 +23,12 @@ Item = tuple[list[float], str | None, float | None]
 _SPACE = r"[ \t\n\r]*+"
 _COMMA = rf"{_SPACE},{_SPACE}"
 _COLON = rf"{_SPACE}:{_SPACE}"
-_NUMBER = r"-?(?:0|[1-9][0-9]{0,8}+)(?:\.[0-9]{1,9}+)?+"
+_NUMBER = r"-?(?:0|[1-9][0-9]{0,8}+)(?:\.[0-9]{1,20}+)?+"
 _BOX = rf"\[{_SPACE}{_NUMBER}(?:{_COMMA}{_NUMBER}){{3}}{_SPACE}\]"
 _PLAIN_ITEM = (
     rf'(?:{_BOX}|\{{{_SPACE}"bbox_2d"{_COLON}{_BOX}'
     rf'(?:{_COMMA}"label"{_COLON}"[^"\\\x00-\x1f]*+")?+'
-    rf'(?:{_COMMA}"score"{_COLON}(?:0(?:\.[0-9]{{1,9}}+)?+|1(?:\.0{{1,9}}+)?+))?+{_SPACE}\}})'
+    rf'(?:{_COMMA}"score"{_COLON}(?:0(?:\.[0-9]{{1,20}}+)?+|1(?:\.0{{1,20}}+)?+))?+{_SPACE}\}})'
 )
 # The lists that policies really write, checked in one match: keys in the usual order, no escapes.
 _PLAIN_LIST = re.compile(rf"\[{_SPACE}{_PLAIN_ITEM}(?:{_COMMA}{_PLAIN_ITEM})*+{_SPACE}\]{_SPACE}")
@@ -142,7 +142,7 @@ class Reader:
 
     def number(self) -> float:
         """Read one number."""
-        what = "a JSON number (at most 9 digits before and after the point, no exponent)"
+        what = "a JSON number (at most 9 digits before and 20 after the point, no exponent)"
         return float(self.take(_ONE_NUMBER, what))
 
     def labelled_box(self) -> Item:

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 from rich.console import Console
+from transformers.utils.logging import disable_progress_bar
 
 from dip_agents.audit import audit_main
 from dip_agents.evaluate import evaluate, print_results
@@ -30,7 +31,13 @@ from dip_env.scenes.base import SceneSource
 from dip_env.scenes.contact_sheet import contact_sheet
 from dip_env.scenes.stored import StoredScenes
 
-TINY_GRPO = GRPOConfig(steps=60, learning_rate=1e-4, checkpoint_interval=20)
+TINY_GRPO = GRPOConfig(
+    steps=60,
+    scenes_per_step=4,
+    learning_rate=2e-4,
+    micro_batch_tokens=4096,
+    checkpoint_interval=20,
+)
 """GRPO settings of the tiny model: all weights learn, a few minutes on two CPU cores."""
 TINY_SFT = SFTConfig(steps=1900, coordinate_sigma=1.5, dense_weight=1.0)
 """Teaching a tiny model from random weights."""
@@ -179,6 +186,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: instead of those of the process.
     """
     console = Console()
+    disable_progress_bar()  # the loading of weights is no news
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         command = parse(given)
@@ -203,7 +211,7 @@ def parse(arguments: Sequence[str]) -> Command:
     taught = rules or rules_of("tiny")
     small = ModelArgs(model=name or "tiny")
     if tiny:
-        small = replace(small, max_new_tokens=160, token_budget=640)
+        small = replace(small, max_new_tokens=96, token_budget=480)
     commands: dict[str, Any] = {
         "train": Train(policy=small, rules=taught, grpo=TINY_GRPO if tiny else GRPOConfig()),
         "sft": Sft(

@@ -130,6 +130,29 @@ class Session:
         live = [b for b, limit in enumerate(limits) if limit > 0]
         states = [self.hidden[row] for row in rows]
         eos = self.vlm.chat.eos_token_id
+        # One context around the loop: autocast then converts each weight once, not once per token.
+        with self.vlm.precision():
+            self._decode(rows, live, states, ids, logprobs, draws, limits, temperature, eos)
+        for b, row in enumerate(rows):
+            self.hidden[row] = states[b]
+        return [
+            Sample(tuple(ids[b]), tuple(logprobs[b]), not ids[b] or ids[b][-1] != eos)
+            for b in range(len(rows))
+        ]
+
+    def _decode(
+        self,
+        rows: Sequence[int],
+        live: list[int],
+        states: list[Tensor | None],
+        ids: list[list[int]],
+        logprobs: list[list[float]],
+        draws: np.ndarray,
+        limits: list[int],
+        temperature: float,
+        eos: int,
+    ) -> None:
+        """Draw token after token until every row has ended its turn; fills ids and logprobs."""
         while live:
             hidden = torch.stack([s for s in (states[b] for b in live) if s is not None])
             step = len(ids[live[0]])
@@ -146,12 +169,6 @@ class Session:
             out = self._feed([rows[b] for b in fed], [ids[b][-1] for b in fed])
             for at, b in enumerate(fed):
                 states[b] = out[at]
-        for b, row in enumerate(rows):
-            self.hidden[row] = states[b]
-        return [
-            Sample(tuple(ids[b]), tuple(logprobs[b]), not ids[b] or ids[b][-1] != eos)
-            for b in range(len(rows))
-        ]
 
     def _feed(self, rows: list[int], tokens: list[int]) -> Tensor:
         places = np.broadcast_to(self.positions[rows][None, :, None], (3, len(rows), 1))
