@@ -32,9 +32,8 @@ from dip_env.scenes.contact_sheet import contact_sheet
 from dip_env.scenes.stored import StoredScenes
 
 TINY_GRPO = GRPOConfig(
-    steps=60,
-    scenes_per_step=4,
-    learning_rate=2e-4,
+    steps=40,
+    learning_rate=6e-5,
     micro_batch_tokens=4096,
     checkpoint_interval=20,
 )
@@ -92,6 +91,8 @@ class Train:
     """Oracle demonstrations an untrained model is taught before GRPO."""
     eval_scenes: int = 256
     """Held-out scenes for the measurement before and after; 0 for none."""
+    eval_temperature: float = 1.0
+    """Of that measurement; 1 measures the policy that is trained, 0 its most likely words."""
     out: Path = Path("runs/train")
     """Folder of the run."""
     resume: bool = False
@@ -292,6 +293,7 @@ def _train(args: Train, console: Console) -> int:
         "max_new_tokens": args.policy.max_new_tokens,
         "token_budget": args.policy.token_budget,
     }
+    measured = limits | {"temperature": args.eval_temperature}
     train, held_out = args.source.open("train"), args.source.open("val")
     indices = range(min(args.eval_scenes, len(held_out)))
     args.out.mkdir(parents=True, exist_ok=True)
@@ -313,7 +315,7 @@ def _train(args: Train, console: Console) -> int:
         if repr(train) == repr(held_out):
             console.print(f"{args.source.root} has no val split: measuring on the training scenes")
         before = measure_model(
-            loaded.vlm, held_out, indices, args.rules, **limits, out=args.out / "before"
+            loaded.vlm, held_out, indices, args.rules, **measured, out=args.out / "before"
         )
         print_results({"before": before}, console)
     reinforce(
@@ -328,7 +330,7 @@ def _train(args: Train, console: Console) -> int:
     )
     if before is not None:
         after = measure_model(
-            loaded.vlm, held_out, indices, args.rules, **limits, out=args.out / "after"
+            loaded.vlm, held_out, indices, args.rules, **measured, out=args.out / "after"
         )
         report_gain(before, after, args.out, console)
     console.print(f"model, logs, traces and completions are in {args.out}")

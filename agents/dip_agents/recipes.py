@@ -176,10 +176,11 @@ def measure_model(
     *,
     max_new_tokens: int,
     token_budget: int,
+    temperature: float = 0.0,
     out: Path | None = None,
     batch_size: int = 64,
 ) -> EvalResult:
-    """Evaluate a model greedily.
+    """Evaluate a model.
 
     Args:
         vlm: the model.
@@ -188,13 +189,14 @@ def measure_model(
         rules: of the episodes.
         max_new_tokens: tokens of one turn.
         token_budget: tokens of one episode.
+        temperature: of sampling, with the same seeds in every evaluation; 0 is greedy.
         out: folder for the results, or None.
         batch_size: episodes played together.
 
     Returns:
         The result.
     """
-    policy = VLMPolicy(vlm, 0.0, max_new_tokens, token_budget, batch_size)
+    policy = VLMPolicy(vlm, temperature, max_new_tokens, token_budget, batch_size)
     return evaluate(policy, source, indices, rules, batch_size=batch_size, out=out)
 
 
