@@ -127,7 +127,7 @@ def overlaps(answers: Sequence[Any], truth: Any, ignore_boxes: Any) -> list[Over
     area = box_area(stacked)
     shared = box_intersection(stacked, np.concatenate([truth, ignore_boxes]))
     iou = shared_to_iou(shared[:, : len(truth)], area, box_area(truth))
-    in_ignore = (shared[:, len(truth) :] > IGNORE_SHARE * area[:, None]).any(axis=1)
+    in_ignore = np.any(shared[:, len(truth) :] > IGNORE_SHARE * area[:, None], axis=1)
     found = []
     start = 0
     for answer in answers:

@@ -289,7 +289,7 @@ def _train(args: Train, console: Console) -> int:
         lora_rank=args.lora_rank,
         seed=args.grpo.seed,
     )
-    limits = {
+    limits: dict[str, Any] = {
         "max_new_tokens": args.policy.max_new_tokens,
         "token_budget": args.policy.token_budget,
     }
