@@ -16,7 +16,20 @@ from dip_env.actions import Answer, Grammar, Look, Segment, Think
 _SAMPLE_ALPHABET = "abc xyz 019 éß 人群 Жя 🙂"
 
 
-class UnicodeText(Space[str]):
+class _AnyString(Space[str]):
+    """What every space of plain strings shares: all strings are in it, none has a fixed array."""
+
+    @property
+    def is_np_flattenable(self) -> bool:
+        """Text of any length has no fixed array."""
+        return False
+
+    def contains(self, x: Any) -> bool:
+        """Return True for every str."""
+        return isinstance(x, str)
+
+
+class UnicodeText(_AnyString):
     """Every Python string.
 
     Args:
@@ -30,11 +43,6 @@ class UnicodeText(Space[str]):
         """Keep the length of samples."""
         self.max_sample_length = max_sample_length
         super().__init__(seed=seed)
-
-    @property
-    def is_np_flattenable(self) -> bool:
-        """Text of any length has no fixed array."""
-        return False
 
     def sample(self, mask: Any | None = None, probability: Any | None = None) -> str:
         """Return a random string of several scripts.
@@ -54,10 +62,6 @@ class UnicodeText(Space[str]):
         places = self.np_random.integers(len(_SAMPLE_ALPHABET), size=length)
         return "".join(_SAMPLE_ALPHABET[place] for place in places)
 
-    def contains(self, x: Any) -> bool:
-        """Return True for every str."""
-        return isinstance(x, str)
-
     def __eq__(self, other: object) -> bool:
         return isinstance(other, UnicodeText) and self.max_sample_length == other.max_sample_length
 
@@ -65,7 +69,7 @@ class UnicodeText(Space[str]):
         return f"UnicodeText({self.max_sample_length})"
 
 
-class ActionSpace(Space[str]):
+class ActionSpace(_AnyString):
     """Every Python string; samples are well-formed actions.
 
     A malformed string is a legal action that costs a turn, so the space contains it.
@@ -86,11 +90,6 @@ class ActionSpace(Space[str]):
         self.grammar = grammar
         self.text_size = text_size
         super().__init__(seed=seed)
-
-    @property
-    def is_np_flattenable(self) -> bool:
-        """Text of any length has no fixed array."""
-        return False
 
     def sample(self, mask: Any | None = None, probability: Any | None = None) -> str:
         """Return a think followed by a look or, as often, by an answer.
@@ -114,10 +113,6 @@ class ActionSpace(Space[str]):
                 self._boxes(int(self.np_random.integers(min(self.grammar.max_boxes, 8) + 1)))
             )
         return self.grammar.format((Think("a random thought"), last))
-
-    def contains(self, x: Any) -> bool:
-        """Return True for every str."""
-        return isinstance(x, str)
 
     def __eq__(self, other: object) -> bool:
         return (
