@@ -1,0 +1,1 @@
+"""The field's metrics for crowds; each protocol follows its published evaluator."""

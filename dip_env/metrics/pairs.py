@@ -1,0 +1,98 @@
+"""Which detections meet which annotations, over all images at once; knows no threshold's meaning.
+
+A crowd has thousands of possible pairs and few that overlap, so pairs are kept as lists.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from dip_env.metrics.box_sets import Floats, Indices
+
+_CHUNK = 1 << 20
+"""Candidate pairs that are compared at once; bounds the memory, not the result."""
+
+
+@dataclass(frozen=True, eq=False)
+class Pairs:
+    """Pairs of boxes of one image that share some area, ordered by (a, b).
+
+    Args:
+        a: (P,) rows of the first set.
+        b: (P,) rows of the second set.
+        shared: (P,) area both cover, > 0.
+    """
+
+    a: Indices
+    b: Indices
+    shared: Floats
+
+    def only(self, keep: np.ndarray) -> Pairs:
+        """Return the pairs where ``keep`` (P,) is True."""
+        return Pairs(self.a[keep], self.b[keep], self.shared[keep])
+
+
+def shared_pairs(a: Floats, a_starts: Indices, b: Floats, b_starts: Indices) -> Pairs:
+    """Find all pairs of boxes in the same image that share area.
+
+    Args:
+        a: (N, 4) xyxy.
+        a_starts: (I + 1,) rows ``a_starts[i]:a_starts[i + 1]`` of ``a`` belong to image i.
+        b: (M, 4) xyxy in the frame of ``a``.
+        b_starts: (I + 1,) alike.
+
+    Returns:
+        The pairs; time and memory grow with their number in each image, linearly in images.
+    """
+    partners = np.repeat(np.diff(b_starts), np.diff(a_starts))
+    first = np.repeat(b_starts[:-1], np.diff(a_starts))
+    ends = np.cumsum(partners)
+    found = [Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    start = 0
+    while start < len(a):
+        done = ends[start] - partners[start]
+        stop = max(start + 1, int(np.searchsorted(ends, done + _CHUNK, side="right")))
+        number = partners[start:stop]
+        i = np.repeat(np.arange(start, stop), number)
+        j = np.arange(len(i)) + np.repeat(first[start:stop] - (np.cumsum(number) - number), number)
+        left, right = a[i], b[j]
+        wide = np.minimum(left[:, 2], right[:, 2]) - np.maximum(left[:, 0], right[:, 0])
+        tall = np.minimum(left[:, 3], right[:, 3]) - np.maximum(left[:, 1], right[:, 1])
+        meet = (wide > 0) & (tall > 0)
+        found.append(Pairs(i[meet], j[meet], wide[meet] * tall[meet]))
+        start = stop
+    return Pairs(
+        np.concatenate([part.a for part in found]),
+        np.concatenate([part.b for part in found]),
+        np.concatenate([part.shared for part in found]),
+    )
+
+
+def best_free(pairs: Pairs, overlap: Floats, rank: Indices, *, later_wins: bool) -> Indices:
+    """Give each detection, best first, the free partner it overlaps most.
+
+    Args:
+        pairs: detections (a) with annotations (b) they may take.
+        overlap: (P,) how much each pair overlaps.
+        rank: (N,) place of each detection, 0 for the one that chooses first.
+        later_wins: among equal overlaps take the annotation that stands later in the file (as
+            ``>=`` does in a loop that keeps the best), else the earlier one (``>``).
+
+    Returns:
+        (N,) the row of b each detection took, -1 for none; no b is taken twice.
+    """
+    tie = -pairs.b if later_wins else pairs.b
+    order = np.lexsort((tie, -overlap, rank[pairs.a]))
+    taken = np.full(len(rank), -1, dtype=np.int64)
+    gone: set[int] = set()
+    busy = -1
+    for detection, annotation in zip(pairs.a[order].tolist(), pairs.b[order].tolist(), strict=True):
+        # Candidates of one detection stand together: once it has one, the rest are passed by.
+        if detection == busy or annotation in gone:
+            continue
+        busy = detection
+        gone.add(annotation)
+        taken[detection] = annotation
+    return taken
