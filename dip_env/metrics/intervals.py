@@ -1,0 +1,144 @@
+"""Bootstrap intervals for any metric over images; knows no metric and no box.
+
+Whole images are resampled, since the boxes of one image depend on each other. A metric is handed
+over as a function of how often each image counts, so that boxes are matched once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from dip_env.metrics.box_sets import Floats
+
+Values = Callable[[Floats], Mapping[str, float | None]]
+"""From how often each image counts, (I,), to metrics by name; None where one is not defined."""
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95 % interval; None where it is not defined, with the reason.
+
+    Args:
+        value: the metric, or the difference of two.
+        low: lower end.
+        high: upper end.
+        reason: why something is None.
+        undefined: bootstrap samples that were left out because they do not define the metric.
+    """
+
+    value: float | None
+    low: float | None
+    high: float | None
+    reason: str | None = None
+    undefined: int = 0
+
+    @property
+    def excludes_zero(self) -> bool:
+        """True when 0 lies outside the interval."""
+        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
+
+
+def bootstrap(
+    values: Values,
+    n: int,
+    *,
+    rounds: int = 1000,
+    seed: int = 0,
+    reasons: Mapping[str, str] | None = None,
+) -> dict[str, Interval]:
+    """Give every metric its 95 % percentile interval (source: Efron 1979).
+
+    Args:
+        values: the metrics as a function of how often each image counts.
+        n: number of images.
+        rounds: bootstrap samples.
+        seed: the same seed gives the same samples.
+        reasons: why a metric is not defined, by name.
+
+    Returns:
+        An interval for each metric.
+    """
+    whole = values(np.ones(n))
+    samples = [values(counts) for counts in resamples(n, rounds, seed)]
+    return _intervals(whole, samples, n, reasons or {})
+
+
+def paired(
+    before: Values,
+    after: Values,
+    n: int,
+    *,
+    rounds: int = 1000,
+    seed: int = 0,
+    reasons: Mapping[str, str] | None = None,
+) -> dict[str, Interval]:
+    """Compare two results on the same images, image by image.
+
+    Each bootstrap sample takes the same images for both, so that images being easy or hard
+    cancels out.
+
+    Args:
+        before: metrics of the first.
+        after: metrics of the second, on the same images in the same order.
+        n: number of images.
+        rounds: bootstrap samples.
+        seed: the same seed gives the same samples.
+        reasons: why a metric is not defined in either, by name.
+
+    Returns:
+        For each metric that both have, after minus before with its 95 % percentile interval.
+    """
+
+    def difference(counts: Floats) -> dict[str, float | None]:
+        first, second = before(counts), after(counts)
+        pairs = {name: (first[name], second[name]) for name in first if name in second}
+        return {
+            name: None if was is None or now is None else now - was
+            for name, (was, now) in pairs.items()
+        }
+
+    return bootstrap(difference, n, rounds=rounds, seed=seed, reasons=reasons)
+
+
+def resamples(n: int, rounds: int, seed: int) -> Iterator[Floats]:
+    """Draw bootstrap samples of n images, one after the other.
+
+    Args:
+        n: number of images; there are no samples of fewer than two.
+        rounds: number of samples.
+        seed: the same seed gives the same samples.
+
+    Yields:
+        (n,) how often each image is in the sample; sums to n.
+    """
+    rng = np.random.default_rng(seed)
+    for _ in range(rounds if n > 1 else 0):
+        yield np.bincount(rng.integers(n, size=n), minlength=n).astype(np.float64)
+
+
+def _intervals(
+    whole: Mapping[str, float | None],
+    samples: list[Mapping[str, float | None]],
+    n: int,
+    reasons: Mapping[str, str],
+) -> dict[str, Interval]:
+    found = {}
+    for name, value in whole.items():
+        if value is None:
+            found[name] = Interval(None, None, None, reasons.get(name, "it is not defined"))
+            continue
+        drawn = [sample[name] for sample in samples]
+        defined = [v for v in drawn if v is not None]
+        left_out = len(drawn) - len(defined)
+        if n < 2:
+            found[name] = Interval(value, None, None, "an interval needs at least two images")
+        elif not defined:
+            reason = "no bootstrap sample defines it"
+            found[name] = Interval(value, None, None, reason, left_out)
+        else:
+            low, high = np.quantile(defined, [0.025, 0.975])
+            found[name] = Interval(value, float(low), float(high), None, left_out)
+    return found
