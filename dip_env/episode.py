@@ -136,7 +136,7 @@ class Episode:
     def opening(self) -> Message:
         """The first message: the overview and the task."""
         image = np.asarray(overview(self.scene.image, self.view))
-        prompt = prompts.task_prompt(self.view, self.config, self.grammar)
+        prompt = prompts.task_prompt(self.view, self.config, self.grammar, self.scene.target)
         return Message("user", prompt, (image,))
 
     @property

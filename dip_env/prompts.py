@@ -9,13 +9,14 @@ from dip_env.config import EpisodeConfig
 from dip_env.views import Crop, View
 
 
-def task_prompt(view: View, config: EpisodeConfig, grammar: Grammar) -> str:
-    """Return the text under the overview; it depends on the view's size and the rules only.
+def task_prompt(view: View, config: EpisodeConfig, grammar: Grammar, target: str = "person") -> str:
+    """Return the text under the overview; it depends on size, rules and target only.
 
     Args:
         view: the frames of the scene.
         config: the rules of the episode.
         grammar: where the format text comes from.
+        target: what is to be found, a singular noun.
 
     Returns:
         About 60 words: the task, what coordinates mean, the budget and the format; with
@@ -35,7 +36,7 @@ def task_prompt(view: View, config: EpisodeConfig, grammar: Grammar) -> str:
         else "no looks"
     )
     return (
-        f"Find every person in the image. Boxes are x1,y1,x2,y2 in {frame}, from its top left "
+        f"Find every {target} in the image. Boxes are x1,y1,x2,y2 in {frame}, from its top left "
         f"corner. You have {count(config.max_turns, 'turn')} to answer, and {looks}.\n"
         f"Write {grammar.describe()}."
     )
@@ -89,7 +90,16 @@ def _left(turns: int, looks: int) -> str:
 
 def count(number: int, noun: str) -> str:
     """Return a number with its noun, in the plural where it needs one."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
+    return f"{number} {noun if number == 1 else plural(noun)}"
+
+
+def plural(noun: str) -> str:
+    """Return the plural of a noun, or of several joined by ``or``."""
+    if " or " in noun:
+        return " or ".join(plural(part) for part in noun.split(" or "))
+    if noun == "person":
+        return "people"
+    return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
 
 
 def _printed(crop: Crop, view: View) -> str:

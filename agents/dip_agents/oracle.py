@@ -17,6 +17,7 @@ from dip_env.ambiguity import AmbiguousItems, prior_ambiguity
 from dip_env.boxes import box_iou, clip_boxes
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode, Message, Observation
+from dip_env.prompts import plural
 from dip_env.scenes.base import Scene, SceneSource
 from dip_env.views import View
 
@@ -104,7 +105,8 @@ class OraclePolicy:
             or not at all.
         think: whether each action begins with a thought.
         thoughts: the thought before a look and before an answer; ``{people}`` is the number of
-            people (as answered, in the second), ``{unclear}`` of those that are hard to see.
+            people (as answered, in the second), ``{unclear}`` of those that are hard to see,
+            ``{noun}`` what they are called, in the plural.
         label: when given, answer items are objects with this label instead of bare boxes.
         decimals: digits kept after the point of a printed number.
         single_turn: look and answer in one action (no crop is ever seen).
@@ -121,7 +123,7 @@ class OraclePolicy:
         false_positive_rate: float = 0.0,
         look: LookMode = "ambiguous",
         think: bool = True,
-        thoughts: tuple[str, str] = ("{people} people, {unclear} unclear.", "{people} people."),
+        thoughts: tuple[str, str] = ("{people} {noun}, {unclear} unclear.", "{people} {noun}."),
         label: str | None = None,
         decimals: int = 0,
         single_turn: bool = False,
@@ -211,7 +213,7 @@ class OraclePolicy:
             The thought, if it thinks, and the answer.
         """
         boxes = self.people(scene, view, rng)[: self.config.max_boxes]
-        thought = self.thoughts[1].format(people=len(boxes))
+        thought = self.thoughts[1].format(people=len(boxes), noun=plural(scene.target))
         return (*self._thought(thought), make_answer(boxes, self.label))
 
     def people(self, scene: Scene, view: View, rng: np.random.Generator) -> NDArray[np.float64]:
@@ -268,7 +270,9 @@ class OraclePolicy:
         else:
             regions = np.array([[0.0, 0.0, *view.text_size]])
         unclear = int((scene_ambiguity(scene, view).weights >= UNCLEAR).sum())
-        thought = self.thoughts[0].format(people=len(scene.truth), unclear=unclear)
+        thought = self.thoughts[0].format(
+            people=len(scene.truth), unclear=unclear, noun=plural(scene.target)
+        )
         return (*self._thought(thought), Look(regions))
 
     def _thought(self, text: str) -> tuple[Segment, ...]:

@@ -99,6 +99,7 @@ def window_scene(
         ignore=(scene.ignore | (left_over < MIN_SHARE_LEFT))[keep],
         labels=tuple(label for label, k in zip(scene.labels, keep, strict=True) if k),
         load_image=partial(_cut, scene, window, mirror),
+        target=scene.target,
     )
 
 

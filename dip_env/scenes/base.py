@@ -28,6 +28,7 @@ class Scene:
         labels: category of each instance, N strings.
         load_image: returns the RGB image of exactly ``size``; called on first use only.
         notes: counts worth reporting, such as how many boxes were clipped.
+        target: what is to be found, a singular noun; the prompt names it.
 
     Raises:
         SceneError: for arrays of unequal length, boxes that are not finite or have no area.
@@ -42,6 +43,7 @@ class Scene:
     labels: tuple[str, ...]
     load_image: Callable[[], Image.Image]
     notes: Mapping[str, Any] = field(default_factory=dict)
+    target: str = "person"
 
     def __post_init__(self) -> None:
         """Check shapes and values once, so that nothing downstream has to."""

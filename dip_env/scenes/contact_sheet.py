@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from dip_env.errors import ConfigError
+from dip_env.prompts import plural
 from dip_env.scenes.base import Scene, SceneSource
 
 Colour = tuple[int, int, int]
@@ -97,7 +98,7 @@ def _cell(scene: Scene, index: int, width: int) -> Image.Image:
             draw.rectangle(_corners(seen), outline=VISIBLE, width=1)
     ignored_count = int(scene.ignore.sum())
     people = len(scene.labels) - ignored_count
-    caption = f"#{index}   {scene.size[0]}x{scene.size[1]}   {people} people"
+    caption = f"#{index}   {scene.size[0]}x{scene.size[1]}   {people} {plural(scene.target)}"
     if ignored_count:
         caption += f"   {ignored_count} ignored"
     cell = Image.new("RGB", (width, height + _CAPTION), _PAGE)

@@ -72,6 +72,7 @@ class StoredScenes:
                 ignore=held["ignore"],
                 labels=tuple(str(label) for label in held["labels"]),
                 load_image=partial(_decode, held["jpeg"].tobytes(), path),
+                target=str(held.get("target", "person")),  # older stores hold people only
             )
         except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
             raise SceneError(f"{path}: expected a stored scene, got: {error}") from error
@@ -85,6 +86,7 @@ class StoredScenes:
             np.savez(
                 file,
                 scene_id=scene.scene_id,
+                target=scene.target,
                 size=scene.size,
                 boxes=scene.boxes,
                 visible_boxes=scene.visible_boxes,

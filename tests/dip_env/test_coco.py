@@ -1,11 +1,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dip_env.episode import Episode
 from dip_env.errors import ConfigError, DipError, SceneError
 from dip_env.scenes import CocoScenes
 
@@ -217,7 +219,7 @@ def test_files_are_found_by_split_as_in_the_official_archive(write_coco, tmp_pat
     assert CocoScenes(root, split="val").file.name == "instances_val2017.json"
     assert CocoScenes(root, split="val").images.name == "val2017"
     assert CocoScenes(root, split="train").images.name == "images"
-    with pytest.raises(SceneError, match=r"found captions_val2017\.json, .*name the file with"):
+    with pytest.raises(SceneError, match=r"found instances_train2017\.json, .*name the file with"):
         CocoScenes(root, split="test")
 
 
@@ -233,12 +235,32 @@ def test_paths_can_be_named(write_coco, tmp_path):
         CocoScenes(annotations=root / "none.json", images=root / "images")
 
 
-def test_a_folder_without_images_is_an_error(tmp_path):
-    (tmp_path / "annotations.json").write_text(
-        json.dumps({"images": [], "annotations": [], "categories": []})
-    )
-    with pytest.raises(SceneError, match="expected a folder images/"):
-        CocoScenes(tmp_path)
+def test_a_folder_without_images_shows_when_an_image_is_used(write_coco):
+    root = write_coco([])
+    shutil.rmtree(root / "images")
+    with pytest.raises(SceneError, match=r"images/a\.png: image file is missing"):
+        CocoScenes(root)[0].image.load()
+
+
+@pytest.mark.parametrize(
+    "name", ["../a.png", "/etc/a.png", "b/../../a.png", "C:\\a.png", "a\0.png"]
+)
+def test_a_file_name_that_leads_out_of_the_folder_is_refused(write_coco, name):
+    rows = [{"id": 0, "file_name": "a.png", "width": 100, "height": 80}]
+    root = write_coco([], images=rows)
+    data = json.loads((root / "annotations.json").read_text())
+    data["images"][0]["file_name"] = name
+    (root / "annotations.json").write_text(json.dumps(data))
+    with pytest.raises(SceneError, match=r"images\[0\].file_name: expected a path inside"):
+        CocoScenes(root)
+
+
+def test_the_prompt_names_what_is_kept(write_coco):
+    root = write_coco([])
+    assert CocoScenes(root)[0].target == "person"
+    both = CocoScenes(root, categories=["person", "dog"])[0]
+    assert "Find every person or dog in the image" in Episode(both).opening.text
+    assert CocoScenes(root, categories=None)[0].target == "annotated object"
 
 
 @pytest.mark.parametrize("index", [-1, 1])

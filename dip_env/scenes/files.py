@@ -1,0 +1,167 @@
+"""Annotation files as text, found below a root and checked before anybody parses them."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from dip_env.errors import ConfigError, SceneError
+
+_SPLIT_WORDS = ("train", "val", "test")
+
+
+def read_text(file: Path) -> str:
+    """Return the text of an annotation file.
+
+    Args:
+        file: the file, UTF-8 without a byte order mark.
+
+    Returns:
+        Its text, not empty; line ends as they are.
+
+    Raises:
+        SceneError: for a file that is missing, empty, not UTF-8 or begins with a byte order mark.
+    """
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise SceneError(f"{file}: annotation file is missing") from None
+    except OSError as err:
+        raise SceneError(f"{file}: annotation file cannot be read: {err.strerror}") from err
+    if data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
+        raise SceneError(f"{file}: expected UTF-8 without a byte order mark, got one")
+    try:
+        text = data.decode("utf-8")
+    except UnicodeDecodeError as err:
+        raise SceneError(f"{file}: expected UTF-8, got byte {data[err.start]:#04x}") from None
+    if not text.strip():
+        raise SceneError(f"{file}: expected annotations, got an empty file")
+    return text
+
+
+def read_lines(file: Path) -> list[str]:
+    """Return the lines of an annotation file.
+
+    Args:
+        file: the file; its lines end with a single line feed.
+
+    Returns:
+        Its lines without their ends.
+
+    Raises:
+        SceneError: as ``read_text``, and for carriage returns.
+    """
+    text = read_text(file)
+    if "\r" in text:
+        line = text[: text.index("\r")].count("\n") + 1
+        raise SceneError(
+            f"{file}: line {line}: expected lines that end with LF, got a carriage return (CRLF)"
+        )
+    return text.removesuffix("\n").split("\n")
+
+
+def parse_json(text: str, where: str) -> Any:
+    """Parse JSON, told where it stands.
+
+    Args:
+        text: one JSON value.
+        where: file, and line if it has some, for the message.
+
+    Returns:
+        The value.
+
+    Raises:
+        SceneError: for text that is no JSON, or nested too deep.
+    """
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as err:
+        raise SceneError(f"{where}: expected JSON: {err}") from err
+
+
+def pick_split(files: Sequence[Path], split: str, folder: Path, expected: str) -> Path:
+    """Choose the annotation file of one split.
+
+    A file that names the split is taken. A file that names no split at all serves any, if it is
+    the only one; a file of another split never does.
+
+    Args:
+        files: what was found.
+        split: which part is wanted.
+        folder: where they were looked for, for the message.
+        expected: how such files are called, for the message.
+
+    Returns:
+        The file.
+
+    Raises:
+        SceneError: when none or several fit; the message lists what was found.
+    """
+    mine = [file for file in files if split in _words(file)]
+    other = [file for file in files if _words(file) & set(_SPLIT_WORDS)]
+    neutral = [file for file in files if file not in other]
+    candidates = mine or (neutral if len(neutral) == len(files) else [])
+    if len(candidates) != 1:
+        found = ", ".join(sorted(file.name for file in files)) or "none"
+        raise SceneError(
+            f"{folder}: expected {expected} of split {split!r}, found {found}; "
+            "name the file with annotations="
+        )
+    return candidates[0]
+
+
+def pick_folder(root: str | Path | None, names: Sequence[str], option: str = "images") -> Path:
+    """Return the first folder below a root that exists, or the last name when none does.
+
+    Args:
+        root: folder of the data.
+        names: how the folder may be called, relative to the root, the usual name last.
+        option: argument that names the folder instead, for the message.
+
+    Returns:
+        The folder; that it is missing shows when a file in it is opened.
+
+    Raises:
+        ConfigError: without a root.
+    """
+    if root is None:
+        raise ConfigError(f"expected root= or {option}=, got neither")
+    for name in names:
+        if (Path(root) / name).is_dir():
+            return Path(root) / name
+    return Path(root) / names[-1]
+
+
+def check_file_name(name: Any, where: str) -> str:
+    """Require a file name that stays inside its folder.
+
+    Args:
+        name: relative path with forward slashes, as an annotation file states it.
+        where: file and place, for the message.
+
+    Returns:
+        The name.
+
+    Raises:
+        SceneError: for what is no string, empty, absolute, or leads out of the folder.
+    """
+    if not isinstance(name, str) or not name.strip():
+        raise SceneError(f"{where}: expected a name, got {short(name)}")
+    parts = PurePosixPath(name.replace("\\", "/"))
+    if parts.is_absolute() or ".." in parts.parts or re.match(r"[A-Za-z]:", name) or "\0" in name:
+        raise SceneError(f"{where}: expected a path inside the image folder, got {short(name)}")
+    return name
+
+
+def short(value: Any) -> str:
+    """Return a value as it came, cut to a readable length."""
+    text = repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _words(file: Path) -> set[str]:
+    """Return the words of a file's name: anno_val, val2017 and val-sur all hold val."""
+    return set(re.findall(r"[a-z]+", file.stem.lower()))
