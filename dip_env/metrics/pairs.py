@@ -11,7 +11,7 @@ import numpy as np
 
 from dip_env.metrics.box_sets import Floats, Indices
 
-_CHUNK = 1 << 20
+_CHUNK = 1 << 18
 """Candidate pairs that are compared at once; bounds the memory, not the result."""
 
 
@@ -49,6 +49,8 @@ def shared_pairs(a: Floats, a_starts: Indices, b: Floats, b_starts: Indices) -> 
     partners = np.repeat(np.diff(b_starts), np.diff(a_starts))
     first = np.repeat(b_starts[:-1], np.diff(a_starts))
     ends = np.cumsum(partners)
+    left_a, top_a, right_a, bottom_a = np.ascontiguousarray(a.T)
+    left_b, top_b, right_b, bottom_b = np.ascontiguousarray(b.T)
     found = [Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
     start = 0
     while start < len(a):
@@ -57,10 +59,12 @@ def shared_pairs(a: Floats, a_starts: Indices, b: Floats, b_starts: Indices) -> 
         number = partners[start:stop]
         i = np.repeat(np.arange(start, stop), number)
         j = np.arange(len(i)) + np.repeat(first[start:stop] - (np.cumsum(number) - number), number)
-        left, right = a[i], b[j]
-        wide = np.minimum(left[:, 2], right[:, 2]) - np.maximum(left[:, 0], right[:, 0])
-        tall = np.minimum(left[:, 3], right[:, 3]) - np.maximum(left[:, 1], right[:, 1])
-        meet = (wide > 0) & (tall > 0)
+        wide = np.minimum(right_a[i], right_b[j]) - np.maximum(left_a[i], left_b[j])
+        # Most candidates stand beside each other: only the others' heights are looked up.
+        meet = np.flatnonzero(wide > 0)
+        i, j, wide = i[meet], j[meet], wide[meet]
+        tall = np.minimum(bottom_a[i], bottom_b[j]) - np.maximum(top_a[i], top_b[j])
+        meet = np.flatnonzero(tall > 0)
         found.append(Pairs(i[meet], j[meet], wide[meet] * tall[meet]))
         start = stop
     return Pairs(
