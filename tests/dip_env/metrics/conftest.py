@@ -19,7 +19,7 @@ def _columns(images: Sequence[Sequence[Any]], width: int) -> tuple[np.ndarray, n
     return np.array(rows, dtype=np.float64).reshape(-1, width), starts
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def make_sets() -> Callable[..., tuple[Truth, Detections]]:
     """Return a function that makes a truth and its detections.
 

@@ -75,6 +75,7 @@ def test_fewer_than_two_images_have_no_interval(n):
     interval = bootstrap(lambda counts: {"sum": float(counts.sum())}, n)["sum"]
     assert (interval.value, interval.low, interval.high) == (n, None, None)
     assert "two images" in interval.reason
+    assert list(resamples(n, 5, 0)) == []
 
 
 def test_a_value_that_no_sample_defines_has_no_interval():
