@@ -1,107 +1,157 @@
 """Truth and answers in COCO's json formats, readable by any detection tool.
 
-Everybody is one category, as in the rewards. Image ids are scene index + 1 and annotation ids
-count from 1, since pycocotools takes an annotation with id 0 for a missing one.
+An image has the id it has in its data set, where that is an integer, so that an answer can be
+scored against the data set's own annotations; else scene index + 1. Annotation ids count from 1,
+since pycocotools takes an annotation with id 0 for a missing one. Nothing is clipped to the image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from dip_env.errors import SceneError
 from dip_env.scenes.base import Scene
 
-PERSON = 1
-"""The one category id."""
+FARTHEST = 4e8
+"""Coordinates are held within this of the origin: a box may have nine digits, readers do not take
+all of them, and no image is near."""
 
 
-def image_id(scene_index: int) -> int:
-    """Return the COCO image id of a scene."""
-    return scene_index + 1
-
-
-def xywh(boxes: NDArray[Any]) -> list[list[float]]:
-    """Turn (N, 4) xyxy boxes into COCO's x, y, width, height lists."""
-    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
-    rows: list[list[float]] = np.hstack([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]]).tolist()
-    return rows
-
-
-def new_truth() -> dict[str, Any]:
-    """Return an empty truth file, to be filled by :func:`add_scene`."""
-    return {
-        "info": {"description": "boxes in source pixels; iscrowd marks ignored instances"},
-        "images": [],
-        "annotations": [],
-        "categories": [{"id": PERSON, "name": "person"}],
-    }
-
-
-def add_scene(truth: dict[str, Any], scene_index: int, scene: Scene) -> None:
-    """Add one scene to a truth file.
+@dataclass(frozen=True)
+class Place:
+    """Where answers to a scene belong.
 
     Args:
-        truth: what ``new_truth`` returned; gains an image and its annotations (``bbox`` amodal,
-            ``vis_bbox`` the visible part, ``iscrowd`` 1 for ignored instances; source pixels).
-        scene_index: index of the scene in its source.
-        scene: the scene.
+        image_id: id of the image in the truth file.
+        category_id: id of what was to be found in it.
     """
-    width, height = scene.size
-    truth["images"].append(
-        {
-            "id": image_id(scene_index),
-            "width": width,
-            "height": height,
-            "file_name": scene.scene_id,
-            "scene_index": scene_index,
+
+    image_id: int
+    category_id: int
+
+
+class CocoTruth:
+    """A truth file that grows scene by scene.
+
+    Each target (``Scene.target``) is a category, numbered from 1 in the order of appearance.
+    """
+
+    def __init__(self) -> None:
+        """Start without images."""
+        self._images: dict[int, str] = {}
+        self._categories: dict[str, int] = {}
+        self.data: dict[str, Any] = {
+            "info": {"description": "boxes in source pixels; iscrowd marks ignored instances"},
+            "images": [],
+            "annotations": [],
+            "categories": [],
         }
-    )
-    rows = zip(
-        xywh(scene.boxes),
-        xywh(scene.visible_boxes),
-        scene.visible_share.tolist(),
-        scene.ignore.tolist(),
-        strict=True,
-    )
-    for box, visible, share, ignore in rows:
-        truth["annotations"].append(
+        """What the file holds."""
+
+    def add(self, scene_index: int, scene: Scene) -> Place:
+        """Add one scene: an image and its annotations.
+
+        Each annotation has ``bbox`` (full), ``vis_bbox`` (the visible part), ``vis_ratio``,
+        ``area``, and ``iscrowd`` 1 for ignored instances; all in source pixels.
+
+        Args:
+            scene_index: index of the scene in its source.
+            scene: the scene.
+
+        Returns:
+            The ids that answers to this scene carry.
+
+        Raises:
+            SceneError: for an image id that another scene has already.
+        """
+        image_id = _image_id(scene_index, scene)
+        if image_id in self._images:
+            raise SceneError(
+                f"scene {scene.scene_id} (index {scene_index}): expected an image id of its own, "
+                f"got {image_id}, the id of scene {self._images[image_id]}"
+            )
+        self._images[image_id] = scene.scene_id
+        place = Place(image_id, self._category_id(scene.target))
+        width, height = scene.size
+        self.data["images"].append(
             {
-                "id": len(truth["annotations"]) + 1,
-                "image_id": image_id(scene_index),
-                "category_id": PERSON,
-                "bbox": box,
-                "vis_bbox": visible,
-                "vis_ratio": share,
-                "area": box[2] * box[3],
-                "iscrowd": int(ignore),
-                "ignore": int(ignore),
+                "id": image_id,
+                "width": width,
+                "height": height,
+                "file_name": scene.scene_id,
+                "scene_index": scene_index,
             }
         )
+        rows = zip(
+            xywh(scene.boxes),
+            xywh(scene.visible_boxes),
+            scene.visible_share.tolist(),
+            scene.ignore.tolist(),
+            strict=True,
+        )
+        annotations = self.data["annotations"]
+        for box, visible, share, ignore in rows:
+            annotations.append(
+                {
+                    "id": len(annotations) + 1,
+                    "image_id": image_id,
+                    "category_id": place.category_id,
+                    "bbox": box,
+                    "vis_bbox": visible,
+                    "vis_ratio": share,
+                    "area": box[2] * box[3],
+                    "iscrowd": int(ignore),
+                    "ignore": int(ignore),
+                }
+            )
+        return place
+
+    def _category_id(self, target: str) -> int:
+        if target not in self._categories:
+            self._categories[target] = len(self._categories) + 1
+            self.data["categories"].append({"id": self._categories[target], "name": target})
+        return self._categories[target]
 
 
 def coco_detections(
-    scene_index: int, boxes: NDArray[np.float64], scores: Sequence[float | None]
+    place: Place, boxes: NDArray[np.float64], scores: Sequence[float | None]
 ) -> list[dict[str, Any]]:
     """Write one answer in COCO's result format.
 
     Args:
-        scene_index: the scene that was answered.
+        place: where the answer belongs.
         boxes: (N, 4) xyxy, scene frame.
         scores: confidence of each box, None where the policy gave none (written as 1.0).
 
     Returns:
-        One entry for each box that has an area.
+        One entry for each box, also for one without area, whose width or height is then 0.
     """
     return [
         {
-            "image_id": image_id(scene_index),
-            "category_id": PERSON,
+            "image_id": place.image_id,
+            "category_id": place.category_id,
             "bbox": box,
             "score": 1.0 if score is None else float(score),
         }
         for box, score in zip(xywh(boxes), scores, strict=True)
-        if box[2] > 0 and box[3] > 0
     ]
+
+
+def xywh(boxes: NDArray[Any]) -> list[list[float]]:
+    """Turn (N, 4) xyxy boxes into COCO's x, y, width, height lists; an inverted side is 0 long."""
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4).clip(-FARTHEST, FARTHEST)
+    sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0)
+    rows: list[list[float]] = np.hstack([boxes[:, :2], sides]).tolist()
+    return rows
+
+
+def _image_id(scene_index: int, scene: Scene) -> int:
+    given = scene.notes.get("image_id")
+    if isinstance(given, int) and not isinstance(given, bool):
+        return given
+    return scene_index + 1

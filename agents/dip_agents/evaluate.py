@@ -1,87 +1,37 @@
-"""Play a policy on scenes and say how good it is, with intervals, files and paired comparison."""
+"""Play a policy on scenes and measure it; the result, its table and comparison are re-exported."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.table import Table
-
-from dip_agents.coco_files import add_scene, coco_detections, new_truth
-from dip_agents.intervals import (
-    METRICS,
-    TALLIES,
-    Interval,
-    Tallies,
-    measure,
-    paired_difference,
-    stack,
-)
+from dip_agents.coco_files import CocoTruth, coco_detections
+from dip_agents.eval_result import EvalResult, paired_gain, print_results, show
+from dip_agents.eval_score import TALLIES, score_answers
 from dip_agents.policy import Policy
 from dip_agents.seeds import derived_seed
 from dip_env.actions import Answer, Look
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode, Turn
 from dip_env.group import EpisodeGroup
+from dip_env.metrics.coco_json import as_detections, as_truth
+from dip_env.metrics.intervals import bootstrap
 from dip_env.rewards import MIN_GROUP
 from dip_env.scenes.base import SceneSource
 from dip_wrappers.traces import GroupRecorder, TraceWriter, describe_source
 
-
-@dataclass(frozen=True)
-class EvalResult:
-    """What an evaluation found.
-
-    Args:
-        metrics: an interval for each name in ``intervals.METRICS``.
-        tallies: sums per scene, each (S,), for paired comparison.
-        scene_indices: the scenes, in the order of the tallies.
-        group_size: rollouts per scene.
-        look_reference: what the look term was measured against, ``siblings`` or ``prior``.
-        seed: seed of the policy's randomness.
-        config: the rules that were played.
-    """
-
-    metrics: dict[str, Interval]
-    tallies: Tallies
-    scene_indices: tuple[int, ...]
-    group_size: int
-    look_reference: str
-    seed: int
-    config: EpisodeConfig
-
-    @property
-    def n(self) -> int:
-        """Number of scenes."""
-        return len(self.scene_indices)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return what ``metrics.json`` holds: plain values, no NaN, null where undefined.
-
-        Returns:
-            Each metric by name, ``n``, ``intervals`` (95 %, low and high), ``undefined`` (the
-            reason behind each null) and how it was measured.
-        """
-        metrics = self.metrics
-        return {
-            **{name: interval.value for name, interval in metrics.items()},
-            "n": self.n,
-            "intervals": {name: [m.low, m.high] for name, m in metrics.items()},
-            "undefined": {name: m.reason for name, m in metrics.items() if m.reason},
-            "interval_level": 0.95,
-            "interval_method": "bootstrap over scenes, percentile",
-            "iou_threshold": 0.5,
-            "group_size": self.group_size,
-            "episodes": self.n * self.group_size,
-            "look_reference": self.look_reference,
-            "seed": self.seed,
-            "scene_indices": list(self.scene_indices),
-            "config": asdict(self.config),
-        }
+__all__ = [
+    "EvalResult",
+    "answer_scores",
+    "evaluate",
+    "paired_gain",
+    "play",
+    "print_results",
+    "show",
+    "tally",
+]
 
 
 def play(
@@ -151,23 +101,21 @@ def tally(group: EpisodeGroup, last: Sequence[Turn]) -> dict[str, float]:
 
     Args:
         group: after its end.
-        last: the last turn of each member, which holds its matches and terms.
+        last: the last turn of each member, which holds its reward and terms.
 
     Returns:
-        A number for each name in ``intervals.TALLIES``, summed over the members.
+        A number for each name in ``eval_score.TALLIES``, summed over the members.
     """
     sums = dict.fromkeys(TALLIES, 0.0)
     for episode, turn in zip(group.episodes, last, strict=True):
-        outcome, matches = episode.outcome, turn.info["matches"]
+        outcome = episode.outcome
         turns = outcome.segments_per_turn
         counted = {
-            "tp": len(matches.pred),
-            "fp": len(matches.unmatched_pred),
-            "fn": len(matches.unmatched_truth),
-            "boxes": len(outcome.answer),
-            "truth": len(group.scene.truth),
             "looks": sum(isinstance(s, Look) for segments in turns for s in segments or ()),
             "parse_failures": sum(segments is None for segments in turns),
+            "boxes": len(outcome.answer),
+            "unscored_boxes": sum(score is None for score in answer_scores(episode)),
+            "truth": len(group.scene.truth),
             "reward": turn.reward,
             "episodes": 1,
             **turn.info["reward_terms"],
@@ -199,6 +147,11 @@ def evaluate(
 ) -> EvalResult:
     """Play a policy on scenes and measure it.
 
+    Metrics of boxes are those of ``dip_env.metrics.unscored``, every rollout an image of its own,
+    so that with one rollout a scene ``metrics.json`` can be had again from ``truth.json`` and
+    ``detections.json``. They differ from the reward's accuracy in two points: rewards clip truth
+    and answers to the image, and never match an exact repeat of a box.
+
     Args:
         policy: who acts.
         source: where the scenes come from.
@@ -212,10 +165,11 @@ def evaluate(
         on_batch: called with (scenes done, scenes in all) after each batch.
 
     Returns:
-        The metrics with intervals, and the sums per scene behind them.
+        The metrics with intervals, and the score behind them.
 
     Raises:
         ValueError: for a repeated index or a size under 1.
+        SceneError: for two scenes with the same image id.
     """
     if len(set(indices)) != len(indices):
         raise ValueError("indices: expected each scene at most once, got a repeated index")
@@ -228,27 +182,29 @@ def evaluate(
         None if folder is None else TraceWriter(folder / "traces", source=describe_source(source))
     )
     sums: list[dict[str, float]] = []
-    detections: list[dict[str, Any]] = []
-    truth = new_truth()
+    truth_file = CocoTruth()
+    answers: list[list[dict[str, Any]]] = [[] for _ in range(group_size)]
     try:
         for chunk in _chunks(indices, max(1, batch_size // group_size)):
             groups = [EpisodeGroup(source[i], config, group_size, scene_index=i) for i in chunk]
             ends = play(policy, groups, batch_size=batch_size, seed=seed, writer=writer)
             for index, group, last in zip(chunk, groups, ends, strict=True):
                 sums.append(tally(group, last))
-                first = group.episodes[0]
-                boxes = first.outcome.answer
-                detections += coco_detections(index, boxes, answer_scores(first))
-                add_scene(truth, index, group.scene)
+                place = truth_file.add(index, group.scene)
+                for rows, episode in zip(answers, group.episodes, strict=True):
+                    rows += coco_detections(place, episode.outcome.answer, answer_scores(episode))
             if on_batch is not None:
                 on_batch(len(sums), len(indices))
     finally:
         if writer is not None:
             writer.close()
-    tallies = stack(sums)
+    # Read from what is written, so that whoever scores the files finds the same.
+    truth = as_truth(truth_file.data, "truth")
+    boxes = [as_detections(rows, truth, "detections") for rows in answers]
+    score = score_answers(sums, truth, boxes)
     result = EvalResult(
-        metrics=measure(tallies, seed=seed),
-        tallies=tallies,
+        metrics=bootstrap(score.values, len(indices), seed=seed, reasons=score.reasons()),
+        score=score,
         scene_indices=tuple(indices),
         group_size=group_size,
         look_reference="siblings" if group_size >= MIN_GROUP else "prior",
@@ -257,60 +213,6 @@ def evaluate(
     )
     if folder is not None:
         _write_json(folder / "metrics.json", result.to_json())
-        _write_json(folder / "detections.json", detections)
-        _write_json(folder / "truth.json", truth)
+        _write_json(folder / "detections.json", answers[0])
+        _write_json(folder / "truth.json", truth_file.data)
     return result
-
-
-def paired_gain(before: EvalResult, after: EvalResult, *, seed: int = 0) -> dict[str, Interval]:
-    """Compare two evaluations of the same scenes.
-
-    Args:
-        before: the first.
-        after: the second.
-        seed: seed of the bootstrap.
-
-    Returns:
-        For each metric, after minus before with its 95 % interval, resampling scenes in pairs.
-
-    Raises:
-        ValueError: when the scenes differ.
-    """
-    if before.scene_indices != after.scene_indices:
-        raise ValueError("paired_gain: expected the same scenes in the same order, got others")
-    return paired_difference(before.tallies, after.tallies, seed=seed)
-
-
-def show(interval: Interval, *, sign: bool = False) -> str:
-    """Print an interval in one line, such as ``0.512 [0.430, 0.594]``."""
-    form = "+.3f" if sign else ".3f"
-    if interval.value is None:
-        return f"undefined: {interval.reason}"
-    if interval.low is None or interval.high is None:
-        return format(interval.value, form)
-    return f"{interval.value:{form}} [{interval.low:{form}}, {interval.high:{form}}]"
-
-
-def print_results(results: Mapping[str, EvalResult], console: Console | None = None) -> None:
-    """Print evaluations side by side; two of the same scenes also get their paired gain.
-
-    Args:
-        results: evaluations by name, in the order of the columns.
-        console: where to, standard output by default.
-    """
-    names = list(results)
-    gain = None
-    if len(names) == 2:
-        first, second = results.values()
-        if first.scene_indices == second.scene_indices:
-            gain = paired_gain(first, second)
-    table = Table(title="mean [95 % interval over scenes]", title_justify="left")
-    table.add_column("metric")
-    for name in names:
-        table.add_column(f"{name} (n={results[name].n})", justify="right")
-    if gain:
-        table.add_column(f"{names[1]} - {names[0]}, paired", justify="right")
-    for metric in METRICS:
-        cells = [show(result.metrics[metric]) for result in results.values()]
-        table.add_row(metric, *cells, *([show(gain[metric], sign=True)] if gain else []))
-    (console or Console()).print(table)

@@ -12,10 +12,9 @@ import torch
 from rich.console import Console
 
 from dip_agents.checkpoints import latest_checkpoint
-from dip_agents.evaluate import EvalResult, evaluate, paired_gain, print_results
+from dip_agents.evaluate import EvalResult, evaluate, paired_gain, print_results, show
 from dip_agents.grpo import GRPOTrainer
 from dip_agents.grpo_config import GRPOConfig
-from dip_agents.intervals import METRICS
 from dip_agents.lessons import LessonData
 from dip_agents.logs import RunLogger
 from dip_agents.models import LoadedModel, save_model
@@ -214,14 +213,11 @@ def report_gain(before: EvalResult, after: EvalResult, out: Path, console: Conso
     result = {
         "before": before.to_json(),
         "after": after.to_json(),
-        "paired_gain": {name: asdict(gain[name]) for name in METRICS},
+        "paired_gain": {name: asdict(interval) for name, interval in gain.items()},
     }
     (out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    reward = gain["reward"]
-    console.print(
-        f"reward gain {reward.value:+.3f}, 95 % interval [{reward.low:+.3f}, {reward.high:+.3f}] "
-        f"over {after.n} scenes"
-    )
+    reward = show(gain["reward"], sign=True)
+    console.print(f"reward gain {reward} (95 % interval) over {after.n} scenes", markup=False)
 
 
 def _reference(vlm: VLM, config: GRPOConfig) -> Callable[[Sequence[TokenBuffer]], torch.Tensor]:

@@ -8,11 +8,17 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 
+from dip_agents.eval_score import MATCHED, METRICS, RANKED, TALLIES
 from dip_agents.evaluate import evaluate, paired_gain, play, print_results, show
-from dip_agents.intervals import METRICS, TALLIES, Interval, measure, paired_difference, stack
 from dip_agents.policy import CallablePolicy, Completion
 from dip_agents.scripted import OraclePolicy, RandomPolicy
 from dip_env import EpisodeConfig, EpisodeGroup, RewardConfig, ToyScenes
+from dip_env.actions import Answer, Grammar
+from dip_env.errors import SceneError
+from dip_env.metrics.coco import measure_coco
+from dip_env.metrics.coco_json import read_detections, read_truth
+from dip_env.metrics.intervals import Interval
+from dip_env.metrics.unscored import measure_unscored
 from dip_wrappers.traces import load_traces, replay
 
 CONFIG = EpisodeConfig()
@@ -53,8 +59,40 @@ def test_pooled_metrics_by_hand():
     assert value["reward"] == pytest.approx(CONFIG.reward.accuracy_weight * 0.2)
     assert value["format"] == value["look"] == value["looks_per_episode"] == 0
     assert value["boxes_per_truth"] == pytest.approx(4 / 4)
-    assert result.tallies["tp"].tolist() == [1, 0]
+    # One box of two is one too few for three people, one too many for one.
+    assert value["count_mae"] == pytest.approx((1 + 1) / 2)
+    assert value["duplicates_per_answer"] == 0
+    # R = 1/4 at every IoU up to that of the pair; 26 recall points at P = 1/4.
+    assert value["AP50_tied"] == pytest.approx(0.25 * 26 / 101)
+    assert result.score.unscored.tp[0].tolist() == [1, 0]
     assert result.n == 2
+
+
+def test_every_rollout_is_an_answer_of_its_own():
+    # Scene 3 holds one person of 6 x 15 pixels; one rollout of three finds it, the others say 2.
+    hit = "<answer>[[217.7,133.33,221.9,143.33]]</answer>"
+    miss = "<answer>[[0,0,9,9],[20,0,29,9]]</answer>"
+    texts = iter([hit, miss, miss])
+    result = evaluate(
+        CallablePolicy(lambda transcript: next(texts)), ToyScenes(), [3], CONFIG, group_size=3
+    )
+    value = {name: metric.value for name, metric in result.metrics.items()}
+    assert value["precision"] == pytest.approx(1 / 5)
+    assert value["recall"] == pytest.approx(1 / 3)
+    assert value["JI"] == pytest.approx(1 / 3, abs=1e-6)  # mean of 1, 0, 0
+    assert value["count_mae"] == pytest.approx(2 / 3)
+    assert value["boxes_per_truth"] == pytest.approx(5 / 3)
+    assert result.score.tallies["boxes"].tolist() == [5]
+
+
+def test_rollouts_of_a_scene_are_resampled_together():
+    # Each scene has a rollout that finds one of three and one that finds nobody: every sample of
+    # scenes has the same recall, samples of rollouts would not.
+    texts = iter(["<answer>[]</answer>", "<answer>[[28,67,84,227]]</answer>"] * 3)
+    same = [ToyScenes()[0]] * 3
+    policy = CallablePolicy(lambda transcript: next(texts))
+    recall = evaluate(policy, same, range(3), CONFIG, group_size=2).metrics["recall"]
+    assert (recall.value, recall.low, recall.high) == pytest.approx((1 / 6,) * 3)
 
 
 def test_malformed_turns_are_counted_per_episode():
@@ -65,7 +103,8 @@ def test_malformed_turns_are_counted_per_episode():
 
 def test_what_cannot_be_defined_is_null_with_a_reason(tmp_path):
     result = evaluate(say("<answer>[]</answer>"), ToyScenes(), [2], CONFIG, out=tmp_path)
-    assert result.metrics["precision"] == Interval(None, None, None, "no box was predicted")
+    reason = "no box was predicted that counts"
+    assert result.metrics["precision"] == Interval(None, None, None, reason)
     assert result.metrics["recall"].reason == "there was nobody to find"
     assert result.metrics["accuracy"].value == 1.0
     assert result.metrics["accuracy"].low is None  # one scene has no spread
@@ -74,7 +113,7 @@ def test_what_cannot_be_defined_is_null_with_a_reason(tmp_path):
     assert "Infinity" not in text
     loaded = json.loads(text)
     assert loaded["precision"] is None
-    assert loaded["undefined"]["precision"] == "no box was predicted"
+    assert loaded["undefined"]["precision"] == reason
     assert loaded["intervals"]["accuracy"] == [None, None]
 
 
@@ -82,10 +121,18 @@ def test_metrics_file_has_every_metric_with_its_interval(tmp_path):
     policy = OraclePolicy(ToyScenes(), CONFIG, miss_rate=0.3)
     evaluate(policy, ToyScenes(), range(4), CONFIG, out=tmp_path)
     loaded = json.loads((tmp_path / "metrics.json").read_text())
-    names = "precision recall F1 reward format look accuracy looks_per_episode boxes_per_truth"
-    for name in [*names.split(), "parse_failures"]:
+    names = (
+        "precision recall F1 mean_iou JI AP_tied AP50_tied AP75_tied count_mae "
+        "duplicates_per_answer reward format look accuracy looks_per_episode boxes_per_truth "
+        "parse_failures"
+    )
+    assert set(METRICS) == {*names.split(), "AP", "AP50"}
+    for name in names.split():
         low, high = loaded["intervals"][name]
         assert low <= loaded[name] <= high
+    # One of the four scenes holds nobody: drawn four times, 1 in 256, it defines no recall.
+    assert 0 < loaded["samples_left_out"]["recall"] < 20
+    assert loaded["counts"]["tp"] + loaded["counts"]["fn"] == 6
     assert loaded["n"] == 4
     assert loaded["look_reference"] == "prior"
 
@@ -95,7 +142,7 @@ def test_groups_of_three_read_their_siblings():
         policy = OraclePolicy(ToyScenes(), CONFIG, miss_rate=0.5)
         result = evaluate(policy, ToyScenes(), [0, 1], CONFIG, group_size=size)
         assert result.look_reference == reference
-        assert result.tallies["episodes"].tolist() == [size, size]
+        assert result.score.tallies["episodes"].tolist() == [size, size]
     # Siblings that agree leave nothing ambiguous; the prior would have paid these looks.
     same = evaluate(OraclePolicy(ToyScenes(), CONFIG), ToyScenes(), [1], CONFIG, group_size=3)
     alone = evaluate(OraclePolicy(ToyScenes(), CONFIG), ToyScenes(), [1], CONFIG)
@@ -124,12 +171,66 @@ def test_coco_files_score_the_same_as_the_metrics(tmp_path, capsys):
 
 def test_scores_the_policy_gave_are_kept(tmp_path):
     text = '<answer>[{"bbox_2d":[28,67,84,227],"score":0.25},[200,10,210,20]]</answer>'
-    evaluate(say(text), ToyScenes(), [0], CONFIG, out=tmp_path)
+    result = evaluate(say(text), ToyScenes(), [0], CONFIG, out=tmp_path)
     detections = json.loads((tmp_path / "detections.json").read_text())
     assert [d["score"] for d in detections] == [0.25, 1.0]
     assert detections[0]["image_id"] == 1
     # 28/0.7, 67*1.5, 56/0.7, 160*1.5
     assert detections[0]["bbox"] == pytest.approx([40, 100.5, 80, 240])
+    # One box without a score is enough: its rank would be made up.
+    assert result.metrics["AP"].reason == "1 of 2 boxes carry no score"
+
+
+def test_coco_ap_is_measured_where_every_box_has_a_score(tmp_path, capsys):
+    # One of three people, ranked behind a false positive: P = 1/2 up to recall 1/3, 34 points.
+    text = (
+        '<answer>[{"bbox_2d":[28,67,84,227],"score":0.25},'
+        '{"bbox_2d":[200,10,210,20],"score":0.5}]</answer>'
+    )
+    result = evaluate(say(text), ToyScenes(), [0], CONFIG, out=tmp_path)
+    assert result.metrics["AP50"].value == pytest.approx(0.5 * 34 / 101)
+    truth = COCO(str(tmp_path / "truth.json"))
+    scorer = COCOeval(truth, truth.loadRes(str(tmp_path / "detections.json")), "bbox")
+    scorer.evaluate()
+    scorer.accumulate()
+    scorer.summarize()
+    capsys.readouterr()
+    assert scorer.stats[:2] == pytest.approx([result.metrics[name].value for name in RANKED])
+
+
+@pytest.mark.parametrize("scored", [False, True])
+def test_the_files_score_the_same_as_the_metrics(tmp_path, scored):
+    # Boxes at random, outside the image, without area, inverted and of nine digits.
+    rng = np.random.default_rng(0)
+
+    def act(transcript):
+        boxes = np.round(rng.uniform(-40, 460, (12, 4)))
+        boxes[0], boxes[1], boxes[2] = (28, 67, 84, 227), (28, 67, 84, 220), (5, 5, 5, 9)
+        boxes[3] = (-999999999, -999999999, 999999999, 999999999)
+        scores = rng.integers(0, 101, 12) / 100 if scored else None
+        return grammar.format([Answer(boxes, scores=() if scores is None else tuple(scores))])
+
+    grammar = Grammar(CONFIG.max_regions, CONFIG.max_boxes)
+    evaluate(CallablePolicy(act), ToyScenes(), range(4), CONFIG, out=tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    detections = json.loads((tmp_path / "detections.json").read_text())
+    assert len(detections) == 4 * 12  # none is left out
+    truth = read_truth(tmp_path / "truth.json")
+    found = read_detections(tmp_path / "detections.json", truth)
+    values = measure_unscored(truth, found).values()
+    assert {name: metrics[name] for name in MATCHED} == {name: values[name] for name in MATCHED}
+    assert metrics["counts"] == {name: values[name] for name in ("tp", "fp", "fn", "dropped")}
+    assert 0 < metrics["F1"] < 1
+    ranked = measure_coco(truth, found).values() if scored else dict.fromkeys(RANKED)
+    assert {name: metrics[name] for name in RANKED} == {name: ranked[name] for name in RANKED}
+
+
+def test_two_scenes_with_one_image_id_are_an_error():
+    scenes = [replace(ToyScenes()[k], notes={"image_id": 7}) for k in (0, 1)]
+    with pytest.raises(
+        SceneError, match=r"scene toy-1 \(index 1\): .* got 7, the id of scene toy-0"
+    ):
+        evaluate(say("<answer>[]</answer>"), scenes, [0, 1], CONFIG)
 
 
 def test_traces_hold_every_member_and_replay(tmp_path):
@@ -162,8 +263,10 @@ def test_results_do_not_depend_on_the_batch_size():
         for b in (1, 3, 8)
     ]
     for result in results[1:]:
+        assert result.metrics == results[0].metrics
         for name in TALLIES:
-            np.testing.assert_array_equal(result.tallies[name], results[0].tallies[name])
+            one, other = (r.score.tallies[name] for r in (result, results[0]))
+            np.testing.assert_array_equal(one, other)
 
 
 def test_a_policy_that_skips_someone_is_named():
@@ -183,9 +286,11 @@ def test_repeated_scenes_are_refused():
 
 def test_paired_gain_of_an_evaluation_with_itself_is_exactly_zero():
     source = ToyScenes()
-    result = evaluate(RandomPolicy(CONFIG), source, range(4), CONFIG)
+    policy = OraclePolicy(source, CONFIG, miss_rate=0.5, false_positive_rate=0.5)
+    result = evaluate(policy, source, range(4), CONFIG)
     for name, gain in paired_gain(result, result).items():
-        assert (gain.value, gain.low, gain.high) == (0, 0, 0), name
+        expected = None if name in RANKED else 0
+        assert (gain.value, gain.low, gain.high) == (expected,) * 3, name
         assert not gain.excludes_zero
 
 
@@ -197,40 +302,6 @@ def test_paired_gain_needs_the_same_scenes():
         paired_gain(one, other)
 
 
-def tallies_of(reward):
-    scenes = [dict.fromkeys(TALLIES, 1.0) | {"reward": float(r)} for r in reward]
-    return stack(scenes)
-
-
-def test_pairing_removes_the_spread_between_scenes():
-    rng = np.random.default_rng(0)
-    base = rng.normal(0, 5, 100)
-    gain = paired_difference(tallies_of(base), tallies_of(base + 0.1))["reward"]
-    assert gain.value == pytest.approx(0.1)
-    assert gain.low == pytest.approx(0.1)
-    assert gain.excludes_zero
-    alone = measure(tallies_of(base))["reward"]
-    assert alone.high - alone.low > 1
-
-
-def test_interval_of_a_mean_agrees_with_the_normal_approximation():
-    values = np.random.default_rng(0).normal(3, 2, 1000)
-    interval = measure(tallies_of(values), rounds=4000)["reward"]
-    half = 1.96 * values.std() / np.sqrt(1000)
-    assert interval.value == pytest.approx(values.mean())
-    # Quantiles of 4000 samples are known to about 3 % of the half width.
-    assert interval.high - values.mean() == pytest.approx(half, rel=0.08)
-    assert values.mean() - interval.low == pytest.approx(half, rel=0.08)
-
-
-def test_bootstrap_weighs_scenes_by_what_they_hold():
-    # One scene with 1 of 1 found, one with 0 of 9: pooled recall is 1/10, not the mean 1/2.
-    scenes = [dict.fromkeys(TALLIES, 0.0) | {"tp": 1.0}, dict.fromkeys(TALLIES, 0.0) | {"fn": 9.0}]
-    recall = measure(stack(scenes))["recall"]
-    assert recall.value == pytest.approx(0.1)
-    assert (recall.low, recall.high) == (0.0, 1.0)
-
-
 def test_the_table_names_every_metric_and_the_gain():
     source = ToyScenes()
     before = evaluate(say("<answer>[]</answer>"), source, range(4), CONFIG)
@@ -240,7 +311,9 @@ def test_the_table_names_every_metric_and_the_gain():
     text = out.getvalue()
     assert all(name in text for name in METRICS)
     assert "after - before, paired" in text
-    assert "undefined: no box was predicted" in text
+    assert "before: precision undefined: no box was predicted that counts" in text
+    assert "after: AP, AP50 undefined: 6 of 6 boxes carry no score" in text
+    assert show(Interval(None, None, None, "nobody")) == "-"
     assert show(Interval(0.5, 0.25, 0.75), sign=True) == "+0.500 [+0.250, +0.750]"
 
 
