@@ -1,11 +1,9 @@
-"""The ``dip`` command: every run of the library from the shell."""
+"""The commands of ``dip`` that play or train a policy; the front door is ``commands``."""
 
 from __future__ import annotations
 
-import json
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -14,6 +12,7 @@ from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
 from dip_agents.audit import audit_main
+from dip_agents.commands import Flat, SceneArgs, Scenes, Score, run_scenes, run_score
 from dip_agents.evaluate import evaluate, print_results
 from dip_agents.grpo_config import GRPOConfig
 from dip_agents.models import DeviceName, DtypeName, load_model, rules_of
@@ -24,11 +23,7 @@ from dip_agents.scripted import GridScanPolicy, RandomPolicy
 from dip_agents.sft import SFTConfig
 from dip_agents.vlm_policy import VLMPolicy
 from dip_env.config import EpisodeConfig
-from dip_env.errors import ConfigError, DipError
-from dip_env.scenes import make_source
 from dip_env.scenes.augmented import AugmentedScenes
-from dip_env.scenes.base import SceneSource
-from dip_env.scenes.contact_sheet import contact_sheet
 from dip_env.scenes.stored import StoredScenes
 
 TINY_GRPO = GRPOConfig(
@@ -42,23 +37,6 @@ TINY_SFT = SFTConfig(steps=1900, coordinate_sigma=1.5, dense_weight=1.0)
 """Teaching a tiny model from random weights."""
 
 Rules = Annotated[EpisodeConfig, tyro.conf.OmitArgPrefixes]
-Flat = tyro.conf.OmitArgPrefixes
-
-
-@dataclass(frozen=True)
-class SceneArgs:
-    """Where scenes come from."""
-
-    scenes: str = "easy"
-    """A procedural preset (easy, crowd, night, drone, dense) or a reader (coco)."""
-    root: Path | None = None
-    """Folder of the data, for readers."""
-    scene_seed: int = 0
-    """Seed of a procedural source."""
-
-    def open(self, split: str) -> SceneSource:
-        """Open one split of the source."""
-        return make_source(self.scenes, self.root, split, self.scene_seed)
 
 
 @dataclass(frozen=True)
@@ -91,6 +69,8 @@ class Train:
     """Oracle demonstrations an untrained model is taught before GRPO."""
     eval_scenes: int = 256
     """Held-out scenes for the measurement before and after; 0 for none."""
+    eval_split: str = "val"
+    """Part of the source they are from; uavdt has a test part instead."""
     eval_temperature: float = 1.0
     """Of that measurement; 1 measures the policy that is trained, 0 its most likely words."""
     out: Path = Path("runs/train")
@@ -124,6 +104,20 @@ class Sft:
 
 
 @dataclass(frozen=True)
+class OracleArgs:
+    """Mistakes of the oracle, to check metrics with answers of known quality."""
+
+    miss_rate: float = 0.0
+    """Chance of each person to be left out."""
+    jitter: float = 0.0
+    """Standard deviation of each edge, as a share of the box's side."""
+    false_positive_rate: float = 0.0
+    """Invented people for each true one."""
+    decimals: int = 0
+    """Digits after the point of printed numbers."""
+
+
+@dataclass(frozen=True)
 class Evaluate:
     """Play a policy on held-out scenes and write metrics, detections and traces."""
 
@@ -132,6 +126,8 @@ class Evaluate:
     rules: Annotated[EpisodeConfig, Flat] = field(default_factory=EpisodeConfig)
     policy: Literal["model", "random", "grid", "oracle"] = "model"
     """Who plays: the model, or a scripted policy."""
+    oracle: OracleArgs = field(default_factory=OracleArgs)
+    """How well the oracle answers."""
     split: str = "val"
     """Which part of the source."""
     n: int = 256
@@ -160,41 +156,7 @@ class Audit:
     """Of the adversaries."""
 
 
-@dataclass(frozen=True)
-class Scenes:
-    """Print what a source holds and draw a contact sheet with its boxes."""
-
-    source: Annotated[SceneArgs, Flat] = field(default_factory=SceneArgs)
-    split: str = "train"
-    """Which part of the source."""
-    n: int = 12
-    """Scenes on the sheet."""
-    first: int = 0
-    """Number of the first of them."""
-    columns: int = 4
-    """Scenes in a row."""
-    out: Path = Path("runs/scenes.png")
-    """The sheet."""
-
-
-Command = Train | Sft | Evaluate | Audit | Scenes
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 0, with 1 when an audit fails, with 2 on bad input.
-
-    Args:
-        arguments: instead of those of the process.
-    """
-    console = Console()
-    disable_progress_bar()  # the loading of weights is no news
-    given = sys.argv[1:] if arguments is None else list(arguments)
-    try:
-        command = parse(given)
-        sys.exit(run(command, console))
-    except DipError as error:
-        print(f"dip: {error}", file=sys.stderr)
-        sys.exit(2)
+Command = Train | Sft | Evaluate | Audit | Scenes | Score
 
 
 def parse(arguments: Sequence[str]) -> Command:
@@ -222,10 +184,14 @@ def parse(arguments: Sequence[str]) -> Command:
         ),
         "evaluate": Evaluate(model=small, rules=taught),
         "audit": Audit(),
-        "scenes": Scenes(),
+        "scenes": Scenes,
+        "score": Score,
     }
     found: Command = tyro.extras.subcommand_cli_from_dict(
-        {key: _returning(value) for key, value in commands.items()},
+        {
+            key: value if isinstance(value, type) else _returning(value)
+            for key, value in commands.items()
+        },
         prog="dip",
         description="Teach multimodal models to look before they answer in crowded scenes.",
         args=list(arguments),
@@ -243,6 +209,7 @@ def run(command: Command, console: Console) -> int:
     Returns:
         The exit code.
     """
+    disable_progress_bar()  # the loading of weights is no news
     if isinstance(command, Train):
         return _train(command, console)
     if isinstance(command, Sft):
@@ -253,7 +220,7 @@ def run(command: Command, console: Console) -> int:
         return audit_main(
             command.source.open("val"), command.rules, command.n, command.seed, console
         )
-    return _scenes(command, console)
+    return run_score(command) if isinstance(command, Score) else run_scenes(command)
 
 
 def _returning(default: Any) -> Callable[..., Any]:
@@ -294,7 +261,7 @@ def _train(args: Train, console: Console) -> int:
         "token_budget": args.policy.token_budget,
     }
     measured = limits | {"temperature": args.eval_temperature}
-    train, held_out = args.source.open("train"), args.source.open("val")
+    train, held_out = args.source.open("train"), args.source.open(args.eval_split)
     indices = range(min(args.eval_scenes, len(held_out)))
     args.out.mkdir(parents=True, exist_ok=True)
     if not loaded.trained and args.demonstrations:
@@ -313,7 +280,9 @@ def _train(args: Train, console: Console) -> int:
     before = None
     if indices:
         if repr(train) == repr(held_out):
-            console.print(f"{args.source.root} has no val split: measuring on the training scenes")
+            console.print(
+                f"{args.source.root} has no {args.eval_split} split: measuring on training scenes"
+            )
         before = measure_model(
             loaded.vlm, held_out, indices, args.rules, **measured, out=args.out / "before"
         )
@@ -376,7 +345,7 @@ def _evaluate(args: Evaluate, console: Console) -> int:
             args.batch_size,
         )
     elif args.policy == "oracle":
-        policy = OraclePolicy(source, args.rules)
+        policy = OraclePolicy(source, args.rules, **asdict(args.oracle))
     else:
         policy = {"random": RandomPolicy, "grid": GridScanPolicy}[args.policy](args.rules)
     result = evaluate(
@@ -390,25 +359,4 @@ def _evaluate(args: Evaluate, console: Console) -> int:
         seed=args.seed,
     )
     print_results({args.policy: result}, console)
-    return 0
-
-
-def _scenes(args: Scenes, console: Console) -> int:
-    source = args.source.open(args.split)
-    indices = range(args.first, min(args.first + args.n, len(source)))
-    if not indices:
-        raise ConfigError(f"first: expected under {len(source)}, got {args.first}")
-    scenes = [source[index] for index in indices]
-    heights = [float(h) for s in scenes for h in s.truth[:, 3] - s.truth[:, 1]]
-    summary = {
-        "scenes": len(scenes),
-        "people": sum(len(scene.truth) for scene in scenes),
-        "ignored": sum(len(scene.ignore_boxes) for scene in scenes),
-        "people_per_scene": [len(scene.truth) for scene in scenes],
-        "height_px": [round(min(heights)), round(max(heights))] if heights else [],
-    }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    contact_sheet(source, indices, columns=args.columns).save(args.out)
-    console.print_json(json.dumps(summary))
-    console.print(f"contact sheet: {args.out}")
     return 0

@@ -150,7 +150,7 @@ def _by_image(rows: Rows, image_ids: Sequence[int | str]) -> tuple[Indices, Indi
     images = [number.get(image_id, -1) for image_id in ids]
     if -1 in images:
         k = images.index(-1)
-        message = f"expected the id of an image of the truth, got {short(ids[k])}"
+        message = f"expected the id of a known image, got {short(ids[k])}"
         for other in number:
             if str(other) == str(ids[k]):
                 message += f" (there is {other!r}, {_kind(other)})"

@@ -39,9 +39,10 @@ class SceneTable:
         visible_boxes: float32 (N, 4) boxes of the visible part.
         visible_share: float32 (N,) in [0, 1].
         ignore: bool (N,).
-        label: uint8 (N,) index into ``labels``.
+        label: uint16 (N,) index into ``labels``.
         labels: names of the categories.
         notes: further columns, I values each, handed to the scenes as notes.
+        visible_known: whether the data set says which part of an instance is seen.
     """
 
     names: Sequence[str]
@@ -52,9 +53,10 @@ class SceneTable:
     visible_boxes: NDArray[np.float32]
     visible_share: NDArray[np.float32]
     ignore: NDArray[np.bool_]
-    label: NDArray[np.uint8]
+    label: NDArray[np.uint16]
     labels: tuple[str, ...]
     notes: Mapping[str, Sequence[Any]] = field(default_factory=dict)
+    visible_known: bool = True
 
     @classmethod
     def of(
@@ -82,7 +84,8 @@ class SceneTable:
             label: (N,) indices into ``labels``.
             labels: names of the categories.
             sizes: (I, 2), none known by default.
-            visible_boxes: (N, 4) xyxy, the full boxes by default.
+            visible_boxes: (N, 4) xyxy; None where the data set has none, then all is taken to be
+                seen.
             notes: see the class.
 
         Returns:
@@ -101,9 +104,10 @@ class SceneTable:
             visible_boxes=seen.astype(np.float32),
             visible_share=share.astype(np.float32),
             ignore=np.asarray(ignore, bool).reshape(-1),
-            label=np.asarray(label, np.uint8).reshape(-1),
+            label=np.asarray(label, np.uint16).reshape(-1),
             labels=labels,
             notes=notes or {},
+            visible_known=visible_boxes is not None,
         )
 
 
@@ -152,6 +156,11 @@ class AnnotatedScenes:
     def __len__(self) -> int:
         """Return the number of images, with or without instances."""
         return len(self.table.names)
+
+    def has_image(self, index: int) -> bool:
+        """Return whether the image file of a scene is there."""
+        stem = self.images / self.table.files[index]
+        return any(stem.with_name(stem.name + suffix).is_file() for suffix in self.suffixes)
 
     def image_path(self, index: int) -> Path:
         """Return the image file of a scene.
@@ -238,13 +247,39 @@ def boxes_with_area(
     """
     box = corners(xywh).astype(np.float32)
     good = (box[:, 2:] > box[:, :2]).all(axis=1)
+    return good_boxes(good, xywh, "width and height above 0", where, bad_boxes)
+
+
+def good_boxes(
+    good: Any,
+    xywh: NDArray[np.float64],
+    expected: str,
+    where: Callable[[int], str],
+    bad_boxes: BadBoxes,
+) -> NDArray[np.bool_]:
+    """Raise for the first box that is not good, unless such are to be dropped.
+
+    Args:
+        good: (N,) True for boxes that are as expected.
+        xywh: (N, 4) the boxes as annotated.
+        expected: what a good box has, for the message.
+        where: names file, place and field of a row, for the message.
+        bad_boxes: raise, or leave it to the caller to drop and count.
+
+    Returns:
+        ``good`` as an array.
+
+    Raises:
+        SceneError: as said.
+    """
+    good = np.asarray(good, bool)
     if bad_boxes == "error" and not good.all():
         first = int(np.argmin(good))
         raise SceneError(
-            f"{where(first)}: expected width and height above 0, got {short(xywh[first].tolist())} "
+            f"{where(first)}: expected {expected}, got {short(xywh[first].tolist())} "
             "(bad_boxes='drop' leaves such boxes out and counts them)"
         )
-    return np.asarray(good, bool)
+    return good
 
 
 def corners(xywh: Any) -> NDArray[np.float64]:

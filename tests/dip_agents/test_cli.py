@@ -1,9 +1,9 @@
 import json
 
 import pytest
-from PIL import Image
 
-from dip_agents.cli import TINY_GRPO, TINY_SFT, main, parse
+from dip_agents.cli import TINY_GRPO, TINY_SFT, parse
+from dip_agents.commands import main
 from dip_agents.models import save_model
 from dip_env.config import EpisodeConfig
 
@@ -66,13 +66,6 @@ def test_evaluation_writes_its_files(run, tmp_path):
     assert metrics["n"] == 2
     assert metrics["F1"] > 0.95
     assert json.loads((out / "truth.json").read_text())["images"]
-
-
-def test_the_contact_sheet_is_a_picture(run, tmp_path):
-    code, shown, _ = run("scenes", "--n", 2, "--columns", 2, "--out", tmp_path / "sheet.png")
-    assert code == 0
-    assert '"scenes": 2' in shown
-    assert Image.open(tmp_path / "sheet.png").width > 400
 
 
 def test_an_audit_that_an_adversary_wins_exits_with_1(run):

@@ -236,7 +236,7 @@ BAD_DETECTIONS = [
     ("bbox", [1, 2, 3, -4], rf"{BOX} \[1, 2, 3, -4\]"),
     ("bbox", [[1, 2, 3, 4]], rf"{BOX} \[\[1, 2, 3, 4\]\]"),
     ("bbox", ..., f"{BOX} nothing"),
-    ("image_id", 4, "expected the id of an image of the truth, got 4"),
+    ("image_id", 4, "expected the id of a known image, got 4"),
     ("image_id", ..., "expected an integer or a string, got nothing"),
     ("category_id", 2, r"expected one of the categories \[1\], got 2"),
 ]

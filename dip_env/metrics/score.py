@@ -1,0 +1,236 @@
+"""Detections against truth by any protocol, as one plain object; the story behind ``dip score``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+from typing import Protocol as Interface
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dip_env.errors import ConfigError
+from dip_env.metrics.box_sets import Detections, Floats, Truth
+from dip_env.metrics.breakdown import break_down
+from dip_env.metrics.citypersons import measure_citypersons
+from dip_env.metrics.coco import measure_coco
+from dip_env.metrics.coco_json import read_detections, read_truth
+from dip_env.metrics.crowdhuman import measure_crowdhuman
+from dip_env.metrics.curves import MISS_RATE_RULES, MissRateRule
+from dip_env.metrics.intervals import bootstrap, paired
+from dip_env.metrics.uavdt import measure_uavdt
+from dip_env.metrics.unscored import measure_unscored
+from dip_env.metrics.wider import measure_wider
+
+Protocol = Literal["coco", "crowdhuman", "citypersons", "wider", "uavdt"]
+PROTOCOLS: tuple[str, ...] = get_args(Protocol)
+
+WITH_MISS_RATE = ("crowdhuman", "citypersons")
+"""Protocols that have an MR^-2, for which a rule can be chosen."""
+
+Boxes = TypeVar("Boxes", Truth, Detections)
+
+COUNTS = ("tp", "fp", "fn", "dropped")
+"""Values that are numbers of boxes."""
+
+
+class Measured(Interface):
+    """What every protocol returns: metrics as a function of how often each image counts."""
+
+    def values(self, counts: Floats | None = None) -> dict[str, float | None]:
+        """Return the metrics by name; None where one is not defined."""
+        ...
+
+    def reasons(self) -> dict[str, str]:
+        """Return why a metric is not defined, by name."""
+        ...
+
+    def details(self) -> dict[str, Any]:
+        """Return what was counted on the way."""
+        ...
+
+
+def measure(
+    truth: Truth,
+    detections: Detections,
+    protocol: Protocol = "coco",
+    *,
+    scores: bool = True,
+    mr_rule: MissRateRule | None = None,
+) -> Measured:
+    """Match detections with truth by one protocol.
+
+    Args:
+        truth: persons and ignore regions.
+        detections: in the same images.
+        protocol: whose rules; each reproduces its published evaluator.
+        scores: False for answers without scores: the same measures under any protocol.
+        mr_rule: which point of the curve a miss rate is read at; the protocol's own by default.
+
+    Returns:
+        The metrics, to be read with ``values()``.
+
+    Raises:
+        ConfigError: for an unknown name, or a rule where there is no miss rate.
+    """
+    if protocol not in PROTOCOLS:
+        raise ConfigError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got {protocol!r}")
+    if mr_rule is not None and mr_rule not in MISS_RATE_RULES:
+        raise ConfigError(f"mr_rule: expected one of {', '.join(MISS_RATE_RULES)}, got {mr_rule!r}")
+    if mr_rule is not None and (not scores or protocol not in WITH_MISS_RATE):
+        raise ConfigError(
+            f"mr_rule: expected a protocol with a miss rate ({' or '.join(WITH_MISS_RATE)}, "
+            f"with scores), got {protocol}{'' if scores else ' without scores'}"
+        )
+    if not scores:
+        return measure_unscored(truth, detections)
+    if protocol == "crowdhuman":
+        return measure_crowdhuman(truth, detections, mr_rule or "crowddet")
+    if protocol == "citypersons":
+        return measure_citypersons(truth, detections, mr_rule or "citypersons")
+    others: Mapping[str, Callable[[Truth, Detections], Measured]] = {
+        "coco": measure_coco,
+        "wider": measure_wider,
+        "uavdt": measure_uavdt,
+    }
+    return others[protocol](truth, detections)
+
+
+def score_files(
+    truth_file: str | Path,
+    detection_file: str | Path,
+    protocol: Protocol = "coco",
+    *,
+    scores: bool = True,
+    mr_rule: MissRateRule | None = None,
+    annotated_only: bool = False,
+    categories: Sequence[str] = (),
+    breakdown: bool = False,
+    bootstrap_rounds: int = 0,
+    compare: str | Path | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """Score a file of detections.
+
+    Args:
+        truth_file: COCO json; ``iscrowd`` marks what is ignored.
+        detection_file: COCO results.
+        protocol: whose rules.
+        scores: False for answers without scores.
+        mr_rule: which point of the curve a miss rate is read at; the protocol's own by default.
+        annotated_only: leave out images without annotations, with their detections.
+        categories: names of the categories that count, all by default.
+        breakdown: add what was found by height, visible share and people per image.
+        bootstrap_rounds: resamplings of the images for 95 % intervals, 0 for none.
+        compare: other detections for the same truth; adds the difference, these minus those.
+        seed: of the bootstrap.
+
+    Returns:
+        Plain values for JSON, never NaN: the metrics at the top level (fractions), and
+        ``protocol``, ``details``, ``undefined`` (why a metric is null), and, when asked for,
+        ``intervals``, ``breakdown`` and ``difference``.
+
+    Raises:
+        SceneError: for a malformed file.
+        ConfigError: for a setting that cannot work.
+    """
+    if bootstrap_rounds < 0:
+        raise ConfigError(f"bootstrap: expected a number >= 0, got {bootstrap_rounds}")
+    truth = read_truth(truth_file)
+
+    def read(file: str | Path) -> tuple[Truth, Detections]:
+        detections = read_detections(file, truth, scores_needed=scores)
+        return select(truth, detections, categories=categories, annotated_only=annotated_only)
+
+    kept, detections = read(detection_file)
+    found = measure(kept, detections, protocol, scores=scores, mr_rule=mr_rule)
+    result: dict[str, Any] = {
+        **{name: _plain(name, value) for name, value in found.values().items()},
+        "protocol": protocol,
+        "scores": scores,
+        "details": found.details(),
+        "undefined": found.reasons(),
+    }
+    if breakdown:
+        result["breakdown"] = break_down(kept, detections)
+    rounds = bootstrap_rounds or (1000 if compare is not None else 0)
+    if bootstrap_rounds:
+        intervals = bootstrap(
+            found.values, kept.images, rounds=rounds, seed=seed, reasons=found.reasons()
+        )
+        result["intervals"] = {name: asdict(interval) for name, interval in intervals.items()}
+    if compare is not None:
+        other = measure(*read(compare), protocol, scores=scores, mr_rule=mr_rule)
+        reasons = other.reasons() | found.reasons()
+        difference = paired(
+            other.values, found.values, kept.images, rounds=rounds, seed=seed, reasons=reasons
+        )
+        result["difference"] = {name: asdict(interval) for name, interval in difference.items()}
+    if rounds:
+        result["bootstrap"] = {"rounds": rounds, "seed": seed, "level": 0.95, "over": "images"}
+    return result
+
+
+def select(
+    truth: Truth,
+    detections: Detections,
+    *,
+    categories: Sequence[str] = (),
+    annotated_only: bool = False,
+) -> tuple[Truth, Detections]:
+    """Keep some categories or some images.
+
+    Args:
+        truth: persons and ignore regions.
+        detections: in the same images.
+        categories: names of those whose annotations and detections stay, all by default.
+        annotated_only: leave out images without annotations, with their detections.
+
+    Returns:
+        What stays of both, in the same order.
+
+    Raises:
+        ConfigError: for a name that the truth does not have.
+    """
+    if categories:
+        known = {name: number for number, name in truth.category_names.items()}
+        for name in categories:
+            if name not in known:
+                raise ConfigError(f"categories: expected some of {sorted(known)}, got {name!r}")
+        wanted = [known[name] for name in categories]
+        truth = _rows(truth, np.isin(truth.category, wanted))
+        detections = _rows(detections, np.isin(detections.category, wanted))
+        names = {number: truth.category_names[number] for number in wanted}
+        truth = replace(truth, category_names=names)
+    if annotated_only:
+        stay = np.diff(truth.starts) > 0
+        truth, detections = _images(truth, stay), _images(detections, stay)
+        truth = replace(
+            truth,
+            image_ids=tuple(i for i, kept in zip(truth.image_ids, stay, strict=True) if kept),
+            sizes=truth.sizes[stay],
+        )
+    return truth, detections
+
+
+def _plain(name: str, value: float | None) -> float | int | None:
+    return int(value) if name in COUNTS and value is not None else value
+
+
+def _rows(boxes: Boxes, keep: NDArray[np.bool_]) -> Boxes:
+    """Keep some rows; images stay."""
+    per_image = np.bincount(boxes.image[keep], minlength=boxes.images)
+    columns = {name: column[keep] for name, column in vars(boxes).items() if name in _ROW_COLUMNS}
+    return replace(boxes, starts=np.concatenate([[0], np.cumsum(per_image)]), **columns)
+
+
+def _images(boxes: Boxes, stay: NDArray[np.bool_]) -> Boxes:
+    """Keep some images with their rows."""
+    kept = _rows(boxes, stay[boxes.image])
+    return replace(kept, starts=np.concatenate([[0], np.cumsum(np.diff(kept.starts)[stay])]))
+
+
+_ROW_COLUMNS = ("xywh", "category", "ignore", "visible_xywh", "area", "scores")
+"""Columns of truth and detections with one entry per box."""
