@@ -156,6 +156,21 @@ def check_file_name(name: Any, where: str) -> str:
     return name
 
 
+def is_xywh(value: Any) -> bool:
+    """Tell whether a JSON value is a box [x, y, width, height].
+
+    Args:
+        value: anything; true and false are no numbers.
+
+    Returns:
+        True for a list of four finite numbers below 1e9 in size; the sides may be negative.
+    """
+    if type(value) is not list or len(value) != 4 or not {int, float}.issuperset(map(type, value)):
+        return False
+    x, y, w, h = value  # a comparison is False for NaN; integers of any length compare
+    return -1e9 < x < 1e9 and -1e9 < y < 1e9 and -1e9 < w < 1e9 and -1e9 < h < 1e9
+
+
 def short(value: Any) -> str:
     """Return a value as it came, cut to a readable length."""
     text = repr(value)
