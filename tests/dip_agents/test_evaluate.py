@@ -68,14 +68,13 @@ def test_pooled_metrics_by_hand():
     assert result.n == 2
 
 
-def test_every_rollout_is_an_answer_of_its_own():
+def test_every_rollout_is_an_answer_of_its_own_and_the_first_is_written(tmp_path):
     # Scene 3 holds one person of 6 x 15 pixels; one rollout of three finds it, the others say 2.
     hit = "<answer>[[217.7,133.33,221.9,143.33]]</answer>"
     miss = "<answer>[[0,0,9,9],[20,0,29,9]]</answer>"
     texts = iter([hit, miss, miss])
-    result = evaluate(
-        CallablePolicy(lambda transcript: next(texts)), ToyScenes(), [3], CONFIG, group_size=3
-    )
+    policy = CallablePolicy(lambda transcript: next(texts))
+    result = evaluate(policy, ToyScenes(), [3], CONFIG, group_size=3, out=tmp_path)
     value = {name: metric.value for name, metric in result.metrics.items()}
     assert value["precision"] == pytest.approx(1 / 5)
     assert value["recall"] == pytest.approx(1 / 3)
@@ -83,6 +82,8 @@ def test_every_rollout_is_an_answer_of_its_own():
     assert value["count_mae"] == pytest.approx(2 / 3)
     assert value["boxes_per_truth"] == pytest.approx(5 / 3)
     assert result.score.tallies["boxes"].tolist() == [5]
+    written = json.loads((tmp_path / "detections.json").read_text())
+    assert [row["bbox"] for row in written] == [pytest.approx([311, 200, 6, 15], abs=0.01)]
 
 
 def test_rollouts_of_a_scene_are_resampled_together():
