@@ -143,7 +143,11 @@ def test_a_reader_is_counted_whole_whatever_the_sheet_shows(run, write_coco, tmp
 
 
 def test_one_missing_image_is_an_error_naming_it(run, write_coco, tmp_path):
-    root = write_coco([])
+    images = [
+        {"id": k, "file_name": name, "width": 100, "height": 80}
+        for k, name in enumerate(["a.png", "b.png"])
+    ]
+    root = write_coco([], images=images)
     (root / "images" / "a.png").unlink()
     out = tmp_path / "sheet.png"
     code, _, error = run("scenes", "--scenes", "coco", "--root", root, "--out", out)
