@@ -1,0 +1,202 @@
+"""Choose scenes by how many people count, and who counts by height and visibility."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import replace
+from operator import index as as_index
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dip_env.errors import ConfigError, SceneError
+from dip_env.scenes.base import Scene, SceneSource
+
+ENDLESS = 10_000_000
+"""Longer sources are never gone through as a whole: drawn ones have 2**31 - 1 scenes."""
+HEIGHT_SLACK = 1e-3
+"""Pixels: float32 corners hold a height no closer than this, and a limit belongs to its setup."""
+
+
+class FilteredScenes:
+    """A source seen through limits on people: who counts, and which scenes are kept.
+
+    People shorter or less visible than the limits are not taken away: they become ignored, so that
+    finding them is neither right nor wrong, as in the setups of CityPersons ("reasonable" is
+    ``min_height=50, min_visible=0.65``). How many did is added to a scene's notes as
+    ``turned_ignored``. Scenes are left out by the number of people that still count then; which
+    are kept is found once, by going through the source when it is opened.
+
+    Args:
+        source: the scenes.
+        min_people: scenes where fewer count are left out.
+        max_people: scenes where more count are left out; None for no limit.
+        min_height: of the full box in pixels of the scene frame, the limit itself included.
+        min_visible: visible share in [0, 1], the limit itself included.
+        among: look at the first so many scenes only; None for all. An endless source needs it where
+            people are limited.
+
+    Raises:
+        ConfigError: for a limit that cannot work, or a source too long to go through.
+        SceneError: when no scene is left.
+
+    Source: ignoring rather than removing is that of CityPersons (arXiv 1702.05693).
+    """
+
+    def __init__(
+        self,
+        source: SceneSource,
+        *,
+        min_people: int = 0,
+        max_people: int | None = None,
+        min_height: float = 0.0,
+        min_visible: float = 0.0,
+        among: int | None = None,
+    ) -> None:
+        """Check the limits; go through the source where the number of people is limited."""
+        if not (math.isfinite(min_height) and min_height >= 0):
+            raise ConfigError(f"min_height: expected a number of pixels >= 0, got {min_height!r}")
+        if not 0 <= min_visible <= 1:
+            raise ConfigError(f"min_visible: expected a share in [0, 1], got {min_visible!r}")
+        self.source = source
+        self.min_people = whole("min_people", min_people, least=0)
+        self.max_people = None if max_people is None else whole("max_people", max_people, least=0)
+        if self.max_people is not None and self.max_people < self.min_people:
+            raise ConfigError(
+                f"max_people: expected at least min_people = {min_people}, got {max_people}"
+            )
+        self.min_height, self.min_visible = float(min_height), float(min_visible)
+        self.among = None if among is None else whole("among", among, least=1)
+        self._kept: NDArray[np.int64] | None = None
+        counts: dict[str, int] = {}
+        if self.min_people or self.max_people is not None:
+            looked_at = scenes_to_look_at(source, self.among)
+            self._kept, counts["turned_ignored"] = self._find(range(looked_at))
+            self._length = len(self._kept)
+        else:
+            looked_at = len(source) if self.among is None else min(self.among, len(source))
+            self._length = looked_at
+        counts.update(
+            kept=self._length,
+            left_out=looked_at - self._length,
+            beyond_among=len(source) - looked_at,
+        )
+        self.counts: Mapping[str, int] = counts
+        """Scenes kept, left out and beyond ``among``; with limits on people also the instances
+        that turned ignored, in kept scenes (without, no scene was opened and they are unknown)."""
+
+    def __repr__(self) -> str:
+        """Name the source within and every limit."""
+        names = ("min_people", "max_people", "min_height", "min_visible", "among")
+        limits = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
+        return f"FilteredScenes({self.source!r}, {limits})"
+
+    def __len__(self) -> int:
+        """Return the number of kept scenes."""
+        return self._length
+
+    def __getitem__(self, index: int) -> Scene:
+        """Return kept scene ``index``, in the order of the source; IndexError outside the range."""
+        number = as_index(index)
+        if not 0 <= number < len(self):
+            raise IndexError(f"filtered scene: expected 0..{len(self) - 1}, got {number}")
+        chosen = number if self._kept is None else int(self._kept[number])
+        return ignore_hard_people(self.source[chosen], self.min_height, self.min_visible)
+
+    def _find(self, indices: range) -> tuple[NDArray[np.int64], int]:
+        """Return which scenes are kept and how many instances turned ignored in them."""
+        kept: list[int] = []
+        turned = 0
+        for index in indices:
+            scene = self.source[index]
+            hard = hard_people(scene, self.min_height, self.min_visible)
+            people = int((~(scene.ignore | hard)).sum())
+            if people >= self.min_people and (self.max_people is None or people <= self.max_people):
+                kept.append(index)
+                turned += int(hard.sum())
+        if not kept:
+            most = "or more" if self.max_people is None else f"to {self.max_people}"
+            raise SceneError(
+                f"{self.source!r}: expected a scene with {self.min_people} {most} people that "
+                f"count, found none among {len(indices)}"
+            )
+        return np.array(kept, dtype=np.int64), turned
+
+
+def hard_people(scene: Scene, min_height: float, min_visible: float) -> NDArray[np.bool_]:
+    """Tell which instances count but are too short or too hidden.
+
+    Args:
+        scene: the scene.
+        min_height: of the full box in pixels of the scene frame.
+        min_visible: visible share in [0, 1].
+
+    Returns:
+        Bool (N,), False for instances that are ignored already.
+    """
+    height = scene.boxes[:, 3] - scene.boxes[:, 1]
+    # The share is compared as float32, which it is stored as: 0.65 itself is not below 0.65.
+    hidden = scene.visible_share < np.float32(min_visible)
+    return ~scene.ignore & ((height < min_height - HEIGHT_SLACK) | hidden)
+
+
+def ignore_hard_people(scene: Scene, min_height: float, min_visible: float) -> Scene:
+    """Return the scene with too short or too hidden people ignored.
+
+    Args:
+        scene: the scene.
+        min_height: of the full box in pixels of the scene frame.
+        min_visible: visible share in [0, 1].
+
+    Returns:
+        The same instances; ``notes["turned_ignored"]`` says how many changed, added to what an
+        earlier filter noted.
+    """
+    hard = hard_people(scene, min_height, min_visible)
+    turned = int(hard.sum()) + int(scene.notes.get("turned_ignored", 0))
+    return replace(
+        scene, ignore=scene.ignore | hard, notes={**scene.notes, "turned_ignored": turned}
+    )
+
+
+def scenes_to_look_at(source: SceneSource, among: int | None) -> int:
+    """Return how many scenes, from the first on, are to be gone through.
+
+    Args:
+        source: the scenes.
+        among: the most to look at; None for all.
+
+    Returns:
+        A number of scenes, at most ``len(source)``.
+
+    Raises:
+        ConfigError: when ``among`` is missing and the source is endless.
+    """
+    if among is not None:
+        return min(among, len(source))
+    if len(source) > ENDLESS:
+        raise ConfigError(
+            f"among: expected a number of scenes to look at, got None; {source!r} is endless and "
+            "cannot be gone through as a whole"
+        )
+    return len(source)
+
+
+def whole(name: str, value: object, least: int) -> int:
+    """Return a setting that must be an integer.
+
+    Args:
+        name: of the setting, for the message.
+        value: what came.
+        least: smallest value that works.
+
+    Returns:
+        The value as a plain int.
+
+    Raises:
+        ConfigError: for anything else, True and False included.
+    """
+    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+        raise ConfigError(f"{name}: expected an integer >= {least}, got {value!r}")
+    return int(value)
