@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from dip_env.errors import SceneError
-from dip_env.metrics.box_sets import Detections, Indices, Truth
-from dip_env.metrics.json_rows import (
+from dip_env.files import parse_json, read_text, short
+from dip_env.json_rows import (
     NEEDED,
     Rows,
     amounts,
@@ -22,7 +22,7 @@ from dip_env.metrics.json_rows import (
     sides,
     strings,
 )
-from dip_env.scenes.files import parse_json, read_text, short
+from dip_env.metrics.box_sets import Detections, Indices, Truth
 
 _ID = "an integer or a string"
 _BOX = "[x, y, width, height], finite numbers below 1e9, sides >= 0"

@@ -21,7 +21,7 @@ from dip_env.metrics.crowdhuman import measure_crowdhuman
 from dip_env.metrics.curves import MISS_RATE_RULES, MissRateRule
 from dip_env.metrics.intervals import bootstrap, paired
 from dip_env.metrics.uavdt import measure_uavdt
-from dip_env.metrics.unscored import measure_unscored
+from dip_env.metrics.unscored import UnscoredScore, measure_unscored
 from dip_env.metrics.wider import measure_wider
 
 Protocol = Literal["coco", "crowdhuman", "citypersons", "wider", "uavdt"]
@@ -154,7 +154,9 @@ def score_files(
         "undefined": found.reasons(),
     }
     if breakdown:
-        result["breakdown"] = break_down(kept, detections)
+        result["breakdown"] = break_down(
+            kept, detections, found if isinstance(found, UnscoredScore) else None
+        )
     rounds = bootstrap_rounds or (1000 if compare is not None else 0)
     if bootstrap_rounds:
         intervals = bootstrap(

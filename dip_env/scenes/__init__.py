@@ -2,18 +2,52 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from dip_env.errors import ConfigError
 from dip_env.scenes.base import Scene, SceneSource
+from dip_env.scenes.citypersons import CityPersonsScenes
 from dip_env.scenes.coco import CocoScenes
+from dip_env.scenes.crowdhuman import CrowdHumanScenes
+from dip_env.scenes.filtered import FilteredScenes
+from dip_env.scenes.hash_split import HashSplit
+from dip_env.scenes.mixed import MixedScenes
 from dip_env.scenes.procedural import PRESETS, ProceduralCrowd
+from dip_env.scenes.streamed import stream_scenes
 from dip_env.scenes.toy import ToyScenes
+from dip_env.scenes.uavdt import UAVDTScenes
+from dip_env.scenes.wider_pedestrian import WiderPedestrianScenes
 
-__all__ = ["CocoScenes", "ProceduralCrowd", "Scene", "SceneSource", "ToyScenes", "make_source"]
+__all__ = [
+    "CityPersonsScenes",
+    "CocoScenes",
+    "CrowdHumanScenes",
+    "FilteredScenes",
+    "HashSplit",
+    "MixedScenes",
+    "ProceduralCrowd",
+    "Scene",
+    "SceneSource",
+    "ToyScenes",
+    "UAVDTScenes",
+    "WiderPedestrianScenes",
+    "make_source",
+    "stream_scenes",
+]
 
-SOURCES = (*PRESETS, "procedural", "coco", "toy")
+READERS: Mapping[str, type] = {
+    "crowdhuman": CrowdHumanScenes,
+    "citypersons": CityPersonsScenes,
+    "wider_pedestrian": WiderPedestrianScenes,
+    "uavdt": UAVDTScenes,
+    "coco": CocoScenes,
+}
+"""Data sets on disk by name."""
+
+SOURCES = (*PRESETS, "procedural", *READERS, "toy")
 """Every name that ``make_source`` knows; ``procedural`` is another word for ``crowd``."""
 
 
@@ -27,7 +61,7 @@ def make_source(
     """Return a source of scenes by its name.
 
     Args:
-        name: a procedural preset, or a reader (``coco``), or ``toy``.
+        name: a procedural preset, or a reader (one of ``READERS``), or ``toy``.
         root: folder of the data, for readers.
         split: part of the data; parts never share a scene in procedural sources.
         seed: seed of a procedural source; readers have none.
@@ -37,11 +71,16 @@ def make_source(
         The source.
 
     Raises:
-        ConfigError: for an unknown name, or a root where no files are read.
+        ConfigError: for an unknown name or argument, or a root where no files are read.
         SceneError: for files that are missing or malformed.
     """
-    if name == "coco":
-        return CocoScenes(root, split=split, **kwargs)
+    if name in READERS:
+        known = sorted(set(inspect.signature(READERS[name]).parameters) - {"root", "split"})
+        for key in kwargs:
+            if key not in known:
+                raise ConfigError(f"{name}: unknown argument {key!r}; expected one of {known}")
+        source: SceneSource = READERS[name](root, split=split, **kwargs)
+        return source
     if root is not None:
         raise ConfigError(f"root: expected none, as {name!r} reads no files, got {str(root)!r}")
     if name == "toy":

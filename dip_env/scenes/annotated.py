@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from dip_env.boxes import box_area
 from dip_env.errors import ConfigError, SceneError
+from dip_env.files import short
 from dip_env.scenes.base import Scene
-from dip_env.scenes.files import short
 from dip_env.scenes.images import DEFAULT_MAX_PIXELS, find_image, image_size, load_rgb
 
 BadBoxes = Literal["error", "drop"]

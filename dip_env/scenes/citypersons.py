@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dip_env.errors import ConfigError, SceneError
+from dip_env.files import pick_folder, pick_split
 from dip_env.scenes.annotated import (
     AnnotatedScenes,
     BadBoxes,
@@ -18,7 +19,6 @@ from dip_env.scenes.annotated import (
     good_boxes,
 )
 from dip_env.scenes.citypersons_files import CLASSES, Annotations, read_mat, read_tree
-from dip_env.scenes.files import pick_folder, pick_split
 from dip_env.scenes.images import DEFAULT_MAX_PIXELS
 
 

@@ -15,7 +15,7 @@ import scipy.io
 from numpy.typing import NDArray
 
 from dip_env.errors import SceneError
-from dip_env.scenes.files import check_file_name, is_xywh, parse_json, read_text, short
+from dip_env.files import check_file_name, is_xywh, parse_json, read_text, short
 
 CLASSES = (
     "ignore region",

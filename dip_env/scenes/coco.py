@@ -10,23 +10,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dip_env.errors import ConfigError, SceneError
-from dip_env.metrics.box_sets import Truth
-from dip_env.metrics.coco_json import as_truth
-from dip_env.metrics.json_rows import Rows
-from dip_env.scenes.annotated import (
-    AnnotatedScenes,
-    BadBoxes,
-    SceneTable,
-    check_bad_boxes,
-    corners,
-)
-from dip_env.scenes.files import (
+from dip_env.files import (
     check_file_name,
     parse_json,
     pick_folder,
     pick_split,
     read_text,
     short,
+)
+from dip_env.json_rows import Rows
+from dip_env.metrics.box_sets import Truth
+from dip_env.metrics.coco_json import as_truth
+from dip_env.scenes.annotated import (
+    AnnotatedScenes,
+    BadBoxes,
+    SceneTable,
+    check_bad_boxes,
+    corners,
 )
 from dip_env.scenes.images import DEFAULT_MAX_PIXELS
 
@@ -123,11 +123,11 @@ def _table(
     clipped, seen = (np.clip(corners(box), 0, limit) for box in (truth.xywh, truth.visible_xywh))
     # float32 is what a scene stores: a sliver can lose its area there.
     stored = clipped.astype(np.float32)
-    inside = (stored[:, 2:] > stored[:, :2]).all(axis=1)
+    inside = np.asarray((stored[:, 2:] > stored[:, :2]).all(axis=1), bool)
     if bad_boxes == "error" and not inside[wanted].all():
         raise _outside(truth, data, file, int(np.argmax(wanted & ~inside)))
     keep = wanted & inside
-    cut = keep & (clipped != truth.xyxy).any(axis=1)
+    cut = keep & np.not_equal(clipped, truth.xyxy).any(axis=1)
 
     def per_image(rows: NDArray[np.bool_]) -> list[int]:
         return np.bincount(truth.image[rows], minlength=truth.images).tolist()

@@ -13,6 +13,15 @@ from numpy.typing import NDArray
 
 from dip_env.boxes import box_area
 from dip_env.errors import ConfigError, SceneError
+from dip_env.files import (
+    check_file_name,
+    is_xywh,
+    parse_json,
+    pick_folder,
+    pick_split,
+    read_lines,
+    short,
+)
 from dip_env.scenes.annotated import (
     AnnotatedScenes,
     BadBoxes,
@@ -21,15 +30,6 @@ from dip_env.scenes.annotated import (
     check_bad_boxes,
     corners,
     good_boxes,
-)
-from dip_env.scenes.files import (
-    check_file_name,
-    is_xywh,
-    parse_json,
-    pick_folder,
-    pick_split,
-    read_lines,
-    short,
 )
 from dip_env.scenes.images import DEFAULT_MAX_PIXELS
 
@@ -147,9 +147,9 @@ def _read(file: Path, boxes: BoxKind) -> _Lines:
     for number, line in enumerate(read_lines(file), start=1):
         where = f"{file}: line {number}"
         data = parse_json(line, where)
-        if not isinstance(data, dict) or data.keys() != {"ID", "gtboxes"}:
+        if not isinstance(data, dict) or not data.keys() >= {"ID", "gtboxes"}:
             got = sorted(data) if isinstance(data, dict) else data
-            raise SceneError(f"{where}: expected an object of ID and gtboxes, got {short(got)}")
+            raise SceneError(f"{where}: expected an object with ID and gtboxes, got {short(got)}")
         name, rows = check_file_name(data["ID"], f"{where}: ID"), data["gtboxes"]
         if first.setdefault(name, number) != number:
             raise SceneError(f"{where}: ID: expected a new one, got that of line {first[name]}")

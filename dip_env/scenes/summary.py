@@ -37,8 +37,8 @@ def summarise(source: SceneSource, indices: Sequence[int]) -> dict[str, Any]:
         ``images``, ``people`` (instances that count), ``ignored``, ``empty_images``, ``labels``
         (of all instances), ``sizes`` (images by WxH, the ten most frequent and ``other``),
         ``images_missing``, histograms ``people_per_image``, ``height_px`` (full box) and
-        ``visible_share`` of the people (None where the data set does not say), and ``counts`` of the reader where it has some. All
-        values can be written as JSON.
+        ``visible_share`` of the people (None where the data set does not say), and ``counts`` of
+        the reader where it has some. All values can be written as JSON.
     """
     columns = (
         _from_table(source, indices)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dip_env.errors import SceneError
-from dip_env.scenes.files import read_lines, read_text, short
+from dip_env.files import read_lines, read_text, short
 
 Kind = Literal["gt_whole", "gt", "gt_ignore"]
 Ints = NDArray[np.int64]

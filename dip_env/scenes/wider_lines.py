@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from dip_env.boxes import box_area
 from dip_env.errors import SceneError
+from dip_env.files import check_file_name, read_lines, short
 from dip_env.scenes.annotated import corners
-from dip_env.scenes.files import check_file_name, read_lines, short
 
 CLASSES = ("pedestrian", "cyclist")
 """What the labels 1 and 2 of 2018 mean."""

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dip_env.errors import ConfigError, SceneError
+from dip_env.files import short
 from dip_env.scenes.annotated import (
     AnnotatedScenes,
     BadBoxes,
@@ -20,7 +21,6 @@ from dip_env.scenes.annotated import (
     check_bad_boxes,
     corners,
 )
-from dip_env.scenes.files import short
 from dip_env.scenes.images import DEFAULT_MAX_PIXELS
 from dip_env.scenes.wider_lines import (
     CLASSES,

@@ -87,9 +87,7 @@ def test_without_scores_every_protocol_reports_the_same(files, protocol):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 @pytest.mark.parametrize("scores", [True, False])
 def test_no_detections_at_all_is_a_result_not_a_crash(write, protocol, scores):
-    found = score_files(
-        write("t.json", truth_json()), write("d.json", []), protocol, scores=scores
-    )
+    found = score_files(write("t.json", truth_json()), write("d.json", []), protocol, scores=scores)
     for key in KEYS[protocol].split() if scores else []:
         value = found[key]
         expected = 1.0 if key.startswith("MR") else 0.0

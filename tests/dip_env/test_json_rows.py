@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dip_env import json_rows
 from dip_env.errors import SceneError
-from dip_env.metrics import json_rows
-from dip_env.metrics.json_rows import Rows
+from dip_env.json_rows import Rows
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -16,8 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dip_env.errors import SceneError
-from dip_env.metrics.box_sets import Floats, Indices
-from dip_env.scenes.files import short
+from dip_env.files import short
 
 LIMIT = 1e9
 """Coordinates stay below this, so that no area leaves the range of a double."""
@@ -26,6 +25,8 @@ NEEDED: Any = object()
 """Stands for defaults where a key must be there."""
 
 Column = TypeVar("Column")
+Floats = NDArray[np.float64]
+Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
