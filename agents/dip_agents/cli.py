@@ -138,6 +138,8 @@ class Evaluate:
     """Of the model; 0 is greedy."""
     batch_size: int = 64
     """Episodes played together."""
+    workers: int = 0
+    """Processes that prepare scenes ahead; the results are the same with any number."""
     seed: int = 0
     """Of sampling and of the bootstrap."""
     out: Path | None = None
@@ -357,6 +359,7 @@ def _evaluate(args: Evaluate, console: Console) -> int:
         batch_size=args.batch_size,
         out=args.out,
         seed=args.seed,
+        workers=args.workers,
     )
     print_results({args.policy: result}, console)
     return 0

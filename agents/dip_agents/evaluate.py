@@ -20,6 +20,7 @@ from dip_env.metrics.coco_json import as_detections, as_truth
 from dip_env.metrics.intervals import bootstrap
 from dip_env.rewards import MIN_GROUP
 from dip_env.scenes.base import SceneSource
+from dip_env.scenes.streamed import stream_scenes
 from dip_wrappers.traces import GroupRecorder, TraceWriter, describe_source
 
 __all__ = [
@@ -143,6 +144,7 @@ def evaluate(
     batch_size: int = 16,
     out: str | Path | None = None,
     seed: int = 0,
+    workers: int = 0,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> EvalResult:
     """Play a policy on scenes and measure it.
@@ -162,6 +164,7 @@ def evaluate(
         out: folder for ``metrics.json``, ``detections.json`` (the first rollout of each scene),
             ``truth.json`` and ``traces/``; nothing is written without it.
         seed: seed of the policy's randomness and of the bootstrap.
+        workers: processes that prepare scenes ahead; the results are the same with any number.
         on_batch: called with (scenes done, scenes in all) after each batch.
 
     Returns:
@@ -184,9 +187,11 @@ def evaluate(
     sums: list[dict[str, float]] = []
     truth_file = CocoTruth()
     answers: list[list[dict[str, Any]]] = [[] for _ in range(group_size)]
+    at_once = max(1, batch_size // group_size)
+    scenes = stream_scenes(source, indices, workers=workers, ahead=2 * at_once)
     try:
-        for chunk in _chunks(indices, max(1, batch_size // group_size)):
-            groups = [EpisodeGroup(source[i], config, group_size, scene_index=i) for i in chunk]
+        for chunk in _chunks(indices, at_once):
+            groups = [EpisodeGroup(next(scenes), config, group_size, scene_index=i) for i in chunk]
             ends = play(policy, groups, batch_size=batch_size, seed=seed, writer=writer)
             for index, group, last in zip(chunk, groups, ends, strict=True):
                 sums.append(tally(group, last))
@@ -196,6 +201,7 @@ def evaluate(
             if on_batch is not None:
                 on_batch(len(sums), len(indices))
     finally:
+        scenes.close()  # ends the workers
         if writer is not None:
             writer.close()
     # Read from what is written, so that whoever scores the files finds the same.

@@ -10,7 +10,7 @@ import signal
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, nullcontext
@@ -27,7 +27,7 @@ from dip_env.scenes.filtered import whole
 
 def stream_scenes(
     source: SceneSource, indices: Iterable[int], *, workers: int = 1, ahead: int = 8
-) -> Iterator[Scene]:
+) -> Generator[Scene, None, None]:
     """Yield scenes of a source in the given order, their images decoded.
 
     Worker processes draw or read the scenes while the caller is busy with earlier ones. An error
@@ -63,7 +63,7 @@ def stream_scenes(
     return _stream_from_workers(pickled, indices, workers, ahead)
 
 
-def _stream_here(source: SceneSource, indices: Iterable[int]) -> Iterator[Scene]:
+def _stream_here(source: SceneSource, indices: Iterable[int]) -> Generator[Scene, None, None]:
     for index in indices:
         scene = source[index]
         scene.image.load()
@@ -72,7 +72,7 @@ def _stream_here(source: SceneSource, indices: Iterable[int]) -> Iterator[Scene]
 
 def _stream_from_workers(
     pickled: bytes, indices: Iterable[int], workers: int, ahead: int
-) -> Iterator[Scene]:
+) -> Generator[Scene, None, None]:
     pool = ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=_start, initargs=(pickled,)
     )

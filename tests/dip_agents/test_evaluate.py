@@ -329,3 +329,12 @@ def test_progress_is_told_after_each_batch():
         on_batch=lambda done, total: told.append((done, total)),
     )
     assert told == [(2, 4), (4, 4)]
+
+
+def test_workers_change_nothing(toy):
+    config = EpisodeConfig()
+    found = [
+        evaluate(OraclePolicy(toy, config), toy, range(4), config, workers=workers).to_json()
+        for workers in (0, 1)
+    ]
+    assert found[0] == found[1]
