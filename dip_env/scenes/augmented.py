@@ -46,7 +46,10 @@ class AugmentedScenes:
 
     def __repr__(self) -> str:
         """Name the source within and the views."""
-        return f"AugmentedScenes({self.source!r}, {self.count}, {self.views}, seed={self.seed})"
+        return (
+            f"AugmentedScenes({self.source!r}, {self.count}, {self.views}, "
+            f"smallest={self.smallest}, seed={self.seed})"
+        )
 
     def __getitem__(self, index: int) -> Scene:
         """Return one view of one scene."""
@@ -99,6 +102,11 @@ def window_scene(
         ignore=(scene.ignore | (left_over < MIN_SHARE_LEFT))[keep],
         labels=tuple(label for label, k in zip(scene.labels, keep, strict=True) if k),
         load_image=partial(_cut, scene, window, mirror),
+        # Views of a scene stay in one part of a hash split; its image id names another picture.
+        notes={
+            **{key: value for key, value in scene.notes.items() if key != "image_id"},
+            "group": scene.notes.get("group", scene.scene_id),
+        },
         target=scene.target,
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import tempfile
 import zipfile
@@ -21,7 +22,7 @@ class StoredScenes:
 
     Images are kept as JPEG, so a stored scene differs from the drawn one by compression; the
     first reading already gives the stored one, and all readings agree. Several processes may share
-    a folder.
+    a folder. Of a scene's notes those are kept that JSON can hold.
 
     Args:
         source: where scenes come from at first.
@@ -53,7 +54,7 @@ class StoredScenes:
 
     def __repr__(self) -> str:
         """Name the source within."""
-        return f"StoredScenes({self.source!r})"
+        return f"StoredScenes({self.source!r}, quality={self.quality})"
 
     def __getitem__(self, index: int) -> Scene:
         """Return a scene, drawn now if it never was."""
@@ -72,6 +73,7 @@ class StoredScenes:
                 ignore=held["ignore"],
                 labels=tuple(str(label) for label in held["labels"]),
                 load_image=partial(_decode, held["jpeg"].tobytes(), path),
+                notes=json.loads(str(held["notes"])) if "notes" in held else {},
                 target=str(held.get("target", "person")),  # older stores hold people only
             )
         except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
@@ -87,6 +89,7 @@ class StoredScenes:
                 file,
                 scene_id=scene.scene_id,
                 target=scene.target,
+                notes=json.dumps({k: v for k, v in scene.notes.items() if _is_plain(v)}),
                 size=scene.size,
                 boxes=scene.boxes,
                 visible_boxes=scene.visible_boxes,
@@ -96,6 +99,10 @@ class StoredScenes:
                 jpeg=np.frombuffer(jpeg.getvalue(), dtype=np.uint8),
             )
         os.replace(partial_name, path)
+
+
+def _is_plain(value: object) -> bool:
+    return value is None or isinstance(value, str | int | float)
 
 
 def _decode(jpeg: bytes, path: Path) -> Image.Image:

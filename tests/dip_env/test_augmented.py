@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -45,3 +47,12 @@ def test_who_is_mostly_outside_is_ignored_and_who_is_outside_is_gone():
     seen = window_scene(ToyScenes()[0], (0, 0, 60, 480))
     assert seen.ignore.tolist() == [True]
     np.testing.assert_allclose(seen.visible_share, [0.25])
+
+
+def test_views_of_a_scene_share_its_group_and_lose_its_image_id():
+    scene = replace(ToyScenes()[0], notes={"image_id": 7, "clipped": 1}, target="vehicle")
+    seen = window_scene(scene, (80, 100, 560, 460), suffix="/1")
+    assert seen.notes == {"clipped": 1, "group": "toy-0"}
+    assert seen.target == "vehicle"
+    again = window_scene(replace(scene, notes={"group": "M0101"}), (80, 100, 560, 460))
+    assert again.notes["group"] == "M0101"

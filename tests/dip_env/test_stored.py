@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -63,3 +65,14 @@ def test_a_damaged_file_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(SceneError, match=r"000000000\.npz: expected a stored scene"):
         stored[0]
+
+
+def test_target_and_plain_notes_are_kept(tmp_path):
+    class Vehicles(Counting):
+        def __getitem__(self, index):
+            notes = {"group": "M0101", "dropped": 2, "things": ("bench",)}
+            return replace(super().__getitem__(index), target="vehicle", notes=notes)
+
+    scene = StoredScenes(Vehicles(), tmp_path)[0]
+    assert scene.target == "vehicle"
+    assert scene.notes == {"group": "M0101", "dropped": 2}
