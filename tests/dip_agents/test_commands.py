@@ -104,6 +104,7 @@ def test_scoring_and_counting_load_no_torch(files, tmp_path):
 
 def test_a_missing_package_is_named_with_the_extra_that_has_it(run, monkeypatch):
     monkeypatch.setitem(sys.modules, "dip_agents.cli", None)
+    monkeypatch.delattr("dip_agents.cli", raising=False)
     code, shown, error = run("train")
     assert (code, shown) == (2, "")
     assert 'pip install "dip-env[train]"' in error
