@@ -108,13 +108,13 @@ class OracleArgs:
     """Mistakes of the oracle, to check metrics with answers of known quality."""
 
     miss_rate: float = 0.0
-    """Chance of each person to be left out."""
+    """Chance of each person to be left out by the oracle."""
     jitter: float = 0.0
-    """Standard deviation of each edge, as a share of the box's side."""
+    """Standard deviation of each edge of the oracle's boxes, as a share of the side."""
     false_positive_rate: float = 0.0
-    """Invented people for each true one."""
+    """People the oracle invents, for each true one."""
     decimals: int = 0
-    """Digits after the point of printed numbers."""
+    """Digits after the point of the numbers the oracle prints."""
 
 
 @dataclass(frozen=True)

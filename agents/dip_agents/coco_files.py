@@ -2,7 +2,9 @@
 
 An image has the id it has in its data set, where that is an integer, so that an answer can be
 scored against the data set's own annotations; else scene index + 1. Annotation ids count from 1,
-since pycocotools takes an annotation with id 0 for a missing one. Nothing is clipped to the image.
+since pycocotools takes an annotation with id 0 for a missing one. Truth and answers are clipped to
+the image, as the rewards clip them: nobody can answer what lies beyond the border. The full box is
+kept as ``full_bbox``.
 """
 
 from __future__ import annotations
@@ -14,12 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dip_env.boxes import clip_boxes
 from dip_env.errors import SceneError
 from dip_env.scenes.base import Scene
-
-FARTHEST = 4e8
-"""Coordinates are held within this of the origin: a box may have nine digits, readers do not take
-all of them, and no image is near."""
 
 
 @dataclass(frozen=True)
@@ -29,10 +28,12 @@ class Place:
     Args:
         image_id: id of the image in the truth file.
         category_id: id of what was to be found in it.
+        size: (width, height) of the image.
     """
 
     image_id: int
     category_id: int
+    size: tuple[int, int]
 
 
 class CocoTruth:
@@ -56,8 +57,9 @@ class CocoTruth:
     def add(self, scene_index: int, scene: Scene) -> Place:
         """Add one scene: an image and its annotations.
 
-        Each annotation has ``bbox`` (full), ``vis_bbox`` (the visible part), ``vis_ratio``,
-        ``area``, and ``iscrowd`` 1 for ignored instances; all in source pixels.
+        Each annotation has ``bbox`` (what of the full box lies inside the image), ``full_bbox``,
+        ``vis_bbox`` (the visible part), ``vis_ratio``, ``area`` of the ``bbox``, and ``iscrowd`` 1
+        for ignored instances; all in source pixels.
 
         Args:
             scene_index: index of the scene in its source.
@@ -76,7 +78,7 @@ class CocoTruth:
                 f"got {image_id}, the id of scene {self._images[image_id]}"
             )
         self._images[image_id] = scene.scene_id
-        place = Place(image_id, self._category_id(scene.target))
+        place = Place(image_id, self._category_id(scene.target), scene.size)
         width, height = scene.size
         self.data["images"].append(
             {
@@ -88,20 +90,22 @@ class CocoTruth:
             }
         )
         rows = zip(
+            xywh(clip_boxes(scene.boxes, scene.size)),
             xywh(scene.boxes),
-            xywh(scene.visible_boxes),
+            xywh(clip_boxes(scene.visible_boxes, scene.size)),
             scene.visible_share.tolist(),
             scene.ignore.tolist(),
             strict=True,
         )
         annotations = self.data["annotations"]
-        for box, visible, share, ignore in rows:
+        for box, full, visible, share, ignore in rows:
             annotations.append(
                 {
                     "id": len(annotations) + 1,
                     "image_id": image_id,
                     "category_id": place.category_id,
                     "bbox": box,
+                    "full_bbox": full,
                     "vis_bbox": visible,
                     "vis_ratio": share,
                     "area": box[2] * box[3],
@@ -129,7 +133,8 @@ def coco_detections(
         scores: confidence of each box, None where the policy gave none (written as 1.0).
 
     Returns:
-        One entry for each box, also for one without area, whose width or height is then 0.
+        One entry for each box, clipped to the image; also for one without area inside, whose width
+        or height is then 0.
     """
     return [
         {
@@ -138,13 +143,13 @@ def coco_detections(
             "bbox": box,
             "score": 1.0 if score is None else float(score),
         }
-        for box, score in zip(xywh(boxes), scores, strict=True)
+        for box, score in zip(xywh(clip_boxes(boxes, place.size)), scores, strict=True)
     ]
 
 
 def xywh(boxes: NDArray[Any]) -> list[list[float]]:
     """Turn (N, 4) xyxy boxes into COCO's x, y, width, height lists; an inverted side is 0 long."""
-    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4).clip(-FARTHEST, FARTHEST)
+    boxes = np.asarray(boxes, dtype=np.float64).reshape(-1, 4)
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 0.0)
     rows: list[list[float]] = np.hstack([boxes[:, :2], sides]).tolist()
     return rows

@@ -151,8 +151,8 @@ def evaluate(
 
     Metrics of boxes are those of ``dip_env.metrics.unscored``, every rollout an image of its own,
     so that with one rollout a scene ``metrics.json`` can be had again from ``truth.json`` and
-    ``detections.json``. They differ from the reward's accuracy in two points: rewards clip truth
-    and answers to the image, and never match an exact repeat of a box.
+    ``detections.json``. Both are clipped to the image, as in the reward. They
+    differ from the reward's accuracy in one point: a reward never matches an exact repeat of a box.
 
     Args:
         policy: who acts.

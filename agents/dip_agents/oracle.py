@@ -14,9 +14,10 @@ from dip_agents.policy import Completion
 from dip_agents.printing import make_answer, may_look, printable, random_boxes, reading_order
 from dip_env.actions import Grammar, Look, Segment, Think
 from dip_env.ambiguity import AmbiguousItems, prior_ambiguity
-from dip_env.boxes import box_iou, clip_boxes
+from dip_env.boxes import box_area, box_intersection, box_iou, clip_boxes
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode, Message, Observation
+from dip_env.matching import IGNORE_SHARE
 from dip_env.prompts import plural
 from dip_env.scenes.base import Scene, SceneSource
 from dip_env.views import View
@@ -100,7 +101,8 @@ class OraclePolicy:
         miss_rate: mean probability that a person is left out, [0, 1].
         misses: who is left out, see :func:`miss_chances`.
         jitter: standard deviation of each edge as a share of the box's side, >= 0.
-        false_positive_rate: expected number of invented people for each true one, >= 0.
+        false_positive_rate: expected number of invented people for each true one, >= 0; they
+            stand outside ignore regions, where nothing counts.
         look: where to look first: at the most ambiguous, at random places, at the whole image,
             or not at all.
         think: whether each action begins with a thought.
@@ -231,21 +233,26 @@ class OraclePolicy:
         kept = truth[rng.random(len(truth)) >= miss_chances(scene, self.miss_rate, self.misses)]
         sides = np.tile(kept[:, 2:] - kept[:, :2], 2)
         kept = kept + self.jitter * sides * rng.standard_normal(kept.shape)
-        invented = self._invented(truth, view, rng)
+        invented = self._invented(scene, truth, view, rng)
         boxes = printable(np.concatenate([kept, invented]), view, decimals=self.decimals)
         return boxes[reading_order(boxes)]
 
     def _invented(
-        self, truth: NDArray[np.float64], view: View, rng: np.random.Generator
+        self, scene: Scene, truth: NDArray[np.float64], view: View, rng: np.random.Generator
     ) -> NDArray[np.float64]:
+        """Draw people who are not there, where each counts as a mistake."""
         count = int(rng.poisson(self.false_positive_rate * len(truth)))
         if not count:
             return np.zeros((0, 4))
         tall = (truth[:, 3] - truth[:, 1]) / view.scene_size[1]
         heights = (max(float(tall.min()), 1 / view.scene_size[1]), float(tall.max()))
-        # More than needed, since those that would pass for a true person are thrown away.
-        boxes = random_boxes(8 * count, view.scene_size, rng, heights)
-        return boxes[(box_iou(boxes, truth) < 0.3).all(axis=1)][:count]
+        # More than needed, since those that would pass for a true person, or be dropped for lying
+        # in an ignore region, are thrown away.
+        boxes = random_boxes(16 * count, view.scene_size, rng, heights)
+        regions = clip_boxes(scene.ignore_boxes, view.scene_size)
+        inside = box_intersection(boxes, regions) > IGNORE_SHARE * box_area(boxes)[:, None]
+        wrong = (box_iou(boxes, truth) < 0.3).all(axis=1) & ~inside.any(axis=1)
+        return boxes[wrong][:count]
 
     def look_segments(
         self, scene: Scene, view: View, rng: np.random.Generator

@@ -5,26 +5,27 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dip_agents.coco_files import FARTHEST, CocoTruth, Place, coco_detections
+from dip_agents.coco_files import CocoTruth, Place, coco_detections
 from dip_env.errors import SceneError
 from dip_env.metrics.coco_json import as_detections, as_truth
 
 
-def test_a_scene_is_written_unclipped_with_visible_boxes_and_ignore_flags(toy):
+def test_a_scene_is_written_clipped_with_visible_boxes_and_ignore_flags(toy):
     scene = toy[1]
     boxes = scene.boxes.copy()
     boxes[0] = (-50, 120, 200, 700)  # past the left and the lower edge of 640 x 480
     truth = CocoTruth()
-    assert truth.add(1, replace(scene, boxes=boxes)) == Place(2, 1)
+    assert truth.add(1, replace(scene, boxes=boxes)) == Place(2, 1, (640, 480))
     assert truth.data["images"] == [
         {"id": 2, "width": 640, "height": 480, "file_name": "toy-1", "scene_index": 1}
     ]
     rows = truth.data["annotations"]
     assert [row["id"] for row in rows] == [1, 2, 3]
     assert [row["iscrowd"] for row in rows] == [0, 0, 1]
-    assert rows[0]["bbox"] == [-50, 120, 250, 580]
+    assert rows[0]["bbox"] == [0, 120, 200, 360]
+    assert rows[0]["full_bbox"] == [-50, 120, 250, 580]
     assert rows[0]["vis_bbox"] == [100, 120, 50, 300]
-    assert rows[0]["area"] == 250 * 580
+    assert rows[0]["area"] == 200 * 360
     assert truth.data["categories"] == [{"id": 1, "name": "person"}]
 
 
@@ -52,16 +53,16 @@ def test_each_target_is_a_category(toy):
     assert [row["category_id"] for row in truth.data["annotations"]] == [1] * 3 + [2] * 3 + [1] * 3
 
 
-def test_every_box_is_written_also_outside_without_area_inverted_or_far_away(toy):
+def test_every_box_is_written_clipped_also_without_area_inverted_or_far_away(toy):
     boxes = np.array(
         [[-9.5, 0, 900, 10], [5, 5, 5, 9], [9, 9, 2, 3], [-4e9, 0, 4e9, 1], [1, 2, 3, 4]]
     )
-    rows = coco_detections(Place(3, 2), boxes, (0.5, None, None, None, 0))
+    rows = coco_detections(Place(3, 2, (640, 480)), boxes, (0.5, None, None, None, 0))
     assert [row["bbox"] for row in rows] == [
-        [-9.5, 0, 909.5, 10],
+        [0, 0, 640, 10],
         [5, 5, 0, 4],
         [9, 9, 0, 0],
-        [-FARTHEST, 0, 2 * FARTHEST, 1],
+        [0, 0, 640, 1],
         [1, 2, 2, 2],
     ]
     assert [row["score"] for row in rows] == [0.5, 1, 1, 1, 0]
