@@ -64,8 +64,10 @@ def shared_pairs(a: Floats, a_starts: Indices, b: Floats, b_starts: Indices) -> 
         meet = np.flatnonzero(wide > 0)
         i, j, wide = i[meet], j[meet], wide[meet]
         tall = np.minimum(bottom_a[i], bottom_b[j]) - np.maximum(top_a[i], top_b[j])
-        meet = np.flatnonzero(tall > 0)
-        found.append(Pairs(i[meet], j[meet], wide[meet] * tall[meet]))
+        # Sides that are both tiny cover an area of 0.
+        shared = wide * tall
+        meet = np.flatnonzero(shared > 0)
+        found.append(Pairs(i[meet], j[meet], shared[meet]))
         start = stop
     return Pairs(
         np.concatenate([part.a for part in found]),

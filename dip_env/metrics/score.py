@@ -138,6 +138,8 @@ def score_files(
     """
     if bootstrap_rounds < 0:
         raise ConfigError(f"bootstrap: expected a number >= 0, got {bootstrap_rounds}")
+    if seed < 0:
+        raise ConfigError(f"seed: expected a number >= 0, got {seed}")
     truth = read_truth(truth_file)
 
     def read(file: str | Path) -> tuple[Truth, Detections]:
@@ -187,7 +189,8 @@ def select(
     Args:
         truth: persons and ignore regions.
         detections: in the same images.
-        categories: names of those whose annotations and detections stay, all by default.
+        categories: names of those whose annotations and detections stay (of namesakes each), all
+            by default.
         annotated_only: leave out images without annotations, with their detections.
 
     Returns:
@@ -197,11 +200,11 @@ def select(
         ConfigError: for a name that the truth does not have.
     """
     if categories:
-        known = {name: number for number, name in truth.category_names.items()}
+        known = set(truth.category_names.values())
         for name in categories:
             if name not in known:
                 raise ConfigError(f"categories: expected some of {sorted(known)}, got {name!r}")
-        wanted = [known[name] for name in categories]
+        wanted = [number for number, name in truth.category_names.items() if name in categories]
         truth = _rows(truth, np.isin(truth.category, wanted))
         detections = _rows(detections, np.isin(detections.category, wanted))
         names = {number: truth.category_names[number] for number in wanted}

@@ -41,6 +41,13 @@ def test_exactly_the_pairs_of_an_image_that_share_area_are_found(images, chunk):
     assert list(zip(found.a, found.b, found.shared, strict=True)) == expected
 
 
+def test_an_area_too_small_for_a_number_is_not_shared():
+    # Both sides are 1e-200: they meet, and 1e-400 is 0.
+    point = np.array([[0.0, 0.0, 1e-200, 1e-200]])
+    one = np.array([0, 1])
+    assert len(shared_pairs(point, one, point, one).a) == 0
+
+
 def pairs_of(rows):
     a, b, overlap = (np.array(column) for column in zip(*rows, strict=True))
     return Pairs(a, b, overlap), overlap.astype(np.float64)

@@ -188,9 +188,24 @@ def test_the_breakdown_is_by_height_visible_share_and_crowd(files):
     assert parts["people_per_image"]["1-5"]["n"] == 6
 
 
+def test_categories_of_the_same_name_are_chosen_together(write):
+    data = truth_json()
+    data["categories"].append({"id": 3, "name": "person"})
+    data["annotations"][0]["category_id"] = 3
+    files = write("t.json", data), write("d.json", found_json())
+    # All 12 people stay, 9 of them found, whichever of the two categories they are of.
+    people = score_files(*files, scores=False, categories=["person"])
+    assert (people["tp"], people["fp"], people["fn"]) == (9, 0, 3)
+
+
 def test_bad_rounds_are_named(files):
     with pytest.raises(ConfigError, match="bootstrap: expected a number >= 0, got -1"):
         score_files(*files, bootstrap_rounds=-1)
+
+
+def test_a_bad_seed_is_named(files):
+    with pytest.raises(ConfigError, match="seed: expected a number >= 0, got -1"):
+        score_files(*files, bootstrap_rounds=5, seed=-1)
 
 
 def test_selecting_nothing_changes_nothing(make_sets):
