@@ -1,4 +1,4 @@
-"""Tiny models that several test files share; building one takes a moment."""
+"""Tiny models and the dip command, which several test files share."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from dip_agents.commands import main
 from dip_agents.models import tiny_texts
 from dip_agents.tiny.model import Family, build_tiny
 from dip_agents.vlm import VLM
@@ -54,3 +55,16 @@ def brief_rules() -> EpisodeConfig:
     return EpisodeConfig(
         view_size=128, crop_size=64, max_looks=1, max_regions=2, max_turns=3, brief=True
     )
+
+
+@pytest.fixture
+def run(capsys):
+    """Return a function that runs ``dip`` and gives exit code, output and error output."""
+
+    def call(*words):
+        with pytest.raises(SystemExit) as stop:
+            main([str(word) for word in words])
+        shown = capsys.readouterr()
+        return stop.value.code, shown.out, shown.err
+
+    return call

@@ -3,22 +3,8 @@ import json
 import pytest
 
 from dip_agents.cli import TINY_GRPO, TINY_SFT, parse
-from dip_agents.commands import main
 from dip_agents.models import save_model
 from dip_env.config import EpisodeConfig
-
-
-@pytest.fixture
-def run(capsys):
-    """Return a function that runs ``dip`` and gives exit code, output and error output."""
-
-    def call(*words):
-        with pytest.raises(SystemExit) as stop:
-            main([str(word) for word in words])
-        shown = capsys.readouterr()
-        return stop.value.code, shown.out, shown.err
-
-    return call
 
 
 @pytest.fixture

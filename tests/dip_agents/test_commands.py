@@ -8,22 +8,9 @@ import sys
 import pytest
 from PIL import Image
 
-from dip_agents.commands import SceneArgs, main
+from dip_agents.commands import SceneArgs
 from dip_env.errors import ConfigError
 from dip_env.scenes import FilteredScenes
-
-
-@pytest.fixture
-def run(capsys):
-    """Return a function that runs ``dip`` and gives exit code, output and error output."""
-
-    def call(*words):
-        with pytest.raises(SystemExit) as stop:
-            main([str(word) for word in words])
-        shown = capsys.readouterr()
-        return stop.value.code, shown.out, shown.err
-
-    return call
 
 
 @pytest.fixture
