@@ -67,6 +67,7 @@ class Truth(BoxSet):
         visible_xywh: (N, 4) box of the visible part; the full box where none is known.
         area: (N,) the area that size ranges go by (COCO's field, else width times height).
         category_names: name of each category id.
+        iscrowd: (N,) COCO's own flag, where the file may also say ``ignore``; None: as ``ignore``.
     """
 
     image_ids: tuple[int | str, ...]
@@ -75,6 +76,7 @@ class Truth(BoxSet):
     visible_xywh: Floats
     area: Floats
     category_names: Mapping[int, str] = field(default_factory=dict)
+    iscrowd: NDArray[np.bool_] | None = None
 
     @cached_property
     def people(self) -> Indices:

@@ -107,6 +107,7 @@ def as_truth(data: Any, where: str) -> Truth:
         visible_xywh=notes.column("vis_bbox", boxes, _BOX, full)[order],
         area=notes.column("area", amounts, "a finite number >= 0", plain)[order],
         category_names=names,
+        iscrowd=iscrowd[order],
     )
 
 

@@ -90,6 +90,9 @@ def measure(
         return measure_crowdhuman(truth, detections, mr_rule or "crowddet")
     if protocol == "citypersons":
         return measure_citypersons(truth, detections, mr_rule or "citypersons")
+    if protocol == "coco" and truth.iscrowd is not None:
+        # pycocotools overwrites an annotation's ignore key with its iscrowd.
+        truth = replace(truth, ignore=truth.iscrowd)
     others: Mapping[str, Callable[[Truth, Detections], Measured]] = {
         "coco": measure_coco,
         "wider": measure_wider,
@@ -227,7 +230,11 @@ def _plain(name: str, value: float | None) -> float | int | None:
 def _rows(boxes: Boxes, keep: NDArray[np.bool_]) -> Boxes:
     """Keep some rows; images stay."""
     per_image = np.bincount(boxes.image[keep], minlength=boxes.images)
-    columns = {name: column[keep] for name, column in vars(boxes).items() if name in _ROW_COLUMNS}
+    columns = {
+        name: column[keep]
+        for name, column in vars(boxes).items()
+        if name in _ROW_COLUMNS and column is not None
+    }
     return replace(boxes, starts=np.concatenate([[0], np.cumsum(per_image)]), **columns)
 
 
@@ -237,5 +244,5 @@ def _images(boxes: Boxes, stay: NDArray[np.bool_]) -> Boxes:
     return replace(kept, starts=np.concatenate([[0], np.cumsum(np.diff(kept.starts)[stay])]))
 
 
-_ROW_COLUMNS = ("xywh", "category", "ignore", "visible_xywh", "area", "scores")
+_ROW_COLUMNS = ("xywh", "category", "ignore", "iscrowd", "visible_xywh", "area", "scores")
 """Columns of truth and detections with one entry per box."""

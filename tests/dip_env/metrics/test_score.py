@@ -198,6 +198,15 @@ def test_categories_of_the_same_name_are_chosen_together(write):
     assert (people["tp"], people["fp"], people["fn"]) == (9, 0, 3)
 
 
+def test_coco_reads_iscrowd_alone_and_other_protocols_ignore_too(write):
+    data = truth_json()
+    data["annotations"][1]["ignore"] = 1  # the second person of the first image, who is found
+    truth, found = write("t.json", data), write("d.json", found_json())
+    assert score_files(truth, found, "coco")["details"]["ignored"] == 1
+    assert score_files(truth, found, "crowdhuman")["details"]["ignored"] == 2
+    assert score_files(truth, found, "coco", annotated_only=True)["details"]["ignored"] == 1
+
+
 def test_bad_rounds_are_named(files):
     with pytest.raises(ConfigError, match="bootstrap: expected a number >= 0, got -1"):
         score_files(*files, bootstrap_rounds=-1)
