@@ -263,7 +263,7 @@ def print_report(report: AuditReport, console: Console | None = None) -> None:
     )
     table.add_column("policy", no_wrap=True)
     for name in ("F1", "lone", "group", "format", "look lone", "look group", "accuracy"):
-        table.add_column(name, justify="right")
+        table.add_column(name, justify="right", no_wrap=True)
     table.add_column("what must not pay")
     for row in (*report.honest, *report.adversaries):
         numbers = (

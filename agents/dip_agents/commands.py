@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -20,14 +21,14 @@ from dip_env.scenes import make_source
 from dip_env.scenes.annotated import AnnotatedScenes
 from dip_env.scenes.base import SceneSource
 from dip_env.scenes.contact_sheet import contact_sheet
-from dip_env.scenes.filtered import FilteredScenes
+from dip_env.scenes.filtered import ENDLESS, FilteredScenes
 from dip_env.scenes.summary import summarise
 
 Flat = tyro.conf.OmitArgPrefixes
 OneWay = tyro.conf.FlagCreatePairsOff
 
-ENDLESS = 1_000_000
-"""Sources of this length or more are not counted to their end."""
+PIPED_WIDTH = 140
+"""Characters in a line where no terminal says how many fit."""
 
 
 @dataclass(frozen=True)
@@ -152,7 +153,9 @@ def _with_a_model(given: Sequence[str]) -> int:
         raise ConfigError(
             f'expected the package {error.name!r}, which is missing: pip install "dip-env[train]"'
         ) from error
-    return cli.run(cli.parse(given), Console())
+    # Rich takes a file or a pipe for 80 characters wide, too few for the tables.
+    piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
+    return cli.run(cli.parse(given), Console(width=PIPED_WIDTH if piped else None))
 
 
 def run_score(args: Score) -> int:
