@@ -263,7 +263,9 @@ def _train(args: Train, console: Console) -> int:
         "token_budget": args.policy.token_budget,
     }
     measured = limits | {"temperature": args.eval_temperature}
-    train, held_out = args.source.open("train"), args.source.open(args.eval_split)
+    train = args.source.open("train")
+    # A data set without a held-out part is no reason not to train on it unmeasured.
+    held_out = args.source.open(args.eval_split) if args.eval_scenes else train
     indices = range(min(args.eval_scenes, len(held_out)))
     args.out.mkdir(parents=True, exist_ok=True)
     if not loaded.trained and args.demonstrations:

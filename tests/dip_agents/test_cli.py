@@ -80,3 +80,19 @@ def test_a_setting_out_of_range_is_named(run):
     code, shown, error = run("evaluate", "--max-looks", "-1")
     assert (code, shown) == (2, "")
     assert "max_looks: expected an integer >= 0, got -1" in " ".join(error.split())
+
+
+def test_a_set_without_a_held_out_part_trains_unmeasured(run, folder, write_coco, tmp_path):
+    root = write_coco([{"image_id": 0, "category_id": 1, "bbox": [4, 4, 20, 40]}])
+    (root / "annotations").mkdir()
+    (root / "annotations.json").rename(root / "annotations" / "instances_train.json")
+    words = ["train", "--model", folder, "--scenes", "coco", "--root", root, "--steps", 1]
+    words += ["--scenes-per-step", 1, "--group-size", 3, "--max-new-tokens", 8]
+    words += ["--dtype", "float32", "--out", tmp_path / "run"]
+    code, _, error = run(*words)
+    assert code == 2
+    assert "split 'val', found instances_train.json" in error
+    code, shown, _ = run(*words, "--eval-scenes", 0)
+    assert code == 0
+    assert "before" not in shown
+    assert (tmp_path / "run" / "model").is_dir()
