@@ -11,6 +11,10 @@ from typing import Any
 from dip_env.errors import ConfigError, SceneError
 
 _SPLIT_WORDS = ("train", "val", "test")
+_LONGEST_NAME = 250
+"""Bytes of one part of a path; file systems hold 255, an ending included."""
+_LONGEST_PATH = 1000
+"""Characters of a path below the image folder."""
 
 
 def read_text(file: Path) -> str:
@@ -78,8 +82,25 @@ def parse_json(text: str, where: str) -> Any:
     """
     try:
         return json.loads(text)
+    except json.JSONDecodeError as err:
+        at = f"line {err.lineno} column {err.colno}" if "\n" in text else f"column {err.colno}"
+        raise SceneError(f"{where}: expected JSON: {err.msg} at {at}") from err
     except (ValueError, RecursionError) as err:
         raise SceneError(f"{where}: expected JSON: {err}") from err
+
+
+def find_files(folder: Path, pattern: str) -> list[Path]:
+    """Return the files of a pattern by name, without hidden ones.
+
+    Args:
+        folder: where to look; it may be missing.
+        pattern: as for ``Path.glob``.
+
+    Returns:
+        What was found. Left out are names that begin with a dot: an archive unpacked on a Mac has
+        ``._annotation_train.odgt`` beside the file.
+    """
+    return sorted(file for file in folder.glob(pattern) if not file.name.startswith("."))
 
 
 def pick_split(files: Sequence[Path], split: str, folder: Path, expected: str) -> Path:
@@ -146,13 +167,17 @@ def check_file_name(name: Any, where: str) -> str:
         The name.
 
     Raises:
-        SceneError: for what is no string, empty, absolute, or leads out of the folder.
+        SceneError: for what is no string, empty, absolute, leads out of the folder, or is no name
+            a file can have (control characters, or too long).
     """
     if not isinstance(name, str) or not name.strip():
         raise SceneError(f"{where}: expected a name, got {short(name)}")
     parts = PurePosixPath(name.replace("\\", "/"))
-    if parts.is_absolute() or ".." in parts.parts or re.match(r"[A-Za-z]:", name) or "\0" in name:
+    if parts.is_absolute() or ".." in parts.parts or re.match(r"[A-Za-z]:", name):
         raise SceneError(f"{where}: expected a path inside the image folder, got {short(name)}")
+    longest = max(len(part.encode("utf-8", "surrogatepass")) for part in (*parts.parts, "."))
+    if re.search(r"[\x00-\x1f\x7f]", name) or longest > _LONGEST_NAME or len(name) > _LONGEST_PATH:
+        raise SceneError(f"{where}: expected a name that a file can have, got {short(name)}")
     return name
 
 

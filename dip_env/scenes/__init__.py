@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def make_source(
 
     Args:
         name: a procedural preset, or a reader (one of ``READERS``), or ``toy``.
-        root: folder of the data, for readers.
+        root: folder of the data, for readers; ``~`` is the home folder.
         split: part of the data; parts never share a scene in procedural sources.
         seed: seed of a procedural source; readers have none.
         **kwargs: further arguments of the source's class.
@@ -79,7 +80,11 @@ def make_source(
         for key in kwargs:
             if key not in known:
                 raise ConfigError(f"{name}: unknown argument {key!r}; expected one of {known}")
-        source: SceneSource = READERS[name](root, split=split, **kwargs)
+        if not isinstance(root, str | Path | None):
+            raise ConfigError(f"root: expected a path, got {root!r}")
+        # Nobody else turns ~ into the home folder: a shell leaves --root=~/data alone.
+        folder = None if root is None else os.path.expanduser(root)
+        source: SceneSource = READERS[name](folder, split=split, **kwargs)
         return source
     if root is not None:
         raise ConfigError(f"root: expected none, as {name!r} reads no files, got {str(root)!r}")

@@ -188,7 +188,7 @@ class AnnotatedScenes:
         if size == (0, 0):
             path = self.image_path(index)
             size = image_size(path)
-            inside = self._inside(rows, size, table.names[index])
+            inside = self._inside(rows, size, f"{path}: scene {table.names[index]}")
             dropped, rows = int((~inside).sum()), rows[inside]
         notes = {key: column[index] for key, column in table.notes.items()}
         return Scene(
@@ -205,7 +205,7 @@ class AnnotatedScenes:
         )
 
     def _inside(
-        self, rows: NDArray[np.int64], size: tuple[int, int], name: str
+        self, rows: NDArray[np.int64], size: tuple[int, int], where: str
     ) -> NDArray[np.bool_]:
         """Return which boxes have area inside the image, or raise for the first that has none."""
         x1, y1, x2, y2 = self.table.boxes[rows].T
@@ -213,7 +213,7 @@ class AnnotatedScenes:
         if self.bad_boxes == "error" and not inside.all():
             box = self.table.boxes[rows[np.argmin(inside)]].tolist()
             raise SceneError(
-                f"scene {name}: box {box}: expected an area inside the image of "
+                f"{where}: box {box}: expected an area inside the image of "
                 f"{size[0]}x{size[1]} (bad_boxes='drop' leaves such boxes out and counts them)"
             )
         return np.asarray(inside, bool)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from dip_env.errors import ConfigError, SceneError
-from dip_env.files import pick_folder, pick_split
+from dip_env.files import find_files, pick_folder, pick_split
 from dip_env.scenes.annotated import (
     AnnotatedScenes,
     BadBoxes,
@@ -107,7 +107,7 @@ def _find_annotations(root: str | Path | None, split: str, annotations: str | Pa
     if root is None:
         raise ConfigError("citypersons: expected root=, or annotations= and images=")
     folder = Path(root)
-    mats = sorted(folder.glob("*.mat")) or sorted(folder.glob("annotations/*.mat"))
+    mats = find_files(folder, "*.mat") or find_files(folder, "annotations/*.mat")
     above = ("gtBbox_cityPersons_trainval/gtBboxCityPersons", "gtBboxCityPersons")
     tree = pick_folder(root, [f"{name}/{split}" for name in above])
     if tree.is_dir() and not any(split in file.stem for file in mats):

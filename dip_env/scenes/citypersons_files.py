@@ -15,7 +15,7 @@ import scipy.io
 from numpy.typing import NDArray
 
 from dip_env.errors import SceneError
-from dip_env.files import check_file_name, is_xywh, parse_json, read_text, short
+from dip_env.files import check_file_name, find_files, is_xywh, parse_json, read_text, short
 
 CLASSES = (
     "ignore region",
@@ -195,7 +195,7 @@ def read_tree(folder: Path) -> Annotations:
     Raises:
         SceneError: for an empty folder, or a file of another structure.
     """
-    files = sorted(folder.glob("*/*.json"))
+    files = find_files(folder, "*/*.json")
     if not files:
         raise SceneError(f"{folder}: expected <city>/*{_JSON_END}.json, found none")
     read = Annotations((": objects[{}].bbox", ": objects[{}].bboxVis"))

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from dip_env.errors import ConfigError, SceneError
 from dip_env.files import (
     check_file_name,
+    find_files,
     parse_json,
     pick_folder,
     pick_split,
@@ -95,7 +96,7 @@ def _find_annotations(root: str | Path | None, split: str) -> Path:
     folder = Path(root)
     if (folder / "annotations.json").is_file():
         return folder / "annotations.json"
-    files = sorted((folder / "annotations").glob("*.json"))
+    files = find_files(folder / "annotations", "*.json")
     # The official archive holds captions_* and person_keypoints_* beside instances_*.
     files = [file for file in files if file.stem.startswith("instances")] or files
     return pick_split(files, split, folder, "annotations.json or one annotations/*.json")

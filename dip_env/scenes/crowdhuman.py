@@ -15,6 +15,7 @@ from dip_env.boxes import box_area
 from dip_env.errors import ConfigError, SceneError
 from dip_env.files import (
     check_file_name,
+    find_files,
     is_xywh,
     parse_json,
     pick_folder,
@@ -136,7 +137,7 @@ def _find_annotations(root: str | Path | None, split: str) -> Path:
     if root is None:
         raise ConfigError("crowdhuman: expected root=, or annotations= and images=")
     folder = Path(root)
-    files = sorted(folder.glob("*.odgt")) or sorted(folder.glob("annotations/*.odgt"))
+    files = find_files(folder, "*.odgt") or find_files(folder, "annotations/*.odgt")
     return pick_split(files, split, folder, "one annotation_*.odgt")
 
 

@@ -163,15 +163,24 @@ def _find_sequences(folder: Path, split: str, truth: str) -> tuple[str, ...]:
     if not folder.is_dir():
         raise SceneError(f"{folder}: folder of the annotations is missing")
     # Names with a letter first: unpacked on a Mac, ._M0101_gt_whole.txt may lie beside the file.
-    found = [re.fullmatch(rf"([A-Za-z]\w*)_{truth}\.txt", file.name) for file in folder.iterdir()]
-    names = sorted(match[1] for match in found if match)
-    part = {name: "test" if name in TEST_SEQUENCES else "train" for name in names}
+    found = [re.fullmatch(r"([A-Za-z]\w*?)_(gt.*)\.txt", file.name) for file in folder.iterdir()]
+    names, with_regions = (
+        sorted(match[1] for match in found if match and match[2] == kind)
+        for kind in (truth, "gt_ignore")
+    )
+    part = {name: "test" if name in TEST_SEQUENCES else "train" for name in (*names, *with_regions)}
     mine = [name for name in names if split in ("all", part[name])]
     if not mine:
         others = ", ".join(names) or "none at all"
         raise SceneError(
             f"{folder}: expected <sequence>_{truth}.txt of split {split!r}, found {short(others)}"
         )
+    for name in with_regions:
+        if split in ("all", part[name]) and name not in mine:
+            raise SceneError(
+                f"{folder / f'{name}_{truth}.txt'}: annotation file is missing, though "
+                f"{name}_gt_ignore.txt is there"
+            )
     return tuple(mine)
 
 

@@ -372,6 +372,13 @@ def test_json_names_lead_to_one_image_each(tmp_path):
         CityPersonsScenes(tmp_path)
 
 
+def test_what_a_mac_leaves_beside_the_files_is_none_of_the_set(write):
+    source = CityPersonsScenes(write([PEDESTRIAN]))
+    place = source.file if source.file.is_file() else next(source.file.glob("*/*.json"))
+    place.with_name(f"._{place.name}").write_bytes(b"\0\5\x16\7")
+    assert len(CityPersonsScenes(source.images.parents[1])) == 1
+
+
 def test_an_image_of_another_size_than_its_json_says_is_an_error(tmp_path):
     save_tree(tmp_path, {NAMES[0]: [PEDESTRIAN]}, size=(100, 81))
     save_images(tmp_path, NAMES[:1])

@@ -270,9 +270,7 @@ def test_a_folder_without_images_shows_when_an_image_is_used(write_coco):
         CocoScenes(root)[0].image.load()
 
 
-@pytest.mark.parametrize(
-    "name", ["../a.png", "/etc/a.png", "b/../../a.png", "C:\\a.png", "a\0.png"]
-)
+@pytest.mark.parametrize("name", ["../a.png", "/etc/a.png", "b/../../a.png", "C:\\a.png"])
 def test_a_file_name_that_leads_out_of_the_folder_is_refused(write_coco, name):
     rows = [{"id": 0, "file_name": "a.png", "width": 100, "height": 80}]
     root = write_coco([], images=rows)

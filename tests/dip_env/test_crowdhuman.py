@@ -219,7 +219,8 @@ def test_boxes_without_area_can_be_dropped_and_are_counted(write, boxes):
 
 def test_boxes_outside_the_image_show_when_its_header_is_read(write):
     root = write([person(), person((100, 20, 10, 10))])
-    with pytest.raises(SceneError, match=r"expected an area inside the image of 100x80"):
+    message = rf"Images/{A}\.jpg: scene {A}: box .* expected an area inside the image of 100x80"
+    with pytest.raises(SceneError, match=message):
         CrowdHumanScenes(root)[0]
     scene = CrowdHumanScenes(root, bad_boxes="drop")[0]
     assert (len(scene.boxes), scene.notes["dropped"]) == (1, 1)
@@ -297,6 +298,13 @@ def test_images_are_found_in_the_usual_folders(write, folder, suffix):
     scene = CrowdHumanScenes(write([person()], folder=folder, suffix=suffix))[0]
     assert scene.image.size == (100, 80)
     assert scene.notes["file"].endswith(f"{folder}/{A}{suffix}")
+
+
+def test_what_a_mac_leaves_beside_the_files_is_none_of_the_set(write):
+    root = write([person()])
+    (root / "._annotation_train.odgt").write_bytes(b"\0\5\x16\7")
+    (root / "Images" / f"._{A}.jpg").write_bytes(b"\0\5\x16\7")
+    assert CrowdHumanScenes(root)[0].image.size == (100, 80)
 
 
 def test_each_split_has_its_own_file(write):

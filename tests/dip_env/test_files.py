@@ -7,6 +7,7 @@ import pytest
 from dip_env.errors import ConfigError, SceneError
 from dip_env.files import (
     check_file_name,
+    find_files,
     is_xywh,
     parse_json,
     pick_folder,
@@ -53,6 +54,20 @@ def test_lines_come_without_their_ends_and_carriage_returns_are_refused(tmp_path
 def test_what_is_no_json_is_one_error(text):
     with pytest.raises(SceneError, match=r"^here: expected JSON"):
         parse_json(text, "here")
+
+
+def test_where_json_breaks_is_told_by_the_column_and_by_the_line_where_there_are_several():
+    with pytest.raises(SceneError, match=r"^f: line 7: expected JSON: Extra data at column 4$"):
+        parse_json("{} {}", "f: line 7")
+    with pytest.raises(SceneError, match=r"^f: expected JSON: Extra data at line 2 column 1$"):
+        parse_json("{}\n{}", "f")
+
+
+def test_files_are_found_by_name_without_hidden_ones(tmp_path):
+    for name in ("b.mat", "a.mat", "._a.mat", ".mat", "a.txt"):
+        (tmp_path / name).touch()
+    assert find_files(tmp_path, "*.mat") == [tmp_path / "a.mat", tmp_path / "b.mat"]
+    assert find_files(tmp_path / "none", "*.mat") == []
 
 
 def paths(*names):
@@ -104,10 +119,18 @@ def test_names_inside_the_folder_are_fine(name):
     assert check_file_name(name, "here") == name
 
 
-@pytest.mark.parametrize("name", ["../a", "a/../../b", "/a", "\\a", "..\\a", "C:/a", "a\0b"])
+@pytest.mark.parametrize("name", ["../a", "a/../../b", "/a", "\\a", "..\\a", "C:/a"])
 def test_names_that_lead_out_of_the_folder_are_refused(name):
     with pytest.raises(SceneError, match=r"^here: expected a path inside the image folder"):
         check_file_name(name, "here")
+
+
+@pytest.mark.parametrize("name", ["a\0b", "a\nb", "\x1b[31ma", "a" * 251, "ä" * 126, "a/" * 600])
+def test_names_that_no_file_can_have_are_refused_in_one_short_line(name):
+    with pytest.raises(SceneError, match=r"^here: expected a name that a file can have") as caught:
+        check_file_name(name, "here")
+    assert len(str(caught.value)) < 150
+    assert str(caught.value).isprintable()
 
 
 @pytest.mark.parametrize("name", [None, 3, "", "  "])

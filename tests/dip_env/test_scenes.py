@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import gymnasium as gym
 import numpy as np
@@ -143,6 +144,19 @@ def test_readers_can_be_split_by_hash_and_mixed(data_set):
     mixed = MixedScenes([(crowd, 1), (ToyScenes(), 3)])
     check_dip_env(mixed)
     assert sum(mixed[i].size == (100, 80) for i in range(4)) == 1
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_root_may_be_written_in_any_way_a_path_is(data_set, name, monkeypatch):
+    root = Path(data_set(name))
+    monkeypatch.setenv("HOME", str(root.parent))
+    monkeypatch.chdir(root)
+    link = root.parent / f"{root.name} by link"
+    link.symlink_to(root)
+    written = (root, f"{root}/", ".", f"../{root.name}", f"~/{root.name}", link)
+    assert len({make_source(name, way)[0].labels for way in written}) == 1
+    with pytest.raises(ConfigError, match="root: expected a path, got 5"):
+        make_source(name, 5)
 
 
 def test_unknown_names_and_needless_roots_are_refused():

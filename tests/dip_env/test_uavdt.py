@@ -203,6 +203,19 @@ def test_files_are_found_in_other_places(root, place):
     assert UAVDTScenes(root).sequences == ("M0101",)
 
 
+def test_a_sequence_with_half_of_its_files_is_no_sequence_less(root):
+    folder = put(root, "M0201")
+    put(root, "M0203")
+    for name in ("M0201", "M0203"):  # one of train, one of test
+        (folder / f"{name}_gt_whole.txt").unlink()
+    message = r"M0201_gt_whole\.txt: annotation file is missing, though M0201_gt_ignore\.txt is"
+    with pytest.raises(SceneError, match=message):
+        UAVDTScenes(root)
+    assert UAVDTScenes(root, truth="gt").sequences == ("M0101", "M0201")
+    (folder / "M0201_gt_ignore.txt").unlink()
+    assert UAVDTScenes(root).sequences == ("M0101",)
+
+
 def test_folders_can_be_named(root):
     folder, pictures = root / "UAV-benchmark-MOTD_v1.0/GT", root / "UAV-benchmark-M"
     assert len(UAVDTScenes(annotations=folder, images=pictures)) == 6
