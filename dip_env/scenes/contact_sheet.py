@@ -42,7 +42,7 @@ def contact_sheet(
         source: where the scenes come from.
         indices: which scenes, in reading order.
         columns: scenes per row; fewer when there are fewer scenes.
-        width: of one scene on the page, pixels.
+        width: of one scene on the page, pixels; a tall scene is as high.
 
     Returns:
         RGB page, at most ``columns * (width + 8) + 8`` pixels wide.
@@ -77,14 +77,14 @@ def contact_sheet(
 
 def _cell(scene: Scene, index: int, width: int) -> Image.Image:
     """Draw one scene with its boxes and a caption below."""
-    scale = width / scene.size[0]
-    height = max(1, round(scene.size[1] * scale))
-    picture = scene.image.resize((width, height), Image.Resampling.LANCZOS)
+    scale = width / max(scene.size)  # no higher than wide: a tall scene would leave its row empty
+    shown, height = (max(1, round(side * scale)) for side in scene.size)
+    picture = scene.image.resize((shown, height), Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(picture)
     line = 2 if width >= 400 else 1
     limit = np.array([*scene.size, *scene.size], dtype=np.float32)
-    inside = np.clip(scene.boxes, 0, limit)
-    differs = (np.abs(scene.visible_boxes - inside) * scale > 1.5).any(axis=1)
+    apart = np.clip(scene.visible_boxes, 0, limit) - np.clip(scene.boxes, 0, limit)
+    differs = np.any(np.abs(apart) * scale > 1.5, axis=1).tolist()
     for box, seen, ignored, partly in zip(
         scene.boxes * scale, scene.visible_boxes * scale, scene.ignore, differs, strict=True
     ):

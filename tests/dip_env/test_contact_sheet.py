@@ -17,9 +17,12 @@ def has(page: Image.Image, colour: tuple[int, int, int], box: tuple[int, int, in
 
 
 class One:
-    """A source of one black scene of 200 x 100 with the given boxes."""
+    """A source of one black scene with the given boxes."""
 
-    def __init__(self, boxes: list, visible: list, ignore: list) -> None:
+    def __init__(
+        self, boxes: list, visible: list, ignore: list, size: tuple[int, int] = (200, 100)
+    ) -> None:
+        self.size = size
         self.fields = {
             "boxes": np.array(boxes, dtype=np.float32).reshape(-1, 4),
             "visible_boxes": np.array(visible, dtype=np.float32).reshape(-1, 4),
@@ -34,7 +37,7 @@ class One:
     def __getitem__(self, index: int) -> Scene:
         if index != 0:
             raise IndexError(index)
-        return Scene("one", (200, 100), load_image=lambda: Image.new("RGB", (200, 100)),
+        return Scene("one", self.size, load_image=lambda: Image.new("RGB", self.size),
                      **self.fields)  # fmt: skip
 
 
@@ -71,6 +74,20 @@ def test_a_hidden_part_shows_as_a_second_smaller_box() -> None:
 def test_a_box_cut_by_the_image_edge_alone_is_not_called_hidden() -> None:
     page = contact_sheet(One([[150, 20, 240, 80]], [[150, 20, 200, 80]], [False]), [0], width=200)
     assert has(page, VISIBLE, CELL) == 0 and has(page, FULL, CELL) > 0
+
+
+def test_a_box_over_the_edge_is_not_called_hidden_where_nobody_says_what_is_seen() -> None:
+    over = [[150, 20, 240, 80]]
+    page = contact_sheet(One(over, over, [False]), [0], width=200)
+    assert has(page, VISIBLE, CELL) == 0 and has(page, FULL, CELL) > 0
+
+
+def test_a_tall_scene_is_no_higher_than_its_cell_is_wide_and_keeps_its_shape() -> None:
+    box = [[50, 20, 90, 80]]
+    page = contact_sheet(One(box, box, [False], size=(100, 200)), [0], width=200)
+    assert page.size == contact_sheet(One([], [], [], size=(200, 200)), [0], width=200).size
+    assert page.getpixel((8 + 50, 38 + 20)) == FULL and page.getpixel((8 + 89, 38 + 79)) == FULL
+    assert page.getpixel((8 + 99, 38 + 199)) == (0, 0, 0) != page.getpixel((8 + 100, 38 + 199))
 
 
 def test_an_ignored_region_is_hatched_and_red() -> None:
