@@ -197,8 +197,8 @@ def is_xywh(value: Any) -> bool:
 
 
 def short(value: Any) -> str:
-    """Return a value as it came, cut to a readable length."""
-    text = repr(value)
+    """Return a value as it came, cut to a readable length, in one line."""
+    text = re.sub(r"\s*\n\s*", " ", repr(value))  # arrays print a line per row
     return text if len(text) <= 60 else text[:57] + "..."
 
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from dip_env.errors import ConfigError, SceneError
@@ -156,6 +157,11 @@ def test_what_is_no_name_is_refused(name):
 )
 def test_a_box_is_a_list_of_four_finite_numbers(value, is_box):
     assert is_xywh(value) is is_box
+
+
+def test_values_of_several_lines_become_one():
+    assert short(np.eye(2)) == "array([[1., 0.], [0., 1.]])"
+    assert short("a\n b") == r"'a\n b'"
 
 
 def test_long_values_are_cut():
