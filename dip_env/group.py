@@ -85,6 +85,30 @@ class EpisodeGroup:
         turns = [self._move(k, action) for k, action in enumerate(actions)]
         return self._end(turns) if self.done else turns
 
+    def step_member(self, member: int, action: str) -> Turn:
+        """Let one member act while the others take their time.
+
+        Args:
+            member: which of the G members; it must still be playing.
+            action: any text.
+
+        Returns:
+            Its turn; the reward is 0 unless this ended the whole group.
+
+        Raises:
+            TypeError: when the action is not a string.
+            EpisodeOverError: when that member has ended.
+        """
+        if not isinstance(action, str):
+            raise TypeError(f"actions[{member}]: expected str, got {type(action).__name__}")
+        if self.episodes[member].done:
+            raise EpisodeOverError(f"expected no action of member {member}, as it has ended")
+        turn = self._move(member, action)
+        if not self.done:
+            return turn
+        self._score()
+        return self._ended(member, turn)
+
     def abandon(self, member: int) -> None:
         """End one member without an answer, as when its next message has no room.
 
@@ -111,17 +135,18 @@ class EpisodeGroup:
     def _end(self, turns: list[Turn]) -> list[Turn]:
         """Give every member its reward and the truth."""
         self._score()
-        weights = self.config.reward.weights
-        return [
-            replace(
-                turn,
-                reward=score.terms.total(weights),
-                terminated=episode.answered,
-                truncated=not episode.answered,
-                info=turn.info | {"waiting": False} | episode.end_info(score),
-            )
-            for turn, episode, score in zip(turns, self.episodes, self.scores, strict=True)
-        ]
+        return [self._ended(k, turn) for k, turn in enumerate(turns)]
+
+    def _ended(self, k: int, turn: Turn) -> Turn:
+        """Return member k's last turn with its reward and the truth."""
+        episode, score = self.episodes[k], self.scores[k]
+        return replace(
+            turn,
+            reward=score.terms.total(self.config.reward.weights),
+            terminated=episode.answered,
+            truncated=not episode.answered,
+            info=turn.info | {"waiting": False} | episode.end_info(score),
+        )
 
     def _score(self) -> None:
         """Score all members by what they did and what their siblings saw."""

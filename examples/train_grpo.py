@@ -18,6 +18,8 @@ import torch
 import tyro
 
 from dip_agents.advantages import group_advantages
+from dip_agents.engines.base import Sampling
+from dip_agents.engines.hf import HFEngine
 from dip_agents.losses import clipped_policy_loss
 from dip_agents.models import load_model, save_model
 from dip_agents.rollouts import collect
@@ -61,6 +63,7 @@ class Settings:
 def main(settings: Settings) -> None:
     loaded = load_model(settings.model, seed=settings.seed)
     vlm = loaded.vlm
+    engine = HFEngine(vlm)
     source = make_source(settings.scenes, seed=settings.seed)
     draw = random.Random(settings.seed)
     parameters = list(vlm.trainable_parameters())
@@ -71,15 +74,14 @@ def main(settings: Settings) -> None:
     for step in range(1, settings.steps + 1):
         # 1. Play each scene G times. Every episode keeps the very tokens that were sampled.
         groups = collect(
-            vlm,
+            engine,
             source,
             [draw.randrange(len(source)) for _ in range(settings.scenes_per_step)],
             settings.group_size,
             loaded.rules,
             seed=settings.seed,
             step=step,
-            max_new_tokens=settings.max_new_tokens,
-            token_budget=settings.token_budget,
+            sampling=Sampling(1.0, settings.max_new_tokens, settings.token_budget),
         )
 
         # 2. How much better was each rollout than its siblings?

@@ -114,7 +114,7 @@ class ChatTokens:
                     f"image grid: expected {height}x{width} pixels, got {(h, w)} patches"
                 )
             patches = out["pixel_values"].to(torch.float32).numpy()
-            found = EncodedImage(patches, (t, h, w), t * h * w // self.merge**2, key)
+            found = EncodedImage(patches, (t, h, w), t * h * w // self.merge**2, key, image)
             if len(self._images) >= 1024:
                 self._images.clear()
             self._images[key] = found

@@ -13,6 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from dip_agents.audit import audit_main
 from dip_agents.commands import Flat, SceneArgs, Scenes, Score, run_scenes, run_score
+from dip_agents.engines.hf import HFEngine
 from dip_agents.evaluate import evaluate, print_results
 from dip_agents.grpo_config import GRPOConfig
 from dip_agents.models import DeviceName, DtypeName, load_model, rules_of
@@ -342,7 +343,7 @@ def _evaluate(args: Evaluate, console: Console) -> int:
     if args.policy == "model":
         vlm = load_model(args.model.model, device=args.model.device, dtype=args.model.dtype).vlm
         policy = VLMPolicy(
-            vlm,
+            HFEngine(vlm),
             args.temperature,
             args.model.max_new_tokens,
             args.model.token_budget,

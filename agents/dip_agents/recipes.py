@@ -12,6 +12,8 @@ import torch
 from rich.console import Console
 
 from dip_agents.checkpoints import latest_checkpoint
+from dip_agents.engines.base import Sampling
+from dip_agents.engines.hf import HFEngine
 from dip_agents.evaluate import EvalResult, evaluate, paired_gain, print_results, show
 from dip_agents.grpo import GRPOTrainer
 from dip_agents.grpo_config import GRPOConfig
@@ -95,6 +97,8 @@ def reinforce(
             f"got {config.scenes_per_step}"
         )
     vlm = loaded.vlm
+    engine = HFEngine(vlm)
+    sampling = Sampling(config.temperature, max_new_tokens, token_budget)
 
     def play(step: int) -> list[RolloutGroup]:
         every = config.completions_interval
@@ -106,16 +110,14 @@ def reinforce(
         vlm.model.eval()
         try:
             return collect(
-                vlm,
+                engine,
                 source,
                 scene_indices(step, config, len(source)),
                 config.group_size,
                 rules,
                 seed=config.seed,
                 step=step,
-                temperature=config.temperature,
-                max_new_tokens=max_new_tokens,
-                token_budget=token_budget,
+                sampling=sampling,
                 writer=writer,
             )
         finally:
@@ -195,7 +197,7 @@ def measure_model(
     Returns:
         The result.
     """
-    policy = VLMPolicy(vlm, temperature, max_new_tokens, token_budget, batch_size)
+    policy = VLMPolicy(HFEngine(vlm), temperature, max_new_tokens, token_budget, batch_size)
     return evaluate(policy, source, indices, rules, batch_size=batch_size, out=out)
 
 

@@ -1,15 +1,15 @@
-"""Play groups of episodes with a model and keep every token; knows no loss."""
+"""Play groups of episodes with an engine and keep every token; knows no loss and no weights."""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from dip_agents.engines.hf import Session
+from dip_agents.engines.base import Chunk, Engine, Sample, Sampling
 from dip_agents.seeds import derived_seed
 from dip_agents.token_buffer import TokenBuffer
-from dip_agents.vlm import VLM
 from dip_env.boxes import union_area
 from dip_env.config import EpisodeConfig
 from dip_env.group import EpisodeGroup
@@ -42,14 +42,17 @@ class RolloutGroup:
     Args:
         scene_index: which scene of the source.
         rollouts: its members.
+        environment_seconds: what the environment's share took: scene, crops, parsing, rewards,
+            tokenising; most of it while the engine decoded other rows.
     """
 
     scene_index: int
     rollouts: list[Rollout]
+    environment_seconds: float = 0.0
 
 
 def collect(
-    vlm: VLM,
+    engine: Engine,
     source: SceneSource,
     scene_indices: Sequence[int],
     group_size: int,
@@ -57,99 +60,117 @@ def collect(
     *,
     seed: int,
     step: int = 0,
-    temperature: float = 1.0,
-    max_new_tokens: int = 256,
-    token_budget: int = 2048,
+    first_place: int = 0,
+    sampling: Sampling | None = None,
     writer: TraceWriter | None = None,
 ) -> list[RolloutGroup]:
     """Play one group of episodes on each scene and return what was said and paid.
 
-    Every group is prefilled once and its members decode together. An observation that does not
-    fit the token budget ends its episode before it is appended.
+    An observation that does not fit the token budget ends its episode before it is appended.
 
     Args:
-        vlm: the policy; in eval mode, weights fixed meanwhile.
+        engine: says what the policy says.
         source: where the scenes come from.
         scene_indices: P scenes.
         group_size: G members each.
         config: the rules of the episodes.
         seed: of the run.
         step: of the trainer; other steps draw other samples.
-        temperature: above 0 samples, 0 is greedy.
-        max_new_tokens: tokens of one turn.
-        token_budget: tokens of one episode, prompt included.
+        first_place: place of the first group in the whole batch, of which these may be a part;
+            a group is the same in whatever part it is played.
+        sampling: how turns are sampled; by default at temperature 1.
         writer: records every episode with its crops, where given.
 
     Returns:
         P groups of G rollouts, in order.
     """
-    groups = [
-        EpisodeGroup(source[index], config, group_size, scene_index=index)
+    sampling = sampling or Sampling()
+    tables = [
+        _Table(engine, source, index, group_size, config, sampling.token_budget, writer, seed)
         for index in scene_indices
     ]
-    prompts = []
-    for group in groups:
-        prompt = TokenBuffer(vlm.image_token_id, token_budget)
-        prompt.append_env(*vlm.chat.opening(group.episodes[0].observation().messages))
-        prompts.append(prompt)
-    recorders = [GroupRecorder(writer, group, seed) for group in groups] if writer else []
-    session = Session(vlm, prompts, group_size, token_budget)
-    buffers = [prompt.copy() for prompt in prompts for _ in range(group_size)]
-    endings: dict[int, str] = {}
-    turn = 0
-    while len(endings) < len(buffers):
-        rows = [row for row in range(len(buffers)) if row not in endings]
+
+    def reply(row: int, sample: Sample) -> Chunk | None:
+        at, member = divmod(row, group_size)
+        return tables[at].reply(member, sample)
+
+    def turn_seed(row: int, turn: int) -> int:
         # By place in the batch, not by scene: a scene may be played twice.
-        seeds = [
-            derived_seed(seed, step, row // group_size, row % group_size, turn) for row in rows
+        place, member = divmod(row, group_size)
+        return derived_seed(seed, step, first_place + place, member, turn)
+
+    openings = [table.opening for table in tables]
+    engine.play(openings, group_size, reply, sampling, turn_seed)
+    return [table.rollouts() for table in tables]
+
+
+class _Table:
+    """One group at play: its episodes and the tokens of each member."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        source: SceneSource,
+        scene_index: int,
+        group_size: int,
+        config: EpisodeConfig,
+        token_budget: int,
+        writer: TraceWriter | None,
+        seed: int,
+    ) -> None:
+        began = time.perf_counter()
+        self.chat = engine.chat
+        self.scene_index = scene_index
+        self.token_budget = token_budget
+        self.group = EpisodeGroup(source[scene_index], config, group_size, scene_index=scene_index)
+        self.recorder = GroupRecorder(writer, self.group, seed) if writer else None
+        messages = self.group.episodes[0].observation().messages
+        prompt = TokenBuffer(self.chat.image_token_id, token_budget)
+        prompt.append_env(*self.chat.opening(messages))
+        self.opening = Chunk(tuple(prompt.ids), tuple(prompt.images), messages)
+        self.buffers = [prompt.copy() for _ in range(group_size)]
+        self.endings: list[str | None] = [None] * group_size
+        self.seconds = time.perf_counter() - began
+
+    def reply(self, member: int, sample: Sample) -> Chunk | None:
+        """Play one turn of one member; None when that ended its episode."""
+        began = time.perf_counter()
+        try:
+            return self._reply(member, sample)
+        finally:
+            self.seconds += time.perf_counter() - began
+
+    def _reply(self, member: int, sample: Sample) -> Chunk | None:
+        buffer, episode = self.buffers[member], self.group.episodes[member]
+        buffer.append_policy(sample.ids, sample.logprobs)
+        action = self.chat.text(sample.ids)
+        turn = self.group.step_member(member, action)
+        if self.recorder is not None:
+            self.recorder.step_member(member, action, turn)
+        if episode.done or turn.message is None:
+            self.endings[member] = "answer" if episode.answered else "max_turns"
+            return None
+        ids, images = self.chat.reply(turn.message)
+        if buffer.ids[-1] != self.chat.eos_token_id:
+            # A turn cut at its limit is closed for the model; the token is not its own.
+            ids = [self.chat.eos_token_id, *ids]
+        # One more token must fit, or there is nothing left to say.
+        if len(buffer) + len(ids) >= self.token_budget:
+            self.endings[member] = "token_budget"
+            self.group.abandon(member)
+            if self.recorder is not None:
+                self.recorder.finish()
+            return None
+        buffer.append_env(ids, images)
+        return Chunk(tuple(ids), tuple(images), (turn.message,))
+
+    def rollouts(self) -> RolloutGroup:
+        """Return what was played, after the end."""
+        rollouts = [
+            _rollout(self.group, member, buffer, str(ending))
+            for member, (buffer, ending) in enumerate(zip(self.buffers, self.endings, strict=True))
         ]
-        samples = session.sample(rows, seeds, temperature, max_new_tokens)
-        texts: dict[int, str] = {}
-        for row, sample in zip(rows, samples, strict=True):
-            buffers[row].append_policy(sample.ids, sample.logprobs)
-            texts[row] = vlm.chat.text(sample.ids)
-        chunks = {}
-        for at, group in enumerate(groups):
-            members = range(at * group_size, (at + 1) * group_size)
-            if group.done:
-                continue
-            actions = [texts.get(row) for row in members]
-            turns = group.step(actions)
-            if recorders:
-                recorders[at].step(actions, turns)
-            for row, result in zip(members, turns, strict=True):
-                if row not in texts:
-                    continue
-                episode = group.episodes[row - members.start]
-                if episode.done or result.message is None:
-                    endings[row] = "answer" if episode.answered else "max_turns"
-                    continue
-                ids, images = vlm.chat.reply(result.message)
-                if buffers[row].ids[-1] != vlm.chat.eos_token_id:
-                    # A turn cut at its limit is closed for the model; the token is not its own.
-                    ids = [vlm.chat.eos_token_id, *ids]
-                # One more token must fit, or there is nothing left to say.
-                if len(buffers[row]) + len(ids) >= token_budget:
-                    endings[row] = "token_budget"
-                    group.abandon(row - members.start)
-                    continue
-                buffers[row].append_env(ids, images)
-                chunks[row] = (ids, images)
-        if chunks:
-            session.append(list(chunks), list(chunks.values()))
-        turn += 1
-    for recorder in recorders:
-        recorder.finish()
-    return [
-        RolloutGroup(
-            index,
-            [
-                _rollout(group, g, buffers[at * group_size + g], endings[at * group_size + g])
-                for g in range(group_size)
-            ],
-        )
-        for at, (index, group) in enumerate(zip(scene_indices, groups, strict=True))
-    ]
+        return RolloutGroup(self.scene_index, rollouts, self.seconds)
 
 
 def _rollout(group: EpisodeGroup, member: int, buffer: TokenBuffer, ending: str) -> Rollout:

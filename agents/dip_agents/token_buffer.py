@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -28,12 +29,14 @@ class EncodedImage:
         grid: (t, h, w) in patches.
         tokens: placeholders this image fills in the sequence.
         key: content hash; equal keys mean equal patches, so an image is encoded once.
+        pixels: the same image, uint8 (h, w, 3), for engines with a processor of their own.
     """
 
     patches: NDArray[np.float32]
     grid: tuple[int, int, int]
     tokens: int
     key: bytes
+    pixels: NDArray[np.uint8]
 
 
 @dataclass(eq=False)
@@ -79,16 +82,19 @@ class TokenBuffer:
         self.logprobs.extend([0.0] * len(ids))
         self.images.extend(images)
 
-    def append_policy(self, ids: Sequence[int], logprobs: Sequence[float]) -> None:
+    def append_policy(self, ids: Sequence[int], logprobs: Sequence[float] | None) -> None:
         """Append what the policy sampled (loss mask 1).
 
         Args:
             ids: sampled token ids, the end-of-turn token included when it was sampled.
-            logprobs: behaviour logprobs of those tokens.
+            logprobs: behaviour logprobs of those tokens, or None when the sampler gives none;
+                they are kept as NaN then.
 
         Raises:
             PlaceholderError: when the policy sampled an image placeholder, or lengths differ.
         """
+        if logprobs is None:
+            logprobs = [math.nan] * len(ids)
         if len(ids) != len(logprobs):
             raise PlaceholderError(f"expected {len(ids)} logprobs, got {len(logprobs)}")
         if self.image_token_id in ids:

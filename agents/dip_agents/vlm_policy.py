@@ -5,12 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 
-import torch
-
-from dip_agents.engines.hf import Session
+from dip_agents.engines.base import Chunk, Engine, Sample, Sampling
 from dip_agents.policy import Completion
 from dip_agents.token_buffer import TokenBuffer
-from dip_agents.vlm import VLM
 from dip_env.episode import Message, Observation
 
 
@@ -21,7 +18,7 @@ class VLMPolicy:
     object has not seen is tokenised from its text.
 
     Args:
-        vlm: the model.
+        engine: says what the model says.
         temperature: 0 is greedy.
         max_new_tokens: tokens of one turn.
         token_budget: tokens of one episode; an observation that does not fit gets an empty,
@@ -31,21 +28,21 @@ class VLMPolicy:
 
     def __init__(
         self,
-        vlm: VLM,
+        engine: Engine,
         temperature: float = 0.0,
         max_new_tokens: int = 256,
         token_budget: int = 2048,
         batch_size: int = 32,
     ) -> None:
         """Keep the settings."""
-        self.vlm = vlm
+        self.engine = engine
+        self.chat = engine.chat
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
         self.token_budget = token_budget
         self.batch_size = batch_size
         self._spoken: dict[bytes, TokenBuffer] = {}
 
-    @torch.no_grad()
     def act(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[Completion]:
         """Sample one turn for each observation.
 
@@ -56,7 +53,6 @@ class VLMPolicy:
         Returns:
             One completion per observation, in order.
         """
-        self.vlm.model.eval()
         out: list[Completion] = []
         for start in range(0, len(observations), self.batch_size):
             part = slice(start, start + self.batch_size)
@@ -68,16 +64,23 @@ class VLMPolicy:
         fits = [i for i, buffer in enumerate(buffers) if len(buffer) < self.token_budget]
         done = {i: Completion("", truncated=True) for i in range(len(buffers)) if i not in fits}
         if fits:
-            capacity = max(len(buffers[i]) for i in fits) + self.max_new_tokens
-            session = Session(
-                self.vlm, [buffers[i] for i in fits], 1, min(capacity, self.token_budget)
+            chunks = [
+                Chunk(tuple(buffers[i].ids), tuple(buffers[i].images), observations[i].messages)
+                for i in fits
+            ]
+            longest = max(len(chunk.ids) for chunk in chunks) + self.max_new_tokens
+            sampling = Sampling(
+                self.temperature, self.max_new_tokens, min(longest, self.token_budget)
             )
-            samples = session.sample(
-                range(len(fits)), [seeds[i] for i in fits], self.temperature, self.max_new_tokens
+            samples: dict[int, Sample] = {}
+            # One turn each: the environment answers between two calls of this policy.
+            self.engine.play(
+                chunks, 1, samples.__setitem__, sampling, lambda row, _: seeds[fits[row]]
             )
-            for i, sample in zip(fits, samples, strict=True):
-                text = self.vlm.chat.text(sample.ids)
-                done[i] = Completion(text, sample.ids, sample.logprobs, sample.truncated)
+            for row, i in enumerate(fits):
+                sample = samples[row]
+                text = self.chat.text(sample.ids)
+                done[i] = Completion(text, sample.ids, sample.logprobs or (), sample.truncated)
                 buffers[i].append_policy(sample.ids, sample.logprobs)
                 self._remember(observations[i], text, buffers[i])
         return [done[i] for i in range(len(buffers))]
@@ -86,19 +89,19 @@ class VLMPolicy:
         messages = observation.messages
         known = self._spoken.pop(_key(messages[:-1]), None) if len(messages) > 1 else None
         if known is None:
-            known = TokenBuffer(self.vlm.image_token_id)
-            known.append_env(*self.vlm.chat.opening(messages[:1]))
+            known = TokenBuffer(self.chat.image_token_id)
+            known.append_env(*self.chat.opening(messages[:1]))
             rest = messages[1:]
         else:
             rest = messages[-1:]
         for message in rest:
             if message.role == "assistant":
-                ids = self.vlm.chat.policy_ids(message.text)
+                ids = self.chat.policy_ids(message.text)
                 known.append_policy(ids, [0.0] * len(ids))
                 continue
-            ids, images = self.vlm.chat.reply(message)
-            if known.ids[-1] != self.vlm.chat.eos_token_id:
-                ids = [self.vlm.chat.eos_token_id, *ids]
+            ids, images = self.chat.reply(message)
+            if known.ids[-1] != self.chat.eos_token_id:
+                ids = [self.chat.eos_token_id, *ids]
             known.append_env(ids, images)
         return known
 

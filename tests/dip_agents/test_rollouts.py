@@ -1,14 +1,18 @@
 import pytest
 import torch
 
+from dip_agents.engines.base import Sampling
+from dip_agents.engines.hf import HFEngine
 from dip_agents.rollouts import collect
 from dip_env.group import EpisodeGroup
 from dip_wrappers.traces import TraceWriter, load_traces
 
 
 def play(vlm, toy, rules, **changes):
-    settings = {"seed": 0, "max_new_tokens": 24, "token_budget": 260} | changes
-    return collect(vlm, toy, [0, 1], 3, rules, **settings)
+    sampling = Sampling(1.0, 24, changes.pop("token_budget", 260))
+    return collect(
+        HFEngine(vlm), toy, [0, 1], 3, rules, **({"seed": 0, "sampling": sampling} | changes)
+    )
 
 
 def test_buffers_hold_what_was_said_and_the_rewards_of_the_environment(micro, toy, brief_rules):

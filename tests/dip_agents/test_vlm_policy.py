@@ -1,25 +1,29 @@
 import pytest
 
+from dip_agents.engines.hf import HFEngine
 from dip_agents.policy import Policy
 from dip_agents.vlm_policy import VLMPolicy
 from dip_env.episode import Episode
 
 
 def test_it_is_a_policy(micro):
-    assert isinstance(VLMPolicy(micro("qwen3_vl")), Policy)
+    assert isinstance(VLMPolicy(HFEngine(micro("qwen3_vl"))), Policy)
 
 
 def test_greedy_play_does_not_depend_on_the_batch(micro, toy, brief_rules):
     vlm = micro("qwen3_vl")
     observations = [Episode(toy[i], brief_rules).observation() for i in range(3)]
-    together = VLMPolicy(vlm, max_new_tokens=12).act(observations, [0, 0, 0])
-    alone = [VLMPolicy(vlm, max_new_tokens=12, batch_size=1).act([o], [0])[0] for o in observations]
+    together = VLMPolicy(HFEngine(vlm), max_new_tokens=12).act(observations, [0, 0, 0])
+    alone = [
+        VLMPolicy(HFEngine(vlm), max_new_tokens=12, batch_size=1).act([o], [0])[0]
+        for o in observations
+    ]
     assert [c.token_ids for c in together] == [c.token_ids for c in alone]
 
 
 def test_a_later_turn_continues_the_sampled_tokens(micro, toy, brief_rules):
     vlm = micro("qwen3_vl")
-    policy = VLMPolicy(vlm, temperature=1.0, max_new_tokens=12)
+    policy = VLMPolicy(HFEngine(vlm), temperature=1.0, max_new_tokens=12)
     episode = Episode(toy[0], brief_rules)
     first = policy.act([episode.observation()], [3])[0]
     episode.step(first.text)
@@ -36,12 +40,12 @@ def test_an_unknown_conversation_is_read_from_its_text(micro, toy, brief_rules):
     vlm = micro("qwen3_vl")
     episode = Episode(toy[0], brief_rules)
     episode.step("<think>2 people.</think><look>[[1,2,30,40]]</look>")
-    completion = VLMPolicy(vlm, max_new_tokens=5).act([episode.observation()], [0])[0]
+    completion = VLMPolicy(HFEngine(vlm), max_new_tokens=5).act([episode.observation()], [0])[0]
     assert len(completion.token_ids) == len(completion.logprobs) <= 5
 
 
 def test_a_conversation_beyond_the_budget_is_told_as_truncated(micro, toy, brief_rules):
-    policy = VLMPolicy(micro("qwen3_vl"), token_budget=10)
+    policy = VLMPolicy(HFEngine(micro("qwen3_vl")), token_budget=10)
     completion = policy.act([Episode(toy[0], brief_rules).observation()], [0])[0]
     assert completion.truncated
     assert completion.text == ""
@@ -58,7 +62,7 @@ def test_both_families_play_an_episode_to_its_end(micro, toy, family):
         max_turns=2,
     )
     episode = Episode(toy[1], rules)
-    policy = VLMPolicy(micro(family), temperature=1.0, max_new_tokens=8)
+    policy = VLMPolicy(HFEngine(micro(family)), temperature=1.0, max_new_tokens=8)
     while not episode.done:
         episode.step(policy.act([episode.observation()], [episode.turn])[0].text)
     assert episode.turn == 2

@@ -12,6 +12,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from dip_agents.engines.base import Sampling
+from dip_agents.engines.hf import HFEngine
 from dip_agents.grpo import GRPOTrainer
 from dip_agents.grpo_config import GRPOConfig
 from dip_agents.models import load_model, save_model, tiny_texts
@@ -82,7 +84,13 @@ def test_the_bare_loop_makes_the_step_of_the_trainer(
     loaded = load_model(str(micro_folder), dtype="float32")
     groups = paid_for_small_ids(
         collect(
-            loaded.vlm, toy, [0, 1], 3, loaded.rules, seed=0, max_new_tokens=12, token_budget=200
+            HFEngine(loaded.vlm),
+            toy,
+            [0, 1],
+            3,
+            loaded.rules,
+            seed=0,
+            sampling=Sampling(1.0, 12, 200),
         )
     )
     config = GRPOConfig(

@@ -145,8 +145,19 @@ class GroupRecorder:
                 self._writer.turn(name, action, turn)
         self.finish()
 
+    def step_member(self, member: int, action: str, turn: Turn) -> None:
+        """Write what one member did on its own time.
+
+        Args:
+            member: its place in the group.
+            action: what it said.
+            turn: what the group returned.
+        """
+        self._writer.turn(self._names[member], action, turn)
+        self.finish()
+
     def finish(self) -> None:
-        """Write how the group ended, once it has; ``step`` does so by itself.
+        """Write how the group ended, once it has; the steps do so by themselves.
 
         A group whose last members were abandoned ends without a step, and needs the call.
         """

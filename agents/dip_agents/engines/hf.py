@@ -6,30 +6,59 @@ Stock ``generate`` cannot continue a cache when a new image arrives, hence an ow
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from dip_agents.engines.base import Chunk, Reply, Sample, Sampling, TurnSeed
 from dip_agents.engines.kv_cache import RowCache
-from dip_agents.token_buffer import EncodedImage, TokenBuffer
+from dip_agents.token_buffer import EncodedImage
 from dip_agents.vlm import VLM
 
 
-@dataclass(frozen=True)
-class Sample:
-    """What one row sampled in one turn.
+class HFEngine:
+    """Plays rows with the trainer's own weights over one key-value cache.
 
     Args:
-        ids: token ids; the last is the end of turn unless truncated.
-        logprobs: behaviour logprobs of these ids at the sampling temperature.
-        truncated: True when the turn hit its token limit.
+        vlm: the model; in eval mode, its weights fixed while rows are played.
     """
 
-    ids: tuple[int, ...]
-    logprobs: tuple[float, ...]
-    truncated: bool
+    same_model = True
+
+    def __init__(self, vlm: VLM) -> None:
+        """Keep the model."""
+        self.vlm = vlm
+        self.chat = vlm.chat
+
+    def sync(self, vlm: VLM, version: int) -> None:
+        """Do nothing: the weights are the trainer's."""
+
+    def play(
+        self,
+        prompts: Sequence[Chunk],
+        repeats: int,
+        reply: Reply,
+        sampling: Sampling,
+        turn_seed: TurnSeed,
+    ) -> None:
+        """Play ``repeats`` rows of each prompt to their ends, see ``Engine``."""
+        self.vlm.model.eval()
+        session = Session(self.vlm, prompts, repeats, sampling.token_budget)
+        live = list(range(len(prompts) * repeats))
+        turn = 0
+        while live:
+            seeds = [turn_seed(row, turn) for row in live]
+            samples = session.sample(live, seeds, sampling.temperature, sampling.max_new_tokens)
+            chunks = {}
+            for row, sample in zip(live, samples, strict=True):
+                chunk = reply(row, sample)
+                if chunk is not None:
+                    chunks[row] = (chunk.ids, chunk.images)
+            live = list(chunks)
+            if chunks:
+                session.append(live, list(chunks.values()))
+            turn += 1
 
 
 class Session:
@@ -37,15 +66,13 @@ class Session:
 
     Args:
         vlm: the model; its weights must not change while the session lives.
-        prompts: P buffers, prefilled once each.
+        prompts: P first chunks, prefilled once each.
         repeats: G rows per prompt; row p*G+g continues prompt p.
         capacity: longest a row may become, in tokens.
     """
 
     @torch.no_grad()
-    def __init__(
-        self, vlm: VLM, prompts: Sequence[TokenBuffer], repeats: int, capacity: int
-    ) -> None:
+    def __init__(self, vlm: VLM, prompts: Sequence[Chunk], repeats: int, capacity: int) -> None:
         """Prefill the prompts and repeat their caches."""
         self.vlm = vlm
         self.capacity = capacity

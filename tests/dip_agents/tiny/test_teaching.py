@@ -7,6 +7,8 @@ import torch
 from dip_agents.tiny.teaching import DenseHead, coordinate_mask, dense_target, smoothed_loss
 from dip_agents.token_buffer import EncodedImage, TokenBuffer
 
+NO_PIXELS = np.zeros((0, 0, 3), np.uint8)
+
 
 def test_only_integers_inside_look_and_answer_are_coordinates(micro):
     vlm = micro("qwen3_vl")
@@ -39,7 +41,9 @@ def test_at_the_edge_of_the_range_no_weight_falls_outside():
 
 
 def test_the_dense_target_marks_the_cell_of_the_centre():
-    image = EncodedImage(np.zeros((24, 6), np.float32), (1, 4, 6), 6, b"k")  # 2 x 3 cells
+    image = EncodedImage(
+        np.zeros((24, 6), np.float32), (1, 4, 6), 6, b"k", NO_PIXELS
+    )  # 2 x 3 cells
     target = dense_target(np.array([[30.0, 10.0, 50.0, 60.0]]), image, cell=32)
     # Centre (40, 35): column 1, row 1, whose centre is (48, 48); the image is 96 x 64.
     assert np.flatnonzero(target[:, 0]).tolist() == [4]
@@ -47,7 +51,7 @@ def test_the_dense_target_marks_the_cell_of_the_centre():
 
 
 def test_of_two_people_in_a_cell_the_larger_counts():
-    image = EncodedImage(np.zeros((4, 6), np.float32), (1, 2, 2), 1, b"k")
+    image = EncodedImage(np.zeros((4, 6), np.float32), (1, 2, 2), 1, b"k", NO_PIXELS)
     boxes = np.array([[0.0, 0.0, 30.0, 30.0], [10.0, 10.0, 20.0, 20.0]])
     target = dense_target(boxes, image, cell=32)
     np.testing.assert_allclose(target[0], [1, -0.5, -0.5, 14 / 32, 14 / 32])

@@ -1,0 +1,117 @@
+"""What every engine is to the rest: prompts go in, turns come out; knows no model and no reward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from dip_agents.token_buffer import EncodedImage
+from dip_env.episode import Message
+
+if TYPE_CHECKING:
+    from dip_agents.chat_tokens import ChatTokens
+    from dip_agents.vlm import VLM
+
+
+@dataclass(frozen=True, eq=False)
+class Chunk:
+    """What stands before the policy's next token and was not there before.
+
+    Args:
+        ids: token ids, with one placeholder per image feature.
+        images: in the order of their placeholders.
+        messages: the same as text and pixels, for engines that do not take tokens; of a first
+            chunk the whole conversation, of a later one the environment's message.
+    """
+
+    ids: Sequence[int]
+    images: Sequence[EncodedImage]
+    messages: Sequence[Message] = ()
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one row said in one turn.
+
+    Args:
+        ids: token ids; the last is the end of turn unless truncated.
+        logprobs: behaviour logprobs of these ids at the sampling temperature, or None when the
+            engine gives none.
+        truncated: True when the turn hit its token limit.
+    """
+
+    ids: tuple[int, ...]
+    logprobs: tuple[float, ...] | None
+    truncated: bool
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How turns are sampled.
+
+    Args:
+        temperature: above 0 samples from the whole distribution, 0 takes the likeliest token.
+        max_new_tokens: limit per turn, the end of turn included.
+        token_budget: limit per row, its first chunk included.
+    """
+
+    temperature: float = 1.0
+    max_new_tokens: int = 256
+    token_budget: int = 2048
+
+
+Reply = Callable[[int, Sample], Chunk | None]
+"""Row and its turn -> what comes next for that row, or None when it has ended.
+
+Called from one thread, which may be another than the engine's, one call at a time; all calls of a
+row come in the order of its turns. A chunk fits the row's token budget with at least one token to
+spare.
+"""
+
+TurnSeed = Callable[[int, int], int]
+"""Row and turn (from 0) -> seed of its sampling; the same everywhere, whatever else is played."""
+
+
+class Engine(Protocol):
+    """Plays many rows, each a conversation of turns.
+
+    An engine closes a truncated turn for the model by the chunk that follows: ``Reply`` puts the
+    end of turn first.
+    """
+
+    chat: ChatTokens
+    """Messages to tokens, as this engine's model reads them."""
+    same_model: bool
+    """True when the trainer's own weights sample; else the trainer corrects for the difference."""
+
+    def play(
+        self,
+        prompts: Sequence[Chunk],
+        repeats: int,
+        reply: Reply,
+        sampling: Sampling,
+        turn_seed: TurnSeed,
+    ) -> None:
+        """Play ``repeats`` rows of each prompt to their ends.
+
+        Args:
+            prompts: P first chunks.
+            repeats: G; row p*G+g continues prompt p.
+            reply: what the environment says to each turn.
+            sampling: how.
+            turn_seed: seeds; greedy sampling uses none.
+
+        Raises:
+            ValueError: when a chunk does not fit the token budget.
+        """
+        ...
+
+    def sync(self, vlm: VLM, version: int) -> None:
+        """Take over the trainer's weights.
+
+        Args:
+            vlm: the trainer's model.
+            version: other for other weights.
+        """
+        ...
