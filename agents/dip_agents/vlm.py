@@ -296,16 +296,34 @@ class VLM:
         Returns:
             Logprobs, entropies and mask, each (B, T).
         """
-        hidden = self.hidden(buffers)
         ids, mask = self.targets(buffers)
-        # Token t is drawn from the state before it.
-        logp = self.log_softmax(hidden[:, :-1][mask[:, 1:]], temperature)
-        chosen = logp.gather(1, ids[mask][:, None])[:, 0]
-        entropy = -(logp.exp() * logp.masked_fill(logp == -torch.inf, 0.0)).sum(-1)
+        chosen, entropy = self.scores(self.deciding_states(buffers, mask), ids[mask], temperature)
         zeros = torch.zeros(mask.shape, device=self.device)
         return TokenLogprobs(
             zeros.masked_scatter(mask, chosen), zeros.masked_scatter(mask, entropy), mask
         )
+
+    def deciding_states(self, buffers: Sequence[TokenBuffer], mask: Tensor) -> Tensor:
+        """Return the states (N, d) that the policy tokens were drawn from, row by row.
+
+        Args:
+            buffers: B episodes.
+            mask: of their policy tokens, bool (B, T), from ``targets``.
+        """
+        # Token t is drawn from the state before it.
+        return self.hidden(buffers)[:, :-1][mask[:, 1:]]
+
+    def scores(self, states: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
+        """Return logprob and entropy (N,) of the tokens drawn from these states, in float32.
+
+        Args:
+            states: last hidden states (N, d).
+            ids: tokens (N,).
+            temperature: the one they were sampled at.
+        """
+        logp = self.log_softmax(states, temperature)
+        entropy = -(logp.exp() * logp.masked_fill(logp == -torch.inf, 0.0)).sum(-1)
+        return logp.gather(1, ids[:, None])[:, 0], entropy
 
     def targets(self, buffers: Sequence[TokenBuffer]) -> tuple[Tensor, Tensor]:
         """Return ids (B, T) and the mask (B, T) of policy tokens that have a state before them."""
