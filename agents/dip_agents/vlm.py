@@ -86,6 +86,11 @@ class VLM:
         return self.core.get_input_embeddings().weight.device
 
     @property
+    def ban(self) -> Tensor:
+        """0 for tokens that may be sampled, -inf for the others, float32 (V,), on the device."""
+        return self._ban.to(self.device)
+
+    @property
     def image_token_id(self) -> int:
         """The placeholder id that image features replace."""
         return self.chat.image_token_id

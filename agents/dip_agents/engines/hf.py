@@ -5,35 +5,54 @@ Stock ``generate`` cannot continue a cache when a new image arrives, hence an ow
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from dip_agents.engines.base import Chunk, Reply, Sample, Sampling, TurnSeed
-from dip_agents.engines.kv_cache import RowCache
+from dip_agents.engines.decoder import Decoder, decoder_for
+from dip_agents.engines.sampling import draw
 from dip_agents.token_buffer import EncodedImage
 from dip_agents.vlm import VLM
 
+REPLY_LAG = 2
+"""Steps of decoding that the environment gets to answer before the engine waits for it."""
+
 
 class HFEngine:
-    """Plays rows with the trainer's own weights over one key-value cache.
+    """Plays rows with a transformers model over one key-value cache with slots.
+
+    The prompt of a group is prefilled once and its keys and values are copied to the members. Rows
+    that decode lie side by side in the cache; while the environment works on the turn of one, the
+    others go on, and the slot of a row that has ended goes to the next. When a row moves on depends
+    on tokens alone, never on the clock, so that a seed gives the same rows every time.
 
     Args:
         vlm: the model; in eval mode, its weights fixed while rows are played.
+        slots: most rows that are played at once.
+        prefill_tokens: most padded tokens of prompts and replies in one forward pass.
     """
 
     same_model = True
 
-    def __init__(self, vlm: VLM) -> None:
-        """Keep the model."""
+    def __init__(self, vlm: VLM, slots: int = 256, prefill_tokens: int = 16384) -> None:
+        """Keep the model; memory is taken when rows are played."""
         self.vlm = vlm
         self.chat = vlm.chat
+        self.slots = slots
+        self.prefill_tokens = prefill_tokens
+        self._decoder: Decoder | None = None
 
     def sync(self, vlm: VLM, version: int) -> None:
         """Do nothing: the weights are the trainer's."""
 
+    @torch.no_grad()
     def play(
         self,
         prompts: Sequence[Chunk],
@@ -44,208 +63,292 @@ class HFEngine:
     ) -> None:
         """Play ``repeats`` rows of each prompt to their ends, see ``Engine``."""
         self.vlm.model.eval()
-        session = Session(self.vlm, prompts, repeats, sampling.token_budget)
-        live = list(range(len(prompts) * repeats))
-        turn = 0
-        while live:
-            seeds = [turn_seed(row, turn) for row in live]
-            samples = session.sample(live, seeds, sampling.temperature, sampling.max_new_tokens)
-            chunks = {}
-            for row, sample in zip(live, samples, strict=True):
-                chunk = reply(row, sample)
-                if chunk is not None:
-                    chunks[row] = (chunk.ids, chunk.images)
-            live = list(chunks)
-            if chunks:
-                session.append(live, list(chunks.values()))
-            turn += 1
+        if self._decoder is None:
+            self._decoder = decoder_for(self.vlm)
+        self._decoder.refresh()
+        # One context around everything: autocast then converts each weight once.
+        with self.vlm.precision(), ThreadPoolExecutor(1, "environment") as environment:
+            _Play(self, self._decoder, prompts, repeats, reply, sampling, turn_seed, environment)()
 
 
-class Session:
-    """Rows that grow turn by turn over one key-value cache.
+@dataclass(eq=False)
+class _Row:
+    """One row while it is played.
 
     Args:
-        vlm: the model; its weights must not change while the session lives.
-        prompts: P first chunks, prefilled once each.
-        repeats: G rows per prompt; row p*G+g continues prompt p.
-        capacity: longest a row may become, in tokens.
+        number: p*G+g.
+        slot: where its keys and values are.
+        length: columns that hold them; the token sampled last is not among them yet.
+        position: rotary position of the next token to be fed.
+        turn: the turn it is in.
+        ids: what it said in this turn.
+        logprobs: of these ids.
+        draws: uniform numbers of this turn, one per token; none when greedy.
+        limit: tokens this turn may have.
     """
 
-    @torch.no_grad()
-    def __init__(self, vlm: VLM, prompts: Sequence[Chunk], repeats: int, capacity: int) -> None:
-        """Prefill the prompts and repeat their caches."""
-        self.vlm = vlm
-        self.capacity = capacity
-        config = vlm.core.config.text_config
-        self.cache = RowCache(config.num_hidden_layers, len(prompts), capacity)
-        self.lengths = np.zeros(len(prompts), dtype=np.int64)
-        self.positions = np.zeros(len(prompts), dtype=np.int64)
-        # Logits of each row's next token, kept between prefill and sampling.
-        self.hidden: list[Tensor | None] = [None] * len(prompts)
-        self.append(range(len(prompts)), [(p.ids, p.images) for p in prompts])
-        self.cache.repeat(repeats)
-        self.lengths = self.lengths.repeat(repeats)
-        self.positions = self.positions.repeat(repeats)
-        self.hidden = [state for state in self.hidden for _ in range(repeats)]
+    number: int
+    slot: int
+    length: int = 0
+    position: int = 0
+    turn: int = 0
+    ids: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    draws: NDArray[np.float64] | None = None
+    limit: int = 0
+    unfed: int | None = None
+    """Token that ended the turn before, to be fed with what follows it."""
 
-    def room(self, row: int) -> int:
-        """Return how many tokens still fit into a row."""
-        return int(self.capacity - self.lengths[row])
 
-    @torch.no_grad()
-    def append(
-        self, rows: Sequence[int], chunks: Sequence[tuple[Sequence[int], Sequence[EncodedImage]]]
-    ) -> None:
-        """Feed given tokens, such as what the environment said, to some rows.
+@dataclass(eq=False)
+class _Waiting:
+    """A row whose turn is with the environment."""
 
-        Args:
-            rows: distinct row numbers.
-            chunks: ids and images for each of them, ragged.
+    row: _Row
+    answer: Future[Chunk | None]
+    due: int
 
-        Raises:
-            ValueError: when a chunk does not fit its row; nothing is fed.
-        """
-        longest = max(len(ids) for ids, _ in chunks)
-        for row, (ids, _) in zip(rows, chunks, strict=True):
-            if len(ids) > self.room(row):
-                raise ValueError(
-                    f"row {row}: expected at most {self.room(row)} tokens, got {len(ids)}"
-                )
-        tokens = np.full((len(chunks), longest), self.vlm.processor.tokenizer.pad_token_id)
-        slots = np.full((len(chunks), longest), self.capacity)  # scratch for the padding
-        places = np.zeros((3, len(chunks), longest), dtype=np.int64)
-        for b, (row, (chunk, chunk_images)) in enumerate(zip(rows, chunks, strict=True)):
-            n = len(chunk)
-            tokens[b, :n] = chunk
-            slots[b, :n] = self.lengths[row] + np.arange(n)
-            places[:, b, :n], self.positions[row] = self.vlm.positions(
-                chunk, chunk_images, int(self.positions[row])
-            )
-            self.lengths[row] += n
-        images = [image for _, chunk_images in chunks for image in chunk_images]
-        features = self.vlm.features_of(images)
-        states = self._forward(list(rows), tokens, slots, places, images, features)
-        for b, (row, (chunk, _)) in enumerate(zip(rows, chunks, strict=True)):
-            self.hidden[row] = states[b, len(chunk) - 1]
 
-    @torch.no_grad()
-    def sample(
+@dataclass(eq=False)
+class _Prefix:
+    """A prefilled prompt, kept while members of its group have yet to start."""
+
+    columns: Tensor
+    state: Tensor
+    length: int
+    position: int
+
+
+class _Play:
+    """One call of ``HFEngine.play``."""
+
+    def __init__(
         self,
-        rows: Sequence[int],
-        seeds: Sequence[int],
-        temperature: float = 1.0,
-        max_new_tokens: int = 256,
-    ) -> list[Sample]:
-        """Sample one turn for some rows.
+        engine: HFEngine,
+        decoder: Decoder,
+        prompts: Sequence[Chunk],
+        repeats: int,
+        reply: Reply,
+        sampling: Sampling,
+        turn_seed: TurnSeed,
+        environment: ThreadPoolExecutor,
+    ) -> None:
+        self.vlm, self.decoder, self.prompts, self.repeats = engine.vlm, decoder, prompts, repeats
+        self.reply, self.sampling, self.turn_seed = reply, sampling, turn_seed
+        self.environment = environment
+        self.prefill_tokens = engine.prefill_tokens
+        rows = len(prompts) * repeats
+        slots = min(rows, engine.slots)
+        self.cache = decoder.new_cache(slots, sampling.token_budget)
+        self.queue = deque(range(rows))
+        self.at: list[_Row | None] = [None] * slots
+        self.live: list[_Row] = []
+        self.waiting: deque[_Waiting] = deque()
+        self.ready: list[tuple[_Row, Chunk]] = []
+        self.prefixes: dict[int, _Prefix] = {}
+        self.clock = 0
+        self.ban = decoder.ban
+        # Replies are fed together: one row at a time would waste the width of a forward pass.
+        self.together = max(1, slots // 4)
 
-        A row's tokens depend on its own seed only, not on the rows beside it. What was sampled is
-        in the cache afterwards; a truncated turn is closed by ``append`` with the end of turn.
+    def __call__(self) -> None:
+        while self.queue or self.live or self.waiting or self.ready:
+            self._take_replies()
+            self._admit()
+            if len(self.ready) >= self.together or not self.live:
+                self._resume()
+            self._step()
 
-        Args:
-            rows: distinct row numbers.
-            seeds: one per row.
-            temperature: above 0 samples, 0 takes the most likely token.
-            max_new_tokens: limit per turn, the end of turn included.
+    def _take_replies(self) -> None:
+        """Take the environment's answers that are due; wait for them when nothing else is left."""
+        while self.waiting and (self.waiting[0].due <= self.clock or not self.live):
+            waiting = self.waiting.popleft()
+            chunk = waiting.answer.result()
+            if chunk is None:
+                self.at[waiting.row.slot] = None
+            else:
+                self.ready.append((waiting.row, chunk))
 
-        Returns:
-            One sample per row.
-        """
-        draws = np.stack([np.random.default_rng(seed).random(max_new_tokens) for seed in seeds])
-        limits = [min(max_new_tokens, self.room(row)) for row in rows]
-        ids: list[list[int]] = [[] for _ in rows]
-        logprobs: list[list[float]] = [[] for _ in rows]
-        live = [b for b, limit in enumerate(limits) if limit > 0]
-        states = [self.hidden[row] for row in rows]
+    def _admit(self) -> None:
+        """Give free slots to rows that have not begun; each prompt is prefilled once."""
+        free = [slot for slot, row in enumerate(self.at) if row is None]
+        rows = []
+        for slot in free[: len(self.queue)]:
+            row = _Row(self.queue.popleft(), slot)
+            self.at[slot] = row
+            rows.append(row)
+        if not rows:
+            return
+        firsts: dict[int, _Row] = {}
+        for row in rows:
+            prompt = row.number // self.repeats
+            if prompt not in self.prefixes:
+                firsts.setdefault(prompt, row)
+        if firsts:
+            states = self._feed_chunks(
+                [(row, self.prompts[prompt]) for prompt, row in firsts.items()]
+            )
+            for (prompt, row), state in zip(firsts.items(), states, strict=True):
+                columns = self.cache.columns(row.slot, row.length)
+                self.prefixes[prompt] = _Prefix(columns, state, row.length, row.position)
+        by_prompt: dict[int, list[_Row]] = {}
+        for row in rows:
+            prompt = row.number // self.repeats
+            by_prompt.setdefault(prompt, []).append(row)
+        begun = []
+        for prompt, members in by_prompt.items():
+            prefix = self.prefixes[prompt]
+            copies = [row for row in members if row is not firsts.get(prompt)]
+            if copies:
+                self.cache.put([row.slot for row in copies], prefix.columns)
+            for row in copies:
+                row.length, row.position = prefix.length, prefix.position
+            begun += [prefix.state] * len(members)
+            if members[-1].number == (prompt + 1) * self.repeats - 1:
+                del self.prefixes[prompt]
+        self._begin([row for members in by_prompt.values() for row in members], begun)
+
+    def _resume(self) -> None:
+        """Feed what the environment said and let those rows speak again."""
+        if not self.ready:
+            return
+        ready, self.ready = self.ready, []
+        states = self._feed_chunks(ready)
+        for row, _ in ready:
+            row.turn += 1
+        self._begin([row for row, _ in ready], states)
+
+    def _begin(self, rows: Sequence[_Row], states: Sequence[Tensor]) -> None:
+        """Start a turn of some rows and draw its first token from the states given."""
+        sampling = self.sampling
+        speaking, from_states = [], []
+        for row, state in zip(rows, states, strict=True):
+            row.ids, row.logprobs = [], []
+            row.limit = min(sampling.max_new_tokens, sampling.token_budget - row.length)
+            if row.limit <= 0:
+                self._end_turn(row)
+                continue
+            if sampling.temperature > 0:
+                generator = np.random.default_rng(self.turn_seed(row.number, row.turn))
+                row.draws = generator.random(row.limit)
+            speaking.append(row)
+            from_states.append(state)
+        if speaking:
+            self.live += self._draw(speaking, torch.stack(from_states))
+
+    def _step(self) -> None:
+        """Feed the last token of every live row and draw the next."""
+        self.clock += 1
+        if not self.live:
+            return
+        self._gather()
+        rows = self.live
+        numbers = np.array([(row.ids[-1], row.position, row.length) for row in rows])
+        for row in rows:
+            row.position += 1
+            row.length += 1
+        ids, positions, columns = torch.from_numpy(numbers.T.copy()).to(self.vlm.device)
+        width = max(row.length for row in rows)
+        states = self.decoder.feed(self.cache, ids, positions, columns, width)
+        self.live = self._draw(rows, states)
+
+    def _draw(self, rows: list[_Row], states: Tensor) -> list[_Row]:
+        """Draw one token per row; returns the rows whose turn goes on."""
+        draws = None
+        if self.sampling.temperature > 0:
+            numbers = [row.draws[len(row.ids)] for row in rows if row.draws is not None]
+            draws = torch.tensor(numbers, dtype=torch.float64)
+        logits = self.decoder.logits(states)
+        chosen, logprobs = draw(logits, self.ban, self.sampling.temperature, draws)
         eos = self.vlm.chat.eos_token_id
-        # One context around the loop: autocast then converts each weight once, not once per token.
-        with self.vlm.precision():
-            self._decode(rows, live, states, ids, logprobs, draws, limits, temperature, eos)
-        for b, row in enumerate(rows):
-            self.hidden[row] = states[b]
-        return [
-            Sample(tuple(ids[b]), tuple(logprobs[b]), not ids[b] or ids[b][-1] != eos)
-            for b in range(len(rows))
-        ]
+        going = []
+        for row, token, logprob in zip(rows, chosen, logprobs, strict=True):
+            row.ids.append(token)
+            row.logprobs.append(logprob)
+            if token == eos or len(row.ids) == row.limit:
+                self._end_turn(row)
+            else:
+                going.append(row)
+        return going
 
-    def _decode(
-        self,
-        rows: Sequence[int],
-        live: list[int],
-        states: list[Tensor | None],
-        ids: list[list[int]],
-        logprobs: list[list[float]],
-        draws: np.ndarray,
-        limits: list[int],
-        temperature: float,
-        eos: int,
-    ) -> None:
-        """Draw token after token until every row has ended its turn; fills ids and logprobs."""
-        while live:
-            hidden = torch.stack([s for s in (states[b] for b in live) if s is not None])
-            step = len(ids[live[0]])
-            chosen, logp = _draw(
-                self.vlm.log_softmax(hidden, temperature or 1.0),
-                torch.from_numpy(draws[live, step]) if temperature > 0 else None,
-            )
-            for b, token, value in zip(live, chosen, logp, strict=True):
-                ids[b].append(token)
-                logprobs[b].append(value)
-            fed = list(live)
-            live = [b for b in live if ids[b][-1] != eos and len(ids[b]) < limits[b]]
-            # The last token of every row is fed as well: the next turn continues behind it.
-            out = self._feed([rows[b] for b in fed], [ids[b][-1] for b in fed])
-            for at, b in enumerate(fed):
-                states[b] = out[at]
+    def _end_turn(self, row: _Row) -> None:
+        """Hand the turn to the environment; the row keeps its slot."""
+        ended = bool(row.ids) and row.ids[-1] == self.vlm.chat.eos_token_id
+        sample = Sample(tuple(row.ids), tuple(row.logprobs), not ended)
+        row.unfed = row.ids[-1] if row.ids else None
+        answer = self.environment.submit(self.reply, row.number, sample)
+        self.waiting.append(_Waiting(row, answer, self.clock + REPLY_LAG))
 
-    def _feed(self, rows: list[int], tokens: list[int]) -> Tensor:
-        places = np.broadcast_to(self.positions[rows][None, :, None], (3, len(rows), 1))
-        slots = self.lengths[rows][:, None].copy()
-        self.positions[rows] += 1
-        self.lengths[rows] += 1
-        return self._forward(rows, np.array(tokens)[:, None], slots, places.copy(), [], {})[:, 0]
+    def _gather(self) -> None:
+        """Bring the live rows to the first slots, by swapping with whatever is there."""
+        count = len(self.live)
+        alive = {row.slot for row in self.live}
+        movers = [row for row in self.live if row.slot >= count]
+        if movers:
+            holes = [slot for slot in range(count) if slot not in alive]
+            sources, targets, width = [], [], 0
+            for row, hole in zip(movers, holes, strict=True):
+                displaced, old = self.at[hole], row.slot
+                sources.append(old)
+                targets.append(hole)
+                width = max(width, row.length)
+                if displaced is not None:
+                    sources.append(hole)
+                    targets.append(old)
+                    width = max(width, displaced.length)
+                    displaced.slot = old
+                self.at[old], self.at[hole] = displaced, row
+                row.slot = hole
+            self.cache.move(sources, targets, width)
+        self.live.sort(key=lambda row: row.slot)
 
-    def _forward(
-        self,
-        rows: list[int],
-        ids: np.ndarray,
-        slots: np.ndarray,
-        places: np.ndarray,
-        images: Sequence[EncodedImage],
-        features: dict[bytes, tuple[Tensor, list[Tensor]]],
-    ) -> Tensor:
+    def _feed_chunks(self, pairs: Sequence[tuple[_Row, Chunk]]) -> list[Tensor]:
+        """Feed given tokens to some rows; returns the last state (d,) of each."""
+        budget = self.sampling.token_budget
+        for row, chunk in pairs:
+            total = row.length + len(chunk.ids) + (row.unfed is not None)
+            if total > budget:
+                raise ValueError(f"row {row.number}: expected {budget} tokens, got {total}")
+        out: list[Tensor] = []
+        start = 0
+        while start < len(pairs):
+            end, longest = start, 0
+            while end < len(pairs):
+                longest = max(longest, len(pairs[end][1].ids) + 1)
+                if end > start and longest * (end + 1 - start) > self.prefill_tokens:
+                    break
+                end += 1
+            out += self._forward(pairs[start:end])
+            start = end
+        return out
+
+    def _forward(self, pairs: Sequence[tuple[_Row, Chunk]]) -> list[Tensor]:
         vlm, device = self.vlm, self.vlm.device
-        width = int(self.lengths[rows].max())
-        where = torch.from_numpy(slots).to(device)
-        every = rows == list(range(self.cache.rows))
-        self.cache.aim(None if every else torch.tensor(rows, device=device), where, width)
-        columns = torch.arange(width, device=device)
-        mask = (columns <= where[:, :, None])[:, None]
-        with vlm.precision():
-            embeds, extra = vlm.embed(torch.from_numpy(ids).to(device), images, features)
-            out = vlm.core.model.language_model(
-                inputs_embeds=embeds,
-                position_ids=torch.from_numpy(places).to(device),
-                attention_mask=mask,
-                past_key_values=self.cache,
-                use_cache=True,
-                **extra,
-            )
-        return out.last_hidden_state
-
-
-def _draw(logp: Tensor, draws: Tensor | None) -> tuple[list[int], list[float]]:
-    """Draw one token per row by inverse CDF, or the most likely one.
-
-    Args:
-        logp: log-probabilities (b, V).
-        draws: uniform numbers in [0, 1) (b,), or None for greedy.
-    """
-    if draws is None:
-        chosen = logp.argmax(-1)
-    else:
-        cumulative = logp.double().exp().cumsum(-1)
-        # Scaled by the total, rounding can never point past the last allowed token.
-        target = draws.to(logp.device)[:, None] * cumulative[:, -1:]
-        chosen = torch.searchsorted(cumulative, target, right=True)[:, 0]
-    values = logp.gather(1, chosen[:, None])[:, 0]
-    return chosen.tolist(), values.tolist()
+        fed = [[*([] if row.unfed is None else [row.unfed]), *chunk.ids] for row, chunk in pairs]
+        longest = max(map(len, fed))
+        ids = np.full((len(fed), longest), vlm.processor.tokenizer.pad_token_id)
+        columns = np.full((len(fed), longest), self.cache.capacity)  # scratch for the padding
+        places = np.zeros((3, len(fed), longest), dtype=np.int64)
+        images: list[EncodedImage] = []
+        for b, ((row, chunk), tokens) in enumerate(zip(pairs, fed, strict=True)):
+            n = len(tokens)
+            ids[b, :n] = tokens
+            columns[b, :n] = row.length + np.arange(n)
+            places[:, b, :n], row.position = vlm.positions(tokens, chunk.images, row.position)
+            row.length += n
+            row.unfed = None
+            images += chunk.images
+        width = max(row.length for row, _ in pairs)
+        where = torch.from_numpy(columns).to(device)
+        slots = torch.tensor([row.slot for row, _ in pairs], device=device)
+        self.cache.aim(slots, where, width)
+        embeds, extra = vlm.embed(torch.from_numpy(ids).to(device), images, vlm.features_of(images))
+        states = vlm.core.model.language_model(
+            inputs_embeds=embeds,
+            position_ids=torch.from_numpy(places).to(device),
+            attention_mask=(torch.arange(width, device=device) <= where[:, :, None])[:, None],
+            past_key_values=self.cache,
+            use_cache=True,
+            **extra,
+        ).last_hidden_state
+        return [states[b, len(tokens) - 1].to(self.decoder.dtype) for b, tokens in enumerate(fed)]

@@ -1,0 +1,96 @@
+"""Keys and values of many rows that grow at their own pace; knows tensors only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+
+class SlotCache:
+    """A fixed number of slots, each the keys and values of one row.
+
+    transformers' caches append one column for all rows; here each row writes where its own text
+    ends, memory is taken once, and rows can change places, so that those that decode lie side by
+    side and a step reads them without copying.
+
+    Args:
+        layers: number of decoder layers.
+        slots: S, rows that fit.
+        heads: key-value heads H.
+        capacity: columns C per slot; one more is kept as scratch for padding.
+        head_size: D.
+        dtype: of keys and values.
+        device: where they are.
+    """
+
+    is_compileable = False
+
+    def __init__(
+        self,
+        layers: int,
+        slots: int,
+        heads: int,
+        capacity: int,
+        head_size: int,
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> None:
+        """Take the memory."""
+        self.slots, self.capacity = slots, capacity
+        self.store = torch.zeros(
+            layers, 2, slots, heads, capacity + 1, head_size, dtype=dtype, device=device
+        )
+        """Keys and values (layers, 2, S, H, C + 1, D)."""
+        self._rows = torch.empty(0)
+        self._columns = torch.empty(0)
+        self._width = 0
+
+    def aim(self, rows: Tensor, columns: Tensor, width: int) -> None:
+        """Say where the next forward of a transformers model writes.
+
+        Args:
+            rows: slots (b,), long.
+            columns: column of every new token, long (b, Q); ``capacity`` is the scratch column.
+            width: columns the forward may read.
+        """
+        self._rows, self._columns, self._width = rows, columns, width
+
+    def update(
+        self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Write new keys and values (b, H, Q, D) and return all readable ones (b, H, width, D)."""
+        out = []
+        for held, new in zip(self.store[layer_idx], (key_states, value_states), strict=True):
+            held[self._rows[:, None], :, self._columns] = new.transpose(1, 2).to(held.dtype)
+            out.append(held[:, :, : self._width][self._rows])
+        return out[0], out[1]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Return 0: positions and masks are always passed explicitly."""
+        return 0
+
+    def move(self, sources: Sequence[int], targets: Sequence[int], width: int) -> None:
+        """Copy the first columns of some slots to others, all at once.
+
+        Args:
+            sources: slots to read; a slot may be read more than once.
+            targets: distinct slots to write.
+            width: columns that hold something.
+        """
+        device = self.store.device
+        read = torch.tensor(sources, device=device)
+        write = torch.tensor(targets, device=device)
+        held = self.store[:, :, :, :, :width]
+        held[:, :, write] = held[:, :, read]
+
+    def columns(self, slot: int, width: int) -> Tensor:
+        """Return a copy of the first columns of a slot, (layers, 2, H, width, D)."""
+        return self.store[:, :, slot, :, :width].clone()
+
+    def put(self, slots: Sequence[int], columns: Tensor) -> None:
+        """Write what ``columns`` returned into some slots."""
+        write = torch.tensor(slots, device=self.store.device)
+        self.store[:, :, write, :, : columns.shape[3]] = columns[:, :, None]
