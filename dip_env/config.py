@@ -10,7 +10,34 @@ from dip_env.errors import ConfigError
 
 CoordinateFormat = Literal["pixel", "norm1000"]
 AccuracyKind = Literal["f_beta", "weighted_sum"]
-IouRule = Literal["0.5", "0.5:0.95"]
+IouRule = str
+"""One matching threshold, such as "0.5", or "0.5:0.95" for the mean over .5:.05:.95."""
+
+
+def iou_thresholds(rule: IouRule) -> tuple[float, ...]:
+    """Return the matching thresholds of an IoU rule; the first one is that of the look term.
+
+    Args:
+        rule: such as "0.5", or "0.5:0.95".
+
+    Returns:
+        Ascending numbers in (0, 1].
+
+    Raises:
+        ConfigError: for any other rule.
+    """
+    if rule == "0.5:0.95":
+        return tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
+    try:
+        threshold = float(rule) if isinstance(rule, str) else 0.0
+    except ValueError:
+        threshold = 0.0
+    if not 0 < threshold <= 1:
+        raise ConfigError(
+            f"iou: expected a threshold in (0, 1] as text, such as '0.5', or '0.5:0.95', "
+            f"got {rule!r}"
+        )
+    return (threshold,)
 
 
 @dataclass(frozen=True)
@@ -30,7 +57,7 @@ class RewardConfig:
     precision_weight: float = 0.5
     """Share of precision in ``weighted_sum``; recall has the rest."""
     iou: IouRule = "0.5"
-    """Matching threshold: one, or the mean over .5:.05:.95."""
+    """Matching threshold, such as 0.5 or 0.75, or 0.5:0.95 for the mean over .5:.05:.95."""
     graded_format: bool = False
     """Pay a third for each of think, look and answer instead of all or nothing."""
 
@@ -54,8 +81,7 @@ class RewardConfig:
             raise ConfigError(
                 f"precision_weight: expected a number in [0, 1], got {self.precision_weight!r}"
             )
-        if self.iou not in ("0.5", "0.5:0.95"):
-            raise ConfigError(f"iou: expected '0.5' or '0.5:0.95', got {self.iou!r}")
+        iou_thresholds(self.iou)
 
     @property
     def weights(self) -> dict[str, float]:

@@ -16,18 +16,13 @@ from numpy.typing import NDArray
 from dip_env.actions import Answer, Look, Segment, Think
 from dip_env.ambiguity import AmbiguousItems, prior_ambiguity, sibling_ambiguity
 from dip_env.boxes import Boxes, Union, clip_boxes
-from dip_env.config import AccuracyKind, EpisodeConfig, IouRule
+from dip_env.config import AccuracyKind, EpisodeConfig, IouRule, iou_thresholds
 from dip_env.matching import Matches, Overlaps, overlaps
 from dip_env.scenes.base import Scene
 from dip_env.views import View
 
 MIN_GROUP = 3
 """Fewest rollouts whose siblings can disagree; smaller groups use the prior."""
-IOU_THRESHOLDS: dict[str, tuple[float, ...]] = {
-    "0.5": (0.5,),
-    "0.5:0.95": tuple(round(0.5 + 0.05 * step, 2) for step in range(10)),
-}
-"""The matching thresholds of each IoU rule; the first one is that of the look term."""
 
 
 @dataclass(frozen=True)
@@ -144,7 +139,7 @@ def accuracy_reward(
         kind: how P and R are combined.
         beta: recall counts beta times as much as precision in ``f_beta``.
         precision_weight: share of precision in ``weighted_sum``.
-        iou: match at 0.5, or take the mean over .5:.05:.95.
+        iou: match at one threshold, such as "0.5", or take the mean over .5:.05:.95.
 
     Returns:
         A number in [0, 1]. P is 0 without predictions; with empty truth the result is 1 without
@@ -200,7 +195,7 @@ def score_group(outcomes: Sequence[Outcome], scene: Scene, config: EpisodeConfig
         items = [AmbiguousItems(np.zeros((0, 4)), np.zeros(0))] * len(outcomes)
     elif len(outcomes) >= MIN_GROUP:
         first = [found[0] for found in matches]
-        threshold = IOU_THRESHOLDS[rule.iou][0]
+        threshold = iou_thresholds(rule.iou)[0]
         items = sibling_ambiguity(answers, truth, ignore_boxes, threshold, first)
     else:
         items = [_prior(scene, truth, config)] * len(outcomes)
@@ -217,7 +212,7 @@ def score_group(outcomes: Sequence[Outcome], scene: Scene, config: EpisodeConfig
 
 def _match_all(overlap: Overlaps, rule: IouRule) -> list[Matches]:
     """Matches at every threshold of an IoU rule."""
-    return [overlap.match(threshold) for threshold in IOU_THRESHOLDS[rule]]
+    return [overlap.match(threshold) for threshold in iou_thresholds(rule)]
 
 
 def _accuracy(

@@ -39,7 +39,7 @@ def box_lists(max_size=6):
 kinds = st.fixed_dictionaries(
     {
         "kind": st.sampled_from(["f_beta", "weighted_sum"]),
-        "iou": st.sampled_from(["0.5", "0.5:0.95"]),
+        "iou": st.sampled_from(["0.5", "0.7", "0.5:0.95"]),
         "beta": st.sampled_from([0.5, 1.0, 2.0]),
         "precision_weight": st.sampled_from([0.0, 0.3, 1.0]),
     }
@@ -116,6 +116,8 @@ def test_accuracy_worked_by_hand():
     assert weighted == pytest.approx(0.25 / 3 + 0.75 / 2)
     # IoU 0.8 counts at .5 to .8, seven thresholds of ten.
     assert accuracy_reward(pred, truth, iou="0.5:0.95") == pytest.approx(0.7 * 0.4)
+    assert accuracy_reward(pred, truth, iou="0.8") == pytest.approx(0.4)
+    assert accuracy_reward(pred, truth, iou="0.81") == 0.0
     # With the two wrong boxes on an ignore region P is 1: F1 = 2/3.
     ignore = [[10, 10, 20, 20], [0, 20, 10, 30]]
     assert accuracy_reward(pred, truth, ignore) == pytest.approx(2 / 3)
@@ -347,6 +349,7 @@ def test_every_reward_setting_reaches_the_score():
     assert terms().accuracy == pytest.approx(1 / 2)
     assert terms(beta=2.0).accuracy == pytest.approx(5 / 13)
     assert terms(iou="0.5:0.95").accuracy == pytest.approx(0.7 / 2)
+    assert terms(iou="0.85").accuracy == 0.0
     weighted = terms(accuracy="weighted_sum", precision_weight=0.25)
     assert weighted.accuracy == pytest.approx(0.25 + 0.75 / 3)
     assert terms().format == 0 and terms(graded_format=True).format == pytest.approx(1 / 3)
