@@ -8,11 +8,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors.torch import save_file
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from dip_agents.tiny.model import build_tiny
 from dip_agents.vlm import VLM
+from dip_agents.weights import write_checkpoint
 from dip_env import prompts
 from dip_env.actions import Grammar
 from dip_env.config import EpisodeConfig
@@ -136,22 +136,7 @@ def save_model(vlm: VLM, folder: Path | str, rules: EpisodeConfig, *, half: bool
     Returns:
         The folder.
     """
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    model = vlm.core
-    state = {key: value.detach().cpu() for key, value in _merged_state(vlm).items()}
-    if half:
-        state = {k: v.bfloat16() if v.is_floating_point() else v for k, v in state.items()}
-    if model.config.tie_word_embeddings:
-        state.pop("lm_head.weight", None)
-    model.config.save_pretrained(folder)
-    model.generation_config.save_pretrained(folder)
-    save_file(
-        {k: v.contiguous() for k, v in state.items()},
-        folder / "model.safetensors",
-        {"format": "pt"},
-    )
-    vlm.processor.save_pretrained(folder)
+    folder = write_checkpoint(vlm, folder, half=half)
     (folder / RULES_FILE).write_text(json.dumps(asdict(rules), indent=2) + "\n", encoding="utf-8")
     return folder
 
@@ -239,19 +224,6 @@ def _with_lora(model: Any, rank: int, seed: int) -> Any:
     torch.manual_seed(seed)
     config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LANGUAGE_LINEARS)
     return get_peft_model(model, config)
-
-
-def _merged_state(vlm: VLM) -> dict[str, torch.Tensor]:
-    if not hasattr(vlm.model, "merge_adapter"):
-        return dict(vlm.model.state_dict())
-    vlm.model.merge_adapter()
-    merged = {
-        key.replace(".base_layer.", "."): value.clone()
-        for key, value in vlm.core.state_dict().items()
-        if "lora_" not in key
-    }
-    vlm.model.unmerge_adapter()
-    return merged
 
 
 def _family_rules(config: Any) -> EpisodeConfig:
