@@ -64,6 +64,7 @@ class _Layer:
     """The weights of one decoder layer; fused ones are copies, norms are the model's own."""
 
     source: Any
+    gain: Tensor | None
     qkv: Tensor
     bias: Tensor | None
     out: Tensor
@@ -101,6 +102,7 @@ class TextDecoder:
         self.layers = [
             _Layer(
                 layer,
+                self._gain_room(layer.self_attn),
                 *self._fused(
                     layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj
                 ),
@@ -118,6 +120,9 @@ class TextDecoder:
         """Copy the model's weights as they are now."""
         for layer in self.layers:
             attention, mlp = layer.source.self_attn, layer.source.mlp
+            if layer.gain is not None:
+                layer.gain[: self.heads] = attention.q_norm.weight
+                layer.gain[self.heads :] = attention.k_norm.weight
             projections = (attention.q_proj, attention.k_proj, attention.v_proj)
             _fill(layer.qkv, [merged_weight(p) for p in projections])
             if layer.bias is not None:
@@ -143,7 +148,7 @@ class TextDecoder:
             cache: written in place.
             ids: (n,) long.
             positions: rotary position of each, (n,) long.
-            columns: where each is written, (n,) long; ``cache.capacity`` is scratch.
+            columns: where each is written, (n,) long.
             width: columns that any of them may read.
 
         Returns:
@@ -158,6 +163,8 @@ class TextDecoder:
         n, q_heads, heads = len(ids), self.heads, self.kv_heads
         x = self.text.embed_tokens.weight[ids]
         cos, sin = self._rope[:, positions][:, :, None]
+        # Whole keys are read on a CPU, see ``SlotCache``.
+        width = cache.store.shape[4] if ids.device.type == "cpu" else width
         unread = (torch.arange(width, device=ids.device) > columns[:, None])[:, None, None]
         rows = torch.arange(n, device=ids.device)
         scale = self.head_size**-0.5
@@ -165,7 +172,7 @@ class TextDecoder:
             source = layer.source
             h = self._norm(x, source.input_layernorm)
             qkv = F.linear(h, layer.qkv, layer.bias).view(n, -1, self.head_size)
-            qk = self._rotated(qkv[:, : q_heads + heads], source.self_attn, cos, sin)
+            qk = self._rotated(qkv[:, : q_heads + heads], layer.gain, source.self_attn, cos, sin)
             keys, values = cache.store[number, :, :n]
             keys[rows, :, columns] = qk[:, q_heads:]
             values[rows, :, columns] = qkv[:, q_heads + heads :]
@@ -188,31 +195,32 @@ class TextDecoder:
     def _norm(self, x: Tensor, norm: Any) -> Tensor:
         return F.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon).to(self.dtype)
 
-    def _rotated(self, qk: Tensor, attention: Any, cos: Tensor, sin: Tensor) -> Tensor:
+    def _rotated(
+        self, qk: Tensor, gain: Tensor | None, attention: Any, cos: Tensor, sin: Tensor
+    ) -> Tensor:
         """Normalise (Qwen3) and rotate queries and keys together, (n, heads, D)."""
         full = qk.float()
-        if hasattr(attention, "q_norm"):
+        if gain is not None:
             eps = attention.q_norm.variance_epsilon
-            parts = (attention.q_norm.weight, attention.k_norm.weight)
-            gain = torch.cat(
-                [
-                    parts[0].expand(self.heads, -1),
-                    parts[1].expand(self.kv_heads, -1),
-                ]
-            )
             full = F.rms_norm(full, full.shape[-1:], None, eps) * gain
-        first, second = full.chunk(2, -1)
-        return (full * cos + torch.cat([-second, first], -1) * sin).to(self.dtype)
+        # The sign of the rotated half is in ``sin``.
+        turned = full.roll(self.head_size // 2, -1)
+        return torch.addcmul(full * cos, turned, sin).to(self.dtype)
 
     def _rotary_table(self, count: int) -> Tensor:
-        """Return cosines and sines (2, count, D) of text positions, where all three axes agree."""
+        """Return cosines and signed sines (2, count, D) of text positions: all axes agree."""
         weight = self.text.embed_tokens.weight
         places = torch.arange(count, device=weight.device).expand(3, 1, count)
         cos, sin = self.text.rotary_emb(weight.float(), places)
-        # Qwen2.5-VL keeps an axis of three that are equal here.
-        return torch.stack(
-            [cos.reshape(-1, count, self.head_size)[0], sin.reshape(-1, count, self.head_size)[0]]
-        )
+        # Qwen2.5-VL may keep an axis of three that are equal here.
+        cos, sin = (part.reshape(-1, count, self.head_size)[0] for part in (cos, sin))
+        half = self.head_size // 2
+        return torch.stack([cos, torch.cat([-sin[:, :half], sin[:, half:]], -1)])
+
+    def _gain_room(self, attention: Any) -> Tensor | None:
+        if not hasattr(attention, "q_norm"):
+            return None
+        return attention.q_norm.weight.new_empty(self.heads + self.kv_heads, self.head_size)
 
     def _room(self, module: Any) -> Tensor:
         weight = _base(module).weight

@@ -249,6 +249,7 @@ class _Play:
             row.length += 1
         ids, positions, columns = torch.from_numpy(numbers.T.copy()).to(self.vlm.device)
         width = max(row.length for row in rows)
+        self.cache.reserve(width)
         states = self.decoder.feed(self.cache, ids, positions, columns, width)
         self.live = self._draw(rows, states)
 
@@ -327,7 +328,10 @@ class _Play:
         fed = [[*([] if row.unfed is None else [row.unfed]), *chunk.ids] for row, chunk in pairs]
         longest = max(map(len, fed))
         ids = np.full((len(fed), longest), vlm.processor.tokenizer.pad_token_id)
-        columns = np.full((len(fed), longest), self.cache.capacity)  # scratch for the padding
+        self.cache.reserve(
+            max(row.length + len(tokens) for (row, _), tokens in zip(pairs, fed, strict=True))
+        )
+        columns = np.full((len(fed), longest), self.cache.scratch)
         places = np.zeros((3, len(fed), longest), dtype=np.int64)
         images: list[EncodedImage] = []
         for b, ((row, chunk), tokens) in enumerate(zip(pairs, fed, strict=True)):

@@ -26,12 +26,12 @@ def draw(
     logits = logits / (temperature or 1.0) + ban
     peak = logits.amax(-1, keepdim=True)
     shifted = logits - peak
-    weights = shifted.double().exp() if draws is not None else shifted.exp()
+    weights = shifted.exp()
     if draws is None:
         chosen = logits.argmax(-1)
         total = weights.sum(-1)
     else:
-        cumulative = weights.cumsum(-1)
+        cumulative = weights.cumsum(-1, dtype=torch.float64)
         total = cumulative[:, -1]
         # Scaled by the total, rounding can never point past the last allowed token.
         target = draws.to(logits.device)[:, None] * total[:, None]
