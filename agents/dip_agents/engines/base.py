@@ -8,10 +8,15 @@ from typing import TYPE_CHECKING, Protocol
 
 from dip_agents.token_buffer import EncodedImage
 from dip_env.episode import Message
+from dip_env.errors import DipError
 
 if TYPE_CHECKING:
     from dip_agents.chat_tokens import ChatTokens
     from dip_agents.vlm import VLM
+
+
+class EngineError(DipError, RuntimeError):
+    """An engine cannot go on, or it and the trainer would speak of different things."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from dip_agents.engines.base import Chunk, Reply, Sample, Sampling, TurnSeed
 from dip_agents.engines.decoder import Decoder, decoder_for
+from dip_agents.engines.graphs import graphed
 from dip_agents.engines.sampling import draw
 from dip_agents.token_buffer import EncodedImage
 from dip_agents.vlm import VLM
@@ -37,16 +38,24 @@ class HFEngine:
         vlm: the model; in eval mode, its weights fixed while rows are played.
         slots: most rows that are played at once.
         prefill_tokens: most padded tokens of prompts and replies in one forward pass.
+        cuda_graphs: on a GPU, replay decoding steps as CUDA graphs; costs memory per size.
     """
 
     same_model = True
 
-    def __init__(self, vlm: VLM, slots: int = 256, prefill_tokens: int = 16384) -> None:
+    def __init__(
+        self,
+        vlm: VLM,
+        slots: int = 256,
+        prefill_tokens: int = 16384,
+        cuda_graphs: bool = True,
+    ) -> None:
         """Keep the model; memory is taken when rows are played."""
         self.vlm = vlm
         self.chat = vlm.chat
         self.slots = slots
         self.prefill_tokens = prefill_tokens
+        self.cuda_graphs = cuda_graphs
         self._decoder: Decoder | None = None
 
     def sync(self, vlm: VLM, version: int) -> None:
@@ -64,7 +73,8 @@ class HFEngine:
         """Play ``repeats`` rows of each prompt to their ends, see ``Engine``."""
         self.vlm.model.eval()
         if self._decoder is None:
-            self._decoder = decoder_for(self.vlm)
+            decoder = decoder_for(self.vlm)
+            self._decoder = graphed(decoder, self.vlm.device) if self.cuda_graphs else decoder
         self._decoder.refresh()
         # One context around everything: autocast then converts each weight once.
         with self.vlm.precision(), ThreadPoolExecutor(1, "environment") as environment:

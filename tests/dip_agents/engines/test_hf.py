@@ -101,7 +101,7 @@ def test_a_wrong_position_or_a_lost_deepstack_would_show(micro, monkeypatch):
     shifted = vlm.positions
 
     def one_dimensional(ids, images, start=0):
-        places, after = shifted(ids, images, start)
+        _, after = shifted(ids, images, start)
         return np.broadcast_to(start + np.arange(len(ids)), (3, len(ids))), after
 
     monkeypatch.setattr(vlm, "positions", one_dimensional)
