@@ -1,0 +1,343 @@
+"""Sampling with vLLM in this process, on weights that the trainer hands over after each step."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import shutil
+import tempfile
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+
+from dip_agents.engines.base import Chunk, EngineError, Reply, Sampling, TurnSeed
+from dip_agents.engines.vllm_requests import (
+    banned_ids,
+    check_prompt,
+    prompt_of,
+    sample_of,
+    sampling_keywords,
+)
+from dip_agents.random_state import rng_state, set_rng_state
+from dip_agents.token_buffer import EncodedImage
+from dip_agents.vlm import VLM
+from dip_agents.weights import checkpoint_weights, write_checkpoint
+from dip_env.errors import ConfigError
+
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""The ranks vLLM serves."""
+REPLY_LAG = 2
+"""Engine steps that the environment gets to answer before the engine waits for it."""
+
+HandOver = Literal["merged", "adapter"]
+"""What ``sync`` hands over: all weights with the LoRA added, or the LoRA beside fixed weights."""
+
+
+class VLLMEngine:
+    """Plays rows with vLLM's offline engine; each turn is a request with the whole row so far.
+
+    Prefix caching keeps what was computed before, rows move on by themselves, and the environment
+    works beside the engine. What the engine read is compared with the row token by token. A seed
+    gives the same turn up to vLLM's own numerics, which depend on what else is in a batch.
+
+    Args:
+        vlm: the trainer's model; its weights are taken over now, and again by ``sync``.
+        folder: a model folder to start from instead of a temporary copy of ``vlm``; until the
+            first ``sync`` its weights sample, those under a LoRA with ``adapter``.
+        hand_over: ``merged`` is faster per token, ``adapter`` hands over less.
+        token_budget: longest row.
+        max_images: most images in a row.
+        max_image_side: no image has more pixels than a square of this side.
+        sleep: 0 stays awake; 1 frees the GPU after each play and keeps the weights in host
+            memory; 2 drops them, so that every play needs a ``sync`` before it. GPU only.
+        gpu_memory: share of the GPU's memory for weights and cache.
+        options: more keywords for ``vllm.LLM``; they win.
+
+    Raises:
+        ConfigError: when vLLM is missing or cannot do what is asked.
+    """
+
+    same_model = False
+
+    def __init__(
+        self,
+        vlm: VLM,
+        folder: Path | str | None = None,
+        *,
+        hand_over: HandOver = "merged",
+        token_budget: int = 2048,
+        max_images: int = 16,
+        max_image_side: int = 2048,
+        sleep: Literal[0, 1, 2] = 0,
+        gpu_memory: float = 0.4,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Start vLLM, which takes up to a minute."""
+        self.chat = vlm.chat
+        self.token_budget = token_budget
+        self.hand_over = hand_over
+        self.version: int | None = None
+        """Version of the trainer's weights that sample, None before the first ``sync``."""
+        self._sleep = sleep
+        self._asleep: set[str] = set()
+        self._dropped = False  # asleep at level 2: there are no weights
+        self._banned = banned_ids(vlm)
+        self._banned_set = frozenset(self._banned)
+        self._lora: Any = None
+        rank = _lora_rank(vlm, hand_over)
+        if sleep not in (0, 1, 2):
+            raise ConfigError(f"sleep: expected 0, 1 or 2, got {sleep!r}")
+        if sleep == 2 and hand_over == "adapter":
+            raise ConfigError("sleep: expected 0 or 1 with hand_over='adapter', got 2")
+        self._vllm = _import_vllm()
+        if sleep and not torch.cuda.is_available():
+            raise ConfigError(f"sleep: expected 0, since vLLM sleeps on a GPU only; got {sleep}")
+        self._room = tempfile.TemporaryDirectory(prefix="dip-vllm-")
+        if folder is None:
+            merged = hand_over == "merged"
+            folder = write_checkpoint(vlm, Path(self._room.name) / "model", merged=merged)
+        multiple = self.chat.patch * self.chat.merge
+        keywords: dict[str, Any] = {
+            "model": str(folder),
+            "runner": "generate",
+            "dtype": "bfloat16" if vlm.autocast == torch.bfloat16 else "float32",
+            "max_model_len": token_budget,
+            "limit_mm_per_prompt": {"image": max_images, "video": 0},
+            # As our processor: it never resizes an image whose sides are multiples.
+            "mm_processor_kwargs": {
+                "size": {"shortest_edge": multiple**2, "longest_edge": max_image_side**2}
+            },
+            "hf_overrides": {"architectures": [type(vlm.core).__name__]},
+            "generation_config": "vllm",
+            # Others name the raw distribution, which at temperature != 1 nobody sampled from.
+            "logprobs_mode": "processed_logprobs",
+            "enable_prefix_caching": True,
+            "gpu_memory_utilization": gpu_memory,
+            "enable_sleep_mode": sleep > 0,
+        }
+        if rank:
+            keywords |= {"enable_lora": True, "max_lora_rank": rank, "max_loras": 1}
+        with _own_random_state():
+            self._llm = self._vllm.LLM(**(keywords | dict(options or {})))
+
+    def sync(self, vlm: VLM, version: int) -> None:
+        """Take over the trainer's weights and forget everything computed with older ones.
+
+        Args:
+            vlm: the trainer's model.
+            version: other for other weights; the same version again does nothing.
+        """
+        if version == self.version and not self._dropped:
+            return
+        self._wake("weights")
+        if self.hand_over == "adapter":
+            self._sync_adapter(vlm, version)
+        else:
+            # Not ``model.load_weights``: layers may hold their weights packed for their kernels.
+            self._llm.collective_rpc(
+                "reload_weights", kwargs={"weights_iterator": checkpoint_weights(vlm)}
+            )
+        # vLLM itself would go on with keys, values and image features of the old weights.
+        if not self._llm.reset_prefix_cache():
+            raise EngineError("sync: expected no request in progress, vLLM kept its prefix cache")
+        self._llm.llm_engine.reset_encoder_cache()
+        self._llm.reset_mm_cache()
+        self.version = version
+        self._dropped = False
+
+    def play(
+        self,
+        prompts: Sequence[Chunk],
+        repeats: int,
+        reply: Reply,
+        sampling: Sampling,
+        turn_seed: TurnSeed,
+    ) -> None:
+        """Play ``repeats`` rows of each prompt to their ends, see ``Engine``.
+
+        Raises:
+            EngineError: when vLLM read other tokens than the row's, or has no weights.
+            ValueError: when a chunk does not fit the token budget.
+        """
+        if sampling.token_budget > self.token_budget:
+            raise ValueError(
+                f"token_budget: expected at most the engine's {self.token_budget}, "
+                f"got {sampling.token_budget}"
+            )
+        if self._dropped:
+            raise EngineError("play: expected a sync first, since sleep=2 dropped the weights")
+        self._wake("weights")
+        self._wake("kv_cache")
+        with _own_random_state(), ThreadPoolExecutor(1, "environment") as environment:
+            _Play(self, prompts, repeats, reply, sampling, turn_seed, environment)()
+        if self._sleep:
+            self._llm.sleep(level=self._sleep)
+            self._asleep = {"weights", "kv_cache"}
+            self._dropped = self._sleep == 2
+
+    def _wake(self, tag: str) -> None:
+        """Wake one part; the cache stays away while the weights are handed over."""
+        if tag in self._asleep:
+            self._llm.wake_up(tags=[tag])
+            self._asleep.discard(tag)
+
+    def _sync_adapter(self, vlm: VLM, version: int) -> None:
+        """Write the LoRA to disk and serve it under a new name.
+
+        Under an old name vLLM would go on with the keys and values of the old adapter.
+        """
+        folder = Path(self._room.name) / f"policy-v{version}"
+        # The embedding never changes here; to look whether it did would ask the network.
+        vlm.model.save_pretrained(folder, save_embedding_layers=False)
+        old = self._lora
+        # vLLM numbers adapters from 1 and does not load a number it knows.
+        number = 1 if old is None else old.lora_int_id + 1
+        request = importlib.import_module("vllm.lora.request").LoRARequest
+        self._lora = request(f"policy-v{version}", number, str(folder))
+        if old is not None:
+            self._llm.llm_engine.remove_lora(old.lora_int_id)
+            shutil.rmtree(old.lora_path, ignore_errors=True)
+        self._llm.llm_engine.add_lora(self._lora)
+
+
+@dataclass(eq=False)
+class _Row:
+    """One conversation: its tokens so far, its images and how many turns it has had."""
+
+    number: int
+    ids: list[int]
+    images: list[EncodedImage]
+    turn: int = 0
+
+
+class _Play:
+    """One call of ``VLLMEngine.play``."""
+
+    def __init__(
+        self,
+        engine: VLLMEngine,
+        prompts: Sequence[Chunk],
+        repeats: int,
+        reply: Reply,
+        sampling: Sampling,
+        turn_seed: TurnSeed,
+        environment: ThreadPoolExecutor,
+    ) -> None:
+        self.engine = engine
+        self.llm = engine._llm
+        self.reply = reply
+        self.sampling = sampling
+        self.turn_seed = turn_seed
+        self.environment = environment
+        self.rows = [
+            _Row(number, list(chunk.ids), list(chunk.images))
+            for number, chunk in enumerate(c for c in prompts for _ in range(repeats))
+        ]
+        self.requests: dict[str, tuple[str, _Row]] = {}  # by vLLM's number
+        self.replies: deque[tuple[int, _Row, Future[Chunk | None]]] = deque()
+
+    def __call__(self) -> None:
+        step = 0
+        try:
+            for row in self.rows:
+                self._ask(row)
+            while self.requests or self.replies:
+                # Waiting by steps, not by the clock, keeps batches the same in every run.
+                while self.replies and (self.replies[0][0] <= step or not self.requests):
+                    _, row, future = self.replies.popleft()
+                    self._go_on(row, future.result())
+                if self.requests:
+                    for output in self.llm.llm_engine.step():
+                        self._take(output, step)
+                step += 1
+        finally:
+            if self.requests:
+                internal = [name for name, _ in self.requests.values()]
+                self.llm.llm_engine.abort_request(internal, internal=True)
+
+    def _ask(self, row: _Row) -> None:
+        """Send a row as a request for its next turn."""
+        engine, eos = self.engine, self.engine.chat.eos_token_id
+        if len(row.ids) >= self.sampling.token_budget:
+            raise ValueError(
+                f"row {row.number}: expected fewer than {self.sampling.token_budget} tokens, "
+                f"got {len(row.ids)}"
+            )
+        seed = self.turn_seed(row.number, row.turn)
+        keywords = sampling_keywords(self.sampling, len(row.ids), seed, eos, engine._banned)
+        names = self.llm.enqueue(
+            [prompt_of(row.ids, row.images, engine.chat.image_token_id)],
+            [engine._vllm.SamplingParams(**keywords)],
+            lora_request=engine._lora,
+            use_tqdm=False,
+        )
+        self.requests[_number(names[0])] = (names[0], row)
+
+    def _take(self, output: Any, step: int) -> None:
+        """Check a finished turn and hand it to the environment."""
+        if not output.finished:
+            return
+        _, row = self.requests.pop(_number(output.request_id))
+        check_prompt(row.ids, output.prompt_token_ids, row.number)
+        eos = self.engine.chat.eos_token_id
+        sample = sample_of(output.outputs[0], row.number, eos, self.engine._banned_set)
+        row.ids.extend(sample.ids)
+        future = self.environment.submit(self.reply, row.number, sample)
+        self.replies.append((step + REPLY_LAG, row, future))
+
+    def _go_on(self, row: _Row, chunk: Chunk | None) -> None:
+        if chunk is None:
+            return
+        row.ids.extend(chunk.ids)
+        row.images.extend(chunk.images)
+        row.turn += 1
+        self._ask(row)
+
+
+def _number(name: str) -> str:
+    """Return vLLM's own number of a request, to which it may add random letters."""
+    return name.partition("-")[0]
+
+
+def _import_vllm() -> Any:
+    """Import vLLM so that its engine runs in this process, where weights can be handed over."""
+    name = "VLLM_ENABLE_V1_MULTIPROCESSING"
+    if os.environ.setdefault(name, "0") != "0":
+        raise ConfigError(f"{name}: expected 0 in the environment, got {os.environ[name]!r}")
+    try:
+        return importlib.import_module("vllm")
+    except ImportError as error:
+        raise ConfigError(
+            "engine vllm: expected the package vllm, which needs an environment of its own: "
+            f'pip install "dip-env[train,vllm]" ({error})'
+        ) from error
+
+
+def _lora_rank(vlm: VLM, hand_over: str) -> int:
+    """Return the rank of the adapter to serve, 0 for none."""
+    if hand_over not in get_args(HandOver):
+        raise ConfigError(f"hand_over: expected one of {get_args(HandOver)}, got {hand_over!r}")
+    if hand_over == "merged":
+        return 0
+    if not hasattr(vlm.model, "peft_config"):
+        raise ConfigError("hand_over: expected a model with a LoRA for 'adapter', got one without")
+    rank = int(vlm.model.peft_config[vlm.model.active_adapter].r)
+    if rank not in LORA_RANKS:
+        raise ConfigError(f"lora_rank: expected one of {LORA_RANKS} for vLLM, got {rank}")
+    return rank
+
+
+@contextmanager
+def _own_random_state() -> Iterator[None]:
+    """Give the process its random state back: vLLM seeds it, and draws from it on a CPU."""
+    state = rng_state()
+    try:
+        yield
+    finally:
+        set_rng_state(state)

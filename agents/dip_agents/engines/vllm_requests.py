@@ -1,0 +1,162 @@
+"""Rows of tokens as vLLM takes and returns them; plain values, knows no vLLM object."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from PIL import Image
+
+from dip_agents.engines.base import EngineError, Sample, Sampling
+from dip_agents.token_buffer import EncodedImage
+
+if TYPE_CHECKING:
+    from dip_agents.vlm import VLM
+
+BAN = -100.0
+"""The lowest bias vLLM takes; times e^-100 is nothing beside any token in float32."""
+
+
+def banned_ids(vlm: VLM) -> list[int]:
+    """Return the ids a policy must not sample: special tokens and rows without a token.
+
+    Args:
+        vlm: the model, whose embedding may have more rows than its tokenizer has tokens.
+    """
+    rows = vlm.core.get_input_embeddings().weight.shape[0]
+    return sorted({*vlm.chat.banned_ids, *range(len(vlm.processor.tokenizer), rows)})
+
+
+def one_placeholder_per_image(
+    ids: Sequence[int], images: Sequence[EncodedImage], placeholder: int
+) -> list[int]:
+    """Return ids as vLLM takes them; it puts in the rest of each image's placeholders itself.
+
+    Args:
+        ids: tokens with ``image.tokens`` placeholders per image.
+        images: in the order of their placeholders.
+        placeholder: the placeholder id.
+
+    Returns:
+        The ids with one placeholder per image.
+
+    Raises:
+        EngineError: when the placeholders are not those of the images.
+    """
+    out: list[int] = []
+    at = 0
+    queue = iter(images)
+    while at < len(ids):
+        out.append(ids[at])
+        if ids[at] != placeholder:
+            at += 1
+            continue
+        image = next(queue, None)
+        if image is None or any(i != placeholder for i in ids[at : at + image.tokens]):
+            raise EngineError(f"token {at}: expected the placeholders of {len(images)} images")
+        at += image.tokens
+    if next(queue, None) is not None:
+        raise EngineError(f"expected placeholders for {len(images)} images, got fewer")
+    return out
+
+
+def check_prompt(ours: Sequence[int], theirs: Sequence[int] | None, row: int) -> None:
+    """Make sure that the engine read the very tokens that the trainer will train on.
+
+    Args:
+        ours: the row so far.
+        theirs: the prompt as the engine says it read it, with all placeholders.
+        row: for the message.
+
+    Raises:
+        EngineError: at the first difference.
+    """
+    theirs = [] if theirs is None else theirs
+    if list(ours) == list(theirs):
+        return
+    pairs = zip(ours, theirs, strict=False)
+    at = next((i for i, (a, b) in enumerate(pairs) if a != b), min(len(ours), len(theirs)))
+    raise EngineError(
+        f"row {row}: expected the engine to read our {len(ours)} tokens, got {len(theirs)}; first "
+        f"difference at token {at}: ours {list(ours[at : at + 3])}, "
+        f"the engine's {list(theirs[at : at + 3])}. Its image processor resizes where ours does "
+        "not, or its chat differs"
+    )
+
+
+def prompt_of(
+    ids: Sequence[int], images: Sequence[EncodedImage], placeholder: int
+) -> dict[str, Any]:
+    """Return one row as a vLLM prompt.
+
+    Args:
+        ids: the whole row so far.
+        images: all its images.
+        placeholder: the placeholder id.
+    """
+    prompt: dict[str, Any] = {
+        "prompt_token_ids": one_placeholder_per_image(ids, images, placeholder)
+    }
+    if images:
+        prompt["multi_modal_data"] = {"image": [Image.fromarray(i.pixels) for i in images]}
+        # Equal keys mean equal pixels: the engine need not hash them, and encodes each once.
+        prompt["multi_modal_uuids"] = {"image": [image.key.hex() for image in images]}
+    return prompt
+
+
+def sampling_keywords(
+    sampling: Sampling, length: int, seed: int, eos: int, banned: Sequence[int]
+) -> dict[str, Any]:
+    """Return the settings of one turn for ``vllm.SamplingParams``.
+
+    The processed logprobs are then those of the distribution the trainer computes: the whole
+    vocabulary but for the banned ids, at the sampling temperature.
+
+    Args:
+        sampling: as the caller wants it.
+        length: tokens of the row so far.
+        seed: of this row's turn.
+        eos: the end-of-turn id.
+        banned: ids that must not come.
+    """
+    greedy = sampling.temperature == 0
+    return {
+        "temperature": sampling.temperature,
+        "top_p": 1.0,
+        "top_k": -1,
+        "seed": None if greedy else seed,
+        "max_tokens": min(sampling.max_new_tokens, sampling.token_budget - length),
+        "stop_token_ids": [eos],
+        "logprobs": 0,  # of the sampled token alone
+        "logit_bias": dict.fromkeys(banned, BAN),
+        "detokenize": False,
+    }
+
+
+def sample_of(completion: Any, row: int, eos: int, banned: frozenset[int]) -> Sample:
+    """Return what vLLM said as a sample, the end of turn included.
+
+    Args:
+        completion: a ``vllm.CompletionOutput`` with logprobs.
+        row: for messages.
+        eos: the end-of-turn id.
+        banned: ids that must not be there.
+
+    Raises:
+        EngineError: when the turn was aborted, a banned id or no logprob came.
+    """
+    ids = tuple(int(i) for i in completion.token_ids)
+    if completion.finish_reason not in ("stop", "length"):
+        raise EngineError(
+            f"row {row}: expected the turn to end by stop or length, "
+            f"got {completion.finish_reason!r}"
+        )
+    found = banned.intersection(ids)
+    if found:
+        raise EngineError(f"row {row}: the engine sampled the banned id {min(found)}")
+    if completion.logprobs is None or len(completion.logprobs) != len(ids):
+        raise EngineError(f"row {row}: expected a logprob for each of {len(ids)} tokens")
+    logprobs = tuple(
+        float(place[token].logprob) for place, token in zip(completion.logprobs, ids, strict=True)
+    )
+    return Sample(ids, logprobs, not ids or ids[-1] != eos)
