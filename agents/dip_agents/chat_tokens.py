@@ -72,7 +72,10 @@ class ChatTokens:
 
     def policy_ids(self, text: str) -> list[int]:
         """Return the ids of a finished policy turn, the end of turn included (demonstrations)."""
-        return [*self.tokenizer.encode(_plain(text), add_special_tokens=False), self.eos_token_id]
+        return [
+            *self.tokenizer.encode(plain_text(text), add_special_tokens=False),
+            self.eos_token_id,
+        ]
 
     def text(self, ids: Sequence[int]) -> str:
         """Return the text of sampled ids without the end of turn."""
@@ -122,7 +125,7 @@ class ChatTokens:
 
     def _content(self, message: Message) -> dict[str, Any]:
         parts: list[dict[str, Any]] = [{"type": "image"} for _ in message.images]
-        parts.append({"type": "text", "text": _plain(message.text)})
+        parts.append({"type": "text", "text": plain_text(message.text)})
         return {"role": message.role, "content": parts}
 
     def _render(self, chat: list[dict[str, Any]]) -> str:
@@ -145,6 +148,6 @@ class ChatTokens:
         return list(self.tokenizer.encode(expanded, add_special_tokens=False)), images
 
 
-def _plain(text: str) -> str:
+def plain_text(text: str) -> str:
     """Make quoted text harmless: no spelled-out special token, no half of a surrogate pair."""
     return text.replace("<|", "< |").encode("utf-8", "replace").decode("utf-8")

@@ -1,0 +1,225 @@
+"""Sampling over HTTP from a server that speaks the OpenAI chat protocol, such as ``vllm serve``."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from dip_agents.chat_tokens import plain_text
+from dip_agents.engines.base import Chunk, EngineError, Reply, Sample, Sampling, TurnSeed
+from dip_agents.engines.openai_http import ChatServer, message_json
+from dip_env.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dip_agents.chat_tokens import ChatTokens
+    from dip_agents.vlm import VLM
+
+logger = logging.getLogger(__name__)
+
+
+class OpenAIEngine:
+    """Plays rows on a server, one request per turn with the whole conversation as messages.
+
+    For evaluation, and for rollouts from a policy that stays as it is. What the server said is
+    tokenised again with ``chat``, unless the server gives its token ids. A sampler's own settings
+    (``top_k``, penalties) may come from the model's files on the server: ``vllm serve
+    --generation-config vllm`` has none.
+
+    Args:
+        server: its address, such as ``http://127.0.0.1:8000/v1``.
+        model: name of the model there.
+        chat: the model's messages as tokens; counts the token budget and writes down what was said.
+        key_variable: environment variable that holds the API key, or None for no key.
+        concurrency: most requests at once.
+        tokens: ask for token ids and logprobs, which ``vllm serve`` gives and others may refuse.
+            Logprobs are kept only where the server read the very tokens of the row; they are the
+            trainer's only if the server runs with ``--logprobs-mode processed_logprobs``.
+        frozen: the policy is meant to stay as it is, so ``sync`` does nothing.
+        timeout: seconds one request may take.
+        retries: further tries after a busy or failing server; the pause doubles from try to try.
+        backoff: seconds of the first pause.
+        extra: more fields of every request, such as ``{"top_k": -1}``.
+
+    Raises:
+        ConfigError: for a server, a key variable or a number that cannot work.
+    """
+
+    same_model = False
+
+    def __init__(
+        self,
+        server: str,
+        model: str,
+        chat: ChatTokens,
+        *,
+        key_variable: str | None = None,
+        concurrency: int = 16,
+        tokens: bool = False,
+        frozen: bool = False,
+        timeout: float = 120.0,
+        retries: int = 4,
+        backoff: float = 0.5,
+        extra: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Check the settings; nothing is sent yet."""
+        if concurrency < 1:
+            raise ConfigError(f"concurrency: expected at least 1, got {concurrency}")
+        self.chat = chat
+        self.model = model
+        self.concurrency = concurrency
+        self.tokens = tokens
+        self.frozen = frozen
+        self.extra = dict(extra or {})
+        self.server = ChatServer(
+            server, key_variable, timeout=timeout, retries=retries, backoff=backoff
+        )
+        self._warned: set[str] = set()
+
+    def sync(self, vlm: VLM, version: int) -> None:
+        """Do nothing when ``frozen``.
+
+        Raises:
+            EngineError: else, since a server's weights cannot be set from here.
+        """
+        if not self.frozen:
+            raise EngineError(
+                "sync: expected an engine whose weights can be set (hf, vllm); a server plays its "
+                "own; frozen=True says that this is meant"
+            )
+
+    def play(
+        self,
+        prompts: Sequence[Chunk],
+        repeats: int,
+        reply: Reply,
+        sampling: Sampling,
+        turn_seed: TurnSeed,
+    ) -> None:
+        """Play ``repeats`` rows of each prompt to their ends, see ``Engine``.
+
+        Raises:
+            EngineError: when the server cannot be reached, refuses, or answers nonsense.
+            ValueError: when a chunk does not fit the token budget, or has no messages.
+        """
+        rows: list[_Row] = []
+        for chunk in prompts:
+            messages = [message_json(m, plain_text) for m in chunk.messages]
+            rows += [_Row(len(rows) + g, list(chunk.ids), list(messages)) for g in range(repeats)]
+        pool = ThreadPoolExecutor(self.concurrency, "server")
+        asked: dict[Future[dict[str, Any]], _Row] = {}
+        try:
+            for row in rows:
+                body = self._body(row, sampling, turn_seed)
+                asked[pool.submit(self.server.ask, body)] = row
+            while asked:
+                done, _ = wait(asked, return_when=FIRST_COMPLETED)
+                for future in sorted(done, key=lambda one: asked[one].number):
+                    row = asked.pop(future)
+                    sample = self._sample(row, future.result())
+                    chunk = reply(row.number, sample)
+                    if chunk is None:
+                        continue
+                    row.ids.extend(chunk.ids)
+                    row.messages += [message_json(m, plain_text) for m in chunk.messages]
+                    row.turn += 1
+                    body = self._body(row, sampling, turn_seed)
+                    asked[pool.submit(self.server.ask, body)] = row
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+    def _body(self, row: _Row, sampling: Sampling, turn_seed: TurnSeed) -> dict[str, Any]:
+        """Return the request for a row's next turn."""
+        room = sampling.token_budget - len(row.ids)
+        if room < 1 or not row.messages or row.messages[-1]["role"] != "user":
+            raise ValueError(
+                f"row {row.number}: expected a chunk with messages that leaves a token of "
+                f"{sampling.token_budget}, got {len(row.ids)} tokens, {len(row.messages)} messages"
+            )
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": list(row.messages),
+            "max_tokens": min(sampling.max_new_tokens, room),
+            "temperature": sampling.temperature,
+            "top_p": 1.0,
+        }
+        if sampling.temperature > 0:
+            # Servers differ in how many bits they take; 31 are safe.
+            body["seed"] = turn_seed(row.number, row.turn) % 2**31
+        if self.tokens:
+            body |= {"logprobs": True, "return_token_ids": True}
+        return body | self.extra
+
+    def _sample(self, row: _Row, answer: dict[str, Any]) -> Sample:
+        """Return what the server said as a sample and append it to the row."""
+        choice = _first_choice(answer)
+        text, truncated = choice["message"]["content"] or "", choice["finish_reason"] == "length"
+        row.messages.append({"role": "assistant", "content": text})
+        ids, logprobs = self._given_tokens(row, answer, choice)
+        if ids is None:
+            ids = self.chat.policy_ids(text)
+            if truncated:
+                ids = ids[:-1]
+            if self.chat.text(ids) != plain_text(text):
+                self._warn(
+                    "the tokenizer here cannot write down what the server said; use the one "
+                    "of the server's model"
+                )
+        elif not truncated and ids[-1:] != [self.chat.eos_token_id]:
+            ids, logprobs = [*ids, self.chat.eos_token_id], None  # the server left it out
+        row.ids.extend(ids)
+        return Sample(tuple(ids), logprobs, truncated)
+
+    def _given_tokens(
+        self, row: _Row, answer: dict[str, Any], choice: dict[str, Any]
+    ) -> tuple[list[int] | None, tuple[float, ...] | None]:
+        """Return token ids and logprobs where the server gave usable ones."""
+        ids = choice.get("token_ids")
+        if not self.tokens:
+            return None, None
+        if not isinstance(ids, list) or not all(type(i) is int for i in ids):
+            self._warn("the server gives no token ids; its text is tokenised again, no logprobs")
+            return None, None
+        if self.chat.image_token_id in ids:
+            raise EngineError(f"row {row.number}: the server sampled an image placeholder")
+        places = (choice.get("logprobs") or {}).get("content") or []
+        prompt = answer.get("prompt_token_ids", choice.get("prompt_token_ids"))
+        if len(places) != len(ids) or prompt != row.ids:
+            self._warn("the server read other tokens than the row's or gave no logprobs: none kept")
+            return list(ids), None
+        return list(ids), tuple(float(place["logprob"]) for place in places)
+
+    def _warn(self, message: str) -> None:
+        if message not in self._warned:
+            self._warned.add(message)
+            logger.warning("%s: %s", self.server.address, message)
+
+
+@dataclass(eq=False)
+class _Row:
+    """One conversation: its tokens as counted here, its messages and its turns so far."""
+
+    number: int
+    ids: list[int]
+    messages: list[dict[str, Any]]
+    turn: int = 0
+
+
+def _first_choice(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return the choice of an answer, or say which field is missing."""
+    try:
+        choice = answer["choices"][0]
+        text, reason = choice["message"]["content"], choice["finish_reason"]
+    except (KeyError, IndexError, TypeError) as error:
+        raise EngineError(
+            "server: expected choices[0] with message.content and finish_reason, "
+            f"got {str(answer)[:200]} ({type(error).__name__}: {error})"
+        ) from error
+    if not (text is None or isinstance(text, str)) or reason not in ("stop", "length"):
+        raise EngineError(
+            "server: expected text that ended by stop or length, "
+            f"got {str(text)[:100]!r} and {reason!r}"
+        )
+    return choice
