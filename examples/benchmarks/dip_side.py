@@ -1,0 +1,224 @@
+"""Our side of ``grpo_vs_trl.py``: trains on the workload in this process, prints one JSON line."""
+
+from __future__ import annotations
+
+import argparse
+import cProfile
+import importlib.metadata
+import itertools
+import pstats
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from grpo_workload import MODEL_FOLDER, Run, Workload, fingerprint, peak_megabytes, regions_of
+from grpo_workload import reward as reward_of
+
+from dip_agents.advantages import Advantages
+from dip_agents.chat_tokens import ChatTokens
+from dip_agents.engines.base import Sampling
+from dip_agents.engines.hf import HFEngine
+from dip_agents.grpo import GRPOTrainer
+from dip_agents.grpo_config import GRPOConfig
+from dip_agents.logs import RunLogger
+from dip_agents.models import load_model
+from dip_agents.rollouts import Rollout, RolloutGroup, collect
+from dip_env.scenes import make_source
+from dip_env.scenes.base import Scene, SceneSource
+
+PROFILED_LINES = 40
+
+
+def scenes_of(work: Workload) -> SceneSource:
+    """Return the scenes of the workload, the same on both sides."""
+    return make_source("easy", seed=work.seed, size=(work.scene, work.scene))
+
+
+class Drawn:
+    """Scenes that are drawn before the clock starts; they depend on seed and index only."""
+
+    def __init__(self, work: Workload) -> None:
+        """Draw all of them."""
+        source = scenes_of(work)
+        self._scenes = [source[i] for i in range(work.scenes)]
+        for scene in self._scenes:
+            _ = scene.image
+
+    def __len__(self) -> int:
+        """Return how many there are."""
+        return len(self._scenes)
+
+    def __getitem__(self, index: int) -> Scene:
+        """Return one of them."""
+        return self._scenes[index]
+
+
+class LooksAnyway(ChatTokens):
+    """Reads a look out of any turn, see ``regions_of``: what is asked for depends on the tokens."""
+
+    view = 0
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return a look for any ids."""
+        boxes = ",".join(f"[{','.join(map(str, box))}]" for box in regions_of(ids, self.view))
+        return f"<look>[{boxes}]</look>"
+
+
+class StopWatch(RunLogger):
+    """Keeps the numbers of each step in memory, with the time at its end; writes nothing."""
+
+    def __init__(self) -> None:
+        """Start empty."""
+        self.ends: list[float] = []
+        self.cpu: list[float] = []
+        self.rows: list[dict[str, float]] = []
+
+    def start(self, step: int = 0) -> None:
+        """Do nothing."""
+
+    def completions(
+        self, step: int, groups: Sequence[RolloutGroup], advantages: Advantages
+    ) -> None:
+        """Do nothing."""
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Remember one step."""
+        self.ends.append(time.perf_counter())
+        self.cpu.append(time.process_time())
+        self.rows.append(dict(metrics))
+
+    def close(self) -> None:
+        """Do nothing."""
+
+
+def train(work: Workload, folder: Path) -> tuple[StopWatch, list[RolloutGroup], dict[str, Any]]:
+    """Run the workload.
+
+    Returns:
+        The clock, all groups of the timed steps, and what the first step was shown.
+    """
+    loaded = load_model(str(folder / MODEL_FOLDER), device="cpu", seed=work.seed)
+    engine = HFEngine(loaded.vlm)
+    if work.turns > 1:
+        engine.chat = LooksAnyway(loaded.vlm.processor)
+        engine.chat.view = work.view
+    source = Drawn(work)
+    sampling = Sampling(1.0, work.new_tokens, token_budget=1024)
+    chat = loaded.vlm.chat
+    kept: list[RolloutGroup] = []
+    shown: dict[str, Any] = {}
+
+    def rewarded(rollout: Rollout) -> Rollout:
+        buffer = rollout.buffer
+        said = [i for i, own in zip(buffer.ids, buffer.loss_mask, strict=True) if own]
+        return replace(rollout, reward=reward_of(chat.text(said)))
+
+    def play(step: int) -> list[RolloutGroup]:
+        first = (step - 1) * work.groups
+        groups = collect(
+            engine,
+            source,
+            range(first, first + work.groups),
+            work.group_size,
+            loaded.rules,
+            seed=work.seed,
+            step=step,
+            sampling=sampling,
+        )
+        groups = [replace(g, rollouts=[rewarded(r) for r in g.rollouts]) for g in groups]
+        if step == 1:
+            buffers = [group.rollouts[0].buffer for group in groups]
+            openings = [b.ids[: b.loss_mask.index(1)] for b in buffers]
+            shown.update(prompts=fingerprint(openings), prompt_tokens=len(openings[0]))
+        if step > work.warmup:
+            kept.extend(groups)
+        return groups
+
+    config = GRPOConfig(
+        steps=work.warmup + work.steps,
+        scenes_per_step=work.groups,
+        group_size=work.group_size,
+        learning_rate=work.learning_rate,
+        warmup_steps=0,
+        clip_low=work.clip_low,
+        clip_high=work.clip_high,
+        seed=work.seed,
+    )
+    clock = StopWatch()
+    GRPOTrainer(loaded.vlm, play, config, logger=clock).train()
+    return clock, kept, shown
+
+
+def measure(work: Workload, folder: Path) -> Run:
+    """Run the workload and say what it took."""
+    clock, groups, shown = train(work, folder)
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    lengths = [sum(rollout.buffer.loss_mask) for rollout in rollouts]
+    timed = clock.rows[work.warmup :]
+    update = sum(row["time/update"] for row in timed)
+    environment = sum(group.environment_seconds for group in groups)
+    collecting = sum(row["time/collect"] for row in timed)
+    phases = {
+        "rollout": collecting - environment,
+        "environment": environment,
+        "update": update,
+    }
+    # Every rollout must have been learned from, or the update would have been cheaper than TRL's.
+    learned = sum(row["train/tokens"] for row in timed)
+    if learned != sum(lengths):
+        raise RuntimeError(f"expected to learn from {sum(lengths)} tokens, got {learned:.0f}")
+    ends = clock.ends[work.warmup - 1 :]
+    return Run(
+        side="ours",
+        setting=str(load_dtype()),
+        step_seconds=[b - a for a, b in itertools.pairwise(ends)],
+        cpu_seconds=clock.cpu[-1] - clock.cpu[work.warmup - 1],
+        rollouts=len(rollouts),
+        sampled_tokens=sum(lengths),
+        lengths=(min(lengths), max(lengths)),
+        prompt_tokens=shown["prompt_tokens"],
+        prompts=shown["prompts"],
+        megabytes=peak_megabytes(),
+        phases={name: seconds / work.steps for name, seconds in phases.items()},
+        versions={name: importlib.metadata.version(name) for name in ("torch", "transformers")},
+    )
+
+
+def load_dtype() -> str:
+    """Say what ``load_model(dtype="auto")`` computes in on this machine's CPU."""
+    import torch
+
+    fast = torch.cpu._is_avx512_bf16_supported()
+    return "fp32 weights, bf16 products" if fast else "fp32"
+
+
+def profiled(call: Callable[[], Run], path: Path) -> Run:
+    """Run under cProfile and write where the time went: by own time, then by cumulative time."""
+    profile = cProfile.Profile()
+    run = profile.runcall(call)
+    with path.open("w", encoding="utf-8") as file:
+        stats = pstats.Stats(profile, stream=file)
+        stats.sort_stats("tottime").print_stats(PROFILED_LINES)
+        stats.sort_stats("cumulative").print_stats(PROFILED_LINES)
+    return run
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("folder", type=Path, help="of the workload")
+    parser.add_argument("--profile", type=Path, help="write a cProfile list here")
+    arguments = parser.parse_args()
+    work = Workload.load(arguments.folder)
+    if arguments.profile:
+        run = profiled(lambda: measure(work, arguments.folder), arguments.profile)
+    else:
+        run = measure(work, arguments.folder)
+    print(run.to_line())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,287 @@
+"""GRPO of this project and of TRL on the same work: rollouts and tokens per second, memory.
+
+    python examples/benchmarks/grpo_vs_trl.py --setup /somewhere/venv-trl     # once
+    python examples/benchmarks/grpo_vs_trl.py --trl /somewhere/venv-trl
+
+Both sides load the same tiny Qwen3-VL with random weights from one folder and train it: the same
+scenes and prompts (compared token by token), group size, reward, clip and optimizer, all weights
+learning, one update on each batch of 4 groups of 8 rollouts. The weights are made so that the end
+of turn is never sampled: each rollout is exactly 94 tokens long on both sides, without a hook in
+either. Every run is a process of its own on the same cores, ours and TRL's in turns; the first
+steps are not timed. TRL is tried in several settings, and the fastest one plays.
+``--multi-turn`` adds a look with two crops between two turns.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+import venv
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from dip_side import scenes_of
+from grpo_workload import MODEL_FOLDER, Run, Workload, check_same_work, paired_ratios
+
+from dip_agents.models import save_model, tiny_texts
+from dip_agents.tiny.model import Size, build_tiny
+from dip_agents.vlm import VLM
+from dip_env.config import EpisodeConfig
+from dip_env.views import View, overview
+
+HERE = Path(__file__).parent
+TRL_PACKAGES = ("trl==1.16.*", "torch", "transformers", "torchvision", "pillow")
+"""What TRL's environment needs; torch, transformers and torchvision in the versions of this one."""
+TRL_SETTINGS = (
+    "fp32 weights, bf16 products",
+    "fp32",
+    "bf16 weights",
+    "fp32 weights, bf16 products, 4 micro-batches",
+)
+SINGLE_TURN = Workload()
+MULTI_TURN = Workload(turns=2, new_tokens=47, scene=1024)
+NEVER = -30.0
+"""Logit bias of what is never sampled, in units of the constant feature."""
+
+
+def set_up(folder: Path) -> None:
+    """Make TRL's environment with pip."""
+    from importlib.metadata import version
+
+    same = ("torch", "transformers", "torchvision", "pillow")
+    wanted = [f"{name}=={version(name)}" if name in same else name for name in TRL_PACKAGES]
+    venv.create(folder, with_pip=True)
+    subprocess.run([str(python_of(folder)), "-m", "pip", "install", *wanted], check=True)
+
+
+def python_of(folder: Path) -> Path:
+    """Return the interpreter of an environment."""
+    return folder / "bin" / "python"
+
+
+def silence(model: torch.nn.Module, banned: list[int]) -> None:
+    """Change random weights so that some tokens are never sampled.
+
+    One feature of the residual stream becomes constant: every embedding starts with the same 1
+    there, and no layer writes to it. The banned rows of the tied head have a large negative weight
+    on it, all others the same positive one, which moves no probability between them.
+
+    Args:
+        model: a tiny model with tied embeddings; changed in place.
+        banned: token ids.
+    """
+    text = model.model.language_model
+    with torch.no_grad():
+        text.embed_tokens.weight[:, 0] = 1.0
+        text.embed_tokens.weight[banned, 0] = NEVER
+        for layer in text.layers:
+            layer.self_attn.o_proj.weight[0] = 0.0
+            layer.mlp.down_proj.weight[0] = 0.0
+
+
+def rules_of(work: Workload) -> EpisodeConfig:
+    """Return the rules of the environment for a workload."""
+    return EpisodeConfig(
+        view_size=work.view,
+        crop_size=work.crop,
+        size_multiple=32,
+        max_looks=work.turns - 1,
+        max_regions=2,
+        max_turns=work.turns,
+        brief=True,
+    )
+
+
+def prepare(work: Workload, folder: Path, size: Size = "tiny") -> None:
+    """Write what both sides read: the model, the workload, and the images for TRL.
+
+    Args:
+        work: the task.
+        folder: an empty folder.
+        size: of the model.
+    """
+    model, processor = build_tiny(tiny_texts(), seed=work.seed, size=size)
+    tokenizer = processor.tokenizer
+    unused = range(len(tokenizer), model.config.text_config.vocab_size)
+    silence(model, [*tokenizer.all_special_ids, *unused])
+    rules = rules_of(work)
+    save_model(VLM(model, processor), folder / MODEL_FOLDER, rules)
+    source = scenes_of(work)
+    for i in range(work.scenes):
+        image = source[i].image
+        view = View.of(image.size, rules.view_size, rules.size_multiple, rules.coordinate_format)
+        # Uncompressed, so that TRL's side loses no time on decoding.
+        overview(image, view).save(folder / f"view_{i:04d}.bmp")
+        if work.turns > 1:
+            image.save(folder / f"scene_{i:04d}.bmp")
+    work.save(folder)
+
+
+def run_side(command: list[str], threads: int) -> Run:
+    """Run one side in its own process.
+
+    Raises:
+        RuntimeError: when it fails; ends with what it wrote to standard error.
+    """
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "TOKENIZERS_PARALLELISM": "false"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(command)} failed:\n{done.stderr[-3000:]}")
+    return Run.from_output(done.stdout)
+
+
+def ours(folder: Path, threads: int, profile: Path | None = None) -> Run:
+    """Run our side."""
+    extra = ["--profile", str(profile)] if profile else []
+    return run_side([sys.executable, str(HERE / "dip_side.py"), str(folder), *extra], threads)
+
+
+def theirs(python: Path, folder: Path, threads: int, setting: str) -> Run:
+    """Run TRL's side."""
+    command = [str(python), str(HERE / "trl_side.py"), str(folder), "--setting", setting]
+    return run_side(command, threads)
+
+
+def fastest(tried: dict[str, Run]) -> str:
+    """Return the setting with the most rollouts per second."""
+    return max(tried, key=lambda name: tried[name].rollouts_per_second)
+
+
+def table(pairs: list[tuple[Run, Run]]) -> list[str]:
+    """Return the Markdown table of paired runs."""
+    columns = [("this project", [a for a, _ in pairs]), ("TRL", [b for _, b in pairs])]
+    rows = [
+        ("rollouts/s", lambda run: run.rollouts_per_second, "{:.1f}"),
+        ("sampled tokens/s", lambda run: run.tokens_per_second, "{:.0f}"),
+        ("seconds per step", lambda run: run.seconds / len(run.step_seconds), "{:.2f}"),
+        ("CPU ms per rollout", lambda run: 1000 * run.cpu_seconds / run.rollouts, "{:.0f}"),
+        ("peak memory, MB", lambda run: run.megabytes, "{:.0f}"),
+    ]
+    lines = ["| | this project | TRL | ratio (range over pairs) |", "|---|---:|---:|---:|"]
+    for name, value, form in rows:
+        values = [[value(run) for run in runs] for _, runs in columns]
+        ratio = paired_ratios(*values)
+        shown = [form.format(sorted(side)[len(side) // 2]) for side in values]
+        lines.append(f"| {name} | {shown[0]} | {shown[1]} | {ratio} |")
+    return lines
+
+
+def phases(runs: list[Run]) -> str:
+    """Return where the time of one side's median run went, in milliseconds per step."""
+    run = sorted(runs, key=lambda r: r.seconds)[len(runs) // 2]
+    return ", ".join(f"{name} {1000 * seconds:.0f} ms" for name, seconds in run.phases.items())
+
+
+def heading(arguments: argparse.Namespace) -> list[str]:
+    """Return command, commit, date and machine."""
+    commit = subprocess.run(
+        ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True
+    )
+    flags = " --multi-turn" if arguments.multi_turn else ""
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    title = ", two turns with crops" if arguments.multi_turn else ""
+    return [
+        f"## GRPO against TRL{title}",
+        "",
+        f"- Command: `python examples/benchmarks/grpo_vs_trl.py --trl VENV{flags}`",
+        f"- Commit: {commit.stdout.strip() or 'unknown'}, date: {time.strftime('%Y-%m-%d')}",
+        f"- Machine: {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB, no GPU used; "
+        f"Python {platform.python_version()}; load {os.getloadavg()[0]:.1f} at the end",
+        "",
+    ]
+
+
+def describe(work: Workload, run: Run) -> str:
+    """Return the task in one sentence."""
+    turn = "one turn" if work.turns == 1 else f"{work.turns} turns, two crops after the first"
+    return (
+        f"{work.groups} groups of {work.group_size}, {turn}, prompt {run.prompt_tokens} tokens "
+        f"with one image of {work.view}x{work.view}, {run.lengths[0]} sampled tokens per rollout, "
+        f"{work.warmup} steps of warm-up, {work.steps} timed."
+    )
+
+
+def compare(arguments: argparse.Namespace, work: Workload, folder: Path) -> None:
+    """Run both sides in turns and print everything."""
+    python = python_of(arguments.trl)
+    settings = [arguments.setting] if arguments.setting else list(TRL_SETTINGS)
+    tried: dict[str, Run] = {}
+    if len(settings) > 1:
+        for name in settings:
+            tried[name] = theirs(python, folder, arguments.threads, name)
+            print(f"TRL, {name}: {tried[name].rollouts_per_second:.2f} rollouts/s", file=sys.stderr)
+    chosen = fastest(tried) if tried else settings[0]
+    pairs = []
+    for _ in range(arguments.pairs):
+        pair = (
+            ours(folder, arguments.threads),
+            theirs(python, folder, arguments.threads, chosen),
+        )
+        check_same_work(*pair)
+        pairs.append(pair)
+        for run in pair:
+            print(run.to_line(), file=sys.stderr)
+    lines = heading(arguments) if arguments.markdown else []
+    lines += [describe(work, pairs[0][0]), "", *table(pairs), ""]
+    lines.append(f"- This project ({pairs[0][0].setting}): {phases([a for a, _ in pairs])}.")
+    lines.append(f"- TRL ({chosen}): {phases([b for _, b in pairs])}.")
+    if tried:
+        others = ", ".join(f"{n} {r.rollouts_per_second:.1f}" for n, r in tried.items())
+        lines.append(f"- TRL's settings were tried once each, rollouts/s: {others}.")
+    versions = {**pairs[0][1].versions, **pairs[0][0].versions}
+    lines.append("- " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".")
+    print("\n".join(lines))
+
+
+def alone(arguments: argparse.Namespace, work: Workload, folder: Path) -> None:
+    """Run our side only and say so."""
+    run = ours(folder, arguments.threads, arguments.profile)
+    print(f"Our side only. {describe(work, run)}")
+    print(
+        f"{run.rollouts_per_second:.1f} rollouts/s, {run.tokens_per_second:.0f} sampled tokens/s, "
+        f"{run.megabytes:.0f} MB; {phases([run])}"
+    )
+    if arguments.profile:
+        print(f"profile: {arguments.profile}")
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--setup", type=Path, help="make TRL's environment in this new folder")
+    parser.add_argument("--trl", type=Path, help="TRL's environment; without it, ours runs alone")
+    parser.add_argument("--multi-turn", action="store_true", help="a look between two turns")
+    parser.add_argument("--pairs", type=int, default=5, help="runs of each side")
+    parser.add_argument("--steps", type=int, help="timed steps per run")
+    parser.add_argument("--warmup", type=int, help="steps before the clock starts")
+    parser.add_argument("--threads", type=int, default=2, help="of both sides")
+    parser.add_argument("--setting", choices=TRL_SETTINGS, help="of TRL; the fastest by default")
+    parser.add_argument("--profile", type=Path, help="write where our time goes; ours runs alone")
+    parser.add_argument("--markdown", action="store_true", help="print a section for RESULTS.md")
+    arguments = parser.parse_args()
+    if arguments.setup:
+        set_up(arguments.setup)
+        return 0
+    if arguments.trl and not python_of(arguments.trl).is_file():
+        parser.error(f"--trl: expected an environment, make it with --setup {arguments.trl}")
+    work = MULTI_TURN if arguments.multi_turn else SINGLE_TURN
+    changes = {k: v for k in ("steps", "warmup") if (v := getattr(arguments, k)) is not None}
+    work = replace(work, **changes)
+    with tempfile.TemporaryDirectory() as name:
+        prepare(work, Path(name))
+        if arguments.trl and not arguments.profile:
+            compare(arguments, work, Path(name))
+        else:
+            alone(arguments, work, Path(name))
+            if not arguments.trl:
+                print("TRL: not run; make its environment with --setup FOLDER, then --trl FOLDER")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
