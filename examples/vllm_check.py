@@ -49,7 +49,7 @@ class Settings:
     """G, rollouts of each scene."""
     lora_rank: int = 16
     """Of the LoRA that learns with --hand-over adapter, and merged with a rank above 0."""
-    learning_rate: float = 3e-3
+    learning_rate: float = 3e-4
     """Large, so that two policies differ."""
     limit: float = 1e-4
     """Largest mean gap; 0.02 suits bfloat16."""

@@ -143,6 +143,7 @@ class VLLMEngine:
             self._llm.collective_rpc(
                 "reload_weights", kwargs={"weights_iterator": checkpoint_weights(vlm)}
             )
+            self._llm.apply_model(repack_tied_head)
         # vLLM itself would go on with keys, values and image features of the old weights.
         if not self._llm.reset_prefix_cache():
             raise EngineError("sync: expected no request in progress, vLLM kept its prefix cache")
@@ -298,6 +299,21 @@ class _Play:
         row.images.extend(chunk.images)
         row.turn += 1
         self._ask(row)
+
+
+def repack_tied_head(model: Any) -> None:
+    """Pack a head that shares the embedding's weights again, on a CPU.
+
+    There vLLM computes with packed copies. Reloading (0.32) makes new ones of what was loaded, but
+    the weights of a tied head come under the embedding's name, and it would keep its old copy.
+
+    Args:
+        model: vLLM's model.
+    """
+    for module in model.modules():
+        # A layer that packed its own weight keeps an empty one.
+        if hasattr(module, "cpu_linear") and module.weight.numel() > 0:
+            module.quant_method.process_weights_after_loading(module)
 
 
 def _number(name: str) -> str:

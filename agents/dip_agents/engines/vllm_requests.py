@@ -52,7 +52,7 @@ def one_placeholder_per_image(
             at += 1
             continue
         image = next(queue, None)
-        if image is None or any(i != placeholder for i in ids[at : at + image.tokens]):
+        if image is None or list(ids[at : at + image.tokens]) != [placeholder] * image.tokens:
             raise EngineError(f"token {at}: expected the placeholders of {len(images)} images")
         at += image.tokens
     if next(queue, None) is not None:
