@@ -88,16 +88,16 @@ class ChatServer:
         """
         data = json.dumps(body).encode()
         for attempt in range(self.retries + 1):
-            problem, wanted = self._try(data)
-            if not isinstance(problem, str):
-                return problem
+            got, wanted = self._try(data)
+            if not isinstance(got, str):
+                return got
             if attempt < self.retries:
                 # A random share, so that many requests do not come back at once.
                 pause = self.backoff * 2**attempt * (1.0 + random.random())
                 time.sleep(min(max(pause, wanted), LONGEST_PAUSE))
         raise EngineError(
             f"{self.address}: expected an answer within {self.retries + 1} tries, "
-            f"got at last: {problem}"
+            f"got at last: {got}"
         )
 
     def _try(self, data: bytes) -> tuple[dict[str, Any] | str, float]:
@@ -110,7 +110,7 @@ class ChatServer:
             with self._opener.open(request, timeout=self.timeout) as response:
                 return self._parsed(response.read()), 0.0
         except urllib.error.HTTPError as error:
-            said = f"status {error.code}: {self._quoted(error.read())}"
+            said = f"status {error.code}: {self._quoted(_read(error))}"
             if error.code not in BUSY:
                 raise EngineError(f"{self.address}: expected status 200, got {said}") from None
             return said, _seconds(error.headers.get("Retry-After"))
@@ -162,6 +162,14 @@ def png_address(image: NDArray[np.uint8]) -> str:
     out = io.BytesIO()
     Image.fromarray(image).save(out, "PNG")
     return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode("ascii")
+
+
+def _read(error: urllib.error.HTTPError) -> bytes:
+    """Return what came with an error status, as far as it came."""
+    try:
+        return error.read()
+    except (OSError, http.client.HTTPException):
+        return b""
 
 
 def _seconds(value: str | None) -> float:
