@@ -20,7 +20,7 @@ import tyro
 from dip_agents.advantages import group_advantages
 from dip_agents.engines.base import Sampling
 from dip_agents.engines.hf import HFEngine
-from dip_agents.losses import clipped_policy_loss
+from dip_agents.losses import policy_loss
 from dip_agents.models import load_model, save_model
 from dip_agents.rollouts import collect
 from dip_env import make_source
@@ -110,12 +110,12 @@ def main(settings: Settings) -> None:
                 if number == len(old_logprobs):
                     # The first update measures the policy that played: its ratio is exactly 1.
                     old_logprobs.append(now.logprobs.detach())
-                loss = clipped_policy_loss(
+                loss = policy_loss(
                     now.logprobs,
                     old_logprobs[number],
                     torch.tensor(values[rows], device=vlm.device),
                     now.mask,
-                    denominator=tokens,
+                    torch.full((len(now.mask),), 1.0 / tokens, device=vlm.device),
                     clip_low=settings.clip_low,
                     clip_high=settings.clip_high,
                 ).loss

@@ -1,17 +1,18 @@
 """How much better a rollout did than its siblings; knows rewards only, no tokens and no model.
 
-Axes: P scenes, G rollouts of one scene.
+Axes: P scenes, G rollouts of one scene, K reward terms.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-AdvantageKind = Literal["grpo", "dr_grpo", "batch_std"]
+AdvantageKind = Literal["grpo", "dr_grpo", "batch_std", "rloo", "gdpo", "gigpo"]
 
 SAME_REWARD = 1e-6
 """Rewards of a group that spread less than this are equal: the rest is float rounding."""
@@ -23,19 +24,24 @@ class Advantages:
 
     Args:
         values: float32 (P, G); exactly 0 for every rollout of a group that is not mixed.
-        mixed: bool (P,), False where all rewards of the group are equal.
+        mixed: bool (P,), False where no rollout of the group has an advantage over another.
+        turns: advantage of every turn, [scene][member][turn], where turns are paid one by one
+            (``turn_credit.py``); ``values`` then hold the episodes' part.
     """
 
     values: Tensor
     mixed: Tensor
+    turns: Sequence[Sequence[Sequence[float]]] | None = None
 
 
 def group_advantages(
     rewards_P_G: Tensor,
     kind: AdvantageKind = "batch_std",
     eps: float = 1e-4,
+    terms_P_G_K: Tensor | None = None,
+    term_weights: Sequence[float] | Tensor | None = None,
 ) -> Advantages:
-    """Compare every reward with the mean of its group.
+    """Compare every reward with those of its group.
 
     ========= ================================================ ===========================
     kind      advantage                                        source
@@ -43,38 +49,88 @@ def group_advantages(
     grpo      (R_i - mean_group) / (std_group + eps)           DeepSeekMath, 2402.03300
     dr_grpo   R_i - mean_group                                 Dr. GRPO, 2503.20783
     batch_std (R_i - mean_group) / (std_batch + eps)           Lite-PPO, 2508.08221
+    rloo      R_i - mean of the others                         RLOO, 2402.14740
+              = G / (G - 1) (R_i - mean_group)
+    gdpo      (S_i - mean_batch S) / (std_batch S + eps), with GDPO, 2601.05242
+              S_i = sum_k w_k (r_ik - mean_group r_k)
+              / (std_group r_k + eps)
+    gigpo     as grpo; turns are added by ``turn_credit``      GiGPO, 2505.10978
     ========= ================================================ ===========================
 
-    Both standard deviations are unbiased (ddof = 1), as TRL and verl compute them; the batch one
-    is over all P*G rewards. Scaling by the group's own deviation makes scenes that are almost
-    always or almost never solved count most, which the other two avoid.
+    All standard deviations are unbiased (ddof = 1), as TRL and verl compute them; those of the
+    batch are over all P*G rollouts. Scaling by the group's own deviation makes scenes that are
+    almost always or almost never solved count most, which dr_grpo, batch_std and rloo avoid.
+    gdpo compares every term by itself, so that one that varies much does not hide another; a
+    group may then be mixed although its total rewards are equal.
 
     Args:
         rewards_P_G: rewards (P, G) of any float dtype.
         kind: one of the table.
         eps: added to the standard deviation, in units of reward.
+        terms_P_G_K: unweighted reward terms (P, G, K); gdpo needs them.
+        term_weights: weight of each term, K numbers; gdpo needs them.
 
     Returns:
         The advantages and the mask of mixed groups; each group's advantages sum to 0.
 
     Raises:
-        ValueError: for another shape, a reward that is not finite, or an unknown kind.
+        ValueError: for another shape, a number that is not finite, an unknown kind, or gdpo
+            without terms.
     """
     if rewards_P_G.ndim != 2 or rewards_P_G.numel() == 0:
         raise ValueError(f"rewards: expected shape (P, G), got {tuple(rewards_P_G.shape)}")
     if not bool(torch.isfinite(rewards_P_G).all()):
         raise ValueError(f"rewards: expected finite numbers, got {rewards_P_G.tolist()}")
     rewards = rewards_P_G.double()
-    mixed = rewards.amax(dim=1) - rewards.amin(dim=1) > SAME_REWARD
-    centred = rewards - rewards.mean(dim=1, keepdim=True)
+    mixed = spread(rewards)
     if kind == "dr_grpo":
-        values = centred
-    elif kind == "grpo" and rewards.shape[1] > 1:
-        values = centred / (rewards.std(dim=1, keepdim=True) + eps)
-    elif kind == "batch_std" and rewards.numel() > 1:
-        values = centred / (rewards.std() + eps)
-    elif kind in get_args(AdvantageKind):
-        values = centred  # a single rollout has no deviation, and its centred reward is 0
+        values = centred(rewards)
+    elif kind in ("grpo", "gigpo"):
+        values = centred(rewards) / (deviation(rewards, dim=1) + eps)
+    elif kind == "batch_std":
+        values = centred(rewards) / (deviation(rewards) + eps)
+    elif kind == "rloo":
+        members = rewards.shape[1]
+        values = centred(rewards) * (members / max(members - 1, 1))
+    elif kind == "gdpo":
+        terms, weights = _checked_terms(rewards, terms_P_G_K, term_weights)
+        differ = spread(terms)  # (P, K)
+        scores = centred(terms) / (deviation(terms, dim=1) + eps)
+        scores = torch.where(differ[:, None], scores, 0.0) @ weights
+        # The mean over the batch is that of the groups, 0 up to rounding.
+        values = (scores - scores.mean()) / (deviation(scores) + eps)
+        mixed = (differ & (weights > 0)).any(dim=1)
     else:
         raise ValueError(f"kind: expected one of {get_args(AdvantageKind)}, got {kind!r}")
     return Advantages(torch.where(mixed[:, None], values, 0.0).float(), mixed)
+
+
+def spread(values: Tensor) -> Tensor:
+    """Return where the siblings along axis 1 differ by more than rounding."""
+    return values.amax(dim=1) - values.amin(dim=1) > SAME_REWARD
+
+
+def centred(values: Tensor) -> Tensor:
+    """Subtract the mean along axis 1, the members of a group."""
+    return values - values.mean(dim=1, keepdim=True)
+
+
+def deviation(values: Tensor, dim: int | None = None) -> Tensor:
+    """Return the unbiased standard deviation, kept as an axis; that of one number is 0."""
+    count = values.numel() if dim is None else values.shape[dim]
+    return values.std(dim=dim, correction=1 if count > 1 else 0, keepdim=dim is not None)
+
+
+def _checked_terms(
+    rewards: Tensor, terms: Tensor | None, weights: Sequence[float] | Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """Return terms (P, G, K) and weights (K,) as float64."""
+    if terms is None or weights is None:
+        raise ValueError("gdpo: expected terms and their weights, got none")
+    weights = torch.as_tensor(weights, dtype=torch.float64)
+    expected = (*rewards.shape, len(weights))
+    if tuple(terms.shape) != expected:
+        raise ValueError(f"terms: expected shape {expected}, got {tuple(terms.shape)}")
+    if not bool(torch.isfinite(terms).all()):
+        raise ValueError(f"terms: expected finite numbers, got {terms.tolist()}")
+    return terms.double(), weights

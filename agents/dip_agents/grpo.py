@@ -6,16 +6,14 @@ environment, no processor and no prompt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
 
-from dip_agents.advantages import group_advantages
-from dip_agents.batches import micro_batches
+from dip_agents.advantages import Advantages
 from dip_agents.checkpoints import (
     Checkpoint,
     CheckpointError,
@@ -24,44 +22,18 @@ from dip_agents.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
+from dip_agents.credit import credit
+from dip_agents.entropy_target import EntropyTarget
 from dip_agents.grpo_config import GRPOConfig
 from dip_agents.logs import PhaseTimer, RunLogger
-from dip_agents.losses import TokenStats, clipped_policy_loss
 from dip_agents.random_state import seed_everything, set_rng_state
-from dip_agents.rollout_metrics import rollout_metrics
+from dip_agents.rollout_metrics import environment_times, rollout_metrics
 from dip_agents.training_batch import TrainingBatch, training_batch
-from dip_env.errors import ConfigError, DipError
+from dip_agents.update import NonFiniteUpdateError, PolicyModel, Reference, Updater
+from dip_env.errors import ConfigError
 
 if TYPE_CHECKING:
     from dip_agents.rollouts import RolloutGroup
-    from dip_agents.token_buffer import TokenBuffer
-    from dip_agents.vlm import TokenLogprobs
-
-
-class NonFiniteUpdateError(DipError, ArithmeticError):
-    """A loss or gradient is NaN or infinite; the weights are those before the update."""
-
-
-class PolicyModel(Protocol):
-    """What the trainer asks of a model."""
-
-    def token_logprobs(
-        self, buffers: Sequence[TokenBuffer], temperature: float = 1.0
-    ) -> TokenLogprobs:
-        """Return logprobs, entropies and mask (B, T), with gradient."""
-        ...
-
-    def trainable_parameters(self) -> Iterable[nn.Parameter]:
-        """Return what learns, in an order that stays."""
-        ...
-
-    def state_dict(self) -> Mapping[str, Tensor]:
-        """Return the tensors a checkpoint must hold: at least all that learn."""
-        ...
-
-    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> Any:
-        """Take back what ``state_dict`` returned."""
-        ...
 
 
 class GRPOTrainer:
@@ -71,6 +43,8 @@ class GRPOTrainer:
         model: the policy. Keep dropout off, or sampler and trainer speak of different policies.
         collect: step (from 1) -> P groups of G rollouts of the model as it is now.
         config: the settings.
+        collect_more: step and round (from 1) -> P groups of further scenes, for a step with
+            groups of equal rewards; ``equal_groups="resample"`` needs it.
         reference: buffers -> logprobs (B, T) of the policy to stay close to (LoRA off, or a frozen
             copy), at the same temperature. When given, the KL to it is logged; ``kl_weight`` says
             how much it counts.
@@ -80,7 +54,7 @@ class GRPOTrainer:
         extra_state: what else to keep in a checkpoint; ``resume`` hands it back.
 
     Raises:
-        ConfigError: for a ``kl_weight`` without a reference.
+        ConfigError: for a setting without the function it needs.
     """
 
     def __init__(
@@ -89,7 +63,8 @@ class GRPOTrainer:
         collect: Callable[[int], Sequence[RolloutGroup]],
         config: GRPOConfig,
         *,
-        reference: Callable[[Sequence[TokenBuffer]], Tensor] | None = None,
+        collect_more: Callable[[int, int], Sequence[RolloutGroup]] | None = None,
+        reference: Reference | None = None,
         evaluate: Callable[[int], Mapping[str, float]] | None = None,
         logger: RunLogger | None = None,
         checkpoints: Path | str | None = None,
@@ -98,10 +73,12 @@ class GRPOTrainer:
         """Make the optimizer; nothing runs yet."""
         if config.kl_weight and reference is None:
             raise ConfigError(f"kl_weight: expected 0 without a reference, got {config.kl_weight}")
+        if config.equal_groups == "resample" and collect_more is None:
+            raise ConfigError("equal_groups: expected 'drop' without collect_more, got 'resample'")
         self.model = model
         self.collect = collect
+        self.collect_more = collect_more
         self.config = config
-        self.reference = reference
         self.evaluate = evaluate
         self.logger = logger
         self.checkpoints = None if checkpoints is None else Path(checkpoints)
@@ -112,6 +89,10 @@ class GRPOTrainer:
             lr=config.learning_rate,
             betas=(0.9, 0.95),
             weight_decay=config.weight_decay,
+        )
+        self.updater = Updater(model, self.optimizer, config, reference)
+        self.entropy_target = EntropyTarget(
+            config.entropy_target, config.entropy_delta, config.entropy_weight
         )
         self.step = 0
         """Finished steps."""
@@ -135,10 +116,10 @@ class GRPOTrainer:
             self.logger.start(self.step)
         for step in range(self.step + 1, config.steps + 1):
             with self._timer.phase("collect"):
-                groups = self.collect(step)
-            rewards_P_G = self._rewards(groups)
-            advantages = group_advantages(rewards_P_G, config.advantage)
-            batch = training_batch(groups, advantages, config.mask_truncated)
+                groups, advantages = self.play(step)
+            batch = training_batch(
+                groups, advantages, config.mask_truncated, config.scenes_per_step
+            )
             metrics = rollout_metrics(groups, advantages) | batch.dropped
             with self._timer.phase("update"):
                 metrics |= self.update(batch, config.learning_rate_at(step))
@@ -150,83 +131,59 @@ class GRPOTrainer:
             if self.logger is not None:
                 with self._timer.phase("completions"):
                     self.logger.completions(step, groups, advantages)
-                self.logger.log(step, metrics | _peak_memory() | self._timer.take())
+                times = self._timer.take()
+                times |= environment_times(groups, times["time/collect"])
+                self.logger.log(step, metrics | _peak_memory() | times)
             if _due(step, config.checkpoint_interval) or step == config.steps:
                 with self._timer.phase("checkpoint"):  # counted with the next step's phases
                     self.save()
 
-    def update(self, batch: TrainingBatch, learning_rate: float) -> dict[str, float]:
-        """Move the weights ``updates_per_batch`` times along the gradient of one batch.
+    def play(self, step: int) -> tuple[list[RolloutGroup], Advantages]:
+        """Collect rollouts and compare them.
 
-        The old logprobs are those that the first update itself computes: all its micro-batches
-        run before the weights move, so they are the logprobs of the weights that the batch started
-        from, at no extra cost, and the ratio of the first update is exactly 1.
+        With ``equal_groups="resample"`` further rounds are played until there are
+        ``scenes_per_step`` mixed groups, or ``max_resamples`` rounds are over (DAPO, 2503.14476).
+
+        Args:
+            step: from 1.
+
+        Returns:
+            All groups that were played, equal ones included, and their advantages.
+        """
+        config = self.config
+        groups = self._checked(self.collect(step))
+        advantages = self._credit(groups)
+        if config.equal_groups == "resample" and self.collect_more is not None:
+            for round_ in range(1, config.max_resamples + 1):
+                if int(advantages.mixed.sum()) >= config.scenes_per_step:
+                    break
+                groups += self._checked(self.collect_more(step, round_))
+                advantages = self._credit(groups)
+        return groups, advantages
+
+    def update(self, batch: TrainingBatch, learning_rate: float) -> dict[str, float]:
+        """Move the weights along one batch, see ``Updater.update``.
 
         Args:
             batch: what to learn from; when empty, the weights stay as they are.
-            learning_rate: of these updates.
+            learning_rate: of its updates.
 
         Returns:
-            Plain numbers by log key ``train/<name>``: loss, tokens, ratio statistics and clip
-            fractions (over all updates), entropy, ref_kl (with a reference), grad_norm (mean over
-            updates, before clipping), behaviour_gap (mean and max of |sampler - trainer| logprob,
-            first update), learning_rate, updates.
+            Plain numbers by log key ``train/<name>``.
 
         Raises:
             NonFiniteUpdateError: when a loss or gradient is not finite; the step is not taken.
+            RolloutTooLongError: when a single rollout does not fit into memory.
         """
-        metrics = {"train/learning_rate": learning_rate, "train/tokens": float(batch.tokens)}
-        if not batch.buffers:
-            return metrics | {"train/updates": 0.0}
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
-        splits = micro_batches(
-            batch.buffers, self.config.micro_batch_tokens, self.config.micro_batch_size
-        )
-        fixed: list[_FixedLogprobs] = []  # one per micro-batch, filled by the first update
-        stats: TokenStats | None = None
-        losses, norms = [], []
-        for _ in range(self.config.updates_per_batch):
-            self.optimizer.zero_grad(set_to_none=True)
-            partial_losses = []
-            for number, rows in enumerate(splits):
-                buffers = [batch.buffers[row] for row in rows]
-                now = self.model.token_logprobs(buffers, self.config.temperature)
-                if number == len(fixed):
-                    fixed.append(self._fix(buffers, now))
-                result = clipped_policy_loss(
-                    now.logprobs,
-                    fixed[number].old,
-                    batch.advantages[rows].to(now.logprobs.device),
-                    now.mask,
-                    batch.tokens,
-                    clip_low=self.config.clip_low,
-                    clip_high=self.config.clip_high,
-                    ref_logprobs=fixed[number].ref,
-                    kl_weight=self.config.kl_weight,
-                    kl_kind=self.config.kl_kind,
-                    entropy=now.entropy,
-                    entropy_weight=self.config.entropy_weight,
-                )
-                result.loss.backward()
-                partial_losses.append(result.loss.detach())
-                stats = result.stats if stats is None else stats.merged(result.stats)
-            norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-            self._check_finite(batch, splits, torch.stack(partial_losses), norm)
-            self.optimizer.step()
-            losses.append(sum(map(float, partial_losses)))
-            norms.append(float(norm))
-        self.optimizer.zero_grad(set_to_none=True)
-        gap = fixed[0].gap
-        for one in fixed[1:]:
-            gap = gap.merged(one.gap)
-        assert stats is not None  # there is at least one micro-batch
-        numbers = stats.metrics() | gap.metrics()
-        numbers["clip_fraction"] = numbers["clip_fraction_low"] + numbers["clip_fraction_high"]
-        numbers["loss"] = sum(losses) / len(losses)
-        numbers["grad_norm"] = sum(norms) / len(norms)
-        numbers["updates"] = float(len(losses))
-        return metrics | {f"train/{name}": value for name, value in numbers.items()}
+        weight = self.entropy_target.weight
+        try:
+            metrics = self.updater.update(batch, learning_rate, weight)
+        except NonFiniteUpdateError as error:
+            raise NonFiniteUpdateError(f"step {self.step + 1}: {error}") from error
+        if "train/entropy" in metrics:
+            metrics["train/entropy_weight"] = weight
+            self.entropy_target.observe(metrics["train/entropy"])
+        return metrics
 
     def save(self) -> Path | None:
         """Write a checkpoint of the finished steps, where there is a folder for them."""
@@ -238,7 +195,11 @@ class GRPOTrainer:
             self.model.state_dict(),
             self.optimizer.state_dict(),
             asdict(self.config),
-            self.extra_state(),
+            {
+                "caller": dict(self.extra_state()),
+                "entropy_target": self.entropy_target.state(),
+                "token_limit": self.updater.token_limit,
+            },
             self.config.keep_checkpoints,
         )
 
@@ -266,54 +227,23 @@ class GRPOTrainer:
             raise CheckpointError(f"{found.path}: expected this optimizer, got: {error}") from error
         self.model.load_state_dict(found.weights)
         self.step = found.step
+        self.entropy_target.restore(found.extra["entropy_target"])
+        if found.config["micro_batch_tokens"] == self.config.micro_batch_tokens:
+            # Memory may have run out before; another limit would add up in another order.
+            self.updater.token_limit = found.extra["token_limit"]
         set_rng_state(found.rng)  # last: whatever ran before may have drawn numbers
-        return found
+        return replace(found, extra=found.extra["caller"])
 
-    def _rewards(self, groups: Sequence[RolloutGroup]) -> Tensor:
+    def _credit(self, groups: Sequence[RolloutGroup]) -> Advantages:
+        config = self.config
+        return credit(groups, config.advantage, config.turn_weight, config.turn_discount)
+
+    def _checked(self, groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
         sizes = [len(group.rollouts) for group in groups]
         wanted = [self.config.group_size] * self.config.scenes_per_step
         if sizes != wanted:
             raise ValueError(f"collect: expected groups of sizes {wanted}, got {sizes}")
-        return torch.tensor(
-            [[rollout.reward for rollout in group.rollouts] for group in groups],
-            dtype=torch.float64,
-        )
-
-    def _fix(self, buffers: Sequence[TokenBuffer], now: TokenLogprobs) -> _FixedLogprobs:
-        old = now.logprobs.detach()
-        sampled = torch.zeros_like(old)
-        for row, buffer in enumerate(buffers):
-            sampled[row, : len(buffer.ids)] = torch.tensor(buffer.logprobs)
-        difference = (sampled - old).abs()
-        gap = TokenStats.of(
-            now.mask, {"behaviour_gap": difference}, {"behaviour_gap_max": difference}
-        )
-        ref = None
-        if self.reference is not None:
-            with torch.no_grad():
-                ref = self.reference(buffers).detach()
-        return _FixedLogprobs(old, ref, gap)
-
-    def _check_finite(
-        self, batch: TrainingBatch, splits: list[list[int]], losses: Tensor, norm: Tensor
-    ) -> None:
-        """Stop before a bad gradient reaches the weights, and say where it came from."""
-        good = torch.isfinite(losses)
-        if bool(good.all()) and bool(torch.isfinite(norm)):
-            return
-        self.optimizer.zero_grad(set_to_none=True)
-        bad = [
-            batch.origins[row]
-            for rows, ok in zip(splits, good, strict=True)
-            if not ok
-            for row in rows
-        ]
-        raise NonFiniteUpdateError(
-            f"step {self.step + 1}: expected a finite loss and gradient, got loss "
-            f"{float(losses.sum())} and gradient norm {float(norm)}"
-            + (f"; the loss is bad for (scene, member) {bad}" if bad else "")
-            + "; a lower learning rate or float32 weights may help"
-        )
+        return list(groups)
 
     def _refuse_foreign_checkpoints(self) -> None:
         found = self.checkpoints and latest_checkpoint(self.checkpoints)
@@ -321,15 +251,6 @@ class GRPOTrainer:
             raise CheckpointError(
                 f"{found}: expected an empty folder for a new run; resume, or choose another"
             )
-
-
-@dataclass(frozen=True, eq=False)
-class _FixedLogprobs:
-    """What stays the same over the updates on one micro-batch."""
-
-    old: Tensor
-    ref: Tensor | None
-    gap: TokenStats
 
 
 def _peak_memory() -> dict[str, float]:

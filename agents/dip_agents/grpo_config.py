@@ -7,10 +7,15 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from dip_agents.advantages import AdvantageKind
-from dip_agents.losses import KlKind
+from dip_agents.aggregation import AggregationKind
+from dip_agents.entropy_target import LARGEST_WEIGHT
+from dip_agents.kl import KlKind
+from dip_agents.reward_schedule import parse_schedule
+from dip_agents.surrogates import LossKind
 from dip_env.errors import ConfigError
 
 LearningRateSchedule = Literal["constant", "cosine"]
+EqualGroups = Literal["drop", "resample"]
 
 
 @dataclass(frozen=True)
@@ -41,16 +46,42 @@ class GRPOConfig:
     """Rollouts that go through the model at once, if that is the tighter limit."""
     advantage: AdvantageKind = "batch_std"
     """What a reward is compared with, see ``group_advantages``."""
+    turn_weight: float = 1.0
+    """Weight of the turns' part of the advantage in gigpo, see ``turn_advantages``."""
+    turn_discount: float = 0.95
+    """What a reward is worth one turn earlier in gigpo; below 1 it counts against looking."""
+    equal_groups: EqualGroups = "drop"
+    """Groups of equal rewards teach nothing: leave them out, or play further scenes for them."""
+    max_resamples: int = 3
+    """Rounds of further scenes per step at most, each of ``scenes_per_step``, for resample."""
+    aggregation: AggregationKind = "token_mean"
+    """What counts the same in the loss: tokens, or rollouts; see ``rollout_weights``."""
+    constant_length: int = 1024
+    """Tokens that the constant_length aggregation divides by."""
+    loss: LossKind = "clipped"
+    """Policy-gradient loss, see ``surrogates.py``; gspo, cispo and dppo_tv read the clips
+    below in their own way and want other values."""
     clip_low: float = 0.2
     """How far the ratio may fall below 1 before its gradient is cut (PPO)."""
     clip_high: float = 0.28
     """How far the ratio may rise above 1; higher keeps rare tokens alive (DAPO)."""
+    dual_clip: float | None = None
+    """Ratio above which a bad token pushes no harder, such as 3; for the clipped loss."""
+    importance_cap: float | None = None
+    """Largest weight that corrects a token for a sampler that is another engine, such as 2."""
     kl_weight: float = 0.0
     """Weight of the KL to the reference policy; needs one when above 0."""
     kl_kind: KlKind = "k2"
     """Estimator of that KL, see ``kl_to_reference``."""
     entropy_weight: float = 0.0
-    """Weight of an entropy bonus."""
+    """Weight of an entropy bonus; with ``entropy_target`` the one to start from."""
+    entropy_target: float | None = None
+    """Entropy in nats per token to keep by moving that weight, such as 0.2 (Skywork-OR1)."""
+    entropy_delta: float = 0.0001
+    """How much that weight moves per step."""
+    reward_schedule: tuple[str, ...] = ()
+    """Numbers of the reward over the steps, such as look_weight:1=0.1,200=0.0 iou:1=0.5,300=0.75,
+    with straight lines between."""
     temperature: float = 1.0
     """Of sampling, and therefore of the logprobs here."""
     mask_truncated: bool = True
@@ -80,6 +111,8 @@ class GRPOConfig:
             "group_size": 2,
             "warmup_steps": 0,
             "updates_per_batch": 1,
+            "max_resamples": 1,
+            "constant_length": 1,
             "print_interval": 0,
             "completions_interval": 0,
             "eval_interval": 0,
@@ -93,16 +126,36 @@ class GRPOConfig:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ConfigError(f"{name}: expected at least 1 or None, got {value}")
-        for name in ("learning_rate", "max_grad_norm", "temperature"):
+        for name in ("learning_rate", "max_grad_norm", "temperature", "entropy_delta"):
             if not 0 < getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}: expected above 0, got {getattr(self, name)}")
-        for name in ("weight_decay", "clip_high", "kl_weight", "entropy_weight"):
+        for name in ("importance_cap", "entropy_target"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name}: expected above 0 or None, got {value}")
+        for name in ("weight_decay", "clip_high", "kl_weight", "entropy_weight", "turn_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}: expected at least 0, got {getattr(self, name)}")
         if not 0 <= self.clip_low < 1:
             raise ConfigError(f"clip_low: expected a number in [0, 1), got {self.clip_low}")
+        if not 0 <= self.turn_discount <= 1:
+            raise ConfigError(f"turn_discount: expected 0 to 1, got {self.turn_discount}")
+        if self.dual_clip is not None and not (self.dual_clip > 1 and self.loss == "clipped"):
+            raise ConfigError(
+                f"dual_clip: expected above 1 and with loss 'clipped', got {self.dual_clip} "
+                f"with {self.loss!r}"
+            )
+        if self.entropy_target is not None and self.entropy_weight > LARGEST_WEIGHT:
+            raise ConfigError(
+                f"entropy_weight: expected at most {LARGEST_WEIGHT} with an entropy_target, "
+                f"got {self.entropy_weight}"
+            )
+        parse_schedule(self.reward_schedule)
         for name, kinds in (
             ("advantage", AdvantageKind),
+            ("aggregation", AggregationKind),
+            ("loss", LossKind),
+            ("equal_groups", EqualGroups),
             ("kl_kind", KlKind),
             ("lr_schedule", LearningRateSchedule),
         ):

@@ -1,4 +1,4 @@
-"""The policy loss: tensors in, loss and numbers out; no model, no config, no logger.
+"""The loss of a batch of rollouts: tensors in, loss and numbers out; no model, no config, no log.
 
 Axes: B rollouts, T tokens. Column t of row b speaks of token t of rollout b. A token is *active*
 where ``mask`` is True; everything else (environment text, padding) has no say in any number here.
@@ -6,90 +6,16 @@ where ``mask`` is True; everything else (environment text, padding) has no say i
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Literal
+from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-KlKind = Literal["k2", "k3"]
-
-MAX_LOG_RATIO = 20.0
-"""Log-ratios are clamped to +-20 before exp, so that one absurd token cannot overflow (as verl)."""
-
-
-def masked_mean(values: Tensor, mask: Tensor, denominator: Tensor | float | None = None) -> Tensor:
-    """Average over active entries, or over a larger set of which these are a part.
-
-    Args:
-        values: any shape; entries outside the mask may hold anything, even NaN.
-        mask: bool, the shape of ``values``.
-        denominator: number of entries of the whole set, when ``values`` are one micro-batch of it;
-            the means of all micro-batches then sum to the mean of the set. Default: this mask's.
-
-    Returns:
-        A scalar; 0, still part of the graph, for an empty mask.
-
-    Raises:
-        ValueError: when the shapes differ.
-    """
-    if values.shape != mask.shape:
-        raise ValueError(f"mask: expected shape {tuple(values.shape)}, got {tuple(mask.shape)}")
-    total = torch.where(mask, values, 0.0).sum()
-    return total / (mask.sum().clamp(min=1) if denominator is None else denominator)
-
-
-@dataclass(frozen=True, eq=False)
-class TokenStats:
-    """Sums over active tokens and extremes, kept apart so that micro-batches reduce exactly.
-
-    Args:
-        tokens: how many active tokens the sums cover, a scalar tensor.
-        sums: name -> scalar tensor; the mean is the sum over ``tokens``.
-        maxima: name -> scalar tensor.
-    """
-
-    tokens: Tensor
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    maxima: dict[str, Tensor] = field(default_factory=dict)
-
-    @classmethod
-    def of(
-        cls, mask: Tensor, means: dict[str, Tensor], maxima: dict[str, Tensor] | None = None
-    ) -> TokenStats:
-        """Reduce per-token values.
-
-        Args:
-            mask: bool (B, T), the active tokens.
-            means: name -> (B, T) values to be averaged over tokens.
-            maxima: name -> (B, T) values >= 0 of which the largest counts.
-
-        Returns:
-            The statistics, detached; sums are float64 so that their order does not matter.
-        """
-        sums = {
-            name: torch.where(mask, values.detach().double(), 0.0).sum()
-            for name, values in means.items()
-        }
-        peaks = {
-            name: torch.where(mask, values.detach().double(), 0.0).max()
-            for name, values in (maxima or {}).items()
-        }
-        return cls(mask.sum(), sums, peaks)
-
-    def merged(self, other: TokenStats) -> TokenStats:
-        """Add another micro-batch; both must hold the same names."""
-        return TokenStats(
-            self.tokens + other.tokens,
-            {name: total + other.sums[name] for name, total in self.sums.items()},
-            {name: torch.maximum(peak, other.maxima[name]) for name, peak in self.maxima.items()},
-        )
-
-    def metrics(self) -> dict[str, float]:
-        """Return the token means and the maxima as plain numbers, each under its name."""
-        tokens = max(int(self.tokens), 1)
-        means = {name: float(total) / tokens for name, total in self.sums.items()}
-        return means | {name: float(peak) for name, peak in self.maxima.items()}
+from dip_agents.importance import MAX_LOG_RATIO
+from dip_agents.kl import KlKind, kl_to_reference
+from dip_agents.surrogates import LossKind, Surrogate, cispo, clipped, dppo_tv, gspo
+from dip_agents.token_stats import TokenStats
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,7 +23,7 @@ class PolicyLoss:
     """What one micro-batch gives.
 
     Args:
-        loss: scalar with gradient, already divided by the denominator of the whole batch.
+        loss: scalar with gradient, the share of these rollouts in the loss of the whole batch.
         stats: ``clip_fraction_low``, ``clip_fraction_high``, ``approx_kl``, ``ratio``,
             ``entropy`` and ``ref_kl`` (both only when given) as means; ``ratio_deviation``, the
             largest ``|ratio - 1|``, as maximum.
@@ -107,69 +33,48 @@ class PolicyLoss:
     stats: TokenStats
 
 
-def kl_to_reference(logprobs: Tensor, ref_logprobs: Tensor, kind: KlKind = "k2") -> Tensor:
-    """Estimate KL(policy || reference) from one sampled token each, with d = ref - policy.
-
-    ``k2 = d^2 / 2`` has the right gradient in expectation (on-policy), ``k3 = exp(d) - d - 1`` the
-    right value. As a loss term prefer k2. Source: J. Schulman, "Approximating KL divergence" (the
-    values); verl ``core_algos.py`` for the clamp of d to +-20.
-
-    Args:
-        logprobs: (B, T) with gradient.
-        ref_logprobs: (B, T) of the reference.
-        kind: ``k2`` or ``k3``.
-
-    Returns:
-        (B, T), each >= 0.
-
-    Raises:
-        ValueError: for an unknown kind.
-    """
-    d = (ref_logprobs - logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    if kind == "k2":
-        return 0.5 * d.square()
-    if kind == "k3":
-        return torch.expm1(d) - d
-    raise ValueError(f"kl kind: expected 'k2' or 'k3', got {kind!r}")
-
-
-def clipped_policy_loss(
+def policy_loss(
     logprobs: Tensor,
     old_logprobs: Tensor,
     advantages: Tensor,
     mask: Tensor,
-    denominator: Tensor | float | None = None,
+    weights: Tensor | None = None,
     *,
+    kind: LossKind = "clipped",
     clip_low: float = 0.2,
     clip_high: float = 0.28,
+    dual_clip: float | None = None,
+    behaviour_logprobs: Tensor | None = None,
+    importance: Tensor | None = None,
     ref_logprobs: Tensor | None = None,
     kl_weight: float = 0.0,
     kl_kind: KlKind = "k2",
     entropy: Tensor | None = None,
     entropy_weight: float = 0.0,
 ) -> PolicyLoss:
-    """Clipped policy-gradient loss, averaged over tokens.
+    """Return the weighted sum over tokens of surrogate, KL and entropy.
 
-    With r = exp(logprobs - old_logprobs) and the advantage A of the token's rollout::
+    With the surrogate loss S_bt of the kind (``surrogates.py``) and the importance weight u_bt::
 
-        loss = 1/N * sum_t [ -min(r A, clip(r, 1 - clip_low, 1 + clip_high) A)
-                             + kl_weight * KL_t - entropy_weight * H_t ]
+        loss = sum_b w_b sum_t [ u_bt S_bt + kl_weight * KL_bt - entropy_weight * H_bt ]
 
-    where N is the ``denominator``: the active tokens of the whole batch, not of this micro-batch,
-    so that gradients of micro-batches sum to the gradient of the batch.
-
-    Source: PPO (1707.06347) for the clip; DAPO (2503.14476) for the higher upper bound and the
-    token mean.
+    The weights w_b belong to the whole batch (``aggregation.py``), so gradients of micro-batches
+    sum to the gradient of the batch.
 
     Args:
         logprobs: (B, T) with gradient.
         old_logprobs: (B, T) of the weights that the batch started from. Pass
-            ``logprobs.detach()`` on the first update: r is then exactly 1.
+            ``logprobs.detach()`` on the first update: the ratio is then exactly 1.
         advantages: (B,), or (B, T) to pay tokens of one rollout differently.
         mask: bool (B, T), the active tokens.
-        denominator: active tokens of the whole batch; default those of ``mask``.
-        clip_low: how far below 1 the ratio may still be pushed.
-        clip_high: how far above 1 the ratio may still be pushed.
+        weights: (B,) of ``rollout_weights``; by default one over the active tokens of ``mask``.
+        kind: which surrogate.
+        clip_low: its lower bound.
+        clip_high: its upper bound.
+        dual_clip: the third bound of ``clipped``, or None.
+        behaviour_logprobs: (B, T) of the sampler, which ``dppo_tv`` compares with; where None or
+            NaN, ``old_logprobs`` stand in.
+        importance: (B, T) of ``sampler_gap``, or None for 1.
         ref_logprobs: (B, T) of the reference policy, or None for no KL.
         kl_weight: weight of the KL term.
         kl_kind: see ``kl_to_reference``.
@@ -180,7 +85,8 @@ def clipped_policy_loss(
         The loss and its statistics.
 
     Raises:
-        ValueError: when shapes do not fit, or a weight is set without its tensor.
+        ValueError: when shapes do not fit, a weight is set without its tensor, or for an unknown
+            kind.
     """
     _check_shapes(logprobs, old_logprobs, advantages, mask)
     if kl_weight and ref_logprobs is None:
@@ -191,22 +97,35 @@ def clipped_policy_loss(
     advantage = advantages.to(logprobs.dtype)
     advantage = (advantage[:, None] if advantage.ndim == 1 else advantage).expand_as(logprobs)
     # Zero outside the mask before exp: a padded -inf would turn into NaN in the backward pass.
-    log_ratio = torch.where(mask, logprobs - old_logprobs, 0.0)
-    log_ratio = log_ratio.clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
-    ratio = log_ratio.exp()
-    clipped = ratio.clamp(1.0 - clip_low, 1.0 + clip_high)
-    per_token = -torch.minimum(ratio * advantage, clipped * advantage)
+    logprobs = torch.where(mask, logprobs, 0.0)
+    old_logprobs = torch.where(mask, old_logprobs, 0.0)
+    log_ratio = (logprobs - old_logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    surrogate: Surrogate
+    if kind == "clipped":
+        surrogate = clipped(log_ratio, advantage, clip_low, clip_high, dual_clip)
+    elif kind == "gspo":
+        surrogate = gspo(logprobs, log_ratio, advantage, mask, clip_low, clip_high)
+    elif kind == "cispo":
+        surrogate = cispo(logprobs, log_ratio, advantage, clip_high)
+    elif kind == "dppo_tv":
+        sampler = old_logprobs
+        if behaviour_logprobs is not None:
+            known = mask & ~behaviour_logprobs.isnan()
+            sampler = torch.where(known, behaviour_logprobs, old_logprobs)
+        surrogate = dppo_tv(logprobs, log_ratio, advantage, sampler, clip_low, clip_high)
+    else:
+        raise ValueError(f"loss: expected one of {get_args(LossKind)}, got {kind!r}")
+    per_token = surrogate.losses if importance is None else importance * surrogate.losses
 
+    ratio = log_ratio.detach().exp()
     means = {
-        "clip_fraction_low": (ratio < 1.0 - clip_low) & (advantage < 0),
-        "clip_fraction_high": (ratio > 1.0 + clip_high) & (advantage > 0),
+        "clip_fraction_low": surrogate.cut_low,
+        "clip_fraction_high": surrogate.cut_high,
         "approx_kl": torch.expm1(log_ratio) - log_ratio,  # k3 of KL(old || new), >= 0
         "ratio": ratio,
     }
     if ref_logprobs is not None:
-        distance = kl_to_reference(
-            torch.where(mask, logprobs, 0.0), torch.where(mask, ref_logprobs, 0.0), kl_kind
-        )
+        distance = kl_to_reference(logprobs, torch.where(mask, ref_logprobs, 0.0), kl_kind)
         means["ref_kl"] = distance
         if kl_weight:
             per_token = per_token + kl_weight * distance
@@ -214,8 +133,12 @@ def clipped_policy_loss(
         means["entropy"] = entropy
         if entropy_weight:
             per_token = per_token - entropy_weight * torch.where(mask, entropy, 0.0)
+    if weights is None:
+        weights = (1.0 / mask.sum().clamp(min=1)).expand(len(mask))
     stats = TokenStats.of(mask, means, {"ratio_deviation": (ratio - 1.0).abs()})
-    return PolicyLoss(masked_mean(per_token, mask, denominator), stats)
+    # Sums of rows first: a rollout's share does not depend on who else is in the micro-batch.
+    rows = torch.where(mask, per_token, 0.0).sum(1)
+    return PolicyLoss((weights.to(rows.dtype) * rows).sum(), stats)
 
 
 def _check_shapes(logprobs: Tensor, old_logprobs: Tensor, advantages: Tensor, mask: Tensor) -> None:

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import json
+import random
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from dip_agents.checkpoints import latest_checkpoint
-from dip_agents.engines.base import Sampling
+from dip_agents.engines.base import Engine, Sampling
 from dip_agents.engines.hf import HFEngine
 from dip_agents.evaluate import EvalResult, evaluate, paired_gain, print_results, show
 from dip_agents.grpo import GRPOTrainer
@@ -21,6 +22,7 @@ from dip_agents.lessons import LessonData
 from dip_agents.logs import RunLogger
 from dip_agents.models import LoadedModel, save_model
 from dip_agents.oracle import OraclePolicy
+from dip_agents.reward_schedule import check_schedule, rules_at
 from dip_agents.rollouts import RolloutGroup, collect
 from dip_agents.seeds import derived_seed
 from dip_agents.sft import SFTConfig, train_sft
@@ -31,6 +33,9 @@ from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
 from dip_env.scenes.base import SceneSource
 from dip_wrappers.traces import TraceWriter, describe_source
+
+OTHER_ENGINE_CAP = 2.0
+"""Cap of the importance weights where another engine than the trainer's model samples."""
 
 
 def teach(
@@ -70,6 +75,7 @@ def reinforce(
     config: GRPOConfig,
     out: Path,
     *,
+    engine: Engine | None = None,
     max_new_tokens: int = 256,
     token_budget: int = 2048,
     resume: bool = False,
@@ -80,8 +86,10 @@ def reinforce(
     Args:
         loaded: the model.
         source: training scenes; a run goes through them in its own random order.
-        rules: of the episodes, rewards included.
+        rules: of the episodes, rewards included; ``config.reward_schedule`` may change those.
         config: of the training.
+        engine: samples; by default the model itself. The policy gradient is corrected for the
+            difference of another engine (``importance_cap``, 2 unless set).
         out: folder of the run; traces with crops are written as often as completions tables.
         max_new_tokens: tokens of one turn.
         token_budget: tokens of one episode.
@@ -89,34 +97,40 @@ def reinforce(
         console: where to print.
 
     Raises:
-        ConfigError: when a step needs more scenes than there are.
+        ConfigError: when a step needs more scenes than there are, or the schedule holds a value
+            that no reward can have.
     """
+    check_schedule(rules, config.reward_schedule)
     if config.scenes_per_step > len(source):
         raise ConfigError(
             f"scenes_per_step: expected at most the {len(source)} scenes there are, "
             f"got {config.scenes_per_step}"
         )
     vlm = loaded.vlm
-    engine = HFEngine(vlm)
+    sampler = engine or HFEngine(vlm)
+    if not sampler.same_model and config.importance_cap is None:
+        config = replace(config, importance_cap=OTHER_ENGINE_CAP)
     sampling = Sampling(config.temperature, max_new_tokens, token_budget)
 
-    def play(step: int) -> list[RolloutGroup]:
+    def play(step: int, round_: int = 0) -> list[RolloutGroup]:
         every = config.completions_interval
         watched = every > 0 and (step == 1 or step % every == 0)
         writer = None
         if watched:
-            folder = out / "traces" / f"step_{step:06d}"
-            writer = TraceWriter(folder, source=describe_source(source))
+            name = f"step_{step:06d}" + (f"_round_{round_}" if round_ else "")
+            writer = TraceWriter(out / "traces" / name, source=describe_source(source))
         vlm.model.eval()
+        sampler.sync(vlm, step)
         try:
             return collect(
-                engine,
+                sampler,
                 source,
-                scene_indices(step, config, len(source)),
+                scene_indices(step, config, len(source), round_),
                 config.group_size,
-                rules,
+                rules_at(rules, config.reward_schedule, step),
                 seed=config.seed,
                 step=step,
+                first_place=round_ * config.scenes_per_step,
                 sampling=sampling,
                 writer=writer,
             )
@@ -135,6 +149,7 @@ def reinforce(
             vlm,
             play,
             config,
+            collect_more=play,
             reference=_reference(vlm, config) if config.kl_weight else None,
             logger=logger,
             checkpoints=out / "checkpoints",
@@ -145,20 +160,25 @@ def reinforce(
     save_model(vlm, out / "model", rules)
 
 
-def scene_indices(step: int, config: GRPOConfig, count: int) -> list[int]:
+def scene_indices(step: int, config: GRPOConfig, count: int, round_: int = 0) -> list[int]:
     """Return the scenes of a step, all different; a pure function, so that a resume agrees.
 
     Small sources are gone through epoch by epoch, each in its own order; huge ones are drawn from.
+    Further rounds of a step draw from all scenes.
 
     Args:
         step: from 1.
         config: gives the seed and P.
         count: scenes there are.
+        round_: 0, or which round of further scenes.
 
     Returns:
         P indices.
     """
     wanted = config.scenes_per_step
+    if round_:
+        draw = random.Random(derived_seed(config.seed, "resample", step, round_))
+        return draw.sample(range(count), wanted)
     steps_per_epoch = count // wanted
     if count > 1_000_000:
         first = (step - 1) * wanted

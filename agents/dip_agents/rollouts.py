@@ -10,6 +10,7 @@ from typing import Any
 from dip_agents.engines.base import Chunk, Engine, Sample, Sampling
 from dip_agents.seeds import derived_seed
 from dip_agents.token_buffer import TokenBuffer
+from dip_agents.turn_credit import next_anchor
 from dip_env.boxes import union_area
 from dip_env.config import EpisodeConfig
 from dip_env.group import EpisodeGroup
@@ -25,14 +26,18 @@ class Rollout:
         buffer: its tokens.
         reward: total reward of the environment.
         terms: every reward term by name, unweighted, in [0, 1].
-        info: ``turns looks look_area boxes truth_count parse_failures ending transcript``;
-            ending is ``answer``, ``max_turns`` or ``token_budget``.
+        info: ``turns looks look_area boxes truth_count parse_failures ending transcript anchors``;
+            ending is ``answer``, ``max_turns`` or ``token_budget``; anchors name what was shown
+            before each turn (see ``turn_credit``). An environment that pays turns one by one adds
+            ``turn_rewards``, one number per turn.
+        weights: of every term; the reward is the weighted sum.
     """
 
     buffer: TokenBuffer
     reward: float
     terms: dict[str, float]
     info: dict[str, Any] = field(default_factory=dict)
+    weights: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,6 +134,9 @@ class _Table:
         prompt.append_env(*self.chat.opening(messages))
         self.opening = Chunk(tuple(prompt.ids), tuple(prompt.images), messages)
         self.buffers = [prompt.copy() for _ in range(group_size)]
+        first = next_anchor("", prompt.ids, [image.key for image in prompt.images])
+        self.shown = [first] * group_size
+        self.anchors: list[list[str]] = [[] for _ in range(group_size)]
         self.endings: list[str | None] = [None] * group_size
         self.seconds = time.perf_counter() - began
 
@@ -143,6 +151,8 @@ class _Table:
     def _reply(self, member: int, sample: Sample) -> Chunk | None:
         buffer, episode = self.buffers[member], self.group.episodes[member]
         buffer.append_policy(sample.ids, sample.logprobs)
+        if sample.ids:  # a turn without tokens has nothing to learn
+            self.anchors[member].append(self.shown[member])
         action = self.chat.text(sample.ids)
         turn = self.group.step_member(member, action)
         if self.recorder is not None:
@@ -151,6 +161,8 @@ class _Table:
             self.endings[member] = "answer" if episode.answered else "max_turns"
             return None
         ids, images = self.chat.reply(turn.message)
+        keys = [image.key for image in images]
+        self.shown[member] = next_anchor(self.shown[member], ids, keys)
         if buffer.ids[-1] != self.chat.eos_token_id:
             # A turn cut at its limit is closed for the model; the token is not its own.
             ids = [self.chat.eos_token_id, *ids]
@@ -167,13 +179,17 @@ class _Table:
     def rollouts(self) -> RolloutGroup:
         """Return what was played, after the end."""
         rollouts = [
-            _rollout(self.group, member, buffer, str(ending))
-            for member, (buffer, ending) in enumerate(zip(self.buffers, self.endings, strict=True))
+            _rollout(self.group, member, buffer, str(ending), anchors)
+            for member, (buffer, ending, anchors) in enumerate(
+                zip(self.buffers, self.endings, self.anchors, strict=True)
+            )
         ]
         return RolloutGroup(self.scene_index, rollouts, self.seconds)
 
 
-def _rollout(group: EpisodeGroup, member: int, buffer: TokenBuffer, ending: str) -> Rollout:
+def _rollout(
+    group: EpisodeGroup, member: int, buffer: TokenBuffer, ending: str, anchors: list[str]
+) -> Rollout:
     episode, terms = group.episodes[member], group.terms[member]
     outcome, scene = episode.outcome, episode.scene
     transcript = [{"role": m.role, "text": m.text} for m in episode.transcript]
@@ -186,7 +202,8 @@ def _rollout(group: EpisodeGroup, member: int, buffer: TokenBuffer, ending: str)
         "parse_failures": sum(segments is None for segments in outcome.segments_per_turn),
         "ending": ending,
         "transcript": transcript,
+        "anchors": anchors,
     }
     weights = episode.config.reward.weights
     named = {name: float(getattr(terms, name)) for name in weights}
-    return Rollout(buffer, float(terms.total(weights)), named, info)
+    return Rollout(buffer, float(terms.total(weights)), named, info, weights)

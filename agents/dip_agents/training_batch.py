@@ -13,6 +13,8 @@ import torch
 from torch import Tensor
 
 from dip_agents.advantages import Advantages
+from dip_agents.aggregation import Counts
+from dip_agents.turn_credit import spread_over_tokens
 
 if TYPE_CHECKING:
     from dip_agents.rollouts import RolloutGroup
@@ -25,7 +27,8 @@ class TrainingBatch:
 
     Args:
         buffers: their tokens, B of them.
-        advantages: float32 (B,).
+        advantages: float32 (B,), or (B, T) where turns are paid one by one; T is that of the
+            longest buffer, and what the environment said has 0.
         origins: (scene index, member) of each.
         dropped: log key -> how many rollouts were left out for that reason (the first that
             applies counts).
@@ -37,9 +40,19 @@ class TrainingBatch:
     dropped: dict[str, float]
 
     @property
-    def tokens(self) -> int:
-        """Active tokens of the whole batch, the denominator of its loss."""
-        return sum(map(active_tokens, self.buffers))
+    def lengths(self) -> list[int]:
+        """Active tokens of each rollout."""
+        return [active_tokens(buffer) for buffer in self.buffers]
+
+    @property
+    def counts(self) -> Counts:
+        """The size of the batch, which the weights of its tokens are made from."""
+        return Counts.of(self.lengths)
+
+    def advantages_of(self, rows: Sequence[int], width: int) -> Tensor:
+        """Return the advantages of some rollouts, (b,) or (b, width), on the CPU."""
+        found = self.advantages[list(rows)]
+        return found if found.ndim == 1 else found[:, :width]
 
 
 def active_tokens(buffer: TokenBuffer) -> int:
@@ -48,7 +61,10 @@ def active_tokens(buffer: TokenBuffer) -> int:
 
 
 def training_batch(
-    groups: Sequence[RolloutGroup], advantages: Advantages, mask_truncated: bool = True
+    groups: Sequence[RolloutGroup],
+    advantages: Advantages,
+    mask_truncated: bool = True,
+    most_groups: int | None = None,
 ) -> TrainingBatch:
     """Select the rollouts that go through the model and count the others.
 
@@ -58,26 +74,44 @@ def training_batch(
     Args:
         groups: P groups of G rollouts.
         advantages: of these groups.
-        mask_truncated: leave out rollouts that ended by ``token_budget``.
+        mask_truncated: leave out rollouts that ended by ``token_budget``. Their rewards still
+            count in the advantages of their siblings, and rollouts that ran out of turns stay.
+        most_groups: how many mixed groups may stay, the first of them, or None for all.
 
     Returns:
         The batch; it may be empty.
     """
     buffers: list[TokenBuffer] = []
-    values: list[float] = []
+    values: list[Sequence[float]] = []
     origins: list[tuple[int, int]] = []
-    reasons = dict.fromkeys(("equal_rewards", "no_policy_tokens", "truncated"), 0.0)
+    reasons = dict.fromkeys(("equal_rewards", "surplus", "no_policy_tokens", "truncated"), 0.0)
+    mixed_before = 0
     for row, group in enumerate(groups):
+        mixed = bool(advantages.mixed[row])
+        surplus = most_groups is not None and mixed_before >= most_groups
+        mixed_before += mixed
         for member, rollout in enumerate(group.rollouts):
-            if not advantages.mixed[row]:
+            if not mixed:
                 reasons["equal_rewards"] += 1
+            elif surplus:
+                reasons["surplus"] += 1
             elif not active_tokens(rollout.buffer):
                 reasons["no_policy_tokens"] += 1
             elif mask_truncated and rollout.info["ending"] == "token_budget":
                 reasons["truncated"] += 1
             else:
                 buffers.append(rollout.buffer)
-                values.append(float(advantages.values[row, member]))
                 origins.append((group.scene_index, member))
+                if advantages.turns is None:
+                    values.append([float(advantages.values[row, member])])
+                else:
+                    per_turn = advantages.turns[row][member]
+                    values.append(spread_over_tokens(rollout.buffer.loss_mask, per_turn))
     dropped = {f"rollout/dropped_{reason}": count for reason, count in reasons.items()}
-    return TrainingBatch(buffers, torch.tensor(values), origins, dropped)
+    width = max(map(len, values), default=1)
+    table = torch.zeros(len(values), width)
+    for at, numbers in enumerate(values):
+        table[at, : len(numbers)] = torch.tensor(numbers)
+    return TrainingBatch(
+        buffers, table if advantages.turns is not None else table[:, 0], origins, dropped
+    )

@@ -19,13 +19,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dip_agents.advantages import group_advantages
 from dip_agents.checkpoints import CheckpointError
-from dip_agents.grpo import GRPOTrainer, NonFiniteUpdateError
+from dip_agents.credit import credit
+from dip_agents.grpo import GRPOTrainer
 from dip_agents.grpo_config import GRPOConfig
 from dip_agents.logs import RunLogger, read_metrics
 from dip_agents.token_buffer import TokenBuffer
 from dip_agents.training_batch import training_batch
+from dip_agents.update import NonFiniteUpdateError
 from dip_env.errors import ConfigError
 
 START, REPLY = 7, 6  # what the environment says, beside the symbols 1 to 4
@@ -85,12 +86,14 @@ class ToyRollout:
     reward: float
     terms: dict = field(default_factory=dict)
     info: dict = field(default_factory=dict)
+    weights: dict = field(default_factory=lambda: {"accuracy": 1.0})
 
 
 @dataclass
 class ToyGroup:
     scene_index: int
     rollouts: list
+    environment_seconds: float = 0.001
 
 
 class ToyWorld:
@@ -113,6 +116,7 @@ class ToyWorld:
         reward = written.count(symbol) / len(written)
         info = {"turns": 2, "looks": 1, "look_area": 0.5, "boxes": len(written), "truth_count": 2}
         info |= {"parse_failures": 0, "ending": "answer", "transcript": []}
+        info["anchors"] = [f"symbol {symbol}", f"reply to {buffer.ids[2]}"]
         return ToyRollout(buffer, reward, {"accuracy": reward}, info)
 
     def __call__(self, step: int) -> list[ToyGroup]:
@@ -144,8 +148,7 @@ def make_trainer(config: GRPOConfig = SMALL, folder: Path | None = None, **more)
 def play_batch(trainer: GRPOTrainer, groups=None):
     torch.manual_seed(1), random.seed(1), np.random.seed(1)
     groups = groups or trainer.collect(1)
-    rewards = torch.tensor([[r.reward for r in group.rollouts] for group in groups])
-    return training_batch(groups, group_advantages(rewards, trainer.config.advantage))
+    return training_batch(groups, credit(groups, trainer.config.advantage))
 
 
 def gradient_of(trainer: GRPOTrainer, batch) -> list[Tensor]:
@@ -163,7 +166,7 @@ def plain_gradient(model: ToyModel, batch) -> list[Tensor]:
         logp = model.token_logprobs([buffer]).logprobs[0]
         for t, active in enumerate(buffer.loss_mask):
             if active:
-                total = total - advantage * logp[t] / batch.tokens
+                total = total - advantage * logp[t] / batch.counts.tokens
     return list(torch.autograd.grad(total, list(model.parameters())))
 
 
@@ -195,7 +198,7 @@ def test_several_updates_equal_a_plain_ppo_loop_with_the_logprobs_from_before():
         a = batch.advantages[:, None]
         per_token = torch.minimum(ratio * a, ratio.clamp(0.98, 1.03) * a)
         optimizer.zero_grad()
-        (-per_token[now.mask].sum() / batch.tokens).backward()
+        (-per_token[now.mask].sum() / batch.counts.tokens).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     numbers = trainer.update(batch, 0.02)

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import torch
 
 from dip_agents.advantages import Advantages
+from dip_agents.aggregation import Counts
 from dip_agents.token_buffer import TokenBuffer
 from dip_agents.training_batch import active_tokens, training_batch
 
@@ -36,9 +37,11 @@ def test_each_rollout_is_kept_or_counted_once_under_its_first_reason():
     assert batch.origins == [(7, 0), (9, 0), (9, 2)]
     assert batch.advantages.tolist() == [1.0, -1.0, 0.75]
     assert [len(buffer.ids) for buffer in batch.buffers] == [5, 3, 6]
-    assert batch.tokens == 3 + 1 + 4
+    assert batch.lengths == [3, 1, 4]
+    assert batch.counts == Counts(rollouts=3, tokens=8)
     assert batch.dropped == {
         "rollout/dropped_equal_rewards": 3,
+        "rollout/dropped_surplus": 0,
         "rollout/dropped_no_policy_tokens": 2,
         "rollout/dropped_truncated": 1,
     }
@@ -63,4 +66,25 @@ def test_a_first_token_is_never_predicted_and_does_not_count():
 def test_a_step_without_mixed_groups_gives_an_empty_batch():
     batch = training_batch(GROUPS[1:2], Advantages(torch.zeros(1, 3), torch.tensor([False])))
     assert batch.buffers == []
-    assert batch.tokens == 0
+    assert batch.counts == Counts(rollouts=0, tokens=0)
+
+
+def test_only_the_first_mixed_groups_stay_when_more_were_played():
+    batch = training_batch(GROUPS, ADVANTAGES, most_groups=1)
+    assert batch.origins == [(7, 0)]
+    assert batch.dropped["rollout/dropped_surplus"] == 3
+    assert batch.dropped["rollout/dropped_equal_rewards"] == 3
+    assert training_batch(GROUPS, ADVANTAGES, most_groups=2).origins == [(7, 0), (9, 0), (9, 2)]
+
+
+def test_turns_paid_one_by_one_give_their_tokens_their_own_advantage():
+    short, long = rollout(2), rollout(1)
+    long.buffer.append_env([5])
+    long.buffer.append_policy([6, 7], [-1.0, -1.0])
+    advantages = Advantages(
+        torch.tensor([[1.0, -1.0]]), torch.tensor([True]), turns=[[[0.5], [-2.0, 3.0]]]
+    )
+    batch = training_batch([group(0, short, long)], advantages)
+    assert batch.advantages.tolist() == [[0, 0, 0.5, 0.5, 0, 0], [0, 0, -2, 0, 3, 3]]
+    assert batch.advantages_of([0], width=4).tolist() == [[0, 0, 0.5, 0.5]]
+    assert training_batch(GROUPS, ADVANTAGES).advantages_of([2, 0], 6).tolist() == [0.75, 1.0]

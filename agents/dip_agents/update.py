@@ -1,0 +1,317 @@
+"""From one batch of rollouts to better weights: micro-batches, gradients, optimizer steps."""
+
+from __future__ import annotations
+
+import gc
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from dip_agents.aggregation import rollout_weights
+from dip_agents.batches import micro_batches
+from dip_agents.grpo_config import GRPOConfig
+from dip_agents.importance import sampler_gap
+from dip_agents.losses import policy_loss
+from dip_agents.token_stats import TokenStats, merge
+from dip_agents.training_batch import TrainingBatch
+from dip_env.errors import DipError
+
+if TYPE_CHECKING:
+    from dip_agents.token_buffer import TokenBuffer
+    from dip_agents.vlm import TokenLogprobs
+
+logger = logging.getLogger(__name__)
+
+
+class NonFiniteUpdateError(DipError, ArithmeticError):
+    """A loss or gradient is NaN or infinite; the weights are those before the update."""
+
+
+class RolloutTooLongError(DipError, MemoryError):
+    """A single rollout does not fit into memory; the weights are those before the update."""
+
+
+class PolicyModel(Protocol):
+    """What the trainer asks of a model."""
+
+    def token_logprobs(
+        self, buffers: Sequence[TokenBuffer], temperature: float = 1.0
+    ) -> TokenLogprobs:
+        """Return logprobs, entropies and mask (B, T), with gradient."""
+        ...
+
+    def trainable_parameters(self) -> Iterable[nn.Parameter]:
+        """Return what learns, in an order that stays."""
+        ...
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return the tensors a checkpoint must hold: at least all that learn."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> Any:
+        """Take back what ``state_dict`` returned."""
+        ...
+
+
+Reference = Callable[[Sequence["TokenBuffer"]], Tensor]
+"""Buffers -> logprobs (B, T) of the policy to stay close to."""
+
+
+class Updater:
+    """Moves the weights along the gradient of one batch after the other.
+
+    When memory runs out, the limit of a micro-batch is halved for the rest of the run and the
+    update begins anew: the weights have not moved yet, so the result is the same but for the order
+    of the sums.
+
+    Args:
+        model: the policy.
+        optimizer: of its parameters.
+        config: the settings.
+        reference: the policy to stay close to, or None.
+    """
+
+    def __init__(
+        self,
+        model: PolicyModel,
+        optimizer: torch.optim.Optimizer,
+        config: GRPOConfig,
+        reference: Reference | None = None,
+    ) -> None:
+        """Remember the parts; nothing runs yet."""
+        self.model = model
+        self.optimizer = optimizer
+        self.config = config
+        self.reference = reference
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.token_limit = config.micro_batch_tokens
+        """Padded tokens of a micro-batch; falls when memory runs out."""
+
+    def update(
+        self, batch: TrainingBatch, learning_rate: float, entropy_weight: float = 0.0
+    ) -> dict[str, float]:
+        """Move the weights ``updates_per_batch`` times along the gradient of one batch.
+
+        The old logprobs are those that the first update itself computes: all its micro-batches
+        run before the weights move, so they are the logprobs of the weights that the batch started
+        from, at no extra cost, and the ratio of the first update is exactly 1.
+
+        Args:
+            batch: what to learn from; when empty, the weights stay as they are.
+            learning_rate: of these updates.
+            entropy_weight: of the entropy bonus.
+
+        Returns:
+            Plain numbers by log key ``train/<name>``: loss, tokens, ratio statistics and clip
+            fractions (over all updates), entropy, ref_kl (with a reference), grad_norm (mean over
+            updates, before clipping), the gap to the sampler (see ``SamplerGap``, first update),
+            behaviour_missing (tokens without behaviour logprobs), learning_rate, updates.
+
+        Raises:
+            NonFiniteUpdateError: when a loss or gradient is not finite; the step is not taken.
+            RolloutTooLongError: when a single rollout does not fit into memory.
+        """
+        counts = batch.counts
+        metrics = {"train/learning_rate": learning_rate, "train/tokens": float(counts.tokens)}
+        if not batch.buffers:
+            return metrics | {"train/updates": 0.0}
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        weights = rollout_weights(
+            batch.lengths, counts, self.config.aggregation, self.config.constant_length
+        )
+        passes: list[_Pass] = []
+        norms: list[float] = []
+        fixed: dict[int, _Fixed] = {}
+        for _ in range(self.config.updates_per_batch):
+            first = not passes
+            passes.append(self._accumulate(batch, weights, entropy_weight, fixed, first))
+            norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+            self._check_finite(batch, passes[-1], norm)
+            self.optimizer.step()
+            norms.append(float(norm))
+        self.optimizer.zero_grad(set_to_none=True)
+        numbers = merge([part for done in passes for part in done.stats]).metrics()
+        numbers |= merge(passes[0].gaps).metrics()
+        numbers["behaviour_missing"] = sum(map(float, passes[0].missing))
+        numbers["clip_fraction"] = numbers["clip_fraction_low"] + numbers["clip_fraction_high"]
+        numbers["loss"] = sum(done.loss for done in passes) / len(passes)
+        numbers["grad_norm"] = sum(norms) / len(norms)
+        numbers["updates"] = float(len(passes))
+        return metrics | {f"train/{name}": value for name, value in numbers.items()}
+
+    def _accumulate(
+        self,
+        batch: TrainingBatch,
+        weights: Tensor,
+        entropy_weight: float,
+        fixed: dict[int, _Fixed],
+        first: bool,
+    ) -> _Pass:
+        """Sum the gradient over all micro-batches, with smaller ones when memory runs out."""
+        while True:
+            splits = micro_batches(batch.buffers, self.token_limit, self.config.micro_batch_size)
+            self.optimizer.zero_grad(set_to_none=True)
+            done = _Pass(splits)
+            for rows in splits:
+                try:
+                    self._add(done, batch, rows, weights, entropy_weight, fixed, first)
+                except RuntimeError as error:
+                    if not out_of_memory(error):
+                        raise
+                    reason = str(error).partition("\n")[0]
+                    break
+            else:
+                return done
+            # Outside the handler: while it lasts, the error keeps the failed forward pass alive.
+            del done
+            if first:
+                fixed.clear()
+            self.optimizer.zero_grad(set_to_none=True)
+            self._shrink(batch, splits, rows, reason)
+
+    def _add(
+        self,
+        done: _Pass,
+        batch: TrainingBatch,
+        rows: Sequence[int],
+        weights: Tensor,
+        entropy_weight: float,
+        fixed: dict[int, _Fixed],
+        first: bool,
+    ) -> None:
+        """Add one micro-batch to the gradient and to what is known of the pass."""
+        config = self.config
+        buffers = [batch.buffers[row] for row in rows]
+        now = self.model.token_logprobs(buffers, config.temperature)
+        device, width = now.logprobs.device, now.logprobs.shape[1]
+        if first:
+            old = now.logprobs.detach()
+            ref = None
+            if self.reference is not None:
+                with torch.no_grad():
+                    ref = self.reference(buffers).detach()
+            if config.updates_per_batch > 1:
+                for at, row in enumerate(rows):
+                    fixed[row] = _Fixed(old[at], None if ref is None else ref[at])
+        else:
+            old = _stack([fixed[row].old for row in rows], width)
+            refs = [found for row in rows if (found := fixed[row].ref) is not None]
+            ref = _stack(refs, width) if refs else None
+        behaviour = _stack([torch.tensor(b.logprobs) for b in buffers], width).to(device)
+        gap = sampler_gap(old, behaviour, now.mask, config.importance_cap)
+        result = policy_loss(
+            now.logprobs,
+            old,
+            batch.advantages_of(rows, width).to(device),
+            now.mask,
+            weights[list(rows)].to(device),
+            kind=config.loss,
+            clip_low=config.clip_low,
+            clip_high=config.clip_high,
+            dual_clip=config.dual_clip,
+            behaviour_logprobs=behaviour,
+            importance=gap.weights,
+            ref_logprobs=ref,
+            kl_weight=config.kl_weight,
+            kl_kind=config.kl_kind,
+            entropy=now.entropy,
+            entropy_weight=entropy_weight,
+        )
+        result.loss.backward()
+        done.losses.append(result.loss.detach())
+        done.stats.append(result.stats)
+        done.gaps.append(gap.stats)
+        done.missing.append(gap.missing)
+
+    def _shrink(
+        self, batch: TrainingBatch, splits: list[list[int]], rows: Sequence[int], reason: str
+    ) -> None:
+        """Halve the limit until the micro-batches become others, and free what is not needed."""
+        longest = max(len(batch.buffers[row]) for row in rows)
+        padded = len(rows) * longest
+        limit = padded if self.token_limit is None else min(self.token_limit, padded)
+        again = splits
+        while again == splits and limit > 1 and len(rows) > 1:
+            limit //= 2
+            again = micro_batches(batch.buffers, limit, self.config.micro_batch_size)
+        if again == splits:
+            scene, member = batch.origins[rows[0]]
+            raise RolloutTooLongError(
+                f"expected a single rollout to fit into memory, got {longest} tokens (scene "
+                f"{scene}, member {member}) and: {reason}; a smaller token_budget or view_size, "
+                "LoRA, or bfloat16 weights may help"
+            )
+        logger.warning(
+            "out of memory with %d rollouts of up to %d tokens: micro_batch_tokens is %d from here "
+            "on, and this update begins anew",
+            len(rows),
+            longest,
+            limit,
+        )
+        self.token_limit = limit
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _check_finite(self, batch: TrainingBatch, done: _Pass, norm: Tensor) -> None:
+        """Stop before a bad gradient reaches the weights, and say where it came from."""
+        good = torch.isfinite(torch.stack(done.losses))
+        if bool(good.all()) and bool(torch.isfinite(norm)):
+            return
+        self.optimizer.zero_grad(set_to_none=True)
+        bad = [
+            batch.origins[row]
+            for rows, ok in zip(done.splits, good, strict=True)
+            if not ok
+            for row in rows
+        ]
+        raise NonFiniteUpdateError(
+            f"expected a finite loss and gradient, got loss {done.loss} and gradient norm "
+            f"{float(norm)}"
+            + (f"; the loss is bad for (scene, member) {bad}" if bad else "")
+            + "; a lower learning rate or float32 weights may help"
+        )
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error of torch says that memory ran out, on a GPU or on the CPU."""
+    text = str(error)
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "out of memory" in text
+        or "DefaultCPUAllocator" in text
+    )
+
+
+class _Fixed(NamedTuple):
+    """Logprobs of one rollout that stay the same over the updates on its batch, each (T,)."""
+
+    old: Tensor
+    ref: Tensor | None
+
+
+@dataclass(eq=False)
+class _Pass:
+    """What the micro-batches of one update gave."""
+
+    splits: list[list[int]]
+    losses: list[Tensor] = field(default_factory=list)
+    stats: list[TokenStats] = field(default_factory=list)
+    gaps: list[TokenStats] = field(default_factory=list)
+    missing: list[Tensor] = field(default_factory=list)
+
+    @property
+    def loss(self) -> float:
+        return sum(map(float, self.losses))
+
+
+def _stack(rows: Sequence[Tensor], width: int) -> Tensor:
+    """Return rows of any lengths as (B, width), cut or filled with 0."""
+    table = pad_sequence(list(rows), batch_first=True)[:, :width]
+    return nn.functional.pad(table, (0, width - table.shape[1]))
