@@ -13,7 +13,9 @@ from torch import Tensor, nn
 
 from dip_agents.chat_tokens import ChatTokens
 from dip_agents.fast_vision import speed_up_vision
+from dip_agents.tiled_head import DENSE_LIMIT, linear_weight, tiled_logprobs
 from dip_agents.token_buffer import EncodedImage, PlaceholderError, TokenBuffer
+from dip_agents.vision_plan import order_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,8 +69,7 @@ class VLM:
         base = self.core
         self.merge = int(base.config.vision_config.spatial_merge_size)
         self.has_deepstack = hasattr(base.model.visual, "deepstack_merger_list")
-        if self.has_deepstack:
-            speed_up_vision(base.model.visual)
+        self._fast_vision = speed_up_vision(base.model.visual)
         vocabulary = base.get_input_embeddings().weight.shape[0]
         ban = torch.zeros(vocabulary)
         ban[self.chat.banned_ids] = -torch.inf
@@ -137,18 +138,24 @@ class VLM:
         Returns:
             Features in the order of the images.
         """
+        # Images of one size are neighbours, so that they attend as one batch.
+        order = order_of([image.grid for image in images])
         with self.precision():
-            patches = torch.from_numpy(np.concatenate([image.patches for image in images]))
-            grids = torch.tensor([image.grid for image in images], device=self.device)
+            patches = torch.from_numpy(np.concatenate([images[i].patches for i in order]))
+            grids = torch.tensor([images[i].grid for i in order])
+            if not self._fast_vision:  # which reads them on the CPU, without a synchronisation
+                grids = grids.to(self.device)
             out = self.core.model.get_image_features(patches.to(self.device), grids)
-        sizes = [image.tokens for image in images]
+        sizes = [images[i].tokens for i in order]
         # 5.17 returns one tensor per deepstack layer, 5.23 a tuple per image.
         layers = getattr(out, "deepstack_features", None) or []
-        deepstack = [
+        parts = [
             list(torch.split(layer, sizes) if isinstance(layer, Tensor) else layer)
-            for layer in layers
+            for layer in [out.pooler_output, *layers]
         ]
-        return ImageFeatures(list(out.pooler_output), deepstack)
+        back = sorted(range(len(order)), key=order.__getitem__)
+        embeds, *deepstack = ([part[i] for i in back] for part in parts)
+        return ImageFeatures(embeds, deepstack)
 
     def features_of(
         self, images: Iterable[EncodedImage]
@@ -326,9 +333,24 @@ class VLM:
             ids: tokens (N,).
             temperature: the one they were sampled at.
         """
+        if len(states) * len(self._ban) > DENSE_LIMIT and (head := self.head_weight()) is not None:
+            weight, bias = head
+            with self.precision():
+                return tiled_logprobs(
+                    states,
+                    weight,
+                    ids,
+                    bias=bias,
+                    banned=self._ban.to(states.device) != 0,
+                    temperature=temperature,
+                )
         logp = self.log_softmax(states, temperature)
         entropy = -(logp.exp() * logp.masked_fill(logp == -torch.inf, 0.0)).sum(-1)
         return logp.gather(1, ids[:, None])[:, 0], entropy
+
+    def head_weight(self) -> tuple[Tensor, Tensor | None] | None:
+        """Return weight (V, d) and bias (V,) of the output layer; None when it is not plain."""
+        return linear_weight(self.core.lm_head)
 
     def targets(self, buffers: Sequence[TokenBuffer]) -> tuple[Tensor, Tensor]:
         """Return ids (B, T) and the mask (B, T) of policy tokens that have a state before them."""
