@@ -121,7 +121,7 @@ def main(settings: Settings) -> int:
             old, _ = gap(groups)
             vlm.load_state_dict(now)
             line += f", to the weights of step {step - 1} {old:.1e}"
-            if not old > 10 * max(mean, settings.limit):
+            if not old > 5 * mean:
                 failures.append(f"step {step}: the engine plays the policy of step {step - 1}")
         old_weights[:] = [now]
         print(line, flush=True)

@@ -119,11 +119,11 @@ class OpenAIEngine:
                 for future in sorted(done, key=lambda one: asked[one].number):
                     row = asked.pop(future)
                     sample = self._sample(row, future.result())
-                    chunk = reply(row.number, sample)
-                    if chunk is None:
+                    answer = reply(row.number, sample)
+                    if answer is None:
                         continue
-                    row.ids.extend(chunk.ids)
-                    row.messages += [message_json(m, plain_text) for m in chunk.messages]
+                    row.ids.extend(answer.ids)
+                    row.messages += [message_json(m, plain_text) for m in answer.messages]
                     row.turn += 1
                     body = self._body(row, sampling, turn_seed)
                     asked[pool.submit(self.server.ask, body)] = row
