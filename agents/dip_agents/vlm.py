@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
@@ -13,9 +14,13 @@ from torch import Tensor, nn
 
 from dip_agents.chat_tokens import ChatTokens
 from dip_agents.fast_vision import speed_up_vision
+from dip_agents.packed_attention import attend_packed
+from dip_agents.shared_prefix import Layout, PackedRow, pack, packed_tokens, whole_row
 from dip_agents.tiled_head import DENSE_LIMIT, linear_weight, tiled_logprobs
 from dip_agents.token_buffer import EncodedImage, PlaceholderError, TokenBuffer
 from dip_agents.vision_plan import order_of
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +75,9 @@ class VLM:
         self.merge = int(base.config.vision_config.spatial_merge_size)
         self.has_deepstack = hasattr(base.model.visual, "deepstack_merger_list")
         self._fast_vision = speed_up_vision(base.model.visual)
+        self.shares_prefix = attend_packed(base.model.language_model)
+        """Whether a common prefix of several buffers goes through the model once."""
+        self._told = False
         vocabulary = base.get_input_embeddings().weight.shape[0]
         ban = torch.zeros(vocabulary)
         ban[self.chat.banned_ids] = -torch.inf
@@ -228,29 +236,47 @@ class VLM:
             features: from ``features_of``, where the caller needs them too.
 
         Returns:
-            (B, T, d), right padded.
+            (B, T, d), right padded with zeros.
         """
-        length = max(len(buffer) for buffer in buffers)
-        ids = torch.full((len(buffers), length), self.processor.tokenizer.pad_token_id)
-        positions = torch.zeros(3, len(buffers), length, dtype=torch.long)
-        for row, buffer in enumerate(buffers):
-            ids[row, : len(buffer)] = torch.tensor(buffer.ids)
-            places, _ = self.positions(buffer.ids, buffer.images)
-            positions[:, row, : len(buffer)] = torch.from_numpy(places)
-        images = [image for buffer in buffers for image in buffer.images]
+        states = self._states(whole_row(buffers), features).split([len(b) for b in buffers])
+        return nn.utils.rnn.pad_sequence(list(states), batch_first=True)
+
+    def _states(
+        self, row: PackedRow, features: dict[bytes, tuple[Tensor, list[Tensor]]] | None = None
+    ) -> Tensor:
+        """Return the last hidden states (N, d) of a row."""
+        ids = torch.tensor([token for piece in row.pieces for token in piece.ids])
+        if not len(ids):
+            return self.core.get_input_embeddings()(ids.long().to(self.device))
+        images = [image for piece in row.pieces for image in piece.images]
+        places: list[np.ndarray] = []
+        after: list[int] = []
+        for piece in row.pieces:
+            start = 0 if piece.parent is None else after[piece.parent]
+            columns, end = self.positions(piece.ids, piece.images, start)
+            places.append(columns)
+            after.append(end)
+        positions = torch.from_numpy(np.concatenate(places, axis=1)).to(self.device)
+        layout = row.layout().to(self.device)
         if features is None:
             features = self.features_of(images)
         with self.precision():
-            embeds, extra = self.embed(ids.to(self.device), images, features)
-            # Padding is on the right and attention is causal: no mask is needed.
+            embeds, extra = self.embed(ids.to(self.device)[None], images, features)
+            if self.shares_prefix:
+                extra["packed"] = layout
+                positions = positions[:, None]
+            else:
+                embeds, positions, extra = _padded(embeds, positions, extra, layout)
+            # Padding, where there is any, is on the right and attention is causal: no mask.
             out = self.core.model.language_model(
                 inputs_embeds=embeds,
-                position_ids=positions.to(self.device),
+                position_ids=positions,
                 attention_mask=None,
                 use_cache=False,
                 **extra,
             )
-        return out.last_hidden_state
+        states = out.last_hidden_state.flatten(0, 1)
+        return states if self.shares_prefix else states[layout.tokens]
 
     def positions(
         self, ids: Sequence[int], images: Sequence[EncodedImage], start: int = 0
@@ -266,23 +292,29 @@ class VLM:
 
         Returns:
             int64 (3, T) of time, row and column, and the position after the last token.
+
+        Raises:
+            PlaceholderError: when placeholders and images differ in number.
         """
-        out = np.empty((3, len(ids)), dtype=np.int64)
-        queue = iter(images)
+        visual = np.flatnonzero(np.asarray(ids) == self.image_token_id)
+        if len(visual) != sum(image.tokens for image in images):
+            raise PlaceholderError(
+                f"expected {sum(image.tokens for image in images)} image placeholders, "
+                f"got {len(visual)}"
+            )
+        steps = np.ones(len(ids), dtype=np.int64)
+        inside = np.zeros((3, len(ids)), dtype=np.int64)
         at = 0
-        while at < len(ids):
-            if ids[at] != self.image_token_id:
-                out[:, at] = start
-                at, start = at + 1, start + 1
-                continue
-            image = next(queue)
+        for image in images:
             _, h, w = image.grid
             rows, columns = h // self.merge, w // self.merge
-            place = np.indices((rows, columns)).reshape(2, -1)
-            out[0, at : at + image.tokens] = start
-            out[1:, at : at + image.tokens] = start + place
-            at, start = at + image.tokens, start + max(rows, columns)
-        return out, start
+            own = visual[at : at + image.tokens]
+            # An image takes as many positions as its longer side has tokens.
+            steps[own] = 0
+            steps[own[-1]] = max(rows, columns)
+            inside[1:, own] = np.indices((rows, columns)).reshape(2, -1)
+            at += image.tokens
+        return start + np.cumsum(steps) - steps + inside, start + int(steps.sum())
 
     def log_softmax(self, hidden: Tensor, temperature: float) -> Tensor:
         """Return fp32 log-probabilities (N, V) over the allowed tokens.
@@ -318,12 +350,20 @@ class VLM:
     def deciding_states(self, buffers: Sequence[TokenBuffer], mask: Tensor) -> Tensor:
         """Return the states (N, d) that the policy tokens were drawn from, row by row.
 
+        What several buffers begin with, up to the first policy token, goes through the model once.
+
         Args:
             buffers: B episodes.
             mask: of their policy tokens, bool (B, T), from ``targets``.
         """
-        # Token t is drawn from the state before it.
-        return self.hidden(buffers)[:, :-1][mask[:, 1:]]
+        row = pack(buffers, share=self.shares_prefix)
+        if not self.shares_prefix and not self._told and row.tokens > packed_tokens(buffers):
+            self._told = True
+            _log.warning(
+                "attention is %r: expected 'sdpa', so each rollout repeats the prompt of its group",
+                self.core.model.language_model.config._attn_implementation,
+            )
+        return self._states(row)[torch.from_numpy(row.deciding).to(self.device)]
 
     def scores(self, states: Tensor, ids: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
         """Return logprob and entropy (N,) of the tokens drawn from these states, in float32.
@@ -362,3 +402,18 @@ class VLM:
             mask[row, : len(buffer)] = torch.tensor(buffer.loss_mask, dtype=torch.bool)
         mask[:, 0] = False
         return ids.to(self.device), mask.to(self.device)
+
+
+def _padded(
+    embeds: Tensor, positions: Tensor, extra: dict[str, Any], layout: Layout
+) -> tuple[Tensor, Tensor, dict[str, Any]]:
+    """Turn a row (1, N, d) of roots into rectangles (R, L, d), for attention without layouts."""
+    if layout.slots is None:
+        slots = torch.arange(len(layout.tokens), device=embeds.device)
+    else:
+        slots = layout.slots
+    if extra:
+        visual = extra["visual_pos_masks"][0, slots] & layout.filled[:, 0]
+        extra = extra | {"visual_pos_masks": visual.view(layout.roots)}
+    rows = embeds[0, slots].unflatten(0, layout.roots)
+    return rows, positions[:, slots].unflatten(1, layout.roots), extra
