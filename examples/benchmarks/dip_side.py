@@ -10,9 +10,8 @@ import pstats
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from grpo_workload import MODEL_FOLDER, Run, Workload, fingerprint, peak_megabytes, regions_of
 from grpo_workload import reward as reward_of
@@ -26,6 +25,9 @@ from dip_agents.grpo_config import GRPOConfig
 from dip_agents.logs import RunLogger
 from dip_agents.models import load_model
 from dip_agents.rollouts import Rollout, RolloutGroup, collect
+from dip_agents.update import PolicyModel
+from dip_agents.vlm import VLM
+from dip_env.config import EpisodeConfig
 from dip_env.scenes import make_source
 from dip_env.scenes.base import Scene, SceneSource
 
@@ -94,36 +96,64 @@ class StopWatch(RunLogger):
         """Do nothing."""
 
 
-def train(work: Workload, folder: Path) -> tuple[StopWatch, list[RolloutGroup], dict[str, Any]]:
-    """Run the workload.
+@dataclass(frozen=True, eq=False)
+class Trained:
+    """What a run leaves behind: numbers of every step, rollouts of the timed steps."""
 
-    Returns:
-        The clock, all groups of the timed steps, and what the first step was shown.
+    clock: StopWatch
+    groups: list[RolloutGroup]
+    openings: list[list[int]]
+    """Token ids of the prompts of the first step."""
+
+    def timed(self, work: Workload, name: str) -> float:
+        """Return the mean of a logged number over the timed steps."""
+        return sum(row[name] for row in self.clock.rows[work.warmup :]) / work.steps
+
+
+def train(
+    work: Workload,
+    vlm: VLM,
+    rules: EpisodeConfig,
+    *,
+    engine: HFEngine | None = None,
+    source: SceneSource | None = None,
+    policy: PolicyModel | None = None,
+    micro_batch_tokens: int = 16384,
+) -> Trained:
+    """Run the workload on a model.
+
+    Args:
+        work: the task.
+        vlm: the model.
+        rules: of the episodes.
+        engine: samples, by default with the model itself.
+        source: the scenes, if they are drawn already.
+        policy: what the trainer sees of the model, by default all of it.
+        micro_batch_tokens: of the update.
     """
-    loaded = load_model(str(folder / MODEL_FOLDER), device="cpu", seed=work.seed)
-    engine = HFEngine(loaded.vlm)
+    engine = engine or HFEngine(vlm)
     if work.turns > 1:
-        engine.chat = LooksAnyway(loaded.vlm.processor)
+        engine.chat = LooksAnyway(vlm.processor)
         engine.chat.view = work.view
-    source = Drawn(work)
-    sampling = Sampling(1.0, work.new_tokens, token_budget=1024)
-    chat = loaded.vlm.chat
-    kept: list[RolloutGroup] = []
-    shown: dict[str, Any] = {}
+    source = source or Drawn(work)
+    sampling = Sampling(1.0, work.new_tokens, token_budget=work.token_budget)
+    groups_kept: list[RolloutGroup] = []
+    openings: list[list[int]] = []
 
     def rewarded(rollout: Rollout) -> Rollout:
         buffer = rollout.buffer
         said = [i for i, own in zip(buffer.ids, buffer.loss_mask, strict=True) if own]
-        return replace(rollout, reward=reward_of(chat.text(said)))
+        return replace(rollout, reward=reward_of(vlm.chat.text(said)))
 
     def play(step: int) -> list[RolloutGroup]:
+        engine.sync(vlm, step)
         first = (step - 1) * work.groups
         groups = collect(
             engine,
             source,
             range(first, first + work.groups),
             work.group_size,
-            loaded.rules,
+            rules,
             seed=work.seed,
             step=step,
             sampling=sampling,
@@ -131,10 +161,9 @@ def train(work: Workload, folder: Path) -> tuple[StopWatch, list[RolloutGroup], 
         groups = [replace(g, rollouts=[rewarded(r) for r in g.rollouts]) for g in groups]
         if step == 1:
             buffers = [group.rollouts[0].buffer for group in groups]
-            openings = [b.ids[: b.loss_mask.index(1)] for b in buffers]
-            shown.update(prompts=fingerprint(openings), prompt_tokens=len(openings[0]))
+            openings.extend(b.ids[: b.loss_mask.index(1)] for b in buffers)
         if step > work.warmup:
-            kept.extend(groups)
+            groups_kept.extend(groups)
         return groups
 
     config = GRPOConfig(
@@ -145,44 +174,45 @@ def train(work: Workload, folder: Path) -> tuple[StopWatch, list[RolloutGroup], 
         warmup_steps=0,
         clip_low=work.clip_low,
         clip_high=work.clip_high,
+        micro_batch_tokens=micro_batch_tokens,
         seed=work.seed,
     )
     clock = StopWatch()
-    GRPOTrainer(loaded.vlm, play, config, logger=clock).train()
-    return clock, kept, shown
+    GRPOTrainer(policy or vlm, play, config, logger=clock).train()
+    done = Trained(clock, groups_kept, openings)
+    # Every rollout must have been learned from, or the update would have been too cheap.
+    sampled = sum(sum(r.buffer.loss_mask) for group in groups_kept for r in group.rollouts)
+    learned = done.timed(work, "train/tokens") * work.steps
+    if round(learned) != sampled:
+        raise RuntimeError(f"expected to learn from {sampled} tokens, got {learned:.0f}")
+    return done
 
 
 def measure(work: Workload, folder: Path) -> Run:
-    """Run the workload and say what it took."""
-    clock, groups, shown = train(work, folder)
-    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    """Run the workload on the model of the folder and say what it took."""
+    loaded = load_model(str(folder / MODEL_FOLDER), device="cpu", seed=work.seed)
+    done = train(work, loaded.vlm, loaded.rules)
+    rollouts = [rollout for group in done.groups for rollout in group.rollouts]
     lengths = [sum(rollout.buffer.loss_mask) for rollout in rollouts]
-    timed = clock.rows[work.warmup :]
-    update = sum(row["time/update"] for row in timed)
-    environment = sum(group.environment_seconds for group in groups)
-    collecting = sum(row["time/collect"] for row in timed)
-    phases = {
-        "rollout": collecting - environment,
-        "environment": environment,
-        "update": update,
-    }
-    # Every rollout must have been learned from, or the update would have been cheaper than TRL's.
-    learned = sum(row["train/tokens"] for row in timed)
-    if learned != sum(lengths):
-        raise RuntimeError(f"expected to learn from {sum(lengths)} tokens, got {learned:.0f}")
+    clock = done.clock
     ends = clock.ends[work.warmup - 1 :]
     return Run(
         side="ours",
-        setting=str(load_dtype()),
+        setting=load_dtype(),
         step_seconds=[b - a for a, b in itertools.pairwise(ends)],
         cpu_seconds=clock.cpu[-1] - clock.cpu[work.warmup - 1],
         rollouts=len(rollouts),
         sampled_tokens=sum(lengths),
+        total_tokens=sum(len(rollout.buffer) for rollout in rollouts),
         lengths=(min(lengths), max(lengths)),
-        prompt_tokens=shown["prompt_tokens"],
-        prompts=shown["prompts"],
+        prompt_tokens=len(done.openings[0]),
+        prompts=fingerprint(done.openings),
         megabytes=peak_megabytes(),
-        phases={name: seconds / work.steps for name, seconds in phases.items()},
+        phases={
+            "rollout": done.timed(work, "time/collect"),
+            "of it environment, mostly beside the decoding": done.timed(work, "time/environment"),
+            "update": done.timed(work, "time/update"),
+        },
         versions={name: importlib.metadata.version(name) for name in ("torch", "transformers")},
     )
 

@@ -25,9 +25,9 @@ import venv
 from dataclasses import replace
 from pathlib import Path
 
-import torch
 from dip_side import scenes_of
 from grpo_workload import MODEL_FOLDER, Run, Workload, check_same_work, paired_ratios
+from random_weights import silence
 
 from dip_agents.models import save_model, tiny_texts
 from dip_agents.tiny.model import Size, build_tiny
@@ -46,8 +46,6 @@ TRL_SETTINGS = (
 )
 SINGLE_TURN = Workload()
 MULTI_TURN = Workload(turns=2, new_tokens=47, scene=1024)
-NEVER = -30.0
-"""Logit bias of what is never sampled, in units of the constant feature."""
 
 
 def set_up(folder: Path) -> None:
@@ -63,26 +61,6 @@ def set_up(folder: Path) -> None:
 def python_of(folder: Path) -> Path:
     """Return the interpreter of an environment."""
     return folder / "bin" / "python"
-
-
-def silence(model: torch.nn.Module, banned: list[int]) -> None:
-    """Change random weights so that some tokens are never sampled.
-
-    One feature of the residual stream becomes constant: every embedding starts with the same 1
-    there, and no layer writes to it. The banned rows of the tied head have a large negative weight
-    on it, all others the same positive one, which moves no probability between them.
-
-    Args:
-        model: a tiny model with tied embeddings; changed in place.
-        banned: token ids.
-    """
-    text = model.model.language_model
-    with torch.no_grad():
-        text.embed_tokens.weight[:, 0] = 1.0
-        text.embed_tokens.weight[banned, 0] = NEVER
-        for layer in text.layers:
-            layer.self_attn.o_proj.weight[0] = 0.0
-            layer.mlp.down_proj.weight[0] = 0.0
 
 
 def rules_of(work: Workload) -> EpisodeConfig:
@@ -107,9 +85,7 @@ def prepare(work: Workload, folder: Path, size: Size = "tiny") -> None:
         size: of the model.
     """
     model, processor = build_tiny(tiny_texts(), seed=work.seed, size=size)
-    tokenizer = processor.tokenizer
-    unused = range(len(tokenizer), model.config.text_config.vocab_size)
-    silence(model, [*tokenizer.all_special_ids, *unused])
+    silence(model, processor)
     rules = rules_of(work)
     save_model(VLM(model, processor), folder / MODEL_FOLDER, rules)
     source = scenes_of(work)
@@ -223,7 +199,7 @@ def compare(arguments: argparse.Namespace, work: Workload, folder: Path) -> None
             ours(folder, arguments.threads),
             theirs(python, folder, arguments.threads, chosen),
         )
-        check_same_work(*pair)
+        check_same_work(*pair, turns=work.turns)
         pairs.append(pair)
         for run in pair:
             print(run.to_line(), file=sys.stderr)

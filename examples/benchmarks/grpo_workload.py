@@ -46,6 +46,8 @@ class Workload:
     """Sides of the square crops in pixels."""
     scene: int = 256
     """Sides of the square scene in pixels."""
+    token_budget: int = 1024
+    """Longest rollout, prompt and crops included; never reached."""
     seed: int = 0
     """Of scenes, weights and sampling."""
 
@@ -130,6 +132,8 @@ class Run:
     """Of all timed steps."""
     sampled_tokens: int
     """Sampled by the policy."""
+    total_tokens: int
+    """Sampled, prompt and what the environment said, images included."""
     lengths: tuple[int, int]
     """Fewest and most tokens the policy sampled in one rollout."""
     prompt_tokens: int
@@ -177,8 +181,13 @@ class Run:
         raise ValueError(f"expected a JSON line from the process, got {text[-300:]!r}")
 
 
-def check_same_work(ours: Run, other: Run) -> None:
+def check_same_work(ours: Run, other: Run, turns: int = 1) -> None:
     """Refuse to compare runs that did different work.
+
+    Args:
+        ours: a run of our side.
+        other: its partner.
+        turns: of a rollout.
 
     Raises:
         ValueError: names what differs.
@@ -187,6 +196,13 @@ def check_same_work(ours: Run, other: Run) -> None:
         a, b = getattr(ours, name), getattr(other, name)
         if a != b:
             raise ValueError(f"{name}: expected the same on both sides, got {a} and {b}")
+    # We close a turn that was cut at its limit with the end of turn, TRL does not.
+    closed = ours.rollouts * (turns - 1)
+    if ours.total_tokens != other.total_tokens + closed:
+        raise ValueError(
+            f"total_tokens: expected {ours.total_tokens} - {closed} on TRL's side, "
+            f"got {other.total_tokens}"
+        )
 
 
 @dataclass(frozen=True)

@@ -67,16 +67,23 @@ class Trainer(GRPOTrainer):
     """TRL's trainer, with a note of how long sampling and scoring take and of the first prompts."""
 
     playing: list[float]
+    lengths: list[int]
+    """Tokens the policy sampled, of every rollout so far."""
+    totals: list[int]
+    """All tokens of every rollout so far."""
     first_prompts: list[list[int]]
 
     def _generate_and_score_completions(self, inputs: Any) -> Any:
         began = time.perf_counter()
         batch = super()._generate_and_score_completions(inputs)
         if not hasattr(self, "playing"):
-            self.playing = []
+            self.playing, self.lengths, self.totals = [], [], []
             rows = zip(batch["prompt_ids"], batch["prompt_mask"], strict=True)
             prompts = [ids[mask.bool()].tolist() for ids, mask in rows]
             self.first_prompts = prompts[:: self.num_generations]
+        there = batch["completion_mask"]
+        self.lengths += (there * batch.get("tool_mask", 1)).sum(1).int().tolist()
+        self.totals += (batch["prompt_mask"].sum(1) + there.sum(1)).int().tolist()
         self.playing.append(time.perf_counter() - began)
         return batch
 
@@ -158,11 +165,8 @@ def measure(work: Workload, folder: Path, setting: str) -> Run:
     model = AutoModelForImageTextToText.from_pretrained(folder / MODEL_FOLDER, dtype=dtype)
     tokenizer = processor.tokenizer
     image_token = tokenizer.convert_tokens_to_ids(processor.image_token)
-    counts: list[int] = []
 
-    def even_digits(completions: list[Any], completion_ids: list[Any], **more: Any) -> list[float]:
-        masks = more.get("tool_mask") or [[1] * len(ids) for ids in completion_ids]
-        counts.extend(sum(mask) for mask in masks)
+    def even_digits(completions: list[Any], **_: Any) -> list[float]:
         said = [[m["content"] for m in c if m["role"] == "assistant"] for c in completions]
         return [reward_of("".join(texts)) for texts in said]
 
@@ -177,7 +181,7 @@ def measure(work: Workload, folder: Path, setting: str) -> Run:
         # TRL has no limit per turn; its limit per rollout counts what tools say, images included.
         options |= {"max_tool_calling_iterations": work.turns - 1}
         options |= {"generation_kwargs": {"max_new_tokens": work.new_tokens}}
-        longest = 1024
+        longest = work.token_budget
     args = GRPOConfig(
         output_dir=str(folder / "trl"),
         use_cpu=True,
@@ -222,7 +226,8 @@ def measure(work: Workload, folder: Path, setting: str) -> Run:
     trainer.train()
     ends = clock.ends[work.warmup - 1 :]
     seconds = [b - a for a, b in itertools.pairwise(ends)]
-    lengths = counts[-work.rollouts * work.steps :]
+    timed = slice(-work.rollouts * work.steps, None)
+    lengths = trainer.lengths[timed]
     playing = sum(trainer.playing[-work.steps :]) / work.steps
     packages = ("torch", "transformers", "trl")
     return Run(
@@ -232,6 +237,7 @@ def measure(work: Workload, folder: Path, setting: str) -> Run:
         cpu_seconds=clock.cpu[-1] - clock.cpu[work.warmup - 1],
         rollouts=len(lengths),
         sampled_tokens=sum(lengths),
+        total_tokens=sum(trainer.totals[timed]),
         lengths=(min(lengths), max(lengths)),
         prompt_tokens=len(trainer.first_prompts[0]),
         prompts=fingerprint(trainer.first_prompts),
