@@ -18,7 +18,10 @@ def seed_everything(seed: int) -> None:
 
 
 def rng_state() -> dict[str, Any]:
-    """Capture the states of python, numpy's global generator, torch and all CUDA devices.
+    """Capture the states of python, numpy's global generator, torch and the current CUDA device.
+
+    Of the current device only: a process of several computes on its own, and asking the others
+    would take memory on each of them.
 
     Returns:
         Plain values and CPU tensors only, so that a file of it loads without unpickling code.
@@ -34,7 +37,7 @@ def rng_state() -> dict[str, Any]:
             float(cached),
         ),
         "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+        "cuda": [torch.cuda.get_rng_state()] if torch.cuda.is_available() else [],
     }
 
 
@@ -45,14 +48,13 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
         state: from ``rng_state``, also after a round trip through a file.
 
     Raises:
-        ValueError: when the number of CUDA devices differs; nothing is restored then.
+        ValueError: for a state with CUDA where there is none; nothing is restored then.
     """
-    devices = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    if state["cuda"] and len(state["cuda"]) != devices:
-        raise ValueError(f"random state: expected {len(state['cuda'])} CUDA devices, got {devices}")
+    if state["cuda"] and not torch.cuda.is_available():
+        raise ValueError("random state: expected a CUDA device, got none")
     random.setstate(state["python"])
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, np.asarray(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
     if state["cuda"]:
-        torch.cuda.set_rng_state_all(state["cuda"])
+        torch.cuda.set_rng_state(state["cuda"][0])

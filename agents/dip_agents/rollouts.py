@@ -49,11 +49,13 @@ class RolloutGroup:
         rollouts: its members.
         environment_seconds: what the environment's share took: scene, crops, parsing, rewards,
             tokenising; most of it while the engine decoded other rows.
+        here: True where this process played it; of other processes' groups the pixels are missing.
     """
 
     scene_index: int
     rollouts: list[Rollout]
     environment_seconds: float = 0.0
+    here: bool = True
 
 
 def collect(

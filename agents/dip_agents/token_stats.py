@@ -64,6 +64,16 @@ class TokenStats:
             {name: torch.minimum(low, other.minima[name]) for name, low in self.minima.items()},
         )
 
+    def cpu(self) -> TokenStats:
+        """Return the same on the CPU, to be sent to another process."""
+        return TokenStats(
+            self.tokens.cpu(),
+            *(
+                {name: value.cpu() for name, value in part.items()}
+                for part in (self.sums, self.maxima, self.minima)
+            ),
+        )
+
     def metrics(self) -> dict[str, float]:
         """Return token means and extremes as plain numbers; none where no token was active."""
         tokens = int(self.tokens)

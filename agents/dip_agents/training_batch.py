@@ -32,12 +32,23 @@ class TrainingBatch:
         origins: (scene index, member) of each.
         dropped: log key -> how many rollouts were left out for that reason (the first that
             applies counts).
+        elsewhere: rows that another process played; it has their pixels and their part of the
+            gradient.
+        spare: a rollout that was played here, for a process without a row of its own that must
+            keep step with the others.
     """
 
     buffers: list[TokenBuffer]
     advantages: Tensor
     origins: list[tuple[int, int]]
     dropped: dict[str, float]
+    elsewhere: frozenset[int] = frozenset()
+    spare: TokenBuffer | None = None
+
+    @property
+    def rows_here(self) -> list[int]:
+        """Rows that go through the model in this process."""
+        return [row for row in range(len(self.buffers)) if row not in self.elsewhere]
 
     @property
     def lengths(self) -> list[int]:
@@ -84,6 +95,7 @@ def training_batch(
     buffers: list[TokenBuffer] = []
     values: list[Sequence[float]] = []
     origins: list[tuple[int, int]] = []
+    elsewhere: set[int] = set()
     reasons = dict.fromkeys(("equal_rewards", "surplus", "no_policy_tokens", "truncated"), 0.0)
     mixed_before = 0
     for row, group in enumerate(groups):
@@ -100,6 +112,8 @@ def training_batch(
             elif mask_truncated and rollout.info["ending"] == "token_budget":
                 reasons["truncated"] += 1
             else:
+                if not group.here:
+                    elsewhere.add(len(buffers))
                 buffers.append(rollout.buffer)
                 origins.append((group.scene_index, member))
                 if advantages.turns is None:
@@ -112,6 +126,12 @@ def training_batch(
     table = torch.zeros(len(values), width)
     for at, numbers in enumerate(values):
         table[at, : len(numbers)] = torch.tensor(numbers)
+    played_here = (r.buffer for group in groups if group.here for r in group.rollouts)
     return TrainingBatch(
-        buffers, table if advantages.turns is not None else table[:, 0], origins, dropped
+        buffers,
+        table if advantages.turns is not None else table[:, 0],
+        origins,
+        dropped,
+        frozenset(elsewhere),
+        next(played_here, None),
     )

@@ -17,8 +17,8 @@ def rollout(written, ending="answer"):
     return SimpleNamespace(buffer=buffer, info={"ending": ending})
 
 
-def group(scene, *rollouts):
-    return SimpleNamespace(scene_index=scene, rollouts=list(rollouts))
+def group(scene, *rollouts, here=True):
+    return SimpleNamespace(scene_index=scene, rollouts=list(rollouts), here=here)
 
 
 GROUPS = [
@@ -88,3 +88,18 @@ def test_turns_paid_one_by_one_give_their_tokens_their_own_advantage():
     assert batch.advantages.tolist() == [[0, 0, 0.5, 0.5, 0, 0], [0, 0, -2, 0, 3, 3]]
     assert batch.advantages_of([0], width=4).tolist() == [[0, 0, 0.5, 0.5]]
     assert training_batch(GROUPS, ADVANTAGES).advantages_of([2, 0], 6).tolist() == [0.75, 1.0]
+
+
+def test_rollouts_of_other_processes_count_but_do_not_go_through_the_model_here():
+    other = group(7, *GROUPS[0].rollouts, here=False)
+    batch = training_batch([other, *GROUPS[1:]], ADVANTAGES)
+    whole = training_batch(GROUPS, ADVANTAGES)
+    assert (batch.origins, batch.counts, batch.dropped) == (
+        whole.origins,
+        whole.counts,
+        whole.dropped,
+    )
+    assert whole.rows_here == [0, 1, 2]
+    assert batch.rows_here == [1, 2]
+    # Of a group with equal rewards, so that there is something to run even with no row here.
+    assert batch.spare is GROUPS[1].rollouts[0].buffer

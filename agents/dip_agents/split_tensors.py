@@ -1,0 +1,63 @@
+"""Tensors that are split over processes (``DTensor``) and whole again; knows no model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.utils._pytree import tree_map
+
+
+def gathered(state: Any) -> Any:
+    """Return the same nest of containers with every split tensor whole and on the CPU.
+
+    Args:
+        state: such as an optimizer's state dict; all processes must call this on the same.
+    """
+
+    def one(value: Any) -> Any:
+        return value.full_tensor().cpu() if isinstance(value, DTensor) else value
+
+    return tree_map(one, state)
+
+
+def split_like(whole: Tensor, example: Tensor | None) -> Tensor:
+    """Return the slice of a whole tensor that goes where ``example`` is.
+
+    Args:
+        whole: the same in every process.
+        example: a split tensor, or any other for no change.
+    """
+    if not isinstance(example, DTensor):
+        return whole
+    there = whole.to(example.to_local().device)
+    # Every process has the whole: nothing needs to be sent.
+    return distribute_tensor(there, example.device_mesh, example.placements, src_data_rank=None)
+
+
+def split_optimizer_state(
+    state: Mapping[str, Any], parameters: Sequence[nn.Parameter]
+) -> dict[str, Any]:
+    """Split the state of an optimizer as its parameters are split.
+
+    Args:
+        state: whole, from ``gathered`` or from an optimizer of whole weights.
+        parameters: in the order of the optimizer.
+
+    Returns:
+        A state dict that the optimizer of these parameters loads, or refuses with its own words.
+    """
+
+    def one(value: Any, parameter: nn.Parameter) -> Any:
+        fits = isinstance(value, Tensor) and value.shape == parameter.shape
+        return split_like(value, parameter) if fits else value
+
+    slices = {
+        number: {name: one(value, parameters[number]) for name, value in entries.items()}
+        if number < len(parameters)
+        else entries
+        for number, entries in state["state"].items()
+    }
+    return {**state, "state": slices}
