@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -10,6 +11,7 @@ from typing import Any, Literal
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
+from dip_agents.generic_vlm import GenericVLM
 from dip_agents.tiny.model import build_tiny
 from dip_agents.vlm import VLM
 from dip_agents.weights import write_checkpoint
@@ -32,8 +34,12 @@ TINY_RULES = EpisodeConfig(
     brief=True,
 )
 """Rules of the tiny model: two turns fit into some hundred tokens."""
-LANGUAGE_LINEARS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+LANGUAGE_LINEARS = (
+    r".*(language_model|text_model)\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+)
 """Where LoRA goes; a plain list of suffixes would hit the vision tower too."""
+QWEN_VL = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+"""Families with a forward pass and a decode loop of their own (``VLM``, ``HFEngine``)."""
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 DtypeName = Literal["auto", "float32", "bfloat16"]
@@ -95,7 +101,7 @@ def load_model(
             for parameter in model.parameters():
                 if not parameter.requires_grad:
                     parameter.data = parameter.data.to(compute)
-    vlm = VLM(model.to(place).eval(), processor, compute)
+    vlm = _wrapped(model.to(place).eval(), processor, compute)
     return LoadedModel(vlm, rules or _family_rules(vlm.core.config), trained)
 
 
@@ -206,6 +212,20 @@ def _from_pretrained(name: Path | str) -> tuple[Any, Any, EpisodeConfig | None]:
     return model, processor, read_rules(rules) if rules.is_file() else None
 
 
+def _wrapped(model: Any, processor: Any, compute: torch.dtype | None) -> VLM:
+    """Return the fast road for the families it knows, else the generic one, and say so."""
+    family = model.config.model_type
+    if family in QWEN_VL:
+        return VLM(model, processor, compute)
+    logging.getLogger(__name__).warning(
+        "model family %s: no shared prefix and no own decode loop, so sampling and updates are "
+        "slower than with %s",
+        family,
+        ", ".join(QWEN_VL),
+    )
+    return GenericVLM(model, processor, compute)
+
+
 def _check_name(name: str) -> None:
     """Refuse at once what can be no hub name, instead of asking a network for it."""
     if not Path(name).is_dir() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
@@ -228,7 +248,17 @@ def _with_lora(model: Any, rank: int, seed: int) -> Any:
 
 def _family_rules(config: Any) -> EpisodeConfig:
     """Return rules that fit a model family: its patch multiple and its coordinates."""
-    vision = config.vision_config
+    vision = getattr(config, "vision_config", None)
+    if vision is None:
+        raise ConfigError(
+            f"model: expected one that sees (a vision_config), got {config.model_type}"
+        )
+    if config.model_type not in QWEN_VL:
+        # Each image becomes one picture of a fixed size: more pixels would be thrown away, and
+        # thousandths of a side are what survives the change of proportions.
+        size = getattr(vision, "image_size", None) or 448
+        side = max(32, int(size if isinstance(size, int) else min(size)))
+        return EpisodeConfig(view_size=side, crop_size=side, coordinate_format="norm1000")
     multiple = int(vision.patch_size * vision.spatial_merge_size)
     relative = config.model_type.startswith("qwen3")
     return EpisodeConfig(

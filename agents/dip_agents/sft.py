@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dip_agents.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from dip_agents.generic_vlm import GenericVLM
 from dip_agents.lessons import Lesson
 from dip_agents.logs import RunLogger
 from dip_agents.random_state import seed_everything, set_rng_state
@@ -143,12 +144,18 @@ def train_sft(
         logger: where the numbers go.
 
     Raises:
-        ConfigError: for coordinate smoothing with another tokenizer than the tiny one.
+        ConfigError: for coordinate smoothing with another tokenizer than the tiny one, or a dense
+            loss with a model that does not give its image features.
         FloatingPointError: when the loss is not finite.
     """
     if config.coordinate_sigma > 0 and not _has_integer_tokens(vlm):
         raise ConfigError(
             "coordinate_sigma: expected 0, since the tokenizer has no single tokens for 0..1000"
+        )
+    if config.dense_weight > 0 and isinstance(vlm, GenericVLM):
+        raise ConfigError(
+            "dense_weight: expected 0 for a model that keeps the features of its images to itself, "
+            f"got {config.dense_weight}"
         )
     seed_everything(config.seed)
     head = None

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from dip_agents.commands import main
+from dip_agents.generic_vlm import GenericVLM
 from dip_agents.models import tiny_texts
+from dip_agents.tiny.generic import GenericFamily, build_generic
 from dip_agents.tiny.model import Family, build_tiny
 from dip_agents.vlm import VLM
 from dip_env.config import EpisodeConfig
@@ -21,7 +23,9 @@ def _loud(model: Any) -> None:
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and "embed_tokens" not in name:
                 parameter.mul_(3.0)
-        model.model.language_model.norm.weight.mul_(32.0)
+        text = getattr(model.model, "language_model", None) or model.model.text_model
+        # Gemma's gain is 1 + weight.
+        text.norm.weight.fill_(31.0 if model.config.model_type == "gemma3" else 32.0)
 
 
 @pytest.fixture(scope="session")
@@ -48,6 +52,21 @@ def fresh_micro() -> Callable[[], VLM]:
         return VLM(model, processor)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def generic_micro() -> Callable[[GenericFamily], GenericVLM]:
+    """Return a function that gives the shared tiny model of another family; do not change it."""
+    made: dict[str, GenericVLM] = {}
+
+    def get(family: GenericFamily) -> GenericVLM:
+        if family not in made:
+            model, processor = build_generic(tiny_texts(), family)
+            _loud(model)
+            made[family] = GenericVLM(model, processor)
+        return made[family]
+
+    return get
 
 
 @pytest.fixture

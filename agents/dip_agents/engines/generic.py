@@ -1,0 +1,133 @@
+"""Sampling with any family of image-text models: turn by turn, each from the whole row again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dip_agents.engines.base import Chunk, Reply, Sample, Sampling, TurnSeed
+from dip_agents.engines.sampling import draw
+from dip_agents.generic_vlm import GenericVLM
+from dip_agents.token_buffer import EncodedImage
+from dip_agents.vlm import VLM
+
+
+class GenericEngine:
+    """Plays rows with the model's own forward pass and cache.
+
+    All rows take their turns together. A turn reads its rows from their beginning, images
+    included, and then goes on token by token; nothing is shared between the members of a group.
+
+    Args:
+        vlm: the model; in eval mode, its weights fixed while rows are played.
+        rows: most rows in one forward pass.
+    """
+
+    same_model = True
+
+    def __init__(self, vlm: GenericVLM, rows: int = 32) -> None:
+        """Keep the model."""
+        self.vlm = vlm
+        self.chat = vlm.chat
+        self.rows = rows
+
+    def sync(self, vlm: VLM, version: int) -> None:
+        """Do nothing: the weights are the trainer's."""
+
+    @torch.no_grad()
+    def play(
+        self,
+        prompts: Sequence[Chunk],
+        repeats: int,
+        reply: Reply,
+        sampling: Sampling,
+        turn_seed: TurnSeed,
+    ) -> None:
+        """Play ``repeats`` rows of each prompt to their ends, see ``Engine``."""
+        self.vlm.model.eval()
+        budget = sampling.token_budget
+        live = [
+            _Row(number, list(chunk.ids), list(chunk.images))
+            for number, chunk in enumerate(c for c in prompts for _ in range(repeats))
+        ]
+        turn = 0
+        while live:
+            for row in live:
+                if len(row.ids) > budget:
+                    raise ValueError(
+                        f"row {row.number}: expected {budget} tokens, got {len(row.ids)}"
+                    )
+                row.start(sampling, turn_seed, turn)
+            speaking = [row for row in live if row.limit > 0]
+            with self.vlm.precision():
+                for start in range(0, len(speaking), self.rows):
+                    self._speak(speaking[start : start + self.rows], sampling.temperature)
+            live = [row for row in live if self._goes_on(row, reply)]
+            turn += 1
+
+    def _speak(self, rows: Sequence[_Row], temperature: float) -> None:
+        """Let rows say their turns."""
+        vlm, eos = self.vlm, self.chat.eos_token_id
+        images = [image for row in rows for image in row.images]
+        states, mask, cache = vlm.begin([row.ids for row in rows], images)
+        speaking = list(range(len(rows)))
+        while True:
+            draws = None
+            if temperature > 0:
+                numbers = [rows[i].draws[len(rows[i].said)] for i in speaking]
+                draws = torch.tensor(numbers, dtype=torch.float64)
+            chosen, logprobs = draw(vlm.logits(states[speaking]), vlm.ban, temperature, draws)
+            # A row that has ended is fed its end of turn again and again; nobody reads it.
+            fed = [eos] * len(rows)
+            for i, token, logprob in zip(speaking, chosen, logprobs, strict=True):
+                rows[i].said.append(token)
+                rows[i].logprobs.append(logprob)
+                fed[i] = token
+            speaking = [i for i in speaking if fed[i] != eos and len(rows[i].said) < rows[i].limit]
+            if not speaking:
+                return
+            states, mask, cache = vlm.extend(torch.tensor(fed, device=vlm.device), mask, cache)
+
+    def _goes_on(self, row: _Row, reply: Reply) -> bool:
+        """Hand a turn to the environment and take its answer."""
+        ended = bool(row.said) and row.said[-1] == self.chat.eos_token_id
+        chunk = reply(row.number, Sample(tuple(row.said), tuple(row.logprobs), not ended))
+        if chunk is None:
+            return False
+        row.ids += [*row.said, *chunk.ids]
+        row.images += chunk.images
+        return True
+
+
+@dataclass(eq=False)
+class _Row:
+    """One row while it is played.
+
+    Args:
+        number: p*G+g.
+        ids: everything before this turn.
+        images: of these ids.
+        said: tokens of this turn.
+        logprobs: of these tokens.
+        draws: uniform numbers of this turn, one per token; none when greedy.
+        limit: tokens this turn may have.
+    """
+
+    number: int
+    ids: list[int]
+    images: list[EncodedImage]
+    said: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    draws: NDArray[np.float64] = field(default_factory=lambda: np.empty(0))
+    limit: int = 0
+
+    def start(self, sampling: Sampling, turn_seed: TurnSeed, turn: int) -> None:
+        """Begin a turn with nothing said."""
+        self.said, self.logprobs = [], []
+        self.limit = min(sampling.max_new_tokens, sampling.token_budget - len(self.ids))
+        if sampling.temperature > 0 and self.limit > 0:
+            self.draws = np.random.default_rng(turn_seed(self.number, turn)).random(self.limit)
