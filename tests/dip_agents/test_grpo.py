@@ -94,6 +94,7 @@ class ToyGroup:
     scene_index: int
     rollouts: list
     environment_seconds: float = 0.001
+    here: bool = True
 
 
 class ToyWorld:
@@ -294,6 +295,34 @@ def test_a_number_that_is_not_finite_stops_the_run_before_the_weights_change():
     assert all(p.grad is None for p in trainer.parameters)
 
 
+VARIANTS = [
+    {"advantage": "rloo", "loss": "gspo", "aggregation": "sequence_mean"},
+    {"advantage": "gdpo", "loss": "cispo", "importance_cap": 2.0},
+    {"advantage": "gigpo", "loss": "dppo_tv", "aggregation": "constant_length"},
+    {"advantage": "gigpo", "turn_discount": 1.0, "dual_clip": 3.0, "entropy_target": 1.0},
+]
+
+
+@pytest.mark.parametrize("changes", VARIANTS)
+def test_the_policy_learns_under_every_variant(changes):
+    config = replace(
+        SMALL, steps=30, scenes_per_step=4, group_size=6, updates_per_batch=1,
+        micro_batch_size=None, constant_length=4, **changes,
+    )  # fmt: skip
+    trainer, rewards = make_trainer(config), []
+    world = trainer.collect
+
+    def collect(step):
+        groups = world(step)
+        rewards.append(np.mean([r.reward for group in groups for r in group.rollouts]))
+        return groups
+
+    trainer.collect = collect
+    trainer.train()
+    assert np.mean(rewards[:5]) < 0.3
+    assert np.mean(rewards[-5:]) > 0.6
+
+
 def test_the_policy_learns_to_write_the_named_symbol():
     config = replace(
         SMALL, steps=40, scenes_per_step=4, group_size=6, updates_per_batch=1, micro_batch_size=None
@@ -368,12 +397,18 @@ def test_a_run_logs_every_number_the_readers_of_a_run_look_for(tmp_path):
         "reward": ["total", "accuracy"],
         "reward_std": ["accuracy"],
         "advantage": ["mean", "std", "abs"],
-        "group": ["frac_mixed", "dropped"],
+        "group": ["frac_mixed", "frac_equal", "dropped"],
         "train": ["loss", "entropy", "approx_kl", "clip_fraction", "behaviour_gap", "grad_norm"],
+        "train/importance": ["ratio", "ratio_min", "ratio_max"],
         "rollout": ["dropped_truncated", "length_max", "looks", "boxes_over_truth", "turns"],
-        "time": ["collect", "update", "step"],
+        "rollout/terminated": ["tokens_mean"],
+        "time": ["collect", "update", "step", "environment", "environment_share"],
     }
-    keys = {f"{room}/{name}" for room, names in wanted.items() for name in names}
+    keys = {
+        f"{room}{'_' if '/' in room else '/'}{name}"
+        for room, names in wanted.items()
+        for name in names
+    }
     assert not {key for key in keys if not isinstance(first.get(key), float)}
     assert "eval/reward" not in first
     assert second["eval/reward"] == pytest.approx(0.2)
@@ -407,6 +442,106 @@ def test_extra_state_comes_back_and_a_foreign_model_is_refused_untouched(tmp_pat
         foreign.resume()
     assert torch.equal(before, foreign.model.embed.weight)
     assert foreign.step == 0
+
+
+def equal(groups, rows):
+    """Pay all members of these groups the same."""
+    for row in rows:
+        for rollout in groups[row].rollouts:
+            rollout.reward = 0.5
+    return groups
+
+
+def resampling(max_resamples=3, equal_rows=(0, 2), more_equal_rows=(1,), **changes):
+    """A trainer whose first rounds hold some equal groups; returns it and the rounds it asked."""
+    config = replace(
+        SMALL, equal_groups="resample", max_resamples=max_resamples, micro_batch_size=None,
+        scenes_per_step=3, **changes,
+    )  # fmt: skip
+    asked = []
+
+    def world(step):
+        trainer.model.eval()
+        groups = ToyWorld(trainer.model, config)(step)
+        for group in groups:  # far from equal
+            for member, rollout in enumerate(group.rollouts):
+                rollout.reward = member / 4
+        return groups
+
+    def more(step, round_):
+        asked.append((step, round_))
+        return equal(world(step), more_equal_rows)
+
+    trainer = make_trainer(config, collect_more=more)
+    trainer.collect = lambda step: equal(world(step), equal_rows)
+    return trainer, asked
+
+
+def test_further_scenes_are_played_until_enough_groups_are_mixed():
+    trainer, asked = resampling()
+    groups, advantages = trainer.play(5)
+    # One mixed group of three, then two more.
+    assert asked == [(5, 1)]
+    assert advantages.mixed.tolist() == [False, True, False, True, False, True]
+    batch = training_batch(groups, advantages, most_groups=3)
+    assert len(batch.buffers) == 12
+    assert batch.dropped["rollout/dropped_equal_rewards"] == 12
+
+
+def test_the_rounds_of_further_scenes_end_and_surplus_groups_are_left_out():
+    trainer, asked = resampling(max_resamples=2, equal_rows=(0, 1, 2), more_equal_rows=(0, 1, 2))
+    assert len(trainer.play(1)[0]) == 9
+    assert asked == [(1, 1), (1, 2)]
+    trainer, asked = resampling(equal_rows=(0,), more_equal_rows=())
+    groups, advantages = trainer.play(1)
+    assert advantages.mixed.sum() == 5
+    batch = training_batch(groups, advantages, most_groups=3)
+    assert len(batch.buffers) == 12
+    assert batch.dropped["rollout/dropped_surplus"] == 8
+
+
+def test_a_step_with_enough_mixed_groups_plays_no_more():
+    trainer, asked = resampling(equal_rows=())
+    assert len(trainer.play(1)[0]) == 3
+    assert asked == []
+
+
+def test_the_share_of_mixed_groups_is_logged_before_any_is_left_out(tmp_path):
+    trainer, _ = resampling(steps=1)
+    trainer.logger = RunLogger(tmp_path, 1, print_interval=0)
+    trainer.train()
+    (row,) = read_metrics(tmp_path / "metrics.jsonl")
+    assert row["group/played"] == 6
+    assert row["group/frac_mixed"] == row["group/frac_equal"] == 0.5
+    assert row["train/tokens"] > 0
+    assert 0 < row["time/environment_share"] < 1
+    spent = sum(row[f"time/{name}"] for name in ("collect", "update", "completions"))
+    assert row["time/step"] == pytest.approx(spent), "the environment works beside the engine"
+
+
+def test_resampling_without_a_function_for_it_is_refused():
+    with pytest.raises(ConfigError, match="equal_groups: expected 'drop' without collect_more"):
+        make_trainer(replace(SMALL, equal_groups="resample"))
+
+
+def test_the_entropy_target_and_a_shrunken_limit_are_part_of_the_checkpoint(tmp_path):
+    config = replace(SMALL, steps=3, entropy_target=9.0, checkpoint_interval=1)
+    trainer = make_trainer(config, tmp_path)
+    trainer.updater.token_limit = 48
+    trainer.train()
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    # Before the first step no entropy is known; every step below the target adds one delta.
+    weights = [row["train/entropy_weight"] for row in rows]
+    assert weights == pytest.approx([0.0, 0.0001, 0.0002])
+    again = make_trainer(replace(config, steps=4), tmp_path)
+    again.resume()
+    assert again.entropy_target.state() == trainer.entropy_target.state()
+    assert again.entropy_target.weight == pytest.approx(0.0003)
+    assert again.updater.token_limit == 48
+    # A limit that was set anew is what counts.
+    other = make_trainer(replace(config, micro_batch_tokens=64), tmp_path)
+    other.resume()
+    assert other.updater.token_limit == 64
 
 
 def test_groups_of_the_wrong_size_are_refused():

@@ -40,6 +40,23 @@ def test_a_run_may_only_grow_where_the_rate_does_not_look_ahead():
         ({"clip_low": 1.0}, r"clip_low: expected a number in \[0, 1\), got 1.0"),
         ({"advantage": "ppo"}, "advantage: expected one of .*'dr_grpo'.*got 'ppo'"),
         ({"lr_schedule": "linear"}, "lr_schedule: expected one of"),
+        ({"loss": "ppo"}, r"loss: expected one of .*'gspo'.*got 'ppo'"),
+        ({"aggregation": "mean"}, "aggregation: expected one of"),
+        ({"equal_groups": "keep"}, "equal_groups: expected one of"),
+        ({"max_resamples": 0}, "max_resamples: expected at least 1"),
+        ({"turn_discount": 1.5}, "turn_discount: expected 0 to 1, got 1.5"),
+        ({"turn_weight": -1.0}, "turn_weight: expected at least 0"),
+        ({"constant_length": 0}, "constant_length: expected at least 1"),
+        ({"dual_clip": 1.0}, "dual_clip: expected above 1 and with loss 'clipped', got 1.0"),
+        ({"dual_clip": 3.0, "loss": "gspo"}, "got 3.0 with 'gspo'"),
+        ({"importance_cap": 0.0}, "importance_cap: expected above 0 or None, got 0.0"),
+        ({"entropy_target": -0.1}, "entropy_target: expected above 0 or None"),
+        ({"entropy_delta": 0.0}, "entropy_delta: expected above 0"),
+        (
+            {"entropy_target": 0.2, "entropy_weight": 0.01},
+            "entropy_weight: expected at most 0.005 with an entropy_target, got 0.01",
+        ),
+        ({"reward_schedule": ("look:1=0",)}, "reward_schedule: expected <name>"),
     ],
 )
 def test_a_value_out_of_range_is_named(change, message):

@@ -1,8 +1,10 @@
 import json
+from dataclasses import replace
 
 import pytest
 from rich.console import Console
 
+from dip_agents.engines.hf import HFEngine
 from dip_agents.grpo_config import GRPOConfig
 from dip_agents.logs import read_metrics
 from dip_agents.models import LoadedModel, load_model, tiny_texts
@@ -10,7 +12,7 @@ from dip_agents.recipes import measure_model, reinforce, report_gain, scene_indi
 from dip_agents.sft import SFTConfig
 from dip_agents.tiny.model import build_tiny
 from dip_agents.vlm import VLM
-from dip_env.config import EpisodeConfig
+from dip_env.config import EpisodeConfig, RewardConfig
 from dip_env.errors import ConfigError
 from dip_env.scenes import ToyScenes
 from dip_wrappers.traces import load_traces, replay
@@ -64,6 +66,10 @@ def reinforced(folder, toy, config, out, quiet, **changes):
 def test_a_run_on_the_real_model_goes_on_bit_for_bit(
     taught, toy, config, tmp_path, quiet, monkeypatch
 ):
+    config = replace(
+        config, equal_groups="resample", max_resamples=1, advantage="gigpo",
+        entropy_target=0.5, reward_schedule=("look_weight:1=0.1,3=0.5", "iou:1=0.3,2=0.5"),
+    )  # fmt: skip
     whole = reinforced(taught, toy, config, tmp_path / "whole", quiet)
 
     class Interrupted(RuntimeError):
@@ -103,8 +109,6 @@ def test_traces_of_a_run_replay(taught, toy, config, tmp_path, quiet):
 
 
 def test_a_kl_keeps_the_policy_near_where_it_started(taught, toy, config, tmp_path, quiet):
-    from dataclasses import replace
-
     reinforced(taught, toy, replace(config, kl_weight=0.1), tmp_path / "kl", quiet)
     rows = read_metrics(tmp_path / "kl" / "metrics.jsonl")
     distances = [row["train/ref_kl"] for row in rows if "train/ref_kl" in row]
@@ -124,8 +128,6 @@ def test_the_gain_is_paired_and_kept(taught, toy, tmp_path, quiet):
 
 
 def test_more_scenes_per_step_than_there_are_is_refused(taught, toy, config, tmp_path, quiet):
-    from dataclasses import replace
-
     with pytest.raises(ConfigError, match="scenes_per_step: expected at most the 4 scenes"):
         reinforced(taught, toy, replace(config, scenes_per_step=5), tmp_path / "x", quiet)
 
@@ -136,6 +138,58 @@ def test_every_epoch_plays_every_scene_once():
     assert sorted(i for step in steps[:3] for i in step) == list(range(9))
     assert sorted(i for step in steps[3:] for i in step) == list(range(9))
     assert steps[:3] != steps[3:]
+
+
+def test_further_rounds_of_a_step_draw_their_own_scenes_the_same_every_time():
+    config = GRPOConfig(scenes_per_step=3)
+    drawn = [scene_indices(step, config, 40, round_) for step in (1, 2) for round_ in (1, 2)]
+    assert len({tuple(scenes) for scenes in drawn}) == 4
+    assert all(len(set(scenes)) == 3 for scenes in drawn)
+    assert drawn[0] == scene_indices(1, config, 40, 1)
+    assert drawn[0] != scene_indices(1, replace(config, seed=1), 40, 1)
+    assert len(set(scene_indices(1, config, 2**31 - 1, 1))) == 3
+
+
+def test_the_scheduled_reward_is_the_one_that_is_paid(taught, toy, config, tmp_path, quiet):
+    schedule = ("format_weight:1=2.0,2=0.5", "accuracy_weight:1=0", "look_weight:1=0")
+    rules = replace(RULES, reward=RewardConfig(graded_format=True))  # somebody earns a third
+    scheduled = replace(config, steps=2, reward_schedule=schedule)
+    loaded = load_model(str(taught), dtype="float32")
+    reinforce(loaded, toy, rules, scheduled, tmp_path, **LIMITS, console=quiet)
+    first, second = read_metrics(tmp_path / "metrics.jsonl")
+    assert first["reward/format"] > 0 and second["reward/format"] > 0
+    assert first["reward/total"] == pytest.approx(2.0 * first["reward/format"])
+    assert second["reward/total"] == pytest.approx(0.5 * second["reward/format"])
+    with pytest.raises(ConfigError, match="reward_schedule: step 9: iou"):
+        bad = replace(config, reward_schedule=("iou:1=0.5,9=2",))
+        reinforced(taught, toy, bad, tmp_path / "bad", quiet)
+
+
+class Elsewhere(HFEngine):
+    """The same weights, said to be another engine that rounds a little."""
+
+    same_model = False
+
+    def __init__(self, vlm):
+        super().__init__(vlm)
+        self.versions = []
+
+    def sync(self, vlm, version):
+        self.versions.append(version)
+
+
+def test_another_engine_gets_the_weights_each_step_and_its_tokens_are_weighed(
+    taught, toy, config, tmp_path, quiet
+):
+    loaded = load_model(str(taught), dtype="float32")
+    engine = Elsewhere(loaded.vlm)
+    reinforce(loaded, toy, RULES, config, tmp_path, engine=engine, **LIMITS, console=quiet)
+    assert engine.versions == [1, 2, 3]
+    rows = read_metrics(tmp_path / "metrics.jsonl")
+    learned = [row for row in rows if row["train/updates"]]
+    assert learned and all(row["train/importance_truncated"] == 0.0 for row in learned)
+    reinforced(taught, toy, replace(config, steps=1), tmp_path / "own", quiet)
+    assert "train/importance_truncated" not in read_metrics(tmp_path / "own" / "metrics.jsonl")[0]
 
 
 def test_huge_sources_never_repeat_a_scene():

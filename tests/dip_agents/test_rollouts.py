@@ -4,6 +4,7 @@ import torch
 from dip_agents.engines.base import Sampling
 from dip_agents.engines.hf import HFEngine
 from dip_agents.rollouts import collect
+from dip_agents.turn_credit import turn_segments
 from dip_env.group import EpisodeGroup
 from dip_wrappers.traces import TraceWriter, load_traces
 
@@ -75,3 +76,28 @@ def test_traces_are_written_with_the_rollouts(micro, toy, brief_rules, tmp_path)
     assert len(traces) == 6
     assert all(trace.ended for trace in traces)
     assert sorted(t.reward for t in traces) == sorted(r.reward for g in groups for r in g.rollouts)
+
+
+def test_anchors_name_what_each_turn_was_shown(micro, toy, brief_rules):
+    groups = play(micro("qwen3_vl"), toy, brief_rules)
+    for group in groups:
+        anchors = [rollout.info["anchors"] for rollout in group.rollouts]
+        assert len({row[0] for row in anchors}) == 1  # all see the same overview first
+        for rollout, row in zip(group.rollouts, anchors, strict=True):
+            assert len(row) == len(turn_segments(rollout.buffer.loss_mask)) == rollout.info["turns"]
+            assert len(set(row)) == len(row)
+        # Random words are no look: who failed in the same way reads the same message.
+        env = {}
+        for rollout, row in zip(group.rollouts, anchors, strict=True):
+            said = [m["text"] for m in rollout.info["transcript"] if m["role"] == "user"]
+            for turn, anchor in enumerate(row):
+                assert env.setdefault(anchor, said[: turn + 1]) == said[: turn + 1]
+    assert groups[0].rollouts[0].info["anchors"][0] != groups[1].rollouts[0].info["anchors"][0]
+
+
+def test_the_reward_is_the_weighted_sum_of_the_terms(micro, toy, brief_rules):
+    for group in play(micro("qwen3_vl"), toy, brief_rules):
+        for rollout in group.rollouts:
+            assert rollout.weights == brief_rules.reward.weights
+            total = sum(rollout.weights[name] * value for name, value in rollout.terms.items())
+            assert rollout.reward == pytest.approx(total)
