@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -17,6 +18,8 @@ from dip_agents.batches import micro_batches
 from dip_agents.grpo_config import GRPOConfig
 from dip_agents.importance import sampler_gap
 from dip_agents.losses import policy_loss
+from dip_agents.ranks import Ranks
+from dip_agents.split_tensors import gathered
 from dip_agents.token_stats import TokenStats, merge
 from dip_agents.training_batch import TrainingBatch
 from dip_env.errors import DipError
@@ -69,11 +72,15 @@ class Updater:
     update begins anew: the weights have not moved yet, so the result is the same but for the order
     of the sums.
 
+    With several ranks each runs the rollouts that were played on it. The weights of tokens come
+    from counts of the whole batch, so the gradients of the ranks are summed, never averaged.
+
     Args:
         model: the policy.
         optimizer: of its parameters.
         config: the settings.
         reference: the policy to stay close to, or None.
+        ranks: the processes of the run; by default this one alone.
     """
 
     def __init__(
@@ -82,15 +89,19 @@ class Updater:
         optimizer: torch.optim.Optimizer,
         config: GRPOConfig,
         reference: Reference | None = None,
+        ranks: Ranks | None = None,
     ) -> None:
         """Remember the parts; nothing runs yet."""
         self.model = model
         self.optimizer = optimizer
         self.config = config
         self.reference = reference
+        self.ranks = ranks or Ranks()
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.token_limit = config.micro_batch_tokens
         """Padded tokens of a micro-batch; falls when memory runs out."""
+        self.moves = 0
+        """How often the weights have begun to move."""
 
     def update(
         self, batch: TrainingBatch, learning_rate: float, entropy_weight: float = 0.0
@@ -102,7 +113,8 @@ class Updater:
         from, at no extra cost, and the ratio of the first update is exactly 1.
 
         Args:
-            batch: what to learn from; when empty, the weights stay as they are.
+            batch: what to learn from, the same on every rank but for the pixels; when empty, the
+                weights stay as they are.
             learning_rate: of these updates.
             entropy_weight: of the entropy bonus.
 
@@ -126,24 +138,41 @@ class Updater:
             batch.lengths, counts, self.config.aggregation, self.config.constant_length
         )
         passes: list[_Pass] = []
+        losses: list[float] = []
         norms: list[float] = []
         fixed: dict[int, _Fixed] = {}
         for _ in range(self.config.updates_per_batch):
             first = not passes
             passes.append(self._accumulate(batch, weights, entropy_weight, fixed, first))
-            norm = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-            self._check_finite(batch, passes[-1], norm)
+            if not self.ranks.sharded:  # else they were summed on the way
+                self.ranks.sum_gradients(self.parameters)
+            clipped = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+            norms.append(float(gathered(clipped)))
+            losses.append(self._finite_loss(batch, passes[-1], norms[-1]))
+            self.moves += 1
             self.optimizer.step()
-            norms.append(float(norm))
         self.optimizer.zero_grad(set_to_none=True)
-        numbers = merge([part for done in passes for part in done.stats]).metrics()
-        numbers |= merge(passes[0].gaps).metrics()
-        numbers["behaviour_missing"] = sum(map(float, passes[0].missing))
+        stats, gaps, missing = self._everyones(passes)
+        numbers = stats.metrics() | gaps.metrics()
+        numbers["behaviour_missing"] = missing
         numbers["clip_fraction"] = numbers["clip_fraction_low"] + numbers["clip_fraction_high"]
-        numbers["loss"] = sum(done.loss for done in passes) / len(passes)
+        numbers["loss"] = sum(losses) / len(losses)
         numbers["grad_norm"] = sum(norms) / len(norms)
         numbers["updates"] = float(len(passes))
         return metrics | {f"train/{name}": value for name, value in numbers.items()}
+
+    def _everyones(self, passes: Sequence[_Pass]) -> tuple[TokenStats, TokenStats, float]:
+        """Return token statistics, gap to the sampler and its missing tokens, of all ranks."""
+        stats = [part.cpu() for done in passes for part in done.stats]
+        gaps = [part.cpu() for part in passes[0].gaps]
+        # One part per rank that had rollouts: merged here, less is sent.
+        mine = ([merge(stats)], [merge(gaps)]) if stats else ([], [])
+        parts = self.ranks.gather((*mine, sum(map(float, passes[0].missing))))
+        return (
+            merge([part for of_rank, _, _ in parts for part in of_rank]),
+            merge([part for _, of_rank, _ in parts for part in of_rank]),
+            sum(missing for _, _, missing in parts),
+        )
 
     def _accumulate(
         self,
@@ -155,15 +184,25 @@ class Updater:
     ) -> _Pass:
         """Sum the gradient over all micro-batches, with smaller ones when memory runs out."""
         while True:
-            splits = micro_batches(batch.buffers, self.token_limit, self.config.micro_batch_size)
+            splits = self._split(batch, self.token_limit)
             self.optimizer.zero_grad(set_to_none=True)
             done = _Pass(splits)
+            if self.ranks.sharded:
+                for _ in range(max(self.ranks.gather(len(splits))) - len(splits)):
+                    self._keep_step(batch, first)
             for rows in splits:
                 try:
                     self._add(done, batch, rows, weights, entropy_weight, fixed, first)
                 except RuntimeError as error:
                     if not out_of_memory(error):
                         raise
+                    if self.ranks.sharded:
+                        # The others are in the middle of this micro-batch and wait for its layers.
+                        raise RolloutTooLongError(
+                            f"expected {len(rows)} rollouts of up to {self._longest(batch, rows)} "
+                            f"tokens to fit into memory, got: {error}; a smaller "
+                            "micro_batch_tokens may help"
+                        ) from error
                     reason = str(error).partition("\n")[0]
                     break
             else:
@@ -174,6 +213,30 @@ class Updater:
                 fixed.clear()
             self.optimizer.zero_grad(set_to_none=True)
             self._shrink(batch, splits, rows, reason)
+
+    def _split(self, batch: TrainingBatch, limit: int | None) -> list[list[int]]:
+        """Return the rows of each micro-batch that runs here."""
+        here = batch.rows_here
+        parts = micro_batches(
+            [batch.buffers[row] for row in here], limit, self.config.micro_batch_size
+        )
+        return [[here[at] for at in part] for part in parts]
+
+    def _keep_step(self, batch: TrainingBatch, first: bool) -> None:
+        """Run a rollout for nothing, since sharded layers run on all ranks or on none."""
+        rows = batch.rows_here
+        shortest = min((batch.buffers[row] for row in rows), key=len) if rows else batch.spare
+        if shortest is None:
+            raise RuntimeError("expected a rollout on every rank, got none here")
+        now = self.model.token_logprobs([shortest], self.config.temperature)
+        if first and self.reference is not None:
+            with torch.no_grad():
+                self.reference([shortest])
+        (now.logprobs.sum() * 0.0).backward()
+
+    @staticmethod
+    def _longest(batch: TrainingBatch, rows: Sequence[int]) -> int:
+        return max(len(batch.buffers[row]) for row in rows)
 
     def _add(
         self,
@@ -233,13 +296,13 @@ class Updater:
         self, batch: TrainingBatch, splits: list[list[int]], rows: Sequence[int], reason: str
     ) -> None:
         """Halve the limit until the micro-batches become others, and free what is not needed."""
-        longest = max(len(batch.buffers[row]) for row in rows)
+        longest = self._longest(batch, rows)
         padded = len(rows) * longest
         limit = padded if self.token_limit is None else min(self.token_limit, padded)
         again = splits
         while again == splits and limit > 1 and len(rows) > 1:
             limit //= 2
-            again = micro_batches(batch.buffers, limit, self.config.micro_batch_size)
+            again = self._split(batch, limit)
         if again == splits:
             scene, member = batch.origins[rows[0]]
             raise RolloutTooLongError(
@@ -259,21 +322,24 @@ class Updater:
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
-    def _check_finite(self, batch: TrainingBatch, done: _Pass, norm: Tensor) -> None:
-        """Stop before a bad gradient reaches the weights, and say where it came from."""
-        good = torch.isfinite(torch.stack(done.losses))
-        if bool(good.all()) and bool(torch.isfinite(norm)):
-            return
-        self.optimizer.zero_grad(set_to_none=True)
-        bad = [
+    def _finite_loss(self, batch: TrainingBatch, done: _Pass, norm: float) -> float:
+        """Return the loss of all ranks, or stop before a bad gradient reaches the weights."""
+        losses = [float(loss) for loss in done.losses]
+        wrong = [
             batch.origins[row]
-            for rows, ok in zip(done.splits, good, strict=True)
-            if not ok
+            for rows, loss in zip(done.splits, losses, strict=True)
+            if not math.isfinite(loss)
             for row in rows
         ]
+        # All ranks must see the same, or some would stop and the others wait for them.
+        everyone = self.ranks.gather((losses, wrong))
+        total = sum(loss for of_rank, _ in everyone for loss in of_rank)
+        bad = [origin for _, of_rank in everyone for origin in of_rank]
+        if not bad and math.isfinite(norm):
+            return total
+        self.optimizer.zero_grad(set_to_none=True)
         raise NonFiniteUpdateError(
-            f"expected a finite loss and gradient, got loss {done.loss} and gradient norm "
-            f"{float(norm)}"
+            f"expected a finite loss and gradient, got loss {total} and gradient norm {norm}"
             + (f"; the loss is bad for (scene, member) {bad}" if bad else "")
             + "; a lower learning rate or float32 weights may help"
         )
@@ -305,10 +371,6 @@ class _Pass:
     stats: list[TokenStats] = field(default_factory=list)
     gaps: list[TokenStats] = field(default_factory=list)
     missing: list[Tensor] = field(default_factory=list)
-
-    @property
-    def loss(self) -> float:
-        return sum(map(float, self.losses))
 
 
 def _stack(rows: Sequence[Tensor], width: int) -> Tensor:
