@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dip_agents.chat_tokens import ChatTokens
 from dip_agents.fast_vision import speed_up_vision
 from dip_agents.packed_attention import attend_packed
+from dip_agents.recompute import recompute_activations
 from dip_agents.shared_prefix import Layout, PackedRow, pack, packed_tokens, whole_row
 from dip_agents.tiled_head import DENSE_LIMIT, linear_weight, tiled_logprobs
 from dip_agents.token_buffer import EncodedImage, PlaceholderError, TokenBuffer
@@ -107,6 +108,14 @@ class VLM:
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the parameters that learn."""
         return (p for p in self.model.parameters() if p.requires_grad)
+
+    def checkpoint_activations(self) -> None:
+        """Compute the insides of text and vision layers again for the backward pass, from now on.
+
+        Logprobs and gradients stay; an update takes about a third longer and much less memory.
+        """
+        recompute_activations(self.core.model.language_model.layers)
+        recompute_activations(self.core.model.visual.blocks)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the weights a checkpoint must hold: all, or those of the LoRA that learns."""

@@ -141,6 +141,28 @@ def test_a_common_prefix_goes_through_the_model_once(vlm):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("how", ["ours", "transformers"])
+def test_recomputing_activations_changes_nothing(micro, family, how):
+    vlm = micro(family)
+    saving = VLM(copy.deepcopy(vlm.model), vlm.processor)
+    if how == "ours":
+        saving.checkpoint_activations()
+    else:
+        saving.model.gradient_checkpointing_enable({"use_reentrant": False})
+        saving.model.train()
+    calls = []
+    mlp = saving.core.model.language_model.layers[0].mlp
+    mlp.register_forward_pre_hook(lambda *_: calls.append(1))
+    logprobs, grads = learn(saving, rollouts(vlm))
+    assert len(calls) == 2
+    expected, plain_grads = learn(vlm, rollouts(vlm))
+    torch.testing.assert_close(logprobs, expected, atol=1e-5, rtol=0)
+    assert grads.keys() == plain_grads.keys()
+    for name, grad in plain_grads.items():
+        assert float((grads[name] - grad).norm() / grad.norm()) < 1e-5, name
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_lora_learns_the_same(micro, family):
     from dip_agents.models import _with_lora
 
