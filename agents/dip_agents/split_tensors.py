@@ -10,6 +10,11 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
 
+def whole(tensor: Tensor) -> Tensor:
+    """Return a tensor with the slices of all processes, on its device; all must call this."""
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
 def gathered(state: Any) -> Any:
     """Return the same nest of containers with every split tensor whole and on the CPU.
 
@@ -18,21 +23,21 @@ def gathered(state: Any) -> Any:
     """
 
     def one(value: Any) -> Any:
-        return value.full_tensor().cpu() if isinstance(value, DTensor) else value
+        return whole(value).cpu() if isinstance(value, DTensor) else value
 
     return tree_map(one, state)
 
 
-def split_like(whole: Tensor, example: Tensor | None) -> Tensor:
+def split_like(tensor: Tensor, example: Tensor | None) -> Tensor:
     """Return the slice of a whole tensor that goes where ``example`` is.
 
     Args:
-        whole: the same in every process.
+        tensor: whole, the same in every process.
         example: a split tensor, or any other for no change.
     """
     if not isinstance(example, DTensor):
-        return whole
-    there = whole.to(example.to_local().device)
+        return tensor
+    there = tensor.to(example.to_local().device)
     # Every process has the whole: nothing needs to be sent.
     return distribute_tensor(there, example.device_mesh, example.placements, src_data_rank=None)
 

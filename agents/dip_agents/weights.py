@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,8 +10,42 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dip_agents.split_tensors import whole
+
 if TYPE_CHECKING:
     from dip_agents.vlm import VLM
+
+
+@torch.no_grad()
+def copy_weights(source: Any, target: VLM) -> None:
+    """Take over the weights that learn, from a model of the same make.
+
+    Args:
+        source: the trainer's model; where it is split over ranks, all of them must call this.
+        target: a whole model; changed in place.
+    """
+    own = dict(target.model.named_parameters())
+    for name, parameter in source.model.named_parameters():
+        if parameter.requires_grad:
+            own[name].copy_(whole(parameter.detach()))
+
+
+def fingerprint(state: Mapping[str, Tensor]) -> int:
+    """Return a number that tells whether two processes hold the same weights, bit for bit.
+
+    Args:
+        state: whole tensors by name.
+
+    Returns:
+        A sum over their bits, which does not depend on the device or on an order.
+    """
+    words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    total = 0
+    for place, name in enumerate(sorted(state), start=1):
+        tensor = state[name].detach().contiguous()
+        bits = tensor.reshape(-1).view(words[tensor.element_size()])
+        total += place * int(bits.sum(dtype=torch.int64))
+    return total
 
 
 @torch.no_grad()

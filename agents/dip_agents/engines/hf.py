@@ -21,6 +21,7 @@ from dip_agents.engines.graphs import graphed
 from dip_agents.engines.sampling import draw
 from dip_agents.token_buffer import EncodedImage
 from dip_agents.vlm import VLM
+from dip_agents.weights import copy_weights
 
 REPLY_LAG = 2
 """Steps of decoding that the environment gets to answer before the engine waits for it."""
@@ -57,9 +58,18 @@ class HFEngine:
         self.prefill_tokens = prefill_tokens
         self.cuda_graphs = cuda_graphs
         self._decoder: Decoder | None = None
+        self._version: int | None = None
 
     def sync(self, vlm: VLM, version: int) -> None:
-        """Do nothing: the weights are the trainer's."""
+        """Take over the weights, unless they are the trainer's own.
+
+        Args:
+            vlm: the trainer's model; where it is split over ranks, all of them must call this.
+            version: other for other weights.
+        """
+        if vlm is not self.vlm and version != self._version:
+            copy_weights(vlm, self.vlm)
+            self._version = version
 
     @torch.no_grad()
     def play(
