@@ -12,7 +12,7 @@ from dip_agents.recipes import measure_model, reinforce, report_gain, scene_indi
 from dip_agents.sft import SFTConfig
 from dip_agents.tiny.model import build_tiny
 from dip_agents.vlm import VLM
-from dip_env.config import EpisodeConfig, RewardConfig
+from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
 from dip_env.scenes import ToyScenes
 from dip_wrappers.traces import load_traces, replay
@@ -152,10 +152,9 @@ def test_further_rounds_of_a_step_draw_their_own_scenes_the_same_every_time():
 
 def test_the_scheduled_reward_is_the_one_that_is_paid(taught, toy, config, tmp_path, quiet):
     schedule = ("format_weight:1=2.0,2=0.5", "accuracy_weight:1=0", "look_weight:1=0")
-    rules = replace(RULES, reward=RewardConfig(graded_format=True))  # somebody earns a third
-    scheduled = replace(config, steps=2, reward_schedule=schedule)
-    loaded = load_model(str(taught), dtype="float32")
-    reinforce(loaded, toy, rules, scheduled, tmp_path, **LIMITS, console=quiet)
+    # At this rate the policy stays what it is, and earns something.
+    still = replace(config, steps=2, learning_rate=1e-9, reward_schedule=schedule)
+    reinforced(taught, toy, still, tmp_path, quiet)
     first, second = read_metrics(tmp_path / "metrics.jsonl")
     assert first["reward/format"] > 0 and second["reward/format"] > 0
     assert first["reward/total"] == pytest.approx(2.0 * first["reward/format"])
