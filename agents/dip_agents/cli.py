@@ -13,7 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from dip_agents.audit import audit_main
 from dip_agents.commands import Flat, SceneArgs, Scenes, Score, run_scenes, run_score
-from dip_agents.engines.hf import HFEngine
+from dip_agents.engine_args import EngineArgs
 from dip_agents.evaluate import evaluate, print_results
 from dip_agents.grpo_config import GRPOConfig
 from dip_agents.models import DeviceName, DtypeName, load_model, rules_of
@@ -24,6 +24,7 @@ from dip_agents.scripted import GridScanPolicy, RandomPolicy
 from dip_agents.sft import SFTConfig
 from dip_agents.vlm_policy import VLMPolicy
 from dip_env.config import EpisodeConfig
+from dip_env.errors import ConfigError
 from dip_env.scenes.augmented import AugmentedScenes
 from dip_env.scenes.stored import StoredScenes
 
@@ -64,8 +65,13 @@ class Train:
     policy: Annotated[ModelArgs, Flat] = field(default_factory=ModelArgs)
     rules: Annotated[EpisodeConfig, Flat] = field(default_factory=EpisodeConfig)
     grpo: Annotated[GRPOConfig, Flat] = field(default_factory=GRPOConfig)
+    sampler: Annotated[EngineArgs, Flat] = field(default_factory=EngineArgs)
     lora_rank: int = 0
     """Above 0 only a LoRA of that rank on the language part learns."""
+    gradient_checkpointing: bool = False
+    """Keep less for the backward pass: a third slower, much less memory."""
+    workers: int = 0
+    """Processes that prepare the scenes of coming steps; the run is the same with any number."""
     demonstrations: int = 16000
     """Oracle demonstrations an untrained model is taught before GRPO."""
     eval_scenes: int = 256
@@ -127,6 +133,7 @@ class Evaluate:
     rules: Annotated[EpisodeConfig, Flat] = field(default_factory=EpisodeConfig)
     policy: Literal["model", "random", "grid", "oracle"] = "model"
     """Who plays: the model, or a scripted policy."""
+    sampler: Annotated[EngineArgs, Flat] = field(default_factory=EngineArgs)
     oracle: OracleArgs = field(default_factory=OracleArgs)
     """How well the oracle answers."""
     split: str = "val"
@@ -282,6 +289,12 @@ def _train(args: Train, console: Console) -> int:
             resume=args.resume,
             console=console,
         )
+    if args.sampler.engine == "openai":
+        raise ConfigError("engine: expected own or vllm, whose weights can learn, got openai")
+    if args.gradient_checkpointing:
+        loaded.vlm.checkpoint_activations()
+    engine = args.sampler.open(loaded.vlm, args.rules, args.policy.token_budget)
+    measured["engine"] = engine
     before = None
     if indices:
         if repr(train) == repr(held_out):
@@ -298,11 +311,14 @@ def _train(args: Train, console: Console) -> int:
         args.rules,
         args.grpo,
         args.out,
+        engine=engine,
         **limits,
+        workers=args.workers,
         resume=args.resume,
         console=console,
     )
     if before is not None:
+        engine.sync(loaded.vlm, args.grpo.steps + 1)
         after = measure_model(
             loaded.vlm, held_out, indices, args.rules, **measured, out=args.out / "after"
         )
@@ -343,7 +359,7 @@ def _evaluate(args: Evaluate, console: Console) -> int:
     if args.policy == "model":
         vlm = load_model(args.model.model, device=args.model.device, dtype=args.model.dtype).vlm
         policy = VLMPolicy(
-            HFEngine(vlm),
+            args.sampler.open(vlm, args.rules, args.model.token_budget),
             args.temperature,
             args.model.max_new_tokens,
             args.model.token_budget,

@@ -14,7 +14,7 @@ from rich.console import Console
 
 from dip_agents.checkpoints import latest_checkpoint
 from dip_agents.engines.base import Engine, Sampling
-from dip_agents.engines.hf import HFEngine
+from dip_agents.engines.choose import engine_for
 from dip_agents.evaluate import EvalResult, evaluate, paired_gain, print_results, show
 from dip_agents.grpo import GRPOTrainer
 from dip_agents.grpo_config import GRPOConfig
@@ -32,6 +32,7 @@ from dip_agents.vlm_policy import VLMPolicy
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
 from dip_env.scenes.base import SceneSource
+from dip_env.scenes.prefetched import PrefetchedScenes
 from dip_wrappers.traces import TraceWriter, describe_source
 
 OTHER_ENGINE_CAP = 2.0
@@ -78,6 +79,7 @@ def reinforce(
     engine: Engine | None = None,
     max_new_tokens: int = 256,
     token_budget: int = 2048,
+    workers: int = 0,
     resume: bool = False,
     console: Console | None = None,
 ) -> None:
@@ -93,12 +95,13 @@ def reinforce(
         out: folder of the run; traces with crops are written as often as completions tables.
         max_new_tokens: tokens of one turn.
         token_budget: tokens of one episode.
+        workers: processes that prepare the scenes of coming steps; the run stays the same.
         resume: go on from the newest checkpoint in ``out``.
         console: where to print.
 
     Raises:
-        ConfigError: when a step needs more scenes than there are, or the schedule holds a value
-            that no reward can have.
+        ConfigError: when a step needs more scenes than there are, the schedule holds a value that
+            no reward can have, or workers cannot get the source.
     """
     check_schedule(rules, config.reward_schedule)
     if config.scenes_per_step > len(source):
@@ -107,10 +110,11 @@ def reinforce(
             f"got {config.scenes_per_step}"
         )
     vlm = loaded.vlm
-    sampler = engine or HFEngine(vlm)
+    sampler = engine or engine_for(vlm)
     if not sampler.same_model and config.importance_cap is None:
         config = replace(config, importance_cap=OTHER_ENGINE_CAP)
     sampling = Sampling(config.temperature, max_new_tokens, token_budget)
+    scenes = source
 
     def play(step: int, round_: int = 0) -> list[RolloutGroup]:
         every = config.completions_interval
@@ -124,7 +128,7 @@ def reinforce(
         try:
             return collect(
                 sampler,
-                source,
+                scenes,
                 scene_indices(step, config, len(source), round_),
                 config.group_size,
                 rules_at(rules, config.reward_schedule, step),
@@ -156,7 +160,17 @@ def reinforce(
         )
         if resume and latest_checkpoint(out / "checkpoints") is not None:
             trainer.resume()
-        trainer.train()
+        if workers:
+            to_come = range(trainer.step + 1, config.steps + 1)
+            announced = (i for step in to_come for i in scene_indices(step, config, len(source)))
+            scenes = PrefetchedScenes(
+                source, announced, workers=workers, ahead=2 * config.scenes_per_step
+            )
+        try:
+            trainer.train()
+        finally:
+            if isinstance(scenes, PrefetchedScenes):
+                scenes.close()
     save_model(vlm, out / "model", rules)
 
 
@@ -200,6 +214,7 @@ def measure_model(
     temperature: float = 0.0,
     out: Path | None = None,
     batch_size: int = 64,
+    engine: Engine | None = None,
 ) -> EvalResult:
     """Evaluate a model.
 
@@ -213,11 +228,14 @@ def measure_model(
         temperature: of sampling, with the same seeds in every evaluation; 0 is greedy.
         out: folder for the results, or None.
         batch_size: episodes played together.
+        engine: samples; by default the model itself.
 
     Returns:
         The result.
     """
-    policy = VLMPolicy(HFEngine(vlm), temperature, max_new_tokens, token_budget, batch_size)
+    policy = VLMPolicy(
+        engine or engine_for(vlm), temperature, max_new_tokens, token_budget, batch_size
+    )
     return evaluate(policy, source, indices, rules, batch_size=batch_size, out=out)
 
 

@@ -22,4 +22,6 @@ def engine_for(vlm: VLM) -> Engine:
     Returns:
         ``HFEngine`` for the Qwen-VL families, ``GenericEngine`` for the others.
     """
-    return GenericEngine(vlm) if isinstance(vlm, GenericVLM) else HFEngine(vlm)
+    if isinstance(vlm, GenericVLM):
+        return GenericEngine(vlm)
+    return HFEngine(vlm)
