@@ -48,7 +48,7 @@ class Settings:
     group_size: int = 4
     """G, rollouts of each scene."""
     lora_rank: int = 16
-    """Of the LoRA that learns with --hand-over adapter, and merged with a rank above 0."""
+    """Of the LoRA that learns with --hand-over adapter; with merged all weights learn."""
     learning_rate: float = 3e-4
     """Large, so that two policies differ."""
     limit: float = 1e-4
@@ -159,7 +159,7 @@ def setup(folder: Path) -> None:
     packages = [*CPU_PACKAGES, *MORE_PACKAGES]
     subprocess.run([*install, "--override", overrides, *packages], check=True)
     subprocess.run([*install, "--no-deps", "-e", project], check=True)
-    print(f"now run: {python} {Path(__file__).name}")
+    print(f"now run: {python} {__file__}")
 
 
 if __name__ == "__main__":
@@ -168,4 +168,9 @@ if __name__ == "__main__":
     else:
         import tyro
 
-        sys.exit(main(tyro.cli(Settings)))
+        from dip_env.errors import ConfigError
+
+        try:
+            sys.exit(main(tyro.cli(Settings)))
+        except ConfigError as error:
+            sys.exit(f"error: {error}")
