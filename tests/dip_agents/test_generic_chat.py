@@ -143,7 +143,7 @@ def test_a_model_that_is_not_understood_is_refused_with_what_was_expected(generi
     with pytest.raises(ConfigError, match=r"expected it to write '<\|video_pad\|>' .* got none"):
         wrong.encode_image(picture(0))
     deaf = other(chat, chat.processor.chat_template.replace("<image>", ""))
-    with pytest.raises(ConfigError, match="expected ids and pixel_values|expected it to write"):
+    with pytest.raises(ConfigError, match="expected ids and pixel_values"):
         deaf.encode_image(picture(0))
 
 

@@ -1,4 +1,5 @@
 import logging
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -102,21 +103,17 @@ def test_the_window_and_the_two_way_attention_of_gemma_matter_here(generic_micro
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_an_update_raises_the_logprob_of_what_paid(family, toy, brief_rules):
-    """Reward the shorter half of each group: one step must make it likelier than the longer."""
+    """Pay for odd first tokens: after one step they must have gained on the others."""
     vlm = fresh(family)
     engine = engine_for(vlm)
     sampling = Sampling(1.0, 8, 600)
 
-    def play(step):
-        groups = collect(engine, toy, [0], 4, brief_rules, seed=0, step=step, sampling=sampling)
-        for group in groups:
-            for rollout in group.rollouts:
-                first = next(i for i, m in zip(rollout.buffer.ids, rollout.buffer.loss_mask) if m)
-                object.__setattr__(rollout, "reward", float(first % 2))
-        return groups
-
-    groups = play(1)
-    rollouts = groups[0].rollouts
+    played = collect(engine, toy, [0], 4, brief_rules, seed=0, step=1, sampling=sampling)[0]
+    rollouts = [
+        replace(rollout, reward=float(rollout.buffer.ids[rollout.buffer.loss_mask.index(1)] % 2))
+        for rollout in played.rollouts
+    ]
+    groups = [replace(played, rollouts=rollouts)]
     assert 0 < sum(r.reward for r in rollouts) < 4
     config = GRPOConfig(
         steps=1, scenes_per_step=1, group_size=4, learning_rate=1e-3, warmup_steps=0

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dip_agents.chat_tokens import ChatTokens
 from dip_agents.engines.base import Chunk, Reply, Sample, Sampling, TurnSeed
 from dip_agents.engines.sampling import draw
 from dip_agents.generic_vlm import GenericVLM
@@ -32,7 +33,7 @@ class GenericEngine:
     def __init__(self, vlm: GenericVLM, rows: int = 32) -> None:
         """Keep the model."""
         self.vlm = vlm
-        self.chat = vlm.chat
+        self.chat: ChatTokens = vlm.chat
         self.rows = rows
 
     def sync(self, vlm: VLM, version: int) -> None:

@@ -61,7 +61,7 @@ _QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 def build_generic(
     texts: Iterable[str], family: GenericFamily = "llava", seed: int = 0
 ) -> tuple[Any, Any]:
-    """Build an untrained model of about 100 000 weights and its processor.
+    """Build an untrained model of about 200 000 weights and its processor.
 
     Args:
         texts: what it will read and write; their words become single tokens.
