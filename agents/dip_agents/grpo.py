@@ -6,12 +6,15 @@ environment, no processor and no prompt.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import Tensor
 
 from dip_agents.advantages import Advantages
 from dip_agents.checkpoints import (
@@ -24,16 +27,25 @@ from dip_agents.checkpoints import (
 )
 from dip_agents.credit import credit
 from dip_agents.entropy_target import EntropyTarget
+from dip_agents.exchange import everyones_groups
 from dip_agents.grpo_config import GRPOConfig
 from dip_agents.logs import PhaseTimer, RunLogger
-from dip_agents.random_state import seed_everything, set_rng_state
+from dip_agents.random_state import rng_state, seed_everything, set_rng_state
+from dip_agents.ranks import LostRankError, Ranks
 from dip_agents.rollout_metrics import environment_times, rollout_metrics
+from dip_agents.split_tensors import gathered, split_optimizer_state
+from dip_agents.stopping import Stopping, StopRequestedError
 from dip_agents.training_batch import TrainingBatch, training_batch
 from dip_agents.update import NonFiniteUpdateError, PolicyModel, Reference, Updater
+from dip_agents.weights import fingerprint
 from dip_env.errors import ConfigError
 
 if TYPE_CHECKING:
     from dip_agents.rollouts import RolloutGroup
+
+
+PATIENCE = 20.0
+"""Seconds from a signal to the end of a process that is stuck; launchers kill after 30."""
 
 
 class GRPOTrainer:
@@ -41,17 +53,20 @@ class GRPOTrainer:
 
     Args:
         model: the policy. Keep dropout off, or sampler and trainer speak of different policies.
-        collect: step (from 1) -> P groups of G rollouts of the model as it is now.
+        collect: step (from 1) -> P groups of G rollouts of the model as it is now; with several
+            ranks each returns its share, and together they are the P groups.
         config: the settings.
         collect_more: step and round (from 1) -> P groups of further scenes, for a step with
             groups of equal rewards; ``equal_groups="resample"`` needs it.
         reference: buffers -> logprobs (B, T) of the policy to stay close to (LoRA off, or a frozen
             copy), at the same temperature. When given, the KL to it is logged; ``kl_weight`` says
             how much it counts.
-        evaluate: step -> numbers, logged as ``eval/<name>`` each ``eval_interval`` steps.
-        logger: where the numbers go, or None.
-        checkpoints: folder of the checkpoints, or None for none.
+        evaluate: step -> numbers, logged as ``eval/<name>`` each ``eval_interval`` steps; called
+            on the first rank only.
+        logger: where the numbers go, or None; that of the first rank counts.
+        checkpoints: folder of the checkpoints, which all ranks can read, or None for none.
         extra_state: what else to keep in a checkpoint; ``resume`` hands it back.
+        ranks: the processes of the run; by default this one alone.
 
     Raises:
         ConfigError: for a setting without the function it needs.
@@ -69,6 +84,7 @@ class GRPOTrainer:
         logger: RunLogger | None = None,
         checkpoints: Path | str | None = None,
         extra_state: Callable[[], Mapping[str, Any]] = dict,
+        ranks: Ranks | None = None,
     ) -> None:
         """Make the optimizer; nothing runs yet."""
         if config.kl_weight and reference is None:
@@ -80,7 +96,8 @@ class GRPOTrainer:
         self.collect_more = collect_more
         self.config = config
         self.evaluate = evaluate
-        self.logger = logger
+        self.ranks = ranks or Ranks()
+        self.logger = logger if self.ranks.first else None
         self.checkpoints = None if checkpoints is None else Path(checkpoints)
         self.extra_state = extra_state
         self.parameters = list(model.trainable_parameters())
@@ -90,53 +107,73 @@ class GRPOTrainer:
             betas=(0.9, 0.95),
             weight_decay=config.weight_decay,
         )
-        self.updater = Updater(model, self.optimizer, config, reference)
+        self.updater = Updater(model, self.optimizer, config, reference, self.ranks)
         self.entropy_target = EntropyTarget(
             config.entropy_target, config.entropy_delta, config.entropy_weight
         )
         self.step = 0
         """Finished steps."""
+        self._saved = 0
         self._timer = PhaseTimer()
+        self._stopping = Stopping(None if self.ranks.count == 1 else PATIENCE)
 
     def train(self) -> None:
         """Run from the step after ``self.step`` to the last.
 
         A new run seeds all random generators with ``config.seed``; a resumed one goes on with
-        those it had.
+        those it had. On Ctrl-C, SIGTERM or the loss of another rank, the last finished step is
+        saved where one process has all of it.
 
         Raises:
             CheckpointError: for a new run in a folder that holds the checkpoints of another.
             NonFiniteUpdateError: when an update is not finite.
+            StopRequestedError: after a signal; says where to go on from.
+            LostRankError: when another rank is gone; says where to go on from.
+            RanksDifferError: when ranks have other settings or weights than the first.
         """
         config = self.config
         if self.step == 0:
             self._refuse_foreign_checkpoints()
             seed_everything(config.seed)
+        self.ranks.agree("settings", asdict(config))
         if self.logger is not None:
             self.logger.start(self.step)
-        for step in range(self.step + 1, config.steps + 1):
-            with self._timer.phase("collect"):
-                groups, advantages = self.play(step)
-            batch = training_batch(
-                groups, advantages, config.mask_truncated, config.scenes_per_step
-            )
-            metrics = rollout_metrics(groups, advantages) | batch.dropped
-            with self._timer.phase("update"):
-                metrics |= self.update(batch, config.learning_rate_at(step))
-            if self.evaluate is not None and _due(step, config.eval_interval):
-                with self._timer.phase("evaluate"):
-                    results = self.evaluate(step)
-                metrics |= {f"eval/{name}": value for name, value in results.items()}
-            self.step = step
-            if self.logger is not None:
-                with self._timer.phase("completions"):
-                    self.logger.completions(step, groups, advantages)
-                times = self._timer.take()
-                times |= environment_times(groups, times["time/collect"])
-                self.logger.log(step, metrics | _peak_memory() | times)
-            if _due(step, config.checkpoint_interval) or step == config.steps:
-                with self._timer.phase("checkpoint"):  # counted with the next step's phases
-                    self.save()
+        self._finished = self._state_now()
+        with self._stopping:
+            try:
+                for step in range(self.step + 1, config.steps + 1):
+                    with self.ranks.watched():
+                        self._train_step(step)
+                    self._stopping.check()
+            except StopRequestedError as error:
+                words = f"{error} at {self.ranks.doing}; {self._rescued()}"
+                raise StopRequestedError(words) from error
+            except LostRankError as error:
+                raise LostRankError(f"{error}; {self._rescued()}") from error
+
+    def _train_step(self, step: int) -> None:
+        config = self.config
+        groups, advantages = self.play(step)
+        batch = training_batch(groups, advantages, config.mask_truncated, config.scenes_per_step)
+        metrics = rollout_metrics(groups, advantages) | batch.dropped
+        with self._phase(step, "update"):
+            metrics |= self.update(batch, config.learning_rate_at(step))
+        if self.ranks.first and self.evaluate and _due(step, config.eval_interval):
+            with self._phase(step, "evaluate", breakable=True):
+                results = self.evaluate(step)
+            metrics |= {f"eval/{name}": value for name, value in results.items()}
+        self.step = step
+        if self.logger is not None:
+            with self._phase(step, "completions"):
+                self.logger.completions(step, groups, advantages)
+            times = self._timer.take()
+            here = [group for group in groups if group.here]
+            times |= environment_times(here, times["time/collect"])
+            self.logger.log(step, metrics | _peak_memory() | times)
+        self._finished = self._state_now()
+        if _due(step, config.checkpoint_interval) or step == config.steps:
+            with self._phase(step, "checkpoint"):  # counted with the next step's phases
+                self.save()
 
     def play(self, step: int) -> tuple[list[RolloutGroup], Advantages]:
         """Collect rollouts and compare them.
@@ -148,16 +185,17 @@ class GRPOTrainer:
             step: from 1.
 
         Returns:
-            All groups that were played, equal ones included, and their advantages.
+            All groups that were played on any rank, equal ones included, and their advantages.
         """
         config = self.config
-        groups = self._checked(self.collect(step))
+        groups = self._collected(step, partial(self.collect, step))
         advantages = self._credit(groups)
         if config.equal_groups == "resample" and self.collect_more is not None:
             for round_ in range(1, config.max_resamples + 1):
                 if int(advantages.mixed.sum()) >= config.scenes_per_step:
                     break
-                groups += self._checked(self.collect_more(step, round_))
+                more = partial(self.collect_more, step, round_)
+                groups += self._collected(step, more)
                 advantages = self._credit(groups)
         return groups, advantages
 
@@ -186,20 +224,34 @@ class GRPOTrainer:
         return metrics
 
     def save(self) -> Path | None:
-        """Write a checkpoint of the finished steps, where there is a folder for them."""
+        """Write a checkpoint of the finished steps, where there is a folder for them.
+
+        All ranks must call this; the first writes. What is written is whole, however the ranks
+        had split it, so that any number of them can go on.
+
+        Raises:
+            RanksDifferError: when ranks that should hold the same weights do not.
+        """
         if self.checkpoints is None:
             return None
+        weights = self.model.state_dict()
+        optimizer = gathered(self.optimizer.state_dict())
+        if self.ranks.count > 1 and not self.ranks.sharded:
+            self.ranks.agree("weights", fingerprint(weights))
+        return self._write(weights, optimizer, self._state_now()) if self.ranks.first else None
+
+    def _write(
+        self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Any], state: _State
+    ) -> Path:
+        assert self.checkpoints is not None
+        self._saved = self.step
         return save_checkpoint(
             self.checkpoints,
             self.step,
-            self.model.state_dict(),
-            self.optimizer.state_dict(),
+            weights,
+            optimizer,
             asdict(self.config),
-            {
-                "caller": dict(self.extra_state()),
-                "entropy_target": self.entropy_target.state(),
-                "token_limit": self.updater.token_limit,
-            },
+            state.extra,
             self.config.keep_checkpoints,
         )
 
@@ -219,20 +271,71 @@ class GRPOTrainer:
         source = path or self.checkpoints
         if source is None:
             raise CheckpointError("resume: expected a path or a checkpoint folder, got neither")
+        if path is None:  # the first rank says which is the latest
+            source = self.ranks.gather(latest_checkpoint(source))[0] or source
         found = load_checkpoint(source, asdict(self.config), self.config.changeable)
         check_weights(found.weights, self.model.state_dict())
         try:
-            self.optimizer.load_state_dict(found.optimizer)
+            state = split_optimizer_state(found.optimizer, self.parameters)
+            self.optimizer.load_state_dict(state)
         except ValueError as error:
             raise CheckpointError(f"{found.path}: expected this optimizer, got: {error}") from error
         self.model.load_state_dict(found.weights)
-        self.step = found.step
+        self.step = self._saved = found.step
         self.entropy_target.restore(found.extra["entropy_target"])
         if found.config["micro_batch_tokens"] == self.config.micro_batch_tokens:
             # Memory may have run out before; another limit would add up in another order.
             self.updater.token_limit = found.extra["token_limit"]
         set_rng_state(found.rng)  # last: whatever ran before may have drawn numbers
         return replace(found, extra=found.extra["caller"])
+
+    @contextmanager
+    def _phase(self, step: int, name: str, breakable: bool = False) -> Iterator[None]:
+        """Measure a phase, and say of it what signals and lost ranks need to know."""
+        self.ranks.doing = f"step {step}, {name}"
+        if self.ranks.count > 1:
+            self._stopping.last_words = (
+                f"rank {self.ranks.index} of {self.ranks.count} was told to stop and is stuck at "
+                f"{self.ranks.doing}: another rank may be gone; {self._advice()}"
+            )
+        stop = self._stopping.breakable() if breakable else nullcontext()
+        with self._timer.phase(name), stop:
+            yield
+
+    def _collected(
+        self, step: int, collect: Callable[[], Sequence[RolloutGroup]]
+    ) -> list[RolloutGroup]:
+        """Play a round and return the groups of all ranks."""
+        with self._phase(step, "collect", breakable=True):
+            groups = collect()
+        if self.ranks.count > 1:
+            with self._phase(step, "wait", breakable=True):
+                groups = everyones_groups(groups, self.ranks)
+        return self._checked(groups)
+
+    def _state_now(self) -> _State:
+        extra = {
+            "caller": dict(self.extra_state()),
+            "entropy_target": self.entropy_target.state(),
+            "token_limit": self.updater.token_limit,
+        }
+        return _State(rng_state(), extra, self.updater.moves)
+
+    def _rescued(self) -> str:
+        """Save the last finished step, if this process has all of it, and say where to go on."""
+        state = self._finished
+        alone = self.ranks.first and not self.ranks.sharded
+        unmoved = self.updater.moves == state.moves and self.step > self._saved
+        if self.checkpoints is not None and alone and unmoved:
+            set_rng_state(state.rng)
+            self._write(self.model.state_dict(), self.optimizer.state_dict(), state)
+        return self._advice()
+
+    def _advice(self) -> str:
+        found = self.checkpoints and latest_checkpoint(self.checkpoints)
+        if not found:
+            return "there is no checkpoint yet"
+        return f"the last complete checkpoint is {found}: resume to go on from there"
 
     def _credit(self, groups: Sequence[RolloutGroup]) -> Advantages:
         config = self.config
@@ -251,6 +354,21 @@ class GRPOTrainer:
             raise CheckpointError(
                 f"{found}: expected an empty folder for a new run; resume, or choose another"
             )
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a checkpoint holds beside weights and optimizer, at the end of a step.
+
+    Args:
+        rng: of this process.
+        extra: the trainer's and the caller's own.
+        moves: of the weights until then.
+    """
+
+    rng: dict[str, Any]
+    extra: dict[str, Any]
+    moves: int
 
 
 def _peak_memory() -> dict[str, float]:

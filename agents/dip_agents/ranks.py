@@ -37,6 +37,10 @@ class LostRankError(DipError, RuntimeError):
     """Another process of the run has died or is silent; this one cannot go on without it."""
 
 
+class RanksDifferError(DipError, RuntimeError):
+    """Something that must be the same on every rank is not; the run would be silently wrong."""
+
+
 class Ranks:
     """The processes of a run, one of which is this one.
 
@@ -143,6 +147,24 @@ class Ranks:
         with self.watched():
             distributed.all_gather_object(everyone, value)
         return everyone
+
+    def agree(self, what: str, value: object) -> None:
+        """Check that all ranks hold the same; all must call this.
+
+        Args:
+            what: it is, for the message.
+            value: something small that pickles and compares.
+
+        Raises:
+            RanksDifferError: on every rank, when one differs from the first.
+        """
+        everyone = self.gather(value)
+        others = [index for index, one in enumerate(everyone) if one != everyone[0]]
+        if others:
+            raise RanksDifferError(
+                f"{what}: expected the same on all ranks, got {everyone[0]!r} on rank 0 and "
+                f"{everyone[others[0]]!r} on rank {others[0]}"
+            )
 
     def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
         """Add up the gradients of all ranks, in float32, in place.

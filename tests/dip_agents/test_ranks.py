@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from dip_agents.ranks import LostRankError, Ranks, lost_peer
+from dip_agents.ranks import LostRankError, Ranks, RanksDifferError, lost_peer
 from dip_env.errors import ConfigError
 
 PATIENT, IMPATIENT = 60.0, 5.0  # seconds; joining takes some on a busy machine
@@ -38,6 +38,14 @@ def three_parameters(index):
     return [first, second, third, half]
 
 
+def differ(ranks):
+    ranks.agree("weights", 7)
+    try:
+        ranks.agree("seed", ranks.index + 3)
+    except RanksDifferError as error:
+        return str(error)
+
+
 def talk(ranks):
     parameters = three_parameters(ranks.index)
     ranks.sum_gradients(parameters)
@@ -47,6 +55,7 @@ def talk(ranks):
         "count": ranks.count,
         "gathered": ranks.gather({"from": ranks.index}),
         "share": list(ranks.share(5)),
+        "differ": differ(ranks),
         "grads": [None if p.grad is None else p.grad.float().tolist() for p in parameters],
     }
 
@@ -130,6 +139,13 @@ def test_every_rank_hears_all_in_the_order_of_the_ranks(seen):
         assert (found["index"], found["count"]) == (index, 2)
         assert found["gathered"] == [{"from": 0}, {"from": 1}]
         assert found["share"] == [[0, 1, 2], [3, 4]][index]
+
+
+def test_what_differs_between_ranks_is_named_on_each(seen):
+    for result in seen["talk"]:
+        assert result["found"]["differ"] == (
+            "seed: expected the same on all ranks, got 3 on rank 0 and 4 on rank 1"
+        )
 
 
 def test_gradients_are_summed_not_averaged_and_one_that_nobody_has_stays_away(seen):
