@@ -129,7 +129,8 @@ def test_memory_that_runs_out_in_a_later_update_keeps_the_old_logprobs():
     shrinking.token_logprobs = token_logprobs
     late, roomy = make(model=shrinking), make()
     numbers = late.update(batch(), 0.1)
-    assert shrinking.calls == [6, 6, 3, 3, 3, 3]
+    assert shrinking.calls[:2] == [6, 6]
+    assert sum(shrinking.calls[2:]) == 12 and max(shrinking.calls[2:]) < 6
     same_but_for_rounding(numbers, roomy.update(batch(), 0.1))
     assert numbers["train/ratio_deviation"] > 0.01
     torch.testing.assert_close(shrinking.table, roomy.model.table, atol=1e-5, rtol=0)
@@ -245,7 +246,7 @@ def test_the_reference_is_asked_once_however_many_updates_there_are():
 
     updater = make(replace(CONFIG, micro_batch_size=4, kl_weight=0.1), reference=reference)
     assert updater.update(batch(), 0.1)["train/ref_kl"] > 0
-    assert asked == [4, 2]
+    assert sorted(asked) == [2, 4]
 
 
 def test_tokens_of_one_rollout_may_be_paid_differently():
