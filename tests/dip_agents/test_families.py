@@ -17,15 +17,21 @@ from dip_agents.tiny.model import build_tiny
 from dip_agents.vlm import VLM
 from dip_env.config import EpisodeConfig
 
-CONFIG = GRPOConfig(steps=14, scenes_per_step=1, group_size=16, warmup_steps=0, print_interval=0)
-RATES = {0: 0.03, 8: 0.05}  # LoRA rank -> learning rate
+CONFIG = GRPOConfig(
+    steps=8,
+    scenes_per_step=1,
+    group_size=16,
+    learning_rate=0.01,
+    warmup_steps=0,
+    print_interval=0,
+)
 
 
 @pytest.fixture(scope="module", params=["qwen3_vl", "qwen2_5_vl"])
 def folder(request, tmp_path_factory):
     model, processor = build_tiny(tiny_texts(), family=request.param, size="micro")
     with torch.no_grad():  # else LoRA, which leaves the head alone, could hardly move the logits
-        model.model.language_model.norm.weight.mul_(8.0)
+        model.model.language_model.norm.weight.mul_(16.0)
     patch = VLM(model, processor).chat.patch
     rules = EpisodeConfig(
         view_size=4 * 2 * patch,
@@ -78,13 +84,12 @@ def test_a_folder_of_either_family_learns_whole_and_with_lora(folder, rank, toy,
         return groups
 
     frozen = {n: p.clone() for n, p in loaded.vlm.model.named_parameters() if not p.requires_grad}
-    config = dataclasses.replace(CONFIG, learning_rate=RATES[rank])
     with caplog.at_level(logging.WARNING):
-        GRPOTrainer(loaded.vlm, play, config).train()
+        GRPOTrainer(loaded.vlm, play, CONFIG).train()
     assert not caplog.records  # no fallback: prefix sharing and the fast decoder included
     assert bool(frozen) == (rank > 0)
     assert all(
         torch.equal(p, frozen[n]) for n, p in loaded.vlm.model.named_parameters() if n in frozen
     )
-    assert rewards[0] < 0.4
-    assert np.mean(rewards[-2:]) > 0.7
+    assert rewards[0] < 0.1
+    assert np.mean(rewards[-2:]) > 0.9
