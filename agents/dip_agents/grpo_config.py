@@ -11,7 +11,7 @@ from dip_agents.aggregation import AggregationKind
 from dip_agents.entropy_target import LARGEST_WEIGHT
 from dip_agents.kl import KlKind
 from dip_agents.reward_schedule import parse_schedule
-from dip_agents.surrogates import LossKind
+from dip_agents.surrogates import CLIPS, LossKind
 from dip_env.errors import ConfigError
 
 LearningRateSchedule = Literal["constant", "cosine"]
@@ -59,12 +59,13 @@ class GRPOConfig:
     constant_length: int = 1024
     """Tokens that the constant_length aggregation divides by."""
     loss: LossKind = "clipped"
-    """Policy-gradient loss, see ``surrogates.py``; gspo, cispo and dppo_tv read the clips
-    below in their own way and want other values."""
-    clip_low: float = 0.2
-    """How far the ratio may fall below 1 before its gradient is cut (PPO)."""
-    clip_high: float = 0.28
-    """How far the ratio may rise above 1; higher keeps rare tokens alive (DAPO)."""
+    """Policy-gradient loss, see ``surrogates.py``."""
+    clip_low: float | None = None
+    """How far the ratio may fall below 1 before its gradient is cut (PPO); by default as in the
+    source of the loss, ``CLIPS``: 0.2 for clipped."""
+    clip_high: float | None = None
+    """How far the ratio may rise above 1, by default 0.28 for clipped; higher than below keeps
+    rare tokens alive (DAPO)."""
     dual_clip: float | None = None
     """Ratio above which a bad token pushes no harder, such as 3; for the clipped loss."""
     importance_cap: float | None = None
@@ -133,11 +134,13 @@ class GRPOConfig:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{name}: expected above 0 or None, got {value}")
-        for name in ("weight_decay", "clip_high", "kl_weight", "entropy_weight", "turn_weight"):
+        for name in ("weight_decay", "kl_weight", "entropy_weight", "turn_weight"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ConfigError(f"{name}: expected at least 0, got {getattr(self, name)}")
-        if not 0 <= self.clip_low < 1:
+        if self.clip_low is not None and not 0 <= self.clip_low < 1:
             raise ConfigError(f"clip_low: expected a number in [0, 1), got {self.clip_low}")
+        if self.clip_high is not None and not 0 <= self.clip_high < math.inf:
+            raise ConfigError(f"clip_high: expected at least 0, got {self.clip_high}")
         if not 0 <= self.turn_discount <= 1:
             raise ConfigError(f"turn_discount: expected 0 to 1, got {self.turn_discount}")
         if self.dual_clip is not None and not (self.dual_clip > 1 and self.loss == "clipped"):
@@ -163,6 +166,15 @@ class GRPOConfig:
                 raise ConfigError(
                     f"{name}: expected one of {get_args(kinds)}, got {getattr(self, name)!r}"
                 )
+
+    @property
+    def clips(self) -> tuple[float, float]:
+        """The clips of the loss, low and high: as set, or as in its source."""
+        low, high = CLIPS[self.loss]
+        return (
+            low if self.clip_low is None else self.clip_low,
+            high if self.clip_high is None else self.clip_high,
+        )
 
     @property
     def changeable(self) -> frozenset[str]:

@@ -62,3 +62,10 @@ def test_a_run_may_only_grow_where_the_rate_does_not_look_ahead():
 def test_a_value_out_of_range_is_named(change, message):
     with pytest.raises(ConfigError, match=message):
         GRPOConfig(**change)
+
+
+def test_every_loss_has_the_clips_of_its_source_unless_set():
+    assert GRPOConfig().clips == (0.2, 0.28)
+    assert GRPOConfig(loss="gspo").clips == (3e-4, 4e-4)
+    assert GRPOConfig(loss="cispo", clip_high=1.5).clips == (0.2, 1.5)
+    assert GRPOConfig(loss="dppo_tv", clip_low=0.1).clips == (0.1, 0.2)
