@@ -16,17 +16,15 @@ from __future__ import annotations
 
 import argparse
 import os
-import platform
 import subprocess
 import sys
 import tempfile
-import time
 import venv
 from dataclasses import replace
 from pathlib import Path
 
 from dip_side import scenes_of
-from grpo_workload import MODEL_FOLDER, Run, Workload, check_same_work, paired_ratios
+from grpo_workload import MODEL_FOLDER, Run, Workload, check_same_work, heading, paired_ratios
 from random_weights import silence
 
 from dip_agents.models import save_model, tiny_texts
@@ -154,25 +152,6 @@ def phases(runs: list[Run]) -> str:
     return ", ".join(f"{name} {1000 * seconds:.0f} ms" for name, seconds in run.phases.items())
 
 
-def heading(arguments: argparse.Namespace) -> list[str]:
-    """Return command, commit, date and machine."""
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], cwd=HERE, capture_output=True, text=True
-    )
-    flags = " --multi-turn" if arguments.multi_turn else ""
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
-    title = ", two turns with crops" if arguments.multi_turn else ""
-    return [
-        f"## GRPO against TRL{title}",
-        "",
-        f"- Command: `python examples/benchmarks/grpo_vs_trl.py --trl VENV{flags}`",
-        f"- Commit: {commit.stdout.strip() or 'unknown'}, date: {time.strftime('%Y-%m-%d')}",
-        f"- Machine: {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB, no GPU used; "
-        f"Python {platform.python_version()}; load {os.getloadavg()[0]:.1f} at the end",
-        "",
-    ]
-
-
 def describe(work: Workload, run: Run) -> str:
     """Return the task in one sentence."""
     turn = "one turn" if work.turns == 1 else f"{work.turns} turns, two crops after the first"
@@ -203,7 +182,13 @@ def compare(arguments: argparse.Namespace, work: Workload, folder: Path) -> None
         pairs.append(pair)
         for run in pair:
             print(run.to_line(), file=sys.stderr)
-    lines = heading(arguments) if arguments.markdown else []
+    lines = []
+    if arguments.markdown:
+        given = " ".join(a for a in sys.argv[1:] if a != "--markdown")
+        command = f"python examples/benchmarks/grpo_vs_trl.py {given}"
+        title = "two turns with crops" if work.turns > 1 else "one turn"
+        command = command.replace(str(arguments.trl), "VENV")
+        lines += heading(f"GRPO against TRL, {title}", command, "no GPU used")
     lines += [describe(work, pairs[0][0]), "", *table(pairs), ""]
     lines.append(f"- This project ({pairs[0][0].setting}): {phases([a for a, _ in pairs])}.")
     lines.append(f"- TRL ({chosen}): {phases([b for _, b in pairs])}.")

@@ -7,8 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
 import resource
 import statistics
+import subprocess
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -114,6 +118,32 @@ def peak_megabytes() -> float:
         line = next(row for row in status.read_text().splitlines() if row.startswith("VmHWM"))
         return int(line.split()[1]) / 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+def heading(title: str, command: str, device: str) -> list[str]:
+    """Return the head of a section of RESULTS.md: command, commit, date and machine.
+
+    Args:
+        title: of the section.
+        command: that was run.
+        device: the accelerator, in words.
+    """
+    commit = subprocess.run(
+        ["git", "describe", "--always", "--dirty"],
+        cwd=Path(__file__).parent,
+        capture_output=True,
+        text=True,
+    )
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
+    return [
+        f"## {title}",
+        "",
+        f"- Command: `{command}`",
+        f"- Commit: {commit.stdout.strip() or 'unknown'}, date: {time.strftime('%Y-%m-%d')}",
+        f"- Machine: {platform.machine()}, {os.cpu_count()} cores, {memory:.0f} GB, {device}; "
+        f"Python {platform.python_version()}; load {os.getloadavg()[0]:.1f} at the end",
+        "",
+    ]
 
 
 @dataclass(frozen=True)

@@ -106,6 +106,7 @@ def qwen2_5_vl(
     section = [head // 8, head * 3 // 16, head * 3 // 16]
     rope = {"rope_type": "default", "rope_theta": 1_000_000.0, "mrope_section": section}
     ends = {
+        "bos_token_id": None,
         "eos_token_id": processor.tokenizer.eos_token_id,
         "pad_token_id": processor.tokenizer.pad_token_id,
     }
