@@ -19,6 +19,7 @@ from dip_agents.grpo_config import GRPOConfig
 from dip_agents.models import DeviceName, DtypeName, load_model, rules_of
 from dip_agents.oracle import OraclePolicy
 from dip_agents.policy import Policy
+from dip_agents.ranks import Ranks
 from dip_agents.recipes import measure_model, reinforce, report_gain, teach
 from dip_agents.scripted import GridScanPolicy, RandomPolicy
 from dip_agents.sft import SFTConfig
@@ -84,6 +85,8 @@ class Train:
     """Folder of the run."""
     resume: bool = False
     """Go on from the newest checkpoint in the folder."""
+    rank_timeout: float = 1800.0
+    """Seconds that one of several processes waits for the others before it ends the run."""
 
 
 @dataclass(frozen=True)
@@ -259,6 +262,11 @@ def _named(arguments: Sequence[str], flag: str) -> str | None:
 
 
 def _train(args: Train, console: Console) -> int:
+    with Ranks.launched(args.rank_timeout, args.policy.device) as ranks:
+        return _train_on(ranks, args, console if ranks.first else Console(quiet=True))
+
+
+def _train_on(ranks: Ranks, args: Train, console: Console) -> int:
     loaded = load_model(
         args.policy.model,
         device=args.policy.device,
@@ -274,9 +282,15 @@ def _train(args: Train, console: Console) -> int:
     train = args.source.open("train")
     # A data set without a held-out part is no reason not to train on it unmeasured.
     held_out = args.source.open(args.eval_split) if args.eval_scenes else train
-    indices = range(min(args.eval_scenes, len(held_out)))
+    # Only the first rank measures; the others begin to play.
+    indices = range(min(args.eval_scenes, len(held_out)) if ranks.first else 0)
     args.out.mkdir(parents=True, exist_ok=True)
     if not loaded.trained and args.demonstrations:
+        if ranks.count > 1:
+            raise ConfigError(
+                "demonstrations: expected 0 with several processes, "
+                f"got {args.demonstrations}; teach the model with dip sft first"
+            )
         console.print(f"random weights: teaching {args.demonstrations} demonstrations first")
         config = replace(TINY_SFT, steps=max(1, args.demonstrations // TINY_SFT.batch_size))
         teach(
@@ -316,6 +330,7 @@ def _train(args: Train, console: Console) -> int:
         workers=args.workers,
         resume=args.resume,
         console=console,
+        ranks=ranks,
     )
     if before is not None:
         engine.sync(loaded.vlm, args.grpo.steps + 1)

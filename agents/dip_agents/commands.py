@@ -220,3 +220,7 @@ def run_scenes(args: Scenes) -> int:
         raise SceneError(f"{args.out}: the contact sheet cannot be written: {error}") from error
     print(f"contact sheet: {args.out}", file=sys.stderr)
     return 0
+
+
+if __name__ == "__main__":  # for launchers, which start modules
+    main()

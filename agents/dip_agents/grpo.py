@@ -335,7 +335,7 @@ class GRPOTrainer:
         found = self.checkpoints and latest_checkpoint(self.checkpoints)
         if not found:
             return "there is no checkpoint yet"
-        return f"the last complete checkpoint is {found}: resume to go on from there"
+        return f"the last complete checkpoint is {found}: go on from there with resume"
 
     def _credit(self, groups: Sequence[RolloutGroup]) -> Advantages:
         config = self.config

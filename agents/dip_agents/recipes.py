@@ -22,13 +22,16 @@ from dip_agents.lessons import LessonData
 from dip_agents.logs import RunLogger
 from dip_agents.models import LoadedModel, save_model
 from dip_agents.oracle import OraclePolicy
+from dip_agents.ranks import Ranks
 from dip_agents.reward_schedule import check_schedule, rules_at
 from dip_agents.rollouts import RolloutGroup, collect
 from dip_agents.seeds import derived_seed
 from dip_agents.sft import SFTConfig, train_sft
+from dip_agents.sharding import ShardedVLM
 from dip_agents.token_buffer import TokenBuffer
 from dip_agents.vlm import VLM
 from dip_agents.vlm_policy import VLMPolicy
+from dip_agents.weights import copy_weights, fingerprint
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
 from dip_env.scenes.base import SceneSource
@@ -82,26 +85,32 @@ def reinforce(
     workers: int = 0,
     resume: bool = False,
     console: Console | None = None,
+    ranks: Ranks | None = None,
 ) -> None:
     """Improve a model by GRPO and save it under ``out/model``.
 
+    With several ranks each plays its share of the scenes of every step. What is learned does not
+    depend on their number: scenes, seeds and learning rate follow from the step alone.
+
     Args:
-        loaded: the model.
+        loaded: the model; the same on every rank. It ends up with the weights learned.
         source: training scenes; a run goes through them in its own random order.
         rules: of the episodes, rewards included; ``config.reward_schedule`` may change those.
         config: of the training.
         engine: samples; by default the model itself. The policy gradient is corrected for the
             difference of another engine (``importance_cap``, 2 unless set).
-        out: folder of the run; traces with crops are written as often as completions tables.
+        out: folder of the run; traces with crops are written as often as completions tables, of
+            the first rank's share.
         max_new_tokens: tokens of one turn.
         token_budget: tokens of one episode.
         workers: processes that prepare the scenes of coming steps; the run stays the same.
         resume: go on from the newest checkpoint in ``out``.
         console: where to print.
+        ranks: the processes of the run; by default this one alone.
 
     Raises:
-        ConfigError: when a step needs more scenes than there are, the schedule holds a value that
-            no reward can have, or workers cannot get the source.
+        ConfigError: when a step needs more scenes than there are or fewer than there are ranks,
+            the schedule holds a value that no reward can have, or workers cannot get the source.
     """
     check_schedule(rules, config.reward_schedule)
     if config.scenes_per_step > len(source):
@@ -109,32 +118,47 @@ def reinforce(
             f"scenes_per_step: expected at most the {len(source)} scenes there are, "
             f"got {config.scenes_per_step}"
         )
+    ranks = ranks or Ranks()
+    if config.scenes_per_step < ranks.count:
+        raise ConfigError(
+            f"scenes_per_step: expected at least one for each of {ranks.count} ranks, "
+            f"got {config.scenes_per_step}"
+        )
     vlm = loaded.vlm
+    ranks.agree("weights", fingerprint(vlm.model.state_dict()))
+    policy = ShardedVLM(vlm, ranks) if ranks.sharded else vlm
+    mine = ranks.share(config.scenes_per_step)
     sampler = engine or engine_for(vlm)
     if not sampler.same_model and config.importance_cap is None:
         config = replace(config, importance_cap=OTHER_ENGINE_CAP)
     sampling = Sampling(config.temperature, max_new_tokens, token_budget)
     scenes = source
 
+    def scenes_of(step: int, round_: int = 0) -> list[int]:
+        everyones = scene_indices(step, config, len(source), round_)
+        return everyones[mine.start : mine.stop]
+
     def play(step: int, round_: int = 0) -> list[RolloutGroup]:
         every = config.completions_interval
-        watched = every > 0 and (step == 1 or step % every == 0)
+        watched = ranks.first and every > 0 and (step == 1 or step % every == 0)
         writer = None
         if watched:
             name = f"step_{step:06d}" + (f"_round_{round_}" if round_ else "")
             writer = TraceWriter(out / "traces" / name, source=describe_source(source))
         vlm.model.eval()
+        if policy is not vlm and not round_:
+            copy_weights(policy, vlm)
         sampler.sync(vlm, step)
         try:
             return collect(
                 sampler,
                 scenes,
-                scene_indices(step, config, len(source), round_),
+                scenes_of(step, round_),
                 config.group_size,
                 rules_at(rules, config.reward_schedule, step),
                 seed=config.seed,
                 step=step,
-                first_place=round_ * config.scenes_per_step,
+                first_place=round_ * config.scenes_per_step + mine.start,
                 sampling=sampling,
                 writer=writer,
             )
@@ -150,28 +174,30 @@ def reinforce(
         console=console,
     ) as logger:
         trainer = GRPOTrainer(
-            vlm,
+            policy,
             play,
             config,
             collect_more=play,
-            reference=_reference(vlm, config) if config.kl_weight else None,
+            reference=_reference(policy, vlm, config, ranks) if config.kl_weight else None,
             logger=logger,
             checkpoints=out / "checkpoints",
+            ranks=ranks,
         )
-        if resume and latest_checkpoint(out / "checkpoints") is not None:
+        if resume and ranks.gather(latest_checkpoint(out / "checkpoints"))[0] is not None:
             trainer.resume()
         if workers:
             to_come = range(trainer.step + 1, config.steps + 1)
-            announced = (i for step in to_come for i in scene_indices(step, config, len(source)))
-            scenes = PrefetchedScenes(
-                source, announced, workers=workers, ahead=2 * config.scenes_per_step
-            )
+            announced = (i for step in to_come for i in scenes_of(step))
+            scenes = PrefetchedScenes(source, announced, workers=workers, ahead=2 * len(mine))
         try:
             trainer.train()
         finally:
             if isinstance(scenes, PrefetchedScenes):
                 scenes.close()
-    save_model(vlm, out / "model", rules)
+    if policy is not vlm:
+        copy_weights(policy, vlm)
+    if ranks.first:
+        save_model(vlm, out / "model", rules)
 
 
 def scene_indices(step: int, config: GRPOConfig, count: int, round_: int = 0) -> list[int]:
@@ -260,14 +286,20 @@ def report_gain(before: EvalResult, after: EvalResult, out: Path, console: Conso
     console.print(f"reward gain {reward} (95 % interval) over {after.n} scenes", markup=False)
 
 
-def _reference(vlm: VLM, config: GRPOConfig) -> Callable[[Sequence[TokenBuffer]], torch.Tensor]:
+def _reference(
+    policy: VLM | ShardedVLM, vlm: VLM, config: GRPOConfig, ranks: Ranks
+) -> Callable[[Sequence[TokenBuffer]], torch.Tensor]:
     """Return logprobs of the policy the run started from: LoRA off, or a frozen copy."""
-    if hasattr(vlm.model, "disable_adapter"):
+    if hasattr(policy.model, "disable_adapter"):
 
         def without_adapter(buffers: Sequence[TokenBuffer]) -> torch.Tensor:
-            with vlm.model.disable_adapter():
-                return vlm.token_logprobs(buffers, config.temperature).logprobs
+            with policy.model.disable_adapter():
+                return policy.token_logprobs(buffers, config.temperature).logprobs
 
         return without_adapter
+    if ranks.sharded:
+        sharded = ShardedVLM(vlm, ranks)
+        sharded.model.requires_grad_(False)
+        return lambda buffers: sharded.token_logprobs(buffers, config.temperature).logprobs
     frozen = VLM(copy.deepcopy(vlm.model).requires_grad_(False).eval(), vlm.processor, vlm.autocast)
     return lambda buffers: frozen.token_logprobs(buffers, config.temperature).logprobs

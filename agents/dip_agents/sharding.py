@@ -19,6 +19,7 @@ from dip_agents.ranks import Ranks
 from dip_agents.split_tensors import gathered, split_like
 from dip_agents.token_buffer import TokenBuffer
 from dip_agents.vlm import VLM, TokenLogprobs
+from dip_env.errors import ConfigError
 
 
 class _Entrance(nn.Module):
@@ -51,10 +52,17 @@ class ShardedVLM:
     Args:
         vlm: the model; the same on every rank.
         ranks: at least one of them.
+
+    Raises:
+        ConfigError: for a model of another make than Qwen-VL.
     """
 
     def __init__(self, vlm: VLM, ranks: Ranks) -> None:
         """Copy and split; the whole copy is given up on the way."""
+        if type(vlm) is not VLM:
+            raise ConfigError(
+                f"FSDP2: expected a Qwen-VL model, got {type(vlm.core).__name__}; take ddp"
+            )
         self.vlm = VLM(copy.deepcopy(vlm.model), vlm.processor, vlm.autocast)
         mesh = init_device_mesh(vlm.device.type, (ranks.count,))
         core = self.vlm.core.model
