@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils.rnn import pad_sequence
 
 from dip_agents.aggregation import rollout_weights
-from dip_agents.batches import micro_batches
+from dip_agents.batches import micro_batches, padded_tokens
 from dip_agents.grpo_config import GRPOConfig
 from dip_agents.importance import sampler_gap
 from dip_agents.losses import policy_loss
@@ -214,11 +214,18 @@ class Updater:
             self.optimizer.zero_grad(set_to_none=True)
             self._shrink(batch, splits, rows, reason)
 
+    @property
+    def _shares_prefix(self) -> bool:
+        return bool(getattr(self.model, "shares_prefix", False))
+
     def _split(self, batch: TrainingBatch, limit: int | None) -> list[list[int]]:
         """Return the rows of each micro-batch that runs here."""
         here = batch.rows_here
         parts = micro_batches(
-            [batch.buffers[row] for row in here], limit, self.config.micro_batch_size
+            [batch.buffers[row] for row in here],
+            limit,
+            self.config.micro_batch_size,
+            self._shares_prefix,
         )
         return [[here[at] for at in part] for part in parts]
 
@@ -297,7 +304,7 @@ class Updater:
     ) -> None:
         """Halve the limit until the micro-batches become others, and free what is not needed."""
         longest = self._longest(batch, rows)
-        padded = len(rows) * longest
+        padded = padded_tokens([batch.buffers[row] for row in rows], self._shares_prefix)
         limit = padded if self.token_limit is None else min(self.token_limit, padded)
         again = splits
         while again == splits and limit > 1 and len(rows) > 1:
