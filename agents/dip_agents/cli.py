@@ -267,6 +267,12 @@ def _train(args: Train, console: Console) -> int:
 
 
 def _train_on(ranks: Ranks, args: Train, console: Console) -> int:
+    if args.sampler.engine == "openai":
+        raise ConfigError("engine: expected own or vllm, whose weights can learn, got openai")
+    if args.sampler.sleep == 2 and args.eval_scenes:
+        raise ConfigError(
+            "sleep: expected 0 or 1 with eval_scenes, got 2, which forgets the weights"
+        )
     loaded = load_model(
         args.policy.model,
         device=args.policy.device,
@@ -303,8 +309,6 @@ def _train_on(ranks: Ranks, args: Train, console: Console) -> int:
             resume=args.resume,
             console=console,
         )
-    if args.sampler.engine == "openai":
-        raise ConfigError("engine: expected own or vllm, whose weights can learn, got openai")
     if args.gradient_checkpointing:
         loaded.vlm.checkpoint_activations()
     engine = args.sampler.open(loaded.vlm, args.rules, args.policy.token_budget)

@@ -8,7 +8,8 @@ from typing import Literal
 from dip_agents.engines.base import Engine
 from dip_agents.engines.choose import engine_for
 from dip_agents.engines.openai import OpenAIEngine
-from dip_agents.engines.vllm import VLLMEngine
+from dip_agents.engines.vllm import HandOver, VLLMEngine
+from dip_agents.generic_vlm import GenericVLM
 from dip_agents.vlm import VLM
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
@@ -21,12 +22,18 @@ class EngineArgs:
     engine: Literal["own", "vllm", "openai"] = "own"
     """own: the weights in this process; vllm: vLLM, which gets them after each step; openai: a
     server, for evaluation."""
+    hand_over: HandOver = "merged"
+    """How vLLM gets the weights: all, LoRA merged (faster per token), or the LoRA alone."""
+    sleep: Literal[0, 1, 2] = 0
+    """vLLM gives the GPU back between rollouts: 1 keeps weights in host memory, 2 drops them."""
     server: str | None = None
     """Address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1."""
     server_model: str | None = None
     """Name of the model on that server; the name given by --model counts its tokens."""
     key_variable: str | None = None
     """Environment variable that holds the server's API key."""
+    concurrency: int = 16
+    """Most requests to the server at once."""
 
     def open(self, vlm: VLM, rules: EpisodeConfig, token_budget: int) -> Engine:
         """Return the engine.
@@ -52,13 +59,22 @@ class EngineArgs:
             )
         if self.server is not None and self.server_model is not None:
             return OpenAIEngine(
-                self.server, self.server_model, vlm.chat, key_variable=self.key_variable
+                self.server,
+                self.server_model,
+                vlm.chat,
+                key_variable=self.key_variable,
+                concurrency=self.concurrency,
             )
         if self.engine == "vllm":
+            if isinstance(vlm, GenericVLM):
+                kind = vlm.core.config.model_type
+                raise ConfigError(f"engine vllm: expected a Qwen-VL model, got {kind!r}")
             return VLLMEngine(
                 vlm,
                 token_budget=token_budget,
                 max_images=1 + rules.max_looks * rules.max_regions,
                 max_image_side=max(rules.view_size, rules.crop_size),
+                hand_over=self.hand_over,
+                sleep=self.sleep,
             )
         return engine_for(vlm)

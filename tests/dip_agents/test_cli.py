@@ -96,3 +96,16 @@ def test_a_set_without_a_held_out_part_trains_unmeasured(run, folder, write_coco
     assert code == 0
     assert "before" not in shown
     assert (tmp_path / "run" / "model").is_dir()
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--engine", "openai"], "engine: expected own or vllm, whose weights can learn"),
+        (["--engine", "vllm", "--sleep", "2"], "sleep: expected 0 or 1 with eval_scenes, got 2"),
+    ],
+)
+def test_engines_that_cannot_do_it_are_refused_before_anything_is_loaded(run, words, message):
+    code, _, error = run("train", *words)
+    assert code == 2
+    assert message in error
