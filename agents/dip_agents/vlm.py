@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from dip_agents.chat_tokens import ChatTokens
 from dip_agents.fast_vision import speed_up_vision
 from dip_agents.packed_attention import attend_packed
+from dip_agents.positions import row_positions, token_positions
 from dip_agents.recompute import recompute_activations
 from dip_agents.shared_prefix import Layout, PackedRow, pack, packed_tokens, whole_row
 from dip_agents.tiled_head import DENSE_LIMIT, linear_weight, tiled_logprobs
@@ -55,8 +56,9 @@ class TokenLogprobs:
 class VLM:
     """A Qwen-VL style model with its processor, driven by token buffers.
 
-    Positions are computed by hand and passed explicitly, each distinct image is encoded once per
-    call, and logits exist at policy tokens only. Placeholder tokens are banned here exactly as in
+    Positions are computed by hand and passed explicitly. In one call each distinct image is encoded
+    once, so is each prompt that several buffers begin with, nothing is padded, and logits exist at
+    policy tokens only. Placeholder tokens are banned here exactly as in
     the sampler, so that both speak of the same distribution.
 
     Args:
@@ -258,14 +260,8 @@ class VLM:
         if not len(ids):
             return self.core.get_input_embeddings()(ids.long().to(self.device))
         images = [image for piece in row.pieces for image in piece.images]
-        places: list[np.ndarray] = []
-        after: list[int] = []
-        for piece in row.pieces:
-            start = 0 if piece.parent is None else after[piece.parent]
-            columns, end = self.positions(piece.ids, piece.images, start)
-            places.append(columns)
-            after.append(end)
-        positions = torch.from_numpy(np.concatenate(places, axis=1)).to(self.device)
+        places = row_positions(row, self.image_token_id, self.merge)
+        positions = torch.from_numpy(places).to(self.device)
         layout = row.layout().to(self.device)
         if features is None:
             features = self.features_of(images)
@@ -305,25 +301,7 @@ class VLM:
         Raises:
             PlaceholderError: when placeholders and images differ in number.
         """
-        visual = np.flatnonzero(np.asarray(ids) == self.image_token_id)
-        if len(visual) != sum(image.tokens for image in images):
-            raise PlaceholderError(
-                f"expected {sum(image.tokens for image in images)} image placeholders, "
-                f"got {len(visual)}"
-            )
-        steps = np.ones(len(ids), dtype=np.int64)
-        inside = np.zeros((3, len(ids)), dtype=np.int64)
-        at = 0
-        for image in images:
-            _, h, w = image.grid
-            rows, columns = h // self.merge, w // self.merge
-            own = visual[at : at + image.tokens]
-            # An image takes as many positions as its longer side has tokens.
-            steps[own] = 0
-            steps[own[-1]] = max(rows, columns)
-            inside[1:, own] = np.indices((rows, columns)).reshape(2, -1)
-            at += image.tokens
-        return start + np.cumsum(steps) - steps + inside, start + int(steps.sum())
+        return token_positions(ids, images, self.image_token_id, self.merge, start)
 
     def log_softmax(self, hidden: Tensor, temperature: float) -> Tensor:
         """Return fp32 log-probabilities (N, V) over the allowed tokens.

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from dip_agents import packed_attention
+from dip_agents import packed_attention, positions
 from dip_agents.shared_prefix import packed_tokens
 from dip_agents.token_buffer import TokenBuffer
 from dip_agents.vlm import VLM
@@ -110,8 +110,8 @@ def test_dropped_deepstack_would_be_seen(micro, monkeypatch):
 def test_wrong_positions_of_branches_would_be_seen(vlm, monkeypatch):
     buffers = rollouts(vlm)
     expected = vlm.token_logprobs(buffers).logprobs
-    positions = vlm.positions
-    monkeypatch.setattr(vlm, "positions", lambda ids, images, start=0: positions(ids, images, 0))
+    original = positions.token_positions
+    monkeypatch.setattr(positions, "token_positions", lambda *args: original(*args[:4], 0))
     assert (vlm.token_logprobs(buffers).logprobs - expected).abs().max() > 1
 
 
