@@ -12,13 +12,14 @@ import subprocess
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, get_args
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
+from dip_agents.advantages import AdvantageKind
 from dip_agents.checkpoints import CheckpointError
 from dip_agents.credit import credit
 from dip_agents.grpo import GRPOTrainer
@@ -251,6 +252,32 @@ def test_a_group_of_equal_rewards_gives_exactly_no_gradient_and_does_not_thin_th
     numbers = trainer.update(play_batch(trainer, groups[1:2]), 0.1)
     assert numbers == {"train/learning_rate": 0.1, "train/tokens": 0.0, "train/updates": 0.0}
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.parameters, strict=True))
+
+
+@pytest.mark.parametrize("members", [1, 4])
+@pytest.mark.parametrize("kind", get_args(AdvantageKind))
+def test_lonely_and_equally_paid_rollouts_give_exactly_no_gradient(kind, members):
+    config = replace(UNCLIPPED, advantage=kind, updates_per_batch=2)
+    trainer = make_trainer(config)
+    world = ToyWorld(trainer.model, config)
+    groups = [ToyGroup(s, [world.play(s) for _ in range(members)]) for s in (1, 2, 3)]
+    for group, reward in zip(groups, (0.0, 1 / 3, 1.0), strict=True):  # scenes may differ
+        for rollout in group.rollouts:
+            rollout.reward, rollout.terms = reward, {"accuracy": reward}
+    advantages = credit(groups, kind)
+    assert len(training_batch(groups, advantages).buffers) == 0
+    # Even if they were let through, each of their tokens would push by exactly nothing.
+    let_through = replace(advantages, mixed=torch.ones_like(advantages.mixed))
+    batch = training_batch(groups, let_through)
+    assert len(batch.buffers) == 3 * members
+    assert not any(grad.any() for grad in gradient_of(trainer, batch))
+    # With one rollout better than its siblings there is a gradient.
+    if members > 1:
+        best = groups[1].rollouts[0]
+        best.reward, best.terms = 0.5, {"accuracy": 0.5}
+        uneven = training_batch(groups, credit(groups, kind))
+        assert {scene for scene, _ in uneven.origins} == {2}
+        assert any(grad.any() for grad in gradient_of(make_trainer(config), uneven))
 
 
 def test_the_gap_to_the_sampler_is_measured_before_the_weights_move():

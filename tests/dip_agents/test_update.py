@@ -2,6 +2,7 @@
 
 import logging
 import math
+import threading
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -10,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from dip_agents.grpo_config import GRPOConfig
+from dip_agents.ranks import Ranks
 from dip_agents.token_buffer import TokenBuffer
 from dip_agents.training_batch import TrainingBatch
 from dip_agents.update import RolloutTooLongError, Updater, out_of_memory
@@ -185,6 +187,53 @@ def test_every_loss_under_every_aggregation_is_independent_of_micro_batches(kind
         tables.append(updater.model.table.detach())
     for table in tables[1:]:
         torch.testing.assert_close(table, tables[0], atol=1e-5, rtol=0)
+
+
+class Neighbour(Ranks):
+    """One of two ranks that are threads of this process."""
+
+    def __init__(self, index, meeting, table):
+        super().__init__(index, 2)
+        self.meeting, self.table = meeting, table
+
+    def gather(self, value):
+        self.table[self.index] = value
+        self.meeting.wait(30)
+        everyone = list(self.table)
+        self.meeting.wait(30)
+        return everyone
+
+    def sum_gradients(self, parameters):
+        for parameter in list(parameters):
+            grad = parameter.grad
+            everyone = self.gather(torch.zeros_like(parameter) if grad is None else grad.clone())
+            parameter.grad = everyone[0] + everyone[1]
+
+
+@pytest.mark.parametrize("second_has", [{1, 2, 5}, set()])
+@pytest.mark.parametrize("kind", ["clipped", "gspo", "cispo", "dppo_tv"])
+@pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "constant_length"])
+def test_two_ranks_learn_what_one_learns(kind, aggregation, second_has):
+    config = replace(
+        CONFIG, loss=kind, aggregation=aggregation, constant_length=5, importance_cap=2.0,
+        micro_batch_size=2,
+    )  # fmt: skip
+    alone = make(config)
+    wanted = alone.update(batch(), 0.1, 0.01)
+    meeting, table, found = threading.Barrier(2), [None, None], [None, None]
+
+    def learn(index, elsewhere):
+        updater = make(config, ranks=Neighbour(index, meeting, table))
+        played = replace(batch(), elsewhere=frozenset(elsewhere))
+        found[index] = (updater.update(played, 0.1, 0.01), updater.model.table.detach())
+
+    other = threading.Thread(target=learn, args=(1, set(range(6)) - second_has))
+    other.start()
+    learn(0, second_has)
+    other.join()
+    for numbers, weights in found:
+        torch.testing.assert_close(weights, alone.model.table.detach(), atol=1e-5, rtol=0)
+        same_but_for_rounding(numbers, wanted)
 
 
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "constant_length"])
