@@ -286,6 +286,11 @@ def _sharding(environ: Mapping[str, str]) -> tuple[bool, bool]:
     version = environ.get("FSDP_VERSION", "1")
     if sharded and version != "2":
         raise ConfigError(f"fsdp_version: expected 2, got {version}")
-    if sharded and on("FSDP_ACTIVATION_CHECKPOINTING"):
-        raise ConfigError("fsdp_activation_checkpointing: expected false, got true")
+    reasons = {
+        "FSDP_ACTIVATION_CHECKPOINTING": "--gradient-checkpointing does it",
+        "FSDP_CPU_RAM_EFFICIENT_LOADING": "every rank loads the model",
+    }
+    for name, reason in reasons.items():
+        if sharded and on(name):
+            raise ConfigError(f"{name.lower()}: expected false ({reason}), got true")
     return sharded, on("FSDP_RESHARD_AFTER_FORWARD", "true")

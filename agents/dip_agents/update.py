@@ -149,10 +149,11 @@ class Updater:
             clipped = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
             norms.append(float(gathered(clipped)))
             losses.append(self._finite_loss(batch, passes[-1], norms[-1]))
+            # Asked before the weights move: who loses another rank here still has a whole step.
+            stats, gaps, missing = self._everyones(passes)
             self.moves += 1
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
-        stats, gaps, missing = self._everyones(passes)
         numbers = stats.metrics() | gaps.metrics()
         numbers["behaviour_missing"] = missing
         numbers["clip_fraction"] = numbers["clip_fraction_low"] + numbers["clip_fraction_high"]

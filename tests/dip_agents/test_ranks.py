@@ -204,6 +204,8 @@ def test_the_launchers_settings_are_taken_or_refused():
         Ranks.launched(environ=fsdp | {"FSDP_VERSION": "1"})
     with pytest.raises(ConfigError, match="FSDP_OFFLOAD_PARAMS: expected false"):
         Ranks.launched(environ=fsdp | {"FSDP_OFFLOAD_PARAMS": "true"})
+    with pytest.raises(ConfigError, match=r"fsdp_cpu_ram_efficient_loading: expected false \(ev"):
+        Ranks.launched(environ=fsdp | {"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"})
     with pytest.raises(ConfigError, match="ACCELERATE_USE_DEEPSPEED: expected false"):
         Ranks.launched(environ={"ACCELERATE_USE_DEEPSPEED": "true"})
     with pytest.raises(ConfigError, match="rank_timeout: expected seconds above 0, got 0"):
