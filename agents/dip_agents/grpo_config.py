@@ -41,7 +41,8 @@ class GRPOConfig:
     updates_per_batch: int = 1
     """Updates on each batch of rollouts, each over the whole batch."""
     micro_batch_tokens: int | None = 16384
-    """Padded tokens that go through the model at once; lower it when memory runs out."""
+    """Tokens that go through the model at once, a prompt shared by several rollouts counted once;
+    lower it when memory runs out."""
     micro_batch_size: int | None = None
     """Rollouts that go through the model at once, if that is the tighter limit."""
     advantage: AdvantageKind = "batch_std"

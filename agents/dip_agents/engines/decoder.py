@@ -77,7 +77,7 @@ class UnsupportedTextModelError(TypeError):
 
 
 class TextDecoder:
-    """Feeds one token per row through the text model of Qwen2.5-VL or Qwen3-VL.
+    """Feeds one token per row through the text model of Qwen2-VL, Qwen2.5-VL or Qwen3-VL.
 
     Args:
         vlm: the model; a LoRA is merged into the copy of the weights.
@@ -319,12 +319,20 @@ def _fill(target: Tensor, parts: list[Tensor]) -> None:
 
 def _check(text: nn.Module, config: Any, head: Any) -> None:
     """Refuse whatever the fast decoder would compute otherwise than the stock modules do."""
-    known = ("Qwen3VLTextModel", "Qwen2_5_VLTextModel")
+    known = ("Qwen3VLTextModel", "Qwen2_5_VLTextModel", "Qwen2VLTextModel")
     if type(text).__name__ not in known:
         raise UnsupportedTextModelError(f"expected {' or '.join(known)}, got {type(text).__name__}")
     if getattr(config, "use_sliding_window", False):
         raise UnsupportedTextModelError("expected full attention, got a sliding window")
     if config.hidden_act != "silu":
         raise UnsupportedTextModelError(f"hidden_act: expected silu, got {config.hidden_act}")
-    if _base(head).bias is not None:
-        raise UnsupportedTextModelError("lm_head: expected no bias, got one")
+    layers: Any = text.layers
+    for name, module in text.named_modules():
+        if len(getattr(module, "lora_magnitude_vector", ())):
+            raise UnsupportedTextModelError(f"{name}: expected plain LoRA, got DoRA")
+    plain = [("lm_head", head)]
+    plain += [("o_proj", layer.self_attn.o_proj) for layer in layers]
+    plain += [(n, getattr(layer.mlp, n)) for layer in layers for n in ("gate_proj", "down_proj")]
+    for name, module in plain:
+        if _base(module).bias is not None:
+            raise UnsupportedTextModelError(f"{name}: expected no bias, got one")

@@ -1,14 +1,20 @@
 import logging
 import threading
 import time
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
+from dip_agents.engines import decoder, hf
 from dip_agents.engines.base import Chunk, Sampling
-from dip_agents.engines.decoder import StockDecoder, TextDecoder
+from dip_agents.engines.decoder import StockDecoder, TextDecoder, UnsupportedTextModelError
 from dip_agents.engines.hf import HFEngine
+from dip_agents.rollouts import collect
 from dip_agents.token_buffer import TokenBuffer
 from dip_env.episode import Message
 
@@ -82,6 +88,111 @@ def logprob_gap(vlm, buffers):
         trainer = out.logprobs[row, at].numpy()
         worst = max(worst, float(np.abs(np.array(buffer.logprobs)[at] - trainer).max()))
     return worst
+
+
+class FedTokens:
+    """Keeps, in a layer of the cache that no model reads, what was fed for each key and value.
+
+    Keys move between slots, are copied to members of a group and overwritten by later rows; what
+    is kept here moves with them, so at the end of each turn it tells what that row attends to.
+    Tokens are recognised by the vectors the model gets: an id for a row of the embedding table,
+    and numbers from ``len(table)`` on for the features of the images, in order.
+    """
+
+    def __init__(self, vlm, monkeypatch):
+        self.vlm, self.images, self.turns = vlm, [], []
+        self.table = vlm.core.get_input_embeddings().weight.detach()
+        real = decoder.SlotCache
+        monkeypatch.setattr(decoder, "SlotCache", lambda layers, *rest: real(layers + 1, *rest))
+        text = vlm.core.model.language_model
+        forward, feed, end_turn = text.forward, TextDecoder.feed, hf._Play._end_turn
+
+        def whole(**inputs):
+            cache = inputs["past_key_values"]
+            tokens = self._recognised(inputs["inputs_embeds"])
+            cache.store[-1, 0, cache._rows[:, None], 0, cache._columns, 0] = tokens.float()
+            return forward(**inputs)
+
+        def step(decoder, cache, ids, positions, columns, width):
+            cache.store[-1, 0, torch.arange(len(ids)), 0, columns, 0] = ids.float()
+            return feed(decoder, cache, ids, positions, columns, width)
+
+        def ended(play, row):
+            # The token sampled last is fed with what follows it.
+            fed = play.cache.store[-1, 0, row.slot, 0, : row.length, 0].long().tolist()
+            self.turns.append((row.number, row.turn, fed, row.ids[-1:]))
+            end_turn(play, row)
+
+        monkeypatch.setattr(text, "forward", whole)
+        monkeypatch.setattr(TextDecoder, "feed", step)
+        monkeypatch.setattr(hf._Play, "_end_turn", ended)
+
+    def _vectors(self):
+        features = self.vlm.features_of(self.images)
+        return torch.cat([self.table, *(features[image.key][0] for image in self.images)])
+
+    def _recognised(self, embeds):
+        equal = (embeds[:, :, None] == self._vectors()).all(-1)
+        assert equal.any(-1).all(), "a vector that is neither a token nor a feature of an image"
+        return equal.int().argmax(-1)
+
+    def knows(self, images):
+        """Take note of images before they are fed."""
+        known = {image.key for image in self.images}
+        self.images += {image.key: image for image in images if image.key not in known}.values()
+
+    def spelled(self, buffer):
+        """Return the ids of a buffer with each placeholder as the feature that belongs there."""
+        starts, at = {}, len(self.table)
+        for image in self.images:
+            starts[image.key] = at
+            at += image.tokens
+        features = (starts[i.key] + k for i in buffer.images for k in range(i.tokens))
+        return [next(features) if i == buffer.image_token_id else i for i in buffer.ids]
+
+
+@pytest.mark.parametrize("slots", [256, 3, 1])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_what_a_row_attends_to_is_its_buffer_token_by_token(
+    micro, toy, brief_rules, family, slots, monkeypatch
+):
+    """Looks, refused words and cut turns are prescribed; the rest of the way is the real one."""
+    vlm = micro(family)
+    rules = replace(brief_rules, size_multiple=vlm.chat.patch * vlm.chat.merge)
+    look, answer = "<look>[[5,5,50,60],[40,20,110,90]]</look>", "<answer>[[1,2,30,40]]</answer>"
+    scripts = [[look, answer], ["what?", look, answer], [look, "so", "..."], [answer]]
+    limit = max(len(vlm.chat.policy_ids(text)) for text in (look, answer)) + 1
+    scripts[1][0] = "a turn cut at its limit " * limit
+    fed, speaking = FedTokens(vlm, monkeypatch), []
+    encode, drawn = vlm.chat.encode_image, hf._Play._draw
+
+    def encode_image(pixels):
+        fed.knows([image := encode(pixels)])
+        return image
+
+    def draw_for(play, rows, states):
+        speaking[:] = rows
+        return drawn(play, rows, states)
+
+    def draw(*_):
+        ids = [vlm.chat.policy_ids(scripts[r.number % 4][r.turn])[len(r.ids)] for r in speaking]
+        return ids, [0.0] * len(ids)
+
+    monkeypatch.setattr(vlm.chat, "encode_image", encode_image)
+    monkeypatch.setattr(hf._Play, "_draw", draw_for)
+    monkeypatch.setattr(hf, "draw", draw)
+    sampling = Sampling(1.0, limit, 600)
+    groups = collect(HFEngine(vlm, slots=slots), toy, [0, 1], 4, rules, seed=0, sampling=sampling)
+    buffers = [rollout.buffer for group in groups for rollout in group.rollouts]
+    assert [len(buffer.images) for buffer in buffers] == [3, 3, 3, 1] * 2
+    assert len(fed.turns) == sum(rollout.info["turns"] for g in groups for rollout in g.rollouts)
+    for row, buffer in enumerate(buffers):
+        spelled, mask = fed.spelled(buffer), [*buffer.loss_mask, 0]
+        ends = [t for t in range(len(buffer)) if mask[t] and not mask[t + 1]]
+        turns = sorted(turn for turn in fed.turns if turn[0] == row)
+        assert [[*before, *last] for _, _, before, last in turns] == [
+            spelled[: end + 1] for end in ends
+        ]
 
 
 @pytest.mark.parametrize("slots", [256, 3, 1])
@@ -231,3 +342,53 @@ def test_both_decoders_feed_as_whole_forwards_do(micro, family):
             at = torch.full((3,), t)
             states = decoder.feed(cache, ids[:, t], at, at, t + 1)
             torch.testing.assert_close(states, whole[:, t], atol=2e-4, rtol=1e-4)
+
+
+def test_the_text_model_of_qwen2_vl_is_decoded_fast_as_well():
+    text = {
+        "vocab_size": 128,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+        "bos_token_id": 0,
+        "eos_token_id": 0,
+        "rope_parameters": {"rope_type": "default", "mrope_section": [4, 6, 6], "rope_theta": 1e4},
+    }
+    vision = {"depth": 1, "embed_dim": 64, "num_heads": 2, "mlp_ratio": 2, "hidden_size": 64}
+    torch.manual_seed(0)
+    model = Qwen2VLForConditionalGeneration(
+        Qwen2VLConfig(text_config=text, vision_config=vision, tie_word_embeddings=True)
+    ).eval()
+    ids = torch.randint(0, 128, (3, 6))
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(3.0)
+        whole = model.model.language_model(
+            inputs_embeds=model.get_input_embeddings()(ids),
+            position_ids=torch.arange(6).expand(3, 3, 6),
+            use_cache=False,
+        ).last_hidden_state
+    vlm = SimpleNamespace(
+        core=model, autocast=None, ban=torch.zeros(128), device=torch.device("cpu")
+    )
+    decoder = TextDecoder(vlm)
+    decoder.refresh()
+    cache = decoder.new_cache(3, 6)
+    for t in range(6):
+        at = torch.full((3,), t)
+        states = decoder.feed(cache, ids[:, t], at, at, t + 1)
+        torch.testing.assert_close(states, whole[:, t], atol=1e-4, rtol=1e-4)
+
+
+def test_dora_and_biases_are_left_to_the_stock_modules(fresh_micro):
+    vlm = fresh_micro()
+    attention = vlm.core.model.language_model.layers[1].self_attn
+    attention.o_proj = torch.nn.Linear(64, 64)
+    with pytest.raises(UnsupportedTextModelError, match="o_proj: expected no bias, got one"):
+        TextDecoder(vlm)
+    vlm = fresh_micro()
+    vlm.model = get_peft_model(vlm.model, LoraConfig(target_modules=["q_proj"], use_dora=True))
+    with pytest.raises(UnsupportedTextModelError, match="q_proj: expected plain LoRA, got DoRA"):
+        TextDecoder(vlm)
