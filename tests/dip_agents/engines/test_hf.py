@@ -335,12 +335,12 @@ def test_both_decoders_feed_as_whole_forwards_do(micro, family):
         whole = vlm.core.model.language_model(
             inputs_embeds=vlm.core.get_input_embeddings()(ids), position_ids=places, use_cache=False
         ).last_hidden_state
-    for decoder in (TextDecoder(vlm), StockDecoder(vlm)):
-        decoder.refresh()
-        cache = decoder.new_cache(4, 6)
+    for either in (TextDecoder(vlm), StockDecoder(vlm)):
+        either.refresh()
+        cache = either.new_cache(4, 6)
         for t in range(6):
             at = torch.full((3,), t)
-            states = decoder.feed(cache, ids[:, t], at, at, t + 1)
+            states = either.feed(cache, ids[:, t], at, at, t + 1)
             torch.testing.assert_close(states, whole[:, t], atol=2e-4, rtol=1e-4)
 
 
