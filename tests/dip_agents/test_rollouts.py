@@ -1,11 +1,19 @@
+from collections import Counter
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from dip_agents.engines.base import Sampling
+from dip_agents.engines.base import Sample, Sampling
 from dip_agents.engines.hf import HFEngine
+from dip_agents.rollout_metrics import ENDINGS
 from dip_agents.rollouts import collect
 from dip_agents.turn_credit import turn_segments
 from dip_env.group import EpisodeGroup
+from dip_env.scenes import ToyScenes
 from dip_wrappers.traces import TraceWriter, load_traces
 
 
@@ -67,6 +75,98 @@ def test_an_observation_without_room_ends_the_episode_before_it_is_appended(
         assert len(rollout.buffer) <= 60
         assert rollout.buffer.loss_mask[-1] == 1  # the last thing in it was said by the policy
         assert rollout.info["turns"] == 1
+
+
+class Speaker:
+    """An engine without a model: row r says ``lines[r]`` turn by turn, and keeps to the rules."""
+
+    same_model = True
+
+    def __init__(self, chat, lines):
+        self.chat, self.lines = chat, lines
+        self.fed = []
+
+    def play(self, prompts, repeats, reply, sampling, turn_seed):
+        for row, lines in enumerate(self.lines):
+            fed, turn = [*prompts[row // repeats].ids], 0
+            while True:
+                room = min(sampling.max_new_tokens, sampling.token_budget - len(fed))
+                ids = tuple(self.chat.policy_ids(lines[turn % len(lines)])[: max(room, 0)])
+                ended = ids[-1:] == (self.chat.eos_token_id,)
+                chunk = reply(row, Sample(ids, (-1.0,) * len(ids), not ended))
+                fed += ids
+                if chunk is None:
+                    break
+                assert len(fed) + len(chunk.ids) < sampling.token_budget  # as ``Reply`` promises
+                fed += chunk.ids
+                turn += 1
+            self.fed.append(fed)
+
+
+def tagged(name, numbers):
+    boxes = st.lists(st.lists(numbers, min_size=4, max_size=4), min_size=1, max_size=2)
+    return boxes.map(lambda found: f"<{name}>{found}</{name}>".replace(" ", ""))
+
+
+INSIDE, ANYWHERE = st.integers(0, 95), st.integers(-20, 160)
+LOOKS = INSIDE.flatmap(lambda x: st.just(f"<look>[[{x},{x % 7},{x + 20},60]]</look>"))
+SEGMENTS = st.one_of(
+    LOOKS,
+    tagged("look", ANYWHERE),
+    tagged("answer", ANYWHERE),
+    st.text(max_size=6).map(lambda text: f"<think>{text}</think>"),
+    st.sampled_from(["", "<answer>[[1,2", "<|image_pad|>", "\ud83d", "<look>[]</look>"]),
+)
+TURNS = st.one_of(
+    LOOKS, LOOKS, tagged("answer", ANYWHERE), st.lists(SEGMENTS, max_size=3).map("".join)
+)
+
+
+def test_whatever_is_said_and_however_little_room_there_is_every_image_is_whole(micro, brief_rules):
+    chat, scenes, seen = micro("qwen3_vl").chat, ToyScenes(), Counter()
+    first = [EpisodeGroup(scenes[i], brief_rules).episodes[0].opening for i in (0, 1)]
+    longest = max(len(chat.opening([message])[0]) for message in first)
+
+    @settings(max_examples=150)
+    @given(
+        lines=st.lists(st.lists(TURNS, min_size=1, max_size=4), min_size=4, max_size=4),
+        room=st.integers(0, 300),
+        max_new_tokens=st.one_of(st.integers(30, 90), st.integers(1, 90)),
+        max_looks=st.sampled_from([2, 3, 1, 0]),
+        max_turns=st.sampled_from([4, 3, 2, 1]),
+    )
+    def holds(lines, room, max_new_tokens, max_looks, max_turns):
+        rules = replace(brief_rules, max_looks=max_looks, max_turns=max_turns)
+        speaker, budget = Speaker(chat, lines), longest + room
+        sampling = Sampling(1.0, max_new_tokens, budget)
+        groups = collect(speaker, scenes, [0, 1], 2, rules, seed=0, sampling=sampling)
+        rollouts = [rollout for group in groups for rollout in group.rollouts]
+        for rollout, fed in zip(rollouts, speaker.fed, strict=True):
+            buffer, info = rollout.buffer, rollout.info
+            assert buffer.ids == fed
+            assert len(buffer) == len(buffer.loss_mask) == len(buffer.logprobs) <= budget
+            visual = np.array(buffer.ids) == buffer.image_token_id
+            assert not (visual & np.array(buffer.loss_mask, bool)).any()
+            # Each image has a run of placeholders of its own, as long as its features.
+            edges = np.flatnonzero(np.diff(visual.astype(int), prepend=0, append=0))
+            runs = np.diff(edges.reshape(-1, 2))[:, 0].tolist()
+            assert runs == [image.tokens for image in buffer.images]
+            for image in buffer.images:
+                patches = image.grid[0] * image.grid[1] * image.grid[2]
+                assert (len(image.patches), image.tokens * chat.merge**2) == (patches, patches)
+            assert info["ending"] in ENDINGS
+            if info["ending"] == "max_turns":
+                assert info["turns"] == max_turns
+            if info["ending"] != "answer":
+                assert rollout.terms["accuracy"] == 0.0
+            assert len(buffer.images) <= 1 + max_looks * rules.max_regions
+            seen[info["ending"]] += 1
+            seen["looked"] += len(buffer.images) > 1
+            seen["looked again"] += len(buffer.images) > 2
+            seen["no room left"] += len(buffer) == budget
+
+    holds()
+    assert min(seen[how] for how in (*ENDINGS, "looked", "looked again", "no room left")) > 5, seen
 
 
 def test_traces_are_written_with_the_rollouts(micro, toy, brief_rules, tmp_path):

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import torch
 
+from dip_agents.losses import policy_loss
 from dip_agents.token_buffer import PlaceholderError, TokenBuffer
 from dip_agents.vlm import VLM
 from dip_env.episode import Message
@@ -80,17 +81,62 @@ def test_logprobs_of_a_ragged_batch_equal_the_stock_forward_of_each_row(talk):
     assert not out.mask[:, 0].any()
 
 
-@torch.no_grad()
-def test_changing_the_label_of_a_masked_token_changes_nothing_but_its_id_is_context(talk):
+def learned(vlm, buffers):
+    """Return logprobs and the gradient of a loss that weighs every token otherwise."""
+    vlm.model.zero_grad(set_to_none=True)
+    out = vlm.token_logprobs(buffers)
+    advantages = torch.linspace(-1, 2, out.logprobs.numel()).view_as(out.logprobs)
+    old = out.logprobs.detach() + 0.1 * advantages
+    policy_loss(
+        out.logprobs, old, advantages, out.mask, entropy=out.entropy, entropy_weight=0.1
+    ).loss.backward()
+    grads = [p.grad for p in vlm.model.parameters()]
+    vlm.model.zero_grad(set_to_none=True)
+    return out, grads
+
+
+def test_the_label_of_a_masked_token_changes_nothing_at_all(talk, monkeypatch):
     vlm, buffers = talk
-    base = vlm.token_logprobs(buffers[:1])
+    clean, grads = learned(vlm, buffers)
+    targets = vlm.targets
+
+    def relabelled(buffers):
+        ids, mask = targets(buffers)
+        return torch.where(mask, ids, (ids + 17) % 50), mask
+
+    monkeypatch.setattr(vlm, "targets", relabelled)
+    other, other_grads = learned(vlm, buffers)
+    assert torch.equal(clean.logprobs, other.logprobs)
+    assert all(torch.equal(a, b) for a, b in zip(grads, other_grads, strict=True))
+    assert not clean.logprobs[~clean.mask].any() and not clean.entropy[~clean.mask].any()
+
+
+@pytest.mark.parametrize("turn", [0, 1])
+def test_the_id_of_a_masked_token_is_context_for_all_that_follows_it(talk, turn):
+    vlm, buffers = talk
+    clean, grads = learned(vlm, buffers[:1])
+    mask = buffers[0].loss_mask
+    starts = [t for t in range(1, len(mask)) if mask[t] and not mask[t - 1]]
     changed = buffers[0].copy()
-    at = changed.loss_mask.index(1) - 2  # an environment token right before the policy speaks
+    at = starts[turn] - 2  # an environment token right before the policy speaks
     changed.ids[at] += 1
-    other = vlm.token_logprobs([changed])
-    assert torch.equal(base.mask, other.mask)
-    assert not torch.allclose(base.logprobs, other.logprobs, atol=1e-3)
-    assert float(base.logprobs[0, at]) == 0.0
+    other, other_grads = learned(vlm, [changed])
+    assert torch.equal(clean.mask, other.mask)
+    before, after = slice(0, at + 1), slice(starts[turn], starts[turn] + 3)
+    torch.testing.assert_close(
+        clean.logprobs[:, before], other.logprobs[:, before], atol=1e-4, rtol=0
+    )
+    assert (clean.logprobs[:, after] - other.logprobs[:, after]).abs().min() > 1e-3
+    assert not any(torch.allclose(a, b) for a, b in zip(grads[-3:], other_grads[-3:], strict=True))
+
+
+def test_a_rollout_in_which_the_policy_said_nothing_gives_a_zero_that_has_a_gradient(talk):
+    vlm, buffers = talk
+    silent = buffers[0].copy()
+    silent.loss_mask = [0] * len(silent)
+    out, grads = learned(vlm, [silent])
+    assert out.logprobs.requires_grad and not out.mask.any()
+    assert not any(grad.any() for grad in grads if grad is not None)
 
 
 def test_every_weight_gets_a_gradient(talk):

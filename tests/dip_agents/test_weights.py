@@ -1,12 +1,19 @@
 import json
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from dip_agents.models import _with_lora
+from dip_agents.engines.base import Sampling
+from dip_agents.engines.decoder import TextDecoder, merged_weight
+from dip_agents.engines.hf import HFEngine
+from dip_agents.models import _with_lora, load_model, save_model
+from dip_agents.rollouts import collect
+from dip_agents.token_buffer import TokenBuffer
 from dip_agents.vlm import VLM
 from dip_agents.weights import checkpoint_weights, write_checkpoint
+from dip_env.episode import Message
 
 QUERY = "model.language_model.layers.0.self_attn.q_proj"
 
@@ -21,6 +28,19 @@ def lora(fresh_micro):
         for parameter in wrapped.trainable_parameters():
             parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.1)
     return wrapped
+
+
+@pytest.fixture
+def buffers(lora):
+    """Two conversations with a picture each."""
+    made = []
+    for number in range(2):
+        shade = np.full((64, 96, 3), 100 * number, np.uint8)
+        buffer = TokenBuffer(lora.image_token_id)
+        buffer.append_env(*lora.chat.opening([Message("user", "Find", (shade,))]))
+        buffer.append_policy(lora.chat.policy_ids("<answer>[[1,2,30,40]]</answer>"), None)
+        made.append(buffer)
+    return made
 
 
 def test_names_are_those_of_a_checkpoint_without_the_tied_head(fresh_micro, lora):
@@ -53,6 +73,71 @@ def test_merging_leaves_half_precision_weights_as_they_were(lora):
     for _ in range(3):
         dict(checkpoint_weights(lora))
     assert torch.equal(layer.weight, before)
+
+
+@torch.no_grad()
+def test_with_its_adapter_off_a_model_is_its_base_bit_for_bit(fresh_micro, lora, buffers):
+    base = fresh_micro().token_logprobs(buffers, 0.7)
+    on = lora.token_logprobs(buffers, 0.7)
+    with lora.model.disable_adapter():
+        off = lora.token_logprobs(buffers, 0.7)
+        under = [merged_weight(m) for m in _adapted(lora)]
+    assert torch.equal(off.logprobs, base.logprobs)
+    assert torch.equal(off.entropy, base.entropy)
+    assert (on.logprobs - off.logprobs).abs().max() > 0.1  # so that the adapter matters
+    assert torch.equal(lora.token_logprobs(buffers, 0.7).logprobs, on.logprobs)  # and is back on
+    assert all(torch.equal(w, m.weight) for w, m in zip(under, _adapted(lora), strict=True))
+
+
+@torch.no_grad()
+def test_merged_weights_say_what_the_adapter_says(lora, buffers, tmp_path, brief_rules):
+    before = {name: tensor.clone() for name, tensor in lora.state_dict().items()}
+    wanted = lora.token_logprobs(buffers).logprobs
+    save_model(lora, tmp_path, brief_rules)
+    saved = load_model(str(tmp_path), device="cpu", dtype="float32").vlm
+    assert not any("lora_" in name for name in saved.state_dict())
+    torch.testing.assert_close(saved.token_logprobs(buffers).logprobs, wanted, atol=1e-4, rtol=0)
+    assert torch.equal(lora.token_logprobs(buffers).logprobs, wanted)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in lora.state_dict().items())
+
+
+@torch.no_grad()
+def test_the_decoder_samples_with_the_adapter_and_leaves_the_weights_alone(lora, toy, brief_rules):
+    before = {name: tensor.clone() for name, tensor in lora.model.state_dict().items()}
+    sampling = Sampling(1.0, 12, 200)
+    groups = collect(HFEngine(lora), toy, [0], 3, brief_rules, seed=0, sampling=sampling)
+    said = [rollout.buffer for rollout in groups[0].rollouts]
+    mask = [torch.tensor(buffer.loss_mask).bool() for buffer in said]
+    for row, buffer in enumerate(said):
+        trainer = lora.token_logprobs(said).logprobs[row, : len(buffer)][mask[row]]
+        sampler = torch.tensor(buffer.logprobs)[mask[row]]
+        torch.testing.assert_close(sampler, trainer, atol=1e-4, rtol=0)
+        with lora.model.disable_adapter():  # so that a forgotten adapter would show
+            base = lora.token_logprobs(said).logprobs[row, : len(buffer)][mask[row]]
+        assert (sampler - base).abs().max() > 0.05
+    assert all(torch.equal(tensor, before[n]) for n, tensor in lora.model.state_dict().items())
+
+
+@torch.no_grad()
+def test_merging_in_place_and_back_changes_neither_what_is_said_nor_what_is_decoded(lora, buffers):
+    wanted = lora.token_logprobs(buffers).logprobs
+    before = [merged_weight(module).clone() for module in _adapted(lora)]
+    decoder = TextDecoder(lora)
+    decoder.refresh()
+    fused = decoder.layers[0].qkv.clone()
+    for change in (lora.model.merge_adapter, lora.model.unmerge_adapter):
+        change()
+        torch.testing.assert_close(lora.token_logprobs(buffers).logprobs, wanted, atol=1e-4, rtol=0)
+        for module, weight in zip(_adapted(lora), before, strict=True):
+            torch.testing.assert_close(merged_weight(module), weight, atol=1e-6, rtol=0)
+        decoder.refresh()
+        torch.testing.assert_close(decoder.layers[0].qkv, fused, atol=1e-6, rtol=0)
+
+
+def _adapted(vlm):
+    found = [m for m in vlm.core.modules() if hasattr(m, "get_delta_weight")]
+    assert len(found) >= 7  # every linear layer of the language part
+    return found
 
 
 def test_the_written_config_names_the_class(fresh_micro, tmp_path):

@@ -10,7 +10,8 @@ import torch
 from peft import LoraConfig, get_peft_model
 from transformers import Qwen2VLConfig, Qwen2VLForConditionalGeneration
 
-from dip_agents.engines import decoder, hf
+from dip_agents.engines import decoder as decoders
+from dip_agents.engines import hf
 from dip_agents.engines.base import Chunk, Sampling
 from dip_agents.engines.decoder import StockDecoder, TextDecoder, UnsupportedTextModelError
 from dip_agents.engines.hf import HFEngine
@@ -102,8 +103,8 @@ class FedTokens:
     def __init__(self, vlm, monkeypatch):
         self.vlm, self.images, self.turns = vlm, [], []
         self.table = vlm.core.get_input_embeddings().weight.detach()
-        real = decoder.SlotCache
-        monkeypatch.setattr(decoder, "SlotCache", lambda layers, *rest: real(layers + 1, *rest))
+        real = decoders.SlotCache
+        monkeypatch.setattr(decoders, "SlotCache", lambda layers, *rest: real(layers + 1, *rest))
         text = vlm.core.model.language_model
         forward, feed, end_turn = text.forward, TextDecoder.feed, hf._Play._end_turn
 
@@ -132,9 +133,10 @@ class FedTokens:
         return torch.cat([self.table, *(features[image.key][0] for image in self.images)])
 
     def _recognised(self, embeds):
-        equal = (embeds[:, :, None] == self._vectors()).all(-1)
-        assert equal.any(-1).all(), "a vector that is neither a token nor a feature of an image"
-        return equal.int().argmax(-1)
+        exact = "donot_use_mm_for_euclid_dist"
+        far, nearest = torch.cdist(embeds, self._vectors(), compute_mode=exact).min(-1)
+        assert far.max() < 1e-4, "a vector that is neither a token nor a feature of an image"
+        return nearest
 
     def knows(self, images):
         """Take note of images before they are fed."""
