@@ -1,3 +1,4 @@
+import copy
 import json
 
 import numpy as np
@@ -12,7 +13,12 @@ from dip_agents.models import _with_lora, load_model, save_model
 from dip_agents.rollouts import collect
 from dip_agents.token_buffer import TokenBuffer
 from dip_agents.vlm import VLM
-from dip_agents.weights import checkpoint_weights, write_checkpoint
+from dip_agents.weights import (
+    checkpoint_weights,
+    copy_weights,
+    fingerprint,
+    write_checkpoint,
+)
 from dip_env.episode import Message
 
 QUERY = "model.language_model.layers.0.self_attn.q_proj"
@@ -155,3 +161,40 @@ def test_the_written_weights_are_those_of_the_model(lora, tmp_path):
     for name, tensor in written.items():
         assert tensor.dtype == torch.bfloat16
         assert torch.equal(tensor, wanted[name].bfloat16()), name
+
+
+def test_only_the_weights_that_learn_are_taken_over(lora):
+    other = VLM(copy.deepcopy(lora.model), lora.processor)
+    with torch.no_grad():
+        for parameter in other.model.parameters():
+            parameter.zero_()
+    copy_weights(lora, other)
+    for name, parameter in other.model.named_parameters():
+        expected = lora.model.get_parameter(name) if "lora_" in name else torch.tensor(0.0)
+        assert torch.equal(parameter, expected.expand_as(parameter)), name
+
+
+def test_an_engine_with_a_model_of_its_own_takes_the_weights_of_a_new_version_only(lora):
+    engine = HFEngine(VLM(copy.deepcopy(lora.model), lora.processor))
+    own = next(engine.vlm.trainable_parameters())
+    theirs = next(lora.trainable_parameters())
+    with torch.no_grad():
+        own.zero_()
+    engine.sync(lora, 1)
+    assert torch.equal(own, theirs)
+    with torch.no_grad():
+        own.zero_()
+    engine.sync(lora, 1)
+    assert not own.any()
+    engine.sync(lora, 2)
+    assert torch.equal(own, theirs)
+
+
+def test_a_fingerprint_tells_one_bit_and_one_name_from_another():
+    state = {"a": torch.ones(3), "b": torch.zeros(2, 2, dtype=torch.bfloat16)}
+    same = {"b": torch.zeros(2, 2, dtype=torch.bfloat16), "a": torch.ones(3)}
+    assert fingerprint(state) == fingerprint(same)
+    bit = state | {"a": torch.nextafter(torch.ones(3), torch.tensor([1.0, 1.0, 2.0]))}
+    swapped = {"a": state["a"][:2], "b": torch.ones(1)}, {"a": torch.ones(1), "b": state["a"][:2]}
+    assert fingerprint(bit) != fingerprint(state)
+    assert fingerprint(swapped[0]) != fingerprint(swapped[1])
