@@ -8,8 +8,13 @@ scenes and prompts (compared token by token), group size, reward, clip and optim
 learning, one update on each batch of 4 groups of 8 rollouts. The weights are made so that the end
 of turn is never sampled: each rollout is exactly 94 tokens long on both sides, without a hook in
 either. Every run is a process of its own on the same cores, ours and TRL's in turns; the first
-steps are not timed. TRL is tried in several settings, and the fastest one plays.
-``--multi-turn`` adds a look with two crops between two turns.
+steps are not timed. TRL is tried in several settings, and the fastest one plays, also when that is
+the one whose bf16 weights lose small updates.
+
+``--multi-turn`` adds a look with two crops between two turns, on TRL's side as a call of a tool of
+its ``environment_factory``. Random weights neither look nor call, so on both sides a hook reads the
+regions out of the tokens of the first turn. TRL has no limit per turn: its ``generate`` is given
+one. It also leaves a turn that hits the limit open, where we close it with one token.
 """
 
 from __future__ import annotations
@@ -21,6 +26,7 @@ import sys
 import tempfile
 import venv
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 from dip_side import scenes_of
@@ -34,8 +40,9 @@ from dip_env.config import EpisodeConfig
 from dip_env.views import View, overview
 
 HERE = Path(__file__).parent
-TRL_PACKAGES = ("trl==1.16.*", "torch", "transformers", "torchvision", "pillow")
-"""What TRL's environment needs; torch, transformers and torchvision in the versions of this one."""
+TRL_VERSION = "trl==1.16.*"
+SAME_VERSION = ("torch", "transformers", "torchvision", "pillow")
+"""What TRL's side runs on too."""
 TRL_SETTINGS = (
     "fp32 weights, bf16 products",
     "fp32",
@@ -46,14 +53,17 @@ SINGLE_TURN = Workload()
 MULTI_TURN = Workload(turns=2, new_tokens=47, scene=1024)
 
 
+def packages() -> list[str]:
+    """Return what pip installs for TRL: torch and transformers in the versions that run here."""
+    # Without local parts such as +cpu, which package indexes do not know.
+    same = [f"{name}=={version(name).partition('+')[0]}" for name in SAME_VERSION]
+    return [TRL_VERSION, *same]
+
+
 def set_up(folder: Path) -> None:
     """Make TRL's environment with pip."""
-    from importlib.metadata import version
-
-    same = ("torch", "transformers", "torchvision", "pillow")
-    wanted = [f"{name}=={version(name)}" if name in same else name for name in TRL_PACKAGES]
     venv.create(folder, with_pip=True)
-    subprocess.run([str(python_of(folder)), "-m", "pip", "install", *wanted], check=True)
+    subprocess.run([str(python_of(folder)), "-m", "pip", "install", *packages()], check=True)
 
 
 def python_of(folder: Path) -> Path:

@@ -137,6 +137,12 @@ def test_what_runs_beside_trl_needs_nothing_of_this_project():
         assert not {m for m in modules if m and m.startswith("dip_")}, file
 
 
+def test_the_peer_gets_our_versions_without_their_local_part(load, monkeypatch):
+    module = load("grpo_vs_trl")
+    monkeypatch.setattr(module, "version", lambda name: "2.15.0+cpu")
+    assert {"trl==1.16.*", "torch==2.15.0", "transformers==2.15.0"} <= set(module.packages())
+
+
 def test_a_missing_environment_is_told_with_how_to_make_it(load, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "argv", ["benchmark", "--trl", str(tmp_path / "none")])
     with pytest.raises(SystemExit):
