@@ -269,6 +269,11 @@ def _train(args: Train, console: Console) -> int:
 def _train_on(ranks: Ranks, args: Train, console: Console) -> int:
     if args.sampler.engine == "openai":
         raise ConfigError("engine: expected own or vllm, whose weights can learn, got openai")
+    if ranks.count > 1 and args.sampler.engine != "own":
+        raise ConfigError(
+            f"engine: expected own with several processes, got {args.sampler.engine}, which starts "
+            "processes of its own"
+        )
     if args.sampler.sleep == 2 and args.eval_scenes:
         raise ConfigError(
             "sleep: expected 0 or 1 with eval_scenes, got 2, which forgets the weights"

@@ -1,10 +1,13 @@
 import json
 
 import pytest
+from rich.console import Console
 
-from dip_agents.cli import TINY_GRPO, TINY_SFT, parse
+from dip_agents.cli import TINY_GRPO, TINY_SFT, _train_on, parse
 from dip_agents.models import save_model
+from dip_agents.ranks import Ranks
 from dip_env.config import EpisodeConfig
+from dip_env.errors import ConfigError
 
 
 @pytest.fixture
@@ -109,3 +112,17 @@ def test_engines_that_cannot_do_it_are_refused_before_anything_is_loaded(run, wo
     code, _, error = run("train", *words)
     assert code == 2
     assert message in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--engine", "vllm"], "engine: expected own with several processes, got vllm"),
+        (["--model", "tiny-untrained"], "demonstrations: expected 0 with several processes"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused(words, message, tmp_path):
+    args = parse(["train", *words, "--device", "cpu", "--out", str(tmp_path)])
+    for index in range(2):
+        with pytest.raises(ConfigError, match=message):
+            _train_on(Ranks(index, 2), args, Console(quiet=True))
