@@ -106,6 +106,7 @@ class GRPOTrainer:
             lr=config.learning_rate,
             betas=(0.9, 0.95),
             weight_decay=config.weight_decay,
+            fused=True,
         )
         self.updater = Updater(model, self.optimizer, config, reference, self.ranks)
         self.entropy_target = EntropyTarget(
