@@ -1,5 +1,7 @@
 """Where a run's numbers go: TensorBoard, JSON lines, the terminal; knows no model and no loss.
 
+What the numbers say goes wrong is told when it begins and when it ends, see ``symptoms.py``.
+
 Steps count from 1: step k is what happened during update k. Everything about step k is on disk
 before the checkpoint of step k is, so a resumed log has neither holes nor repeats.
 """
@@ -23,6 +25,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from dip_agents.advantages import Advantages
 from dip_agents.completions import completion_rows, drop_completions_after, write_completions
+from dip_agents.symptoms import SymptomWatch
 
 if TYPE_CHECKING:
     from dip_agents.rollouts import RolloutGroup
@@ -63,7 +66,7 @@ class PhaseTimer:
 
 
 class RunLogger:
-    """Writes one run: ``metrics.jsonl``, ``tensorboard/``, ``completions/`` and the terminal.
+    """Writes one run: metrics, ``tensorboard/``, completions, symptoms and the terminal.
 
     Call ``start`` before the first step and ``close`` after the last, or use it in a ``with``.
 
@@ -93,11 +96,17 @@ class RunLogger:
         self.console = console or Console()
         self._writer: SummaryWriter | None = None
         self._progress: Progress | None = None
+        self._watch = SymptomWatch()
 
     @property
     def metrics_path(self) -> Path:
         """The file with one JSON object per step."""
         return self.folder / "metrics.jsonl"
+
+    @property
+    def symptoms_path(self) -> Path:
+        """The file with a line for each symptom that began or ended; missing while none did."""
+        return self.folder / "symptoms.txt"
 
     def start(self, step: int = 0) -> None:
         """Open the log after ``step`` finished steps; what it holds of later ones is cut off.
@@ -109,6 +118,7 @@ class RunLogger:
         self.folder.mkdir(parents=True, exist_ok=True)
         cut_lines_after(self.metrics_path, step)
         drop_completions_after(self.folder / "completions", step)
+        self._relive()
         self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
         if self.console.is_terminal:
             self._progress = Progress(
@@ -141,6 +151,8 @@ class RunLogger:
             self._writer.add_scalar(key, value, step)
         self._writer.flush()
         self._show(step, metrics)
+        for line in self._observed(step, values):
+            self.console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
     def completions(
         self, step: int, groups: Sequence[RolloutGroup], advantages: Advantages
@@ -178,6 +190,21 @@ class RunLogger:
     ) -> None:
         """Close, whatever happened."""
         self.close()
+
+    def _relive(self) -> None:
+        """Bring the watch and its file to where the metrics end."""
+        self._watch = SymptomWatch()
+        self.symptoms_path.unlink(missing_ok=True)
+        for row in read_metrics(self.metrics_path):
+            self._observed(int(row["step"] or 0), row)
+
+    def _observed(self, step: int, values: Mapping[str, float | None]) -> list[str]:
+        """Return and write what began or ended with a step."""
+        lines = [f"step {step}: {line}" for line in self._watch.observe(values)]
+        if lines:
+            with self.symptoms_path.open("a", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in lines)
+        return lines
 
     def _show(self, step: int, metrics: Mapping[str, float]) -> None:
         shown = {name: metrics[key] for key, name in HEADLINE.items() if key in metrics}

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from dip_agents.advantages import SAME_REWARD, Advantages
+from dip_agents.box_shapes import shape_metrics
 
 if TYPE_CHECKING:
     from dip_agents.rollouts import Rollout, RolloutGroup
@@ -49,9 +50,11 @@ def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Advantages) -> d
           ``rollout/looked`` (share of rollouts with a look), ``rollout/boxes``,
           ``rollout/boxes_over_truth`` (ratio of the sums; 0 when no scene holds anybody),
           ``rollout/parse_failures`` (per rollout), ``rollout/truncated`` and
-          ``rollout/ending_<how>`` (shares).
+          ``rollout/ending_<how>`` (shares);
+        - what ``shape_metrics`` says of the boxes, where rollouts tell their shapes.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
+    infos = [rollout.info for rollout in rollouts]
     return {
         **_rewards(groups, rollouts),
         "advantage/mean": float(advantages.values.mean()),
@@ -62,6 +65,7 @@ def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Advantages) -> d
         "group/dropped": float((~advantages.mixed).sum()),
         **_tokens(rollouts),
         **_behaviour(rollouts),
+        **(shape_metrics(infos) if "box_area" in infos[0] else {}),
     }
 
 

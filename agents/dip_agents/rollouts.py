@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from dip_agents.box_shapes import box_shapes
 from dip_agents.engines.base import Chunk, Engine, Sample, Sampling
 from dip_agents.seeds import derived_seed
 from dip_agents.token_buffer import TokenBuffer
@@ -28,8 +29,8 @@ class Rollout:
         terms: every reward term by name, unweighted, in [0, 1].
         info: ``turns looks look_area boxes truth_count parse_failures ending transcript anchors``;
             ending is ``answer``, ``max_turns`` or ``token_budget``; anchors name what was shown
-            before each turn (see ``turn_credit``). An environment that pays turns one by one adds
-            ``turn_rewards``, one number per turn.
+            before each turn (see ``turn_credit``). ``box_shapes`` adds its numbers. An environment
+            that pays turns one by one adds ``turn_rewards``, one number per turn.
         weights: of every term; the reward is the weighted sum.
     """
 
@@ -205,6 +206,7 @@ def _rollout(
         "ending": ending,
         "transcript": transcript,
         "anchors": anchors,
+        **box_shapes(outcome.answer, outcome.looks, scene.truth, scene.size),
     }
     weights = episode.config.reward.weights
     named = {name: float(getattr(terms, name)) for name in weights}

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 
 from dip_agents.commands import main
+from dip_agents.engines.base import Sample
 from dip_agents.generic_vlm import GenericVLM
 from dip_agents.models import tiny_texts
 from dip_agents.tiny.generic import GenericFamily, build_generic
@@ -67,6 +68,38 @@ def generic_micro() -> Callable[[GenericFamily], GenericVLM]:
         return made[family]
 
     return get
+
+
+class _Speaker:
+    """An engine without a model: row r says ``lines[r]`` turn by turn, and keeps to the rules."""
+
+    same_model = True
+
+    def __init__(self, chat: Any, lines: Sequence[Sequence[str]]) -> None:
+        self.chat, self.lines = chat, lines
+        self.fed: list[list[int]] = []
+
+    def play(self, prompts, repeats, reply, sampling, turn_seed):
+        for row, lines in enumerate(self.lines):
+            fed, turn = [*prompts[row // repeats].ids], 0
+            while True:
+                room = min(sampling.max_new_tokens, sampling.token_budget - len(fed))
+                ids = tuple(self.chat.policy_ids(lines[turn % len(lines)])[: max(room, 0)])
+                ended = ids[-1:] == (self.chat.eos_token_id,)
+                chunk = reply(row, Sample(ids, (-1.0,) * len(ids), not ended))
+                fed += ids
+                if chunk is None:
+                    break
+                assert len(fed) + len(chunk.ids) < sampling.token_budget  # as ``Reply`` promises
+                fed += chunk.ids
+                turn += 1
+            self.fed.append(fed)
+
+
+@pytest.fixture(scope="session")
+def speaker() -> type[_Speaker]:
+    """Return an engine that says what it is told: chat tokens, and lines for each row."""
+    return _Speaker
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dip_agents.engines.base import Sample, Sampling
+from dip_agents.engines.base import Sampling
 from dip_agents.engines.hf import HFEngine
 from dip_agents.rollout_metrics import ENDINGS
 from dip_agents.rollouts import collect
@@ -18,7 +18,7 @@ from dip_wrappers.traces import TraceWriter, load_traces
 
 
 def play(vlm, toy, rules, **changes):
-    sampling = Sampling(1.0, 24, changes.pop("token_budget", 260))
+    sampling = Sampling(changes.pop("temperature", 1.0), 24, changes.pop("token_budget", 260))
     return collect(
         HFEngine(vlm), toy, [0, 1], 3, rules, **({"seed": 0, "sampling": sampling} | changes)
     )
@@ -43,11 +43,13 @@ def test_buffers_hold_what_was_said_and_the_rewards_of_the_environment(micro, to
         assert [r.reward for r in group.rollouts] == [turn.reward for turn in turns]
 
 
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
 @torch.no_grad()
-def test_sampler_and_trainer_speak_of_the_same_distribution(micro, toy, brief_rules):
+def test_sampler_and_trainer_speak_of_the_same_distribution(micro, toy, brief_rules, temperature):
     vlm = micro("qwen3_vl")
-    buffers = [r.buffer for g in play(vlm, toy, brief_rules) for r in g.rollouts]
-    out = vlm.token_logprobs(buffers)
+    groups = play(vlm, toy, brief_rules, temperature=temperature)
+    buffers = [rollout.buffer for group in groups for rollout in group.rollouts]
+    out = vlm.token_logprobs(buffers, temperature)
     for row, buffer in enumerate(buffers):
         for t, sampled in enumerate(buffer.loss_mask):
             if sampled:
@@ -77,32 +79,6 @@ def test_an_observation_without_room_ends_the_episode_before_it_is_appended(
         assert rollout.info["turns"] == 1
 
 
-class Speaker:
-    """An engine without a model: row r says ``lines[r]`` turn by turn, and keeps to the rules."""
-
-    same_model = True
-
-    def __init__(self, chat, lines):
-        self.chat, self.lines = chat, lines
-        self.fed = []
-
-    def play(self, prompts, repeats, reply, sampling, turn_seed):
-        for row, lines in enumerate(self.lines):
-            fed, turn = [*prompts[row // repeats].ids], 0
-            while True:
-                room = min(sampling.max_new_tokens, sampling.token_budget - len(fed))
-                ids = tuple(self.chat.policy_ids(lines[turn % len(lines)])[: max(room, 0)])
-                ended = ids[-1:] == (self.chat.eos_token_id,)
-                chunk = reply(row, Sample(ids, (-1.0,) * len(ids), not ended))
-                fed += ids
-                if chunk is None:
-                    break
-                assert len(fed) + len(chunk.ids) < sampling.token_budget  # as ``Reply`` promises
-                fed += chunk.ids
-                turn += 1
-            self.fed.append(fed)
-
-
 def tagged(name, numbers):
     boxes = st.lists(st.lists(numbers, min_size=4, max_size=4), min_size=1, max_size=2)
     return boxes.map(lambda found: f"<{name}>{found}</{name}>".replace(" ", ""))
@@ -118,16 +94,18 @@ SEGMENTS = st.one_of(
     st.sampled_from(["", "<answer>[[1,2", "<|image_pad|>", "\ud83d", "<look>[]</look>"]),
 )
 TURNS = st.one_of(
-    LOOKS, LOOKS, tagged("answer", ANYWHERE), st.lists(SEGMENTS, max_size=3).map("".join)
+    LOOKS, LOOKS, LOOKS, tagged("answer", ANYWHERE), st.lists(SEGMENTS, max_size=3).map("".join)
 )
 
 
-def test_whatever_is_said_and_however_little_room_there_is_every_image_is_whole(micro, brief_rules):
+def test_whatever_is_said_and_however_little_room_there_is_every_image_is_whole(
+    micro, brief_rules, speaker
+):
     chat, scenes, seen = micro("qwen3_vl").chat, ToyScenes(), Counter()
     first = [EpisodeGroup(scenes[i], brief_rules).episodes[0].opening for i in (0, 1)]
     longest = max(len(chat.opening([message])[0]) for message in first)
 
-    @settings(max_examples=150)
+    @settings(max_examples=100)
     @given(
         lines=st.lists(st.lists(TURNS, min_size=1, max_size=4), min_size=4, max_size=4),
         room=st.integers(0, 300),
@@ -137,11 +115,11 @@ def test_whatever_is_said_and_however_little_room_there_is_every_image_is_whole(
     )
     def holds(lines, room, max_new_tokens, max_looks, max_turns):
         rules = replace(brief_rules, max_looks=max_looks, max_turns=max_turns)
-        speaker, budget = Speaker(chat, lines), longest + room
+        engine, budget = speaker(chat, lines), longest + room
         sampling = Sampling(1.0, max_new_tokens, budget)
-        groups = collect(speaker, scenes, [0, 1], 2, rules, seed=0, sampling=sampling)
+        groups = collect(engine, scenes, [0, 1], 2, rules, seed=0, sampling=sampling)
         rollouts = [rollout for group in groups for rollout in group.rollouts]
-        for rollout, fed in zip(rollouts, speaker.fed, strict=True):
+        for rollout, fed in zip(rollouts, engine.fed, strict=True):
             buffer, info = rollout.buffer, rollout.info
             assert buffer.ids == fed
             assert len(buffer) == len(buffer.loss_mask) == len(buffer.logprobs) <= budget
@@ -167,6 +145,23 @@ def test_whatever_is_said_and_however_little_room_there_is_every_image_is_whole(
 
     holds()
     assert min(seen[how] for how in (*ENDINGS, "looked", "looked again", "no room left")) > 5, seen
+
+
+def test_there_is_room_for_a_token_after_every_observation_at_every_budget(
+    micro, toy, brief_rules, speaker
+):
+    chat, endings = micro("qwen3_vl").chat, set()
+    opening = len(chat.opening([EpisodeGroup(toy[0], brief_rules).episodes[0].opening])[0])
+    for budget in range(opening, opening + 140):
+        engine = speaker(chat, [["<look>[[5,5,60,60]]</look>", "<answer>[]</answer>"]])
+        sampling = Sampling(1.0, 40, budget)
+        [group] = collect(engine, toy, [0], 1, brief_rules, seed=0, sampling=sampling)
+        [rollout] = group.rollouts
+        endings.add((len(rollout.buffer.images), rollout.info["ending"]))
+        assert rollout.buffer.ids == engine.fed[0]
+        assert len(rollout.buffer) <= budget
+    # Cut before the crop, after it, and not at all.
+    assert endings == {(1, "token_budget"), (2, "token_budget"), (2, "answer")}
 
 
 def test_traces_are_written_with_the_rollouts(micro, toy, brief_rules, tmp_path):

@@ -2,6 +2,7 @@ import logging
 import threading
 import time
 from dataclasses import replace
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -190,6 +191,8 @@ def test_what_a_row_attends_to_is_its_buffer_token_by_token(
     assert len(fed.turns) == sum(rollout.info["turns"] for g in groups for rollout in g.rollouts)
     for row, buffer in enumerate(buffers):
         spelled, mask = fed.spelled(buffer), [*buffer.loss_mask, 0]
+        closed = [vlm.chat.eos_token_id] * 2
+        assert closed not in map(list, pairwise(buffer.ids))  # a turn is closed once
         ends = [t for t in range(len(buffer)) if mask[t] and not mask[t + 1]]
         turns = sorted(turn for turn in fed.turns if turn[0] == row)
         assert [[*before, *last] for _, _, before, last in turns] == [
