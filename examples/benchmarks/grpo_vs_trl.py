@@ -133,8 +133,8 @@ def theirs(python: Path, folder: Path, threads: int, setting: str) -> Run:
 
 
 def fastest(tried: dict[str, Run]) -> str:
-    """Return the setting with the most rollouts per second."""
-    return max(tried, key=lambda name: tried[name].rollouts_per_second)
+    """Return the setting with the fastest step, which other jobs disturb least."""
+    return min(tried, key=lambda name: min(tried[name].step_seconds))
 
 
 def table(pairs: list[tuple[Run, Run]]) -> list[str]:
@@ -144,6 +144,7 @@ def table(pairs: list[tuple[Run, Run]]) -> list[str]:
         ("rollouts/s", lambda run: run.rollouts_per_second, "{:.1f}"),
         ("sampled tokens/s", lambda run: run.tokens_per_second, "{:.0f}"),
         ("seconds per step", lambda run: run.seconds / len(run.step_seconds), "{:.2f}"),
+        ("fastest step, s", lambda run: min(run.step_seconds), "{:.2f}"),
         ("CPU ms per rollout", lambda run: 1000 * run.cpu_seconds / run.rollouts, "{:.0f}"),
         ("peak memory, MB", lambda run: run.megabytes, "{:.0f}"),
     ]
@@ -180,7 +181,7 @@ def compare(arguments: argparse.Namespace, work: Workload, folder: Path) -> None
     if len(settings) > 1:
         for name in settings:
             tried[name] = theirs(python, folder, arguments.threads, name)
-            print(f"TRL, {name}: {tried[name].rollouts_per_second:.2f} rollouts/s", file=sys.stderr)
+            print(f"TRL, {name}: {min(tried[name].step_seconds):.2f} s", file=sys.stderr)
     chosen = fastest(tried) if tried else settings[0]
     pairs = []
     for _ in range(arguments.pairs):
@@ -203,8 +204,8 @@ def compare(arguments: argparse.Namespace, work: Workload, folder: Path) -> None
     lines.append(f"- This project ({pairs[0][0].setting}): {phases([a for a, _ in pairs])}.")
     lines.append(f"- TRL ({chosen}): {phases([b for _, b in pairs])}.")
     if tried:
-        others = ", ".join(f"{n} {r.rollouts_per_second:.1f}" for n, r in tried.items())
-        lines.append(f"- TRL's settings were tried once each, rollouts/s: {others}.")
+        others = ", ".join(f"{n} {min(r.step_seconds):.2f} s" for n, r in tried.items())
+        lines.append(f"- TRL's settings were tried once each; their fastest step: {others}.")
     versions = {**pairs[0][1].versions, **pairs[0][0].versions}
     lines.append("- " + ", ".join(f"{name} {number}" for name, number in versions.items()) + ".")
     print("\n".join(lines))

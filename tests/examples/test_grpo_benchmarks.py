@@ -100,9 +100,12 @@ def test_each_closed_turn_is_one_token_more_on_our_side(load, run_of):
         check(run_of(), run_of(), turns=2)
 
 
-def test_the_fastest_setting_of_the_peer_plays(load, run_of):
-    tried = {"slow": run_of(step_seconds=[3.0]), "fast": run_of(step_seconds=[1.0])}
-    assert load("grpo_vs_trl").fastest(tried) == "fast"
+def test_the_setting_of_the_peer_with_the_fastest_step_plays(load, run_of):
+    tried = {
+        "steady": run_of(step_seconds=[3.0, 3.0]),
+        "disturbed": run_of(step_seconds=[9.0, 1.0]),
+    }
+    assert load("grpo_vs_trl").fastest(tried) == "disturbed"
 
 
 def test_the_table_shows_medians_and_the_ratio_of_pairs(load, run_of):
