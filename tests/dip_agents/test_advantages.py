@@ -133,6 +133,7 @@ def test_eps_bounds_the_advantage_of_a_tiny_difference():
     assert found.values.abs().max() < 0.1
 
 
+@pytest.mark.grpo_property(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_equal_rewards_give_exactly_zero_and_are_not_mixed(kind):
     rounding = 0.1 + 0.2  # is not 0.3 in floating point
@@ -143,6 +144,7 @@ def test_equal_rewards_give_exactly_zero_and_are_not_mixed(kind):
     assert found.values[1].abs().min() > 0
 
 
+@pytest.mark.grpo_property(3)
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_single_rollout_teaches_nothing(kind):
     found = group_advantages(torch.tensor([[0.7]]), kind)
@@ -157,6 +159,7 @@ rewards_lists = st.integers(2, 6).flatmap(
 )
 
 
+@pytest.mark.grpo_property(3)
 @settings(deadline=None)  # the first call loads kernels
 @given(rewards=rewards_lists, kind=st.sampled_from(KINDS))
 def test_advantages_of_a_group_sum_to_zero_and_keep_the_order_of_rewards(rewards, kind):

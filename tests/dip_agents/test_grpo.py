@@ -175,6 +175,7 @@ def plain_gradient(model: ToyModel, batch) -> list[Tensor]:
 UNCLIPPED = replace(SMALL, max_grad_norm=1e9, updates_per_batch=1)
 
 
+@pytest.mark.grpo_property(1)
 def test_the_first_update_has_ratio_exactly_one_and_the_gradient_of_reinforce():
     trainer = make_trainer(UNCLIPPED)
     batch = play_batch(trainer)
@@ -211,6 +212,7 @@ def test_several_updates_equal_a_plain_ppo_loop_with_the_logprobs_from_before():
         torch.testing.assert_close(got, wanted, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.grpo_property(2)
 def test_micro_batches_of_one_two_and_four_give_the_same_gradient():
     reference = make_trainer(UNCLIPPED)
     batch = play_batch(reference)
@@ -235,6 +237,7 @@ def test_the_label_of_a_masked_token_carries_no_gradient_but_the_token_is_contex
     assert not torch.equal(gradient_of(trainer, batch)[0], clean[0])
 
 
+@pytest.mark.grpo_property(3)
 def test_a_group_of_equal_rewards_gives_exactly_no_gradient_and_does_not_thin_the_others():
     config = replace(UNCLIPPED, advantage="dr_grpo")
     trainer = make_trainer(config)
@@ -254,6 +257,7 @@ def test_a_group_of_equal_rewards_gives_exactly_no_gradient_and_does_not_thin_th
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.parameters, strict=True))
 
 
+@pytest.mark.grpo_property(3)
 @pytest.mark.parametrize("members", [1, 4])
 @pytest.mark.parametrize("kind", get_args(AdvantageKind))
 def test_lonely_and_equally_paid_rollouts_give_exactly_no_gradient(kind, members):
@@ -385,6 +389,7 @@ def kill_in_step_six(folder: Path) -> None:
     trainer.train()
 
 
+@pytest.mark.grpo_property(10)
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_path):
     whole = make_trainer(folder=tmp_path / "whole")
     whole.train()

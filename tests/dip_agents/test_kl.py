@@ -37,6 +37,7 @@ def true_kl(logits, reference):
     return (logp.exp() * (logp - reference)).sum()
 
 
+@pytest.mark.grpo_property(13)
 def test_k1_and_k3_have_the_right_value_and_k2_is_off(three):
     wanted = true_kl(*three).item()
     assert expectation(k1, *three).item() == pytest.approx(wanted)
@@ -44,6 +45,7 @@ def test_k1_and_k3_have_the_right_value_and_k2_is_off(three):
     assert expectation(k2, *three).item() != pytest.approx(wanted, rel=0.02)
 
 
+@pytest.mark.grpo_property(13)
 def test_only_k2_has_the_right_gradient_and_k1_has_none(three):
     logits, reference = three
 

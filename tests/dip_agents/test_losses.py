@@ -73,6 +73,7 @@ def call(kind, case, kl="k2", **changes):
     return got, logp, entropy
 
 
+@pytest.mark.grpo_property(13)
 @pytest.mark.parametrize("kl", ["k2", "k3"])
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("seed", range(4))
@@ -92,6 +93,7 @@ def test_loss_and_gradient_equal_a_plain_loop(seed, kind, kl):
     np.testing.assert_allclose(entropy.grad.numpy(), -BONUS * weights[:, None] * mask)
 
 
+@pytest.mark.grpo_property(13)
 def test_the_cases_reach_every_branch():
     numbers = {kind: [call(kind, random_case(s))[0].stats.metrics() for s in range(4)]
                for kind in KINDS}  # fmt: skip
@@ -101,6 +103,7 @@ def test_the_cases_reach_every_branch():
             assert any(0 < one["clip_fraction_low"] < 1 for one in numbers[kind]), kind
 
 
+@pytest.mark.grpo_property(1)
 @pytest.mark.parametrize("kind", KINDS)
 def test_on_the_first_update_the_ratio_is_exactly_one_and_the_gradient_that_of_reinforce(kind):
     case = random_case(0)
@@ -117,6 +120,7 @@ def test_on_the_first_update_the_ratio_is_exactly_one_and_the_gradient_that_of_r
     torch.testing.assert_close(logp.grad, reinforce, atol=0, rtol=1e-6)
 
 
+@pytest.mark.grpo_property(13)
 @pytest.mark.parametrize(
     ("ratio", "advantage", "dual", "loss", "low", "high"),
     [
@@ -178,6 +182,7 @@ def test_gspo_moves_all_tokens_of_a_rollout_by_one_ratio():
     torch.testing.assert_close(logp.grad, torch.full((1, 2), -math.exp(0.1) / 2))
 
 
+@pytest.mark.grpo_property(2)
 @settings(deadline=None, max_examples=30)
 @given(
     seed=st.integers(0, 10_000),
@@ -208,6 +213,7 @@ def test_however_a_batch_is_cut_loss_gradient_and_statistics_add_up(seed, kind, 
     assert stats.metrics() == pytest.approx(whole.stats.metrics(), abs=1e-12)
 
 
+@pytest.mark.grpo_property(4)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("junk", [math.nan, -math.inf, 1e30])
 def test_nothing_outside_the_mask_reaches_loss_gradient_or_statistics(junk, kind):
@@ -224,6 +230,7 @@ def test_nothing_outside_the_mask_reaches_loss_gradient_or_statistics(junk, kind
     assert not dirty[1][~torch.tensor(mask)].any()
 
 
+@pytest.mark.grpo_property(14)
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_empty_mask_gives_a_zero_that_still_has_a_gradient(kind):
     logp = torch.randn(2, 3, requires_grad=True)

@@ -79,6 +79,7 @@ def vlm(request, micro):
     return micro(request.param)
 
 
+@pytest.mark.grpo_property(5)
 def test_logprobs_and_every_gradient_equal_those_of_plain_batching(vlm):
     buffers = rollouts(vlm)
     assert packed_tokens(buffers) < sum(map(len, buffers)) - 40
@@ -90,6 +91,7 @@ def test_logprobs_and_every_gradient_equal_those_of_plain_batching(vlm):
     assert vlm.has_deepstack == any("deepstack" in name for name in relative)
 
 
+@pytest.mark.grpo_property(5)
 @pytest.mark.parametrize("members", [[0], [0, 4], [1, 3, 5]])
 def test_one_group_or_one_rollout_is_exact_too(vlm, members):
     difference, relative = errors(vlm, [rollouts(vlm)[i] for i in members])

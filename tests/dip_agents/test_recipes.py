@@ -63,6 +63,7 @@ def reinforced(folder, toy, config, out, quiet, **changes):
     return loaded.vlm
 
 
+@pytest.mark.grpo_property(10)
 def test_a_run_on_the_real_model_goes_on_bit_for_bit(
     taught, toy, config, tmp_path, quiet, monkeypatch
 ):

@@ -43,6 +43,7 @@ def test_buffers_hold_what_was_said_and_the_rewards_of_the_environment(micro, to
         assert [r.reward for r in group.rollouts] == [turn.reward for turn in turns]
 
 
+@pytest.mark.grpo_property(8)
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @torch.no_grad()
 def test_sampler_and_trainer_speak_of_the_same_distribution(micro, toy, brief_rules, temperature):
@@ -56,6 +57,7 @@ def test_sampler_and_trainer_speak_of_the_same_distribution(micro, toy, brief_ru
                 assert buffer.logprobs[t] == pytest.approx(float(out.logprobs[row, t]), abs=1e-4)
 
 
+@pytest.mark.grpo_property(11)
 def test_the_same_seed_and_step_say_the_same_and_members_differ(micro, toy, brief_rules):
     vlm = micro("qwen3_vl")
     first, again = play(vlm, toy, brief_rules), play(vlm, toy, brief_rules)
@@ -98,6 +100,7 @@ TURNS = st.one_of(
 )
 
 
+@pytest.mark.grpo_property(7)
 def test_whatever_is_said_and_however_little_room_there_is_every_image_is_whole(
     micro, brief_rules, speaker
 ):
@@ -147,6 +150,7 @@ def test_whatever_is_said_and_however_little_room_there_is_every_image_is_whole(
     assert min(seen[how] for how in (*ENDINGS, "looked", "looked again", "no room left")) > 5, seen
 
 
+@pytest.mark.grpo_property(7)
 def test_there_is_room_for_a_token_after_every_observation_at_every_budget(
     micro, toy, brief_rules, speaker
 ):

@@ -110,6 +110,7 @@ SHOWN = {
 """What half a group of each adversary shows; the others change what is paid, not what is seen."""
 
 
+@pytest.mark.grpo_property(12)
 def test_the_honest_show_nothing(play, honest):
     assert names(honest, honest) == []
     assert names(play(scenes=[5, 6, 7, 8]), honest) == []
@@ -119,6 +120,7 @@ def test_the_honest_show_nothing(play, honest):
     assert names(mixed, honest) == []
 
 
+@pytest.mark.grpo_property(12)
 @pytest.mark.parametrize("adversary", ADVERSARIES, ids=lambda adversary: adversary.name)
 def test_an_adversary_shows_exactly_its_symptom(play, honest, adversary):
     wanted = [SHOWN[adversary.name]] if adversary.name in SHOWN else []
@@ -134,6 +136,7 @@ def test_groups_that_all_do_the_same_have_nothing_to_learn(play, honest):
     assert names(numbers, honest) == ["nothing to learn"]
 
 
+@pytest.mark.grpo_property(12)
 @pytest.mark.parametrize(
     ("change", "name", "sign"),
     [

@@ -57,6 +57,7 @@ def test_logprob_and_entropy_worked_by_hand():
     torch.testing.assert_close(entropy, torch.tensor([math.log(2)]))
 
 
+@pytest.mark.grpo_property(14)
 @settings(max_examples=60, deadline=None)
 @given(
     rows=st.integers(1, 9),
@@ -77,6 +78,7 @@ def test_values_and_gradients_equal_the_dense_head(rows, vocabulary, tile, ban, 
         torch.testing.assert_close(one, other, atol=1e-9, rtol=1e-9)
 
 
+@pytest.mark.grpo_property(14)
 def test_both_gradients_pass_gradcheck_with_a_bias():
     hidden, weight, ids, banned = problem(5, 11, size=3, dtype=torch.float64, ban=2)
     bias = torch.linspace(-1, 1, 11, dtype=torch.float64).requires_grad_()
@@ -119,6 +121,7 @@ def test_a_banned_id_has_logprob_minus_infinity_as_in_the_dense_head():
     assert logp[1] == -torch.inf and entropy.isfinite().all()
 
 
+@pytest.mark.grpo_property(14)
 def test_no_rows_give_an_empty_result_and_zero_gradients():
     hidden, weight, ids, banned = problem(0, 6)
     logp, entropy, to_hidden, to_weight = run(tiled_logprobs, hidden, weight, ids, banned=banned)

@@ -48,6 +48,7 @@ def test_a_copy_grows_on_its_own():
     assert (len(buffer), len(copy)) == (1, 2)
 
 
+@pytest.mark.grpo_property(7)
 @given(
     st.integers(1, 30),
     st.lists(st.tuples(st.integers(0, 6), st.integers(0, 8)), max_size=8),

@@ -112,6 +112,7 @@ def test_a_full_memory_halves_the_micro_batches_and_gives_the_same_update(error,
     assert not torch.equal(tight.model.table, Follower().table)
 
 
+@pytest.mark.grpo_property(1)
 def test_the_first_update_has_ratio_exactly_one_after_memory_ran_out():
     tight = make(replace(CONFIG, updates_per_batch=1), Follower(memory=24))
     numbers = tight.update(batch(), 0.1)
@@ -173,6 +174,7 @@ def test_other_errors_are_not_taken_for_a_full_memory():
     assert broken.token_limit is None
 
 
+@pytest.mark.grpo_property(2)
 @pytest.mark.parametrize("kind", ["clipped", "gspo", "cispo", "dppo_tv"])
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "constant_length"])
 def test_every_loss_under_every_aggregation_is_independent_of_micro_batches(kind, aggregation):
@@ -210,6 +212,7 @@ class Neighbour(Ranks):
             parameter.grad = everyone[0] + everyone[1]
 
 
+@pytest.mark.grpo_property(2)
 @pytest.mark.parametrize("second_has", [{1, 2, 5}, set()])
 @pytest.mark.parametrize("kind", ["clipped", "gspo", "cispo", "dppo_tv"])
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "constant_length"])
@@ -236,6 +239,7 @@ def test_two_ranks_learn_what_one_learns(kind, aggregation, second_has):
         same_but_for_rounding(numbers, wanted)
 
 
+@pytest.mark.grpo_property(1)
 @pytest.mark.parametrize("aggregation", ["token_mean", "sequence_mean", "constant_length"])
 @pytest.mark.parametrize("kind", ["clipped", "gspo", "cispo", "dppo_tv"])
 def test_the_first_gradient_is_that_of_reinforce(kind, aggregation):

@@ -61,6 +61,7 @@ def test_positions_equal_get_rope_index(talk):
         assert after == len(buffer) + int(delta)
 
 
+@pytest.mark.grpo_property(5)
 @torch.no_grad()
 def test_logprobs_of_a_ragged_batch_equal_the_stock_forward_of_each_row(talk):
     vlm, buffers = talk
@@ -95,6 +96,7 @@ def learned(vlm, buffers):
     return out, grads
 
 
+@pytest.mark.grpo_property(4)
 def test_the_label_of_a_masked_token_changes_nothing_at_all(talk, monkeypatch):
     vlm, buffers = talk
     clean, grads = learned(vlm, buffers)
@@ -111,6 +113,7 @@ def test_the_label_of_a_masked_token_changes_nothing_at_all(talk, monkeypatch):
     assert not clean.logprobs[~clean.mask].any() and not clean.entropy[~clean.mask].any()
 
 
+@pytest.mark.grpo_property(4)
 @pytest.mark.parametrize("turn", [0, 1])
 def test_the_id_of_a_masked_token_is_context_for_all_that_follows_it(talk, turn):
     vlm, buffers = talk
@@ -130,6 +133,7 @@ def test_the_id_of_a_masked_token_is_context_for_all_that_follows_it(talk, turn)
     assert not any(torch.allclose(a, b) for a, b in zip(grads[-3:], other_grads[-3:], strict=True))
 
 
+@pytest.mark.grpo_property(14)
 def test_a_rollout_in_which_the_policy_said_nothing_gives_a_zero_that_has_a_gradient(talk):
     vlm, buffers = talk
     silent = buffers[0].copy()
@@ -148,6 +152,7 @@ def test_every_weight_gets_a_gradient(talk):
     assert silent == []
 
 
+@pytest.mark.grpo_property(5)
 @torch.no_grad()
 def test_padding_does_not_move_a_logprob(talk):
     vlm, buffers = talk

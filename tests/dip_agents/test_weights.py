@@ -81,6 +81,7 @@ def test_merging_leaves_half_precision_weights_as_they_were(lora):
     assert torch.equal(layer.weight, before)
 
 
+@pytest.mark.grpo_property(9)
 @torch.no_grad()
 def test_with_its_adapter_off_a_model_is_its_base_bit_for_bit(fresh_micro, lora, buffers):
     base = fresh_micro().token_logprobs(buffers, 0.7)
@@ -95,6 +96,7 @@ def test_with_its_adapter_off_a_model_is_its_base_bit_for_bit(fresh_micro, lora,
     assert all(torch.equal(w, m.weight) for w, m in zip(under, _adapted(lora), strict=True))
 
 
+@pytest.mark.grpo_property(9)
 @torch.no_grad()
 def test_merged_weights_say_what_the_adapter_says(lora, buffers, tmp_path, brief_rules):
     before = {name: tensor.clone() for name, tensor in lora.state_dict().items()}
@@ -107,6 +109,7 @@ def test_merged_weights_say_what_the_adapter_says(lora, buffers, tmp_path, brief
     assert all(torch.equal(tensor, before[name]) for name, tensor in lora.state_dict().items())
 
 
+@pytest.mark.grpo_property(9)
 @torch.no_grad()
 def test_the_decoder_samples_with_the_adapter_and_leaves_the_weights_alone(lora, toy, brief_rules):
     before = {name: tensor.clone() for name, tensor in lora.model.state_dict().items()}
@@ -124,6 +127,7 @@ def test_the_decoder_samples_with_the_adapter_and_leaves_the_weights_alone(lora,
     assert all(torch.equal(tensor, before[n]) for n, tensor in lora.model.state_dict().items())
 
 
+@pytest.mark.grpo_property(9)
 @torch.no_grad()
 def test_merging_in_place_and_back_changes_neither_what_is_said_nor_what_is_decoded(lora, buffers):
     wanted = lora.token_logprobs(buffers).logprobs

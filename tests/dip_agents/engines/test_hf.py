@@ -154,6 +154,7 @@ class FedTokens:
         return [next(features) if i == buffer.image_token_id else i for i in buffer.ids]
 
 
+@pytest.mark.grpo_property(6)
 @pytest.mark.parametrize("slots", [256, 3, 1])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_a_row_attends_to_is_its_buffer_token_by_token(
@@ -200,6 +201,7 @@ def test_what_a_row_attends_to_is_its_buffer_token_by_token(
         ]
 
 
+@pytest.mark.grpo_property(8)
 @pytest.mark.parametrize("slots", [256, 3, 1])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_ragged_turns_with_new_images_have_the_logprobs_of_whole_forwards(micro, family, slots):
@@ -264,6 +266,7 @@ def test_greedy_decoding_equals_generate_token_for_token(micro, family):
     assert list(ours.ids) == theirs.tolist()
 
 
+@pytest.mark.grpo_property(11)
 def test_rows_do_not_depend_on_slots_neighbours_or_the_clock(micro):
     vlm = micro("qwen3_vl")
     usual = play(vlm)
