@@ -161,7 +161,9 @@ class _Table:
         if self.recorder is not None:
             self.recorder.step_member(member, action, turn)
         if episode.done or turn.message is None:
-            self.endings[member] = "answer" if episode.answered else "max_turns"
+            full = sample.truncated and len(buffer) >= self.token_budget
+            cut = "token_budget" if full else "max_turns"
+            self.endings[member] = "answer" if episode.answered else cut
             return None
         ids, images = self.chat.reply(turn.message)
         keys = [image.key for image in images]

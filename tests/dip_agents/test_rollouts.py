@@ -202,3 +202,17 @@ def test_the_reward_is_the_weighted_sum_of_the_terms(micro, toy, brief_rules):
             assert rollout.weights == brief_rules.reward.weights
             total = sum(rollout.weights[name] * value for name, value in rollout.terms.items())
             assert rollout.reward == pytest.approx(total)
+
+
+def test_an_answer_cut_by_the_budget_in_the_last_turn_counts_as_cut(micro, toy, brief_rules):
+    vlm = micro("qwen3_vl")
+    rules = replace(brief_rules, max_turns=1)
+    prompt = play(vlm, toy, rules)[0].rollouts[0].buffer.loss_mask.index(1)
+    sampling = Sampling(1.0, 64, prompt + 20)  # the turn may be longer than what is left
+    groups = collect(HFEngine(vlm), toy, [0], 4, rules, seed=0, sampling=sampling)
+    assert [len(r.buffer) for r in groups[0].rollouts] == [prompt + 20] * 4
+    assert {r.info["ending"] for r in groups[0].rollouts} == {"token_budget"}
+    roomy = collect(
+        HFEngine(vlm), toy, [0], 4, rules, seed=0, sampling=Sampling(1.0, 20, prompt + 64)
+    )
+    assert {r.info["ending"] for r in roomy[0].rollouts} == {"max_turns"}
