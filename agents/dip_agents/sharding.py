@@ -86,6 +86,11 @@ class ShardedVLM:
         """The model in slices; only ``token_logprobs`` may run it."""
         return self.vlm.model
 
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether rollouts of one group share their prompt, as in the whole model."""
+        return self.vlm.shares_prefix
+
     def token_logprobs(
         self, buffers: Sequence[TokenBuffer], temperature: float = 1.0
     ) -> TokenLogprobs:
