@@ -68,10 +68,8 @@ class VLMPolicy:
                 Chunk(tuple(buffers[i].ids), tuple(buffers[i].images), observations[i].messages)
                 for i in fits
             ]
-            longest = max(len(chunk.ids) for chunk in chunks) + self.max_new_tokens
-            sampling = Sampling(
-                self.temperature, self.max_new_tokens, min(longest, self.token_budget)
-            )
+            # The same limits in every call: an engine may keep memory and graphs of that size.
+            sampling = Sampling(self.temperature, self.max_new_tokens, self.token_budget)
             samples: dict[int, Sample] = {}
             # One turn each: the environment answers between two calls of this policy.
             self.engine.play(

@@ -8,6 +8,7 @@ capture by a plain call.
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -22,24 +23,36 @@ Capture = Callable[[Callable[[], Tensor]], tuple[Callable[[], None], Tensor]]
 """Work -> how to repeat it, and the tensor its result appears in."""
 
 
-def capture_cuda_graph(work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
-    """Record work as a CUDA graph.
+class CudaCapture:
+    """Records work as CUDA graphs that share one pool of memory.
 
-    Args:
-        work: reads and writes tensors whose addresses stay.
-
-    Returns:
-        What replays it, and its output, which every replay overwrites.
+    Sharing is safe here: what a graph returns is read before the next one replays.
     """
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):  # libraries allocate at their first call, which must not be
-        work()  # recorded
-    torch.cuda.current_stream().wait_stream(side)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        out = work()
-    return graph.replay, out
+
+    def __init__(self) -> None:
+        """Take no memory yet."""
+        self._pool: Any = None
+
+    def __call__(self, work: Callable[[], Tensor]) -> tuple[Callable[[], None], Tensor]:
+        """Record work.
+
+        Args:
+            work: reads and writes tensors whose addresses stay.
+
+        Returns:
+            What replays it, and its output, which every replay overwrites.
+        """
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):  # libraries allocate at their first call, which must not be
+            work()  # recorded
+        torch.cuda.current_stream().wait_stream(side)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph, pool=self._pool):
+            out = work()
+        return graph.replay, out
 
 
 class GraphedDecoder:
@@ -50,9 +63,9 @@ class GraphedDecoder:
         capture: records work; other than CUDA graphs in tests only.
     """
 
-    def __init__(self, decoder: TextDecoder, capture: Capture = capture_cuda_graph) -> None:
+    def __init__(self, decoder: TextDecoder, capture: Capture | None = None) -> None:
         """Record nothing yet; every size is recorded when it is first needed."""
-        self.decoder, self.capture = decoder, capture
+        self.decoder, self.capture = decoder, capture or CudaCapture()
         self.dtype, self.ban = decoder.dtype, decoder.ban
         self._cache: SlotCache | None = None
         self._graphs: dict[tuple[int, int], tuple[Callable[[], None], Tensor]] = {}
@@ -63,13 +76,17 @@ class GraphedDecoder:
         self.decoder.refresh()
 
     def new_cache(self, slots: int, capacity: int) -> SlotCache:
-        """Return the cache of the last play where it has the size, since graphs know its address.
+        """Return the cache of the last play where it is large enough: graphs know its address.
 
         What it holds is overwritten before it is read.
         """
         held = self._cache
-        if held is None or (held.slots, held.capacity) != (slots, capacity):
-            self._graphs.clear()  # before the new cache: they keep the old one alive
+        if held is None or held.slots < slots or held.capacity < capacity:
+            if held is not None:
+                slots, capacity = max(slots, held.slots), max(capacity, held.capacity)
+            # Before the new cache: graphs keep the old one alive.
+            self._graphs.clear()
+            self._cache = held = None
             self._cache = held = self.decoder.new_cache(slots, capacity)
             held.reserve(capacity)
             self._inputs = torch.zeros(3, slots, dtype=torch.long, device=held.store.device)

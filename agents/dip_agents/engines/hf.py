@@ -23,8 +23,9 @@ from dip_agents.token_buffer import EncodedImage
 from dip_agents.vlm import VLM
 from dip_agents.weights import copy_weights
 
-REPLY_LAG = 2
-"""Steps of decoding that the environment gets to answer before the engine waits for it."""
+REPLY_LAG = {"cpu": 4, "cuda": 16}
+"""Steps of decoding that the environment gets to answer before the engine waits for it, by device:
+a step takes about as long on both, but a GPU plays more rows at once."""
 
 
 class HFEngine:
@@ -167,6 +168,7 @@ class _Play:
         self.ready: list[tuple[_Row, Chunk]] = []
         self.prefixes: dict[int, _Prefix] = {}
         self.clock = 0
+        self.lag = REPLY_LAG.get(self.vlm.device.type, REPLY_LAG["cuda"])
         self.ban = decoder.ban
         # Replies are fed together: one row at a time would waste the width of a forward pass.
         self.together = max(1, slots // 4)
@@ -210,7 +212,7 @@ class _Play:
             )
             for (prompt, row), state in zip(firsts.items(), states, strict=True):
                 columns = self.cache.columns(row.slot, row.length)
-                self.prefixes[prompt] = _Prefix(columns, state, row.length, row.position)
+                self.prefixes[prompt] = _Prefix(columns, state.clone(), row.length, row.position)
         by_prompt: dict[int, list[_Row]] = {}
         for row in rows:
             prompt = row.number // self.repeats
@@ -298,7 +300,7 @@ class _Play:
         sample = Sample(tuple(row.ids), tuple(row.logprobs), not ended)
         row.unfed = row.ids[-1] if row.ids else None
         answer = self.environment.submit(self.reply, row.number, sample)
-        self.waiting.append(_Waiting(row, answer, self.clock + REPLY_LAG))
+        self.waiting.append(_Waiting(row, answer, self.clock + self.lag))
 
     def _gather(self) -> None:
         """Bring the live rows to the first slots, by swapping with whatever is there."""
@@ -347,7 +349,7 @@ class _Play:
         vlm, device = self.vlm, self.vlm.device
         fed = [[*([] if row.unfed is None else [row.unfed]), *chunk.ids] for row, chunk in pairs]
         longest = max(map(len, fed))
-        ids = np.full((len(fed), longest), vlm.processor.tokenizer.pad_token_id)
+        ids = np.full((len(fed), longest), vlm.chat.eos_token_id)
         self.cache.reserve(
             max(row.length + len(tokens) for (row, _), tokens in zip(pairs, fed, strict=True))
         )

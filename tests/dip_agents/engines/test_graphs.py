@@ -43,18 +43,19 @@ def test_replayed_steps_equal_plain_ones_and_leave_other_rows_alone(micro):
     assert recorder.count == 2  # 8 rows, then 4
 
 
-def test_a_cache_of_the_same_size_keeps_its_graphs_and_another_drops_them(micro):
+def test_a_cache_that_is_large_enough_keeps_its_graphs_and_a_larger_one_drops_them(micro):
     recorder = Recorder()
     decoder = GraphedDecoder(TextDecoder(micro("qwen3_vl")), recorder)
     decoder.refresh()
     one = torch.zeros(1, dtype=torch.long)
     first = decoder.new_cache(2, 8)
-    decoder.feed(first, one, one, one, 1)
-    assert decoder.new_cache(2, 8) is first
-    decoder.feed(first, one, one, one, 1)
+    for slots, capacity in ((2, 8), (1, 8), (2, 5)):
+        assert decoder.new_cache(slots, capacity) is first
+        decoder.feed(first, one, one, one, 1)
     assert recorder.count == 1
-    other = decoder.new_cache(2, 9)
+    other = decoder.new_cache(1, 9)
     assert other is not first
+    assert (other.slots, other.capacity) == (2, 9)  # never smaller than before
     decoder.feed(other, one, one, one, 1)
     assert recorder.count == 2
 
