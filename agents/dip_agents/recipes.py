@@ -301,5 +301,6 @@ def _reference(
         sharded = ShardedVLM(vlm, ranks)
         sharded.model.requires_grad_(False)
         return lambda buffers: sharded.token_logprobs(buffers, config.temperature).logprobs
-    frozen = VLM(copy.deepcopy(vlm.model).requires_grad_(False).eval(), vlm.processor, vlm.autocast)
+    weights = copy.deepcopy(vlm.model).requires_grad_(False).eval()
+    frozen = type(vlm)(weights, vlm.processor, vlm.autocast)
     return lambda buffers: frozen.token_logprobs(buffers, config.temperature).logprobs

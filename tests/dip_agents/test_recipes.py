@@ -2,15 +2,25 @@ import json
 from dataclasses import replace
 
 import pytest
+import torch
 from rich.console import Console
 
 from dip_agents.engines.hf import HFEngine
 from dip_agents.grpo_config import GRPOConfig
 from dip_agents.logs import read_metrics
 from dip_agents.models import LoadedModel, load_model, tiny_texts
-from dip_agents.recipes import measure_model, reinforce, report_gain, scene_indices, teach
+from dip_agents.ranks import Ranks
+from dip_agents.recipes import (
+    _reference,
+    measure_model,
+    reinforce,
+    report_gain,
+    scene_indices,
+    teach,
+)
 from dip_agents.sft import SFTConfig
 from dip_agents.tiny.model import build_tiny
+from dip_agents.token_buffer import TokenBuffer
 from dip_agents.vlm import VLM
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
@@ -196,3 +206,13 @@ def test_huge_sources_never_repeat_a_scene():
     config = GRPOConfig(scenes_per_step=8)
     seen = [i for step in range(1, 200) for i in scene_indices(step, config, 2**31 - 1)]
     assert len(set(seen)) == len(seen)
+
+
+def test_a_frozen_copy_is_the_reference_of_every_family(generic_micro, brief_rules):
+    vlm = generic_micro("llava")
+    reference = _reference(vlm, vlm, GRPOConfig(kl_weight=0.1), Ranks())
+    buffer = TokenBuffer(vlm.image_token_id)
+    buffer.append_env(vlm.chat.tokenizer.encode("people"))
+    buffer.append_policy(vlm.chat.policy_ids("<answer>[]</answer>"), None)
+    with torch.no_grad():
+        torch.testing.assert_close(reference([buffer]), vlm.token_logprobs([buffer]).logprobs)
