@@ -26,7 +26,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dip_agents.random_state import rng_state
+from dip_agents.random_state import check_rng_state, rng_state
 from dip_env.errors import DipError
 
 FORMAT_VERSION = 1
@@ -213,6 +213,21 @@ def check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor])
     for name in weights:
         if name not in expected:
             raise CheckpointError(f"weights: expected no tensor {name!r}; is it another model's?")
+
+
+def check_random_state(found: Checkpoint) -> None:
+    """Check that a checkpoint's random state can go on here, before anything is overwritten.
+
+    Args:
+        found: the checkpoint.
+
+    Raises:
+        CheckpointError: for one written with a GPU where there is none, or another kind of it.
+    """
+    try:
+        check_rng_state(found.rng)
+    except ValueError as error:
+        raise CheckpointError(f"{found.path}: {error}") from error
 
 
 def _check_plain(extra: dict[str, Any]) -> None:

@@ -20,6 +20,7 @@ from dip_agents.advantages import Advantages
 from dip_agents.checkpoints import (
     Checkpoint,
     CheckpointError,
+    check_random_state,
     check_weights,
     latest_checkpoint,
     load_checkpoint,
@@ -266,8 +267,8 @@ class GRPOTrainer:
             The checkpoint, with the caller's own ``extra``.
 
         Raises:
-            CheckpointError: when there is none, or it is damaged or of another run; the model is
-                then untouched.
+            CheckpointError: when there is none, it is damaged or of another run, or it goes on
+                with a GPU's random numbers where there is no such GPU; the model is then untouched.
         """
         source = path or self.checkpoints
         if source is None:
@@ -276,6 +277,7 @@ class GRPOTrainer:
             source = self.ranks.gather(latest_checkpoint(source))[0] or source
         found = load_checkpoint(source, asdict(self.config), self.config.changeable)
         check_weights(found.weights, self.model.state_dict())
+        check_random_state(found)
         try:
             state = split_optimizer_state(found.optimizer, self.parameters)
             self.optimizer.load_state_dict(state)

@@ -41,6 +41,26 @@ def rng_state() -> dict[str, Any]:
     }
 
 
+def check_rng_state(state: Mapping[str, Any]) -> None:
+    """Check that ``set_rng_state`` can restore a state here; nothing changes.
+
+    Args:
+        state: from ``rng_state``, also after a round trip through a file.
+
+    Raises:
+        ValueError: for a state with CUDA where there is none, or where its generator is another.
+    """
+    if not state["cuda"]:
+        return
+    if not torch.cuda.is_available():
+        raise ValueError("random state: expected a CUDA device, got none")
+    here, there = torch.cuda.get_rng_state().shape, state["cuda"][0].shape
+    if here != there:
+        raise ValueError(
+            f"random state: expected {tuple(here)} bytes for this CUDA device, got {tuple(there)}"
+        )
+
+
 def set_rng_state(state: Mapping[str, Any]) -> None:
     """Restore what ``rng_state`` captured.
 
@@ -48,10 +68,9 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
         state: from ``rng_state``, also after a round trip through a file.
 
     Raises:
-        ValueError: for a state with CUDA where there is none; nothing is restored then.
+        ValueError: for a state that ``check_rng_state`` refuses; nothing is restored then.
     """
-    if state["cuda"] and not torch.cuda.is_available():
-        raise ValueError("random state: expected a CUDA device, got none")
+    check_rng_state(state)
     random.setstate(state["python"])
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, np.asarray(keys, dtype=np.uint32), position, has_gauss, cached))

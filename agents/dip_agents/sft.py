@@ -13,7 +13,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from dip_agents.checkpoints import latest_checkpoint, load_checkpoint, save_checkpoint
+from dip_agents.checkpoints import (
+    check_random_state,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
 from dip_agents.generic_vlm import GenericVLM
 from dip_agents.lessons import Lesson
 from dip_agents.logs import RunLogger
@@ -174,6 +179,7 @@ def train_sft(
     path = latest_checkpoint(folder) if folder is not None and resume else None
     if path is not None:
         found = load_checkpoint(path, asdict(config))
+        check_random_state(found)
         vlm.load_state_dict(found.weights)
         optimizer.load_state_dict(found.optimizer)
         if head is not None:

@@ -19,12 +19,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from dip_agents import checkpoints
 from dip_agents.advantages import AdvantageKind
 from dip_agents.checkpoints import CheckpointError
 from dip_agents.credit import credit
 from dip_agents.grpo import GRPOTrainer
 from dip_agents.grpo_config import GRPOConfig
 from dip_agents.logs import RunLogger, read_metrics
+from dip_agents.random_state import rng_state
 from dip_agents.token_buffer import TokenBuffer
 from dip_agents.training_batch import training_batch
 from dip_agents.update import NonFiniteUpdateError
@@ -474,6 +476,30 @@ def test_extra_state_comes_back_and_a_foreign_model_is_refused_untouched(tmp_pat
         foreign.resume()
     assert torch.equal(before, foreign.model.embed.weight)
     assert foreign.step == 0
+
+
+@pytest.mark.parametrize(
+    ("device", "message"),
+    [
+        (False, "step_000001: random state: expected a CUDA device, got none"),
+        (True, r"expected \(24,\) bytes for this CUDA device, got \(16,\)"),
+    ],
+)
+def test_the_random_state_of_another_device_is_refused_untouched(
+    tmp_path, monkeypatch, device, message
+):
+    with_gpu = rng_state() | {"cuda": [torch.zeros(16, dtype=torch.uint8)]}
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "rng_state", lambda: with_gpu)
+        make_trainer(replace(SMALL, steps=1), tmp_path).train()
+    other = make_trainer(SMALL, tmp_path)
+    weights = [parameter.clone() for parameter in other.parameters]
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: device)
+    monkeypatch.setattr(torch.cuda, "get_rng_state", lambda *_: torch.zeros(24, dtype=torch.uint8))
+    with pytest.raises(CheckpointError, match=message):
+        other.resume()
+    assert all(torch.equal(a, b) for a, b in zip(weights, other.parameters, strict=True))
+    assert (other.step, other.optimizer.state_dict()["state"]) == (0, {})
 
 
 def equal(groups, rows):
