@@ -27,6 +27,7 @@ from dip_agents.checkpoints import (
     save_checkpoint,
 )
 from dip_agents.credit import credit
+from dip_agents.engines.base import EngineError
 from dip_agents.entropy_target import EntropyTarget
 from dip_agents.exchange import everyones_groups
 from dip_agents.grpo_config import GRPOConfig
@@ -37,7 +38,13 @@ from dip_agents.rollout_metrics import environment_times, rollout_metrics
 from dip_agents.split_tensors import gathered, split_optimizer_state
 from dip_agents.stopping import Stopping, StopRequestedError
 from dip_agents.training_batch import TrainingBatch, training_batch
-from dip_agents.update import NonFiniteUpdateError, PolicyModel, Reference, Updater
+from dip_agents.update import (
+    NonFiniteUpdateError,
+    PolicyModel,
+    Reference,
+    RolloutTooLongError,
+    Updater,
+)
 from dip_agents.weights import fingerprint
 from dip_env.errors import ConfigError
 
@@ -123,14 +130,16 @@ class GRPOTrainer:
         """Run from the step after ``self.step`` to the last.
 
         A new run seeds all random generators with ``config.seed``; a resumed one goes on with
-        those it had. On Ctrl-C, SIGTERM or the loss of another rank, the last finished step is
-        saved where one process has all of it.
+        those it had. On Ctrl-C, SIGTERM and the errors below that may come in any step, the last
+        finished step is saved where one process has all of it; they say where to go on from.
 
         Raises:
             CheckpointError: for a new run in a folder that holds the checkpoints of another.
             NonFiniteUpdateError: when an update is not finite.
-            StopRequestedError: after a signal; says where to go on from.
-            LostRankError: when another rank is gone; says where to go on from.
+            RolloutTooLongError: when a single rollout does not fit into memory.
+            EngineError: when the engine that plays cannot go on.
+            StopRequestedError: after a signal.
+            LostRankError: when another rank is gone.
             RanksDifferError: when ranks have other settings or weights than the first.
         """
         config = self.config
@@ -150,8 +159,8 @@ class GRPOTrainer:
             except StopRequestedError as error:
                 words = f"{error} at {self.ranks.doing}; {self._rescued()}"
                 raise StopRequestedError(words) from error
-            except LostRankError as error:
-                raise LostRankError(f"{error}; {self._rescued()}") from error
+            except (LostRankError, NonFiniteUpdateError, RolloutTooLongError, EngineError) as error:
+                raise type(error)(f"{error}; {self._rescued()}") from error
 
     def _train_step(self, step: int) -> None:
         config = self.config

@@ -197,14 +197,14 @@ class Updater:
                 except RuntimeError as error:
                     if not out_of_memory(error):
                         raise
+                    reason = str(error).partition("\n")[0]
                     if self.ranks.sharded:
                         # The others are in the middle of this micro-batch and wait for its layers.
                         raise RolloutTooLongError(
                             f"expected {len(rows)} rollouts of up to {self._longest(batch, rows)} "
-                            f"tokens to fit into memory, got: {error}; a smaller "
+                            f"tokens to fit into memory, got: {reason}; a smaller "
                             "micro_batch_tokens may help"
                         ) from error
-                    reason = str(error).partition("\n")[0]
                     break
             else:
                 return done

@@ -3,6 +3,7 @@
 The world draws from torch's global generator, so that resuming must also restore that.
 """
 
+import math
 import signal
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
@@ -12,12 +13,14 @@ import torch
 from torch import Tensor, nn
 
 from dip_agents.checkpoints import latest_checkpoint, load_checkpoint
+from dip_agents.engines.base import EngineError
 from dip_agents.grpo import GRPOTrainer
 from dip_agents.grpo_config import GRPOConfig
 from dip_agents.logs import RunLogger, read_metrics
 from dip_agents.ranks import LostRankError
 from dip_agents.stopping import StopRequestedError
 from dip_agents.token_buffer import TokenBuffer
+from dip_agents.update import NonFiniteUpdateError, RolloutTooLongError
 
 CONFIG = GRPOConfig(
     steps=5,
@@ -169,6 +172,58 @@ def test_a_rank_lost_before_the_weights_move_costs_no_finished_step(tmp_path, wh
     with pytest.raises(LostRankError, match=r"\(gone\); the last complete checkpoint is .*_000003"):
         trainer.train()
     assert_goes_on_as_if_nothing_had_been(tmp_path, whole)
+
+
+def not_finite(trainer):
+    trainer.updater.reference = lambda buffers: torch.full((len(buffers), 4), math.nan)
+    trainer.updater.config = replace(CONFIG, kl_weight=0.1)
+
+
+def too_long(trainer):
+    def token_logprobs(buffers, temperature=1.0):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to\nallocate")
+
+    trainer.model.token_logprobs = token_logprobs
+
+
+def engine_fails(trainer):
+    torch.randn(3)  # drawn by the step that cannot go on
+    raise EngineError("http://127.0.0.1: expected status 200, got 500")
+
+
+@pytest.mark.parametrize(
+    ("fail", "kind", "words"),
+    [
+        (not_finite, NonFiniteUpdateError, "step 4: expected a finite loss"),
+        (too_long, RolloutTooLongError, "expected a single rollout to fit into memory"),
+        (engine_fails, EngineError, "http://127.0.0.1: expected status 200, got 500"),
+    ],
+)
+def test_a_step_that_cannot_be_done_costs_none_of_those_before(tmp_path, whole, fail, kind, words):
+    trainer = make_trainer(tmp_path)
+    trainer.before = lambda step, member: step < 4 or fail(trainer)
+    with pytest.raises(kind) as found:
+        trainer.train()
+    assert type(found.value) is kind
+    message, saved = str(found.value), tmp_path / "checkpoints" / "step_000003"
+    assert message.startswith(words) and "\n" not in message
+    assert message.endswith(f"; the last complete checkpoint is {saved}: go on from there with resume")
+    assert_goes_on_as_if_nothing_had_been(tmp_path, whole)
+
+
+def test_a_second_update_that_is_not_finite_saves_no_half_done_step(tmp_path):
+    trainer = make_trainer(tmp_path)
+    move = trainer.optimizer.step
+
+    def broken():
+        move()
+        if trainer.step == 3:
+            trainer.model.logits.data.fill_(math.nan)
+
+    trainer.optimizer.step = broken
+    with pytest.raises(NonFiniteUpdateError, match="there is no checkpoint yet"):
+        trainer.train()
+    assert latest_checkpoint(tmp_path / "checkpoints") is None
 
 
 def test_weights_that_have_begun_to_move_are_not_saved(tmp_path):
