@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dip_agents.chat_tokens import ChatTokens
 from dip_agents.fast_vision import speed_up_vision
+from dip_agents.feature_cache import FeatureCache, Features
 from dip_agents.packed_attention import attend_packed
 from dip_agents.positions import row_positions, token_positions
 from dip_agents.recompute import recompute_activations
@@ -81,6 +82,7 @@ class VLM:
         self.shares_prefix = attend_packed(base.model.language_model)
         """Whether a common prefix of several buffers goes through the model once."""
         self._told = False
+        self._kept = FeatureCache()
         vocabulary = base.get_input_embeddings().weight.shape[0]
         ban = torch.zeros(vocabulary)
         ban[self.chat.banned_ids] = -torch.inf
@@ -179,7 +181,7 @@ class VLM:
     def features_of(
         self, images: Iterable[EncodedImage]
     ) -> dict[bytes, tuple[Tensor, list[Tensor]]]:
-        """Encode each distinct image once.
+        """Encode each distinct image once, and not again while a frozen vision tower stays.
 
         Args:
             images: any number, repeats allowed.
@@ -190,11 +192,30 @@ class VLM:
         unique = {image.key: image for image in images}
         if not unique:
             return {}
-        out = self.encode(list(unique.values()))
-        return {
-            key: (out.embeds[i], [layer[i] for layer in out.deepstack])
-            for i, key in enumerate(unique)
+        weights = list(self.core.model.visual.parameters())
+        frozen = not any(weight.requires_grad for weight in weights)
+        known: dict[bytes, Features] = {}
+        if frozen:
+            known = self._kept.known(unique, sum(weight._version for weight in weights))
+        missing = [image for key, image in unique.items() if key not in known]
+        if not missing:
+            return known
+        out = self.encode(missing)
+        made = {
+            image.key: (out.embeds[i], [layer[i] for layer in out.deepstack])
+            for i, image in enumerate(missing)
         }
+        if frozen:
+            self._kept.add(made)
+        return known | made
+
+    def forget_images(self) -> None:
+        """Drop what a frozen vision tower made of earlier images.
+
+        Called when play begins, so that a step is the same after a resume: features depend, in
+        their last bits, on the batch that they were made in.
+        """
+        self._kept.clear()
 
     def embed(
         self,

@@ -2,7 +2,10 @@ import numpy as np
 import pytest
 import torch
 
+from dip_agents.engines.base import Sampling
+from dip_agents.engines.hf import HFEngine
 from dip_agents.losses import policy_loss
+from dip_agents.rollouts import collect
 from dip_agents.token_buffer import PlaceholderError, TokenBuffer
 from dip_agents.vlm import VLM
 from dip_env.episode import Message
@@ -181,3 +184,26 @@ def test_a_lora_checkpoint_holds_the_adapter_only_and_comes_back(fresh_micro):
     assert all(not tensor.any() for tensor in lora.state_dict().values())
     with pytest.raises(RuntimeError, match="expected names of this model, got 'nobody'"):
         lora.load_state_dict({"nobody": torch.zeros(1)})
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_frozen_vision_tower_sees_an_image_once_and_one_that_learns_each_time(
+    fresh_micro, toy, brief_rules, monkeypatch, frozen
+):
+    vlm = fresh_micro()
+    vlm.core.model.visual.requires_grad_(not frozen)
+    seen = []
+    encode = vlm.encode
+    monkeypatch.setattr(vlm, "encode", lambda images: (seen.append(len(images)), encode(images))[1])
+    sampling = Sampling(1.0, 8, 200)
+    groups = collect(HFEngine(vlm), toy, [0, 1], 2, brief_rules, seed=0, sampling=sampling)
+    first = sum(seen)
+    assert first >= 2
+    buffers = [r.buffer for g in groups for r in g.rollouts]
+    logprobs = vlm.token_logprobs(buffers).logprobs
+    logprobs.sum().backward()
+    assert sum(seen) == (first if frozen else 2 * first)
+    with torch.no_grad():
+        for weight in vlm.core.model.visual.parameters():
+            weight.mul_(1.5)  # other weights: what was kept is of no use
+    assert not torch.allclose(vlm.token_logprobs(buffers).logprobs, logprobs)

@@ -83,6 +83,7 @@ class HFEngine:
     ) -> None:
         """Play ``repeats`` rows of each prompt to their ends, see ``Engine``."""
         self.vlm.model.eval()
+        self.vlm.forget_images()
         if self._decoder is None:
             decoder = decoder_for(self.vlm)
             self._decoder = graphed(decoder, self.vlm.device) if self.cuda_graphs else decoder
