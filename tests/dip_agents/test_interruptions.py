@@ -207,7 +207,9 @@ def test_a_step_that_cannot_be_done_costs_none_of_those_before(tmp_path, whole, 
     assert type(found.value) is kind
     message, saved = str(found.value), tmp_path / "checkpoints" / "step_000003"
     assert message.startswith(words) and "\n" not in message
-    assert message.endswith(f"; the last complete checkpoint is {saved}: go on from there with resume")
+    assert message.endswith(
+        f"; the last complete checkpoint is {saved}: go on from there with resume"
+    )
     assert_goes_on_as_if_nothing_had_been(tmp_path, whole)
 
 
