@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from dip_agents.image_cache import ImageCache
 from dip_agents.token_buffer import EncodedImage, PlaceholderError
 from dip_env.episode import Message
 
@@ -37,7 +38,7 @@ class ChatTokens:
         self.eos_token_id = int(self.tokenizer.eos_token_id)
         self.merge = int(processor.image_processor.merge_size)
         self.patch = int(processor.image_processor.patch_size)
-        self._images: dict[bytes, EncodedImage] = {}
+        self._images = ImageCache()
 
     @property
     def banned_ids(self) -> list[int]:
@@ -118,9 +119,7 @@ class ChatTokens:
                 )
             patches = out["pixel_values"].to(torch.float32).numpy()
             found = EncodedImage(patches, (t, h, w), t * h * w // self.merge**2, key, image)
-            if len(self._images) >= 1024:
-                self._images.clear()
-            self._images[key] = found
+            self._images.add(found)
         return found
 
     def _content(self, message: Message) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dip_agents.chat_tokens import ChatTokens
+from dip_agents.image_cache import ImageCache
 from dip_agents.token_buffer import EncodedImage, PlaceholderError
 from dip_agents.whole_image import (
     changed_settings,
@@ -76,7 +77,7 @@ class GenericChat(ChatTokens):
         """Axes of the pixel array that the model takes: (N, 3, H, W) or (1, N, 3, H, W)."""
         self._side: tuple[int, ...] | None = None
         self._tokens: dict[tuple[int, int], int] = {}
-        self._images: dict[bytes, EncodedImage] = {}
+        self._images = ImageCache()
 
     @property
     def banned_ids(self) -> list[int]:
@@ -153,9 +154,7 @@ class GenericChat(ChatTokens):
             side = math.isqrt(tokens)
             grid = (1, side, side) if side * side == tokens else (1, 1, tokens)
             found = EncodedImage(picture, grid, tokens, key, image)
-            if len(self._images) >= 1024:
-                self._images.clear()
-            self._images[key] = found
+            self._images.add(found)
         return found
 
     def _understand(self, size: tuple[int, int]) -> None:
