@@ -1,4 +1,6 @@
+import copy
 import logging
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -99,6 +101,40 @@ def test_the_window_and_the_two_way_attention_of_gemma_matter_here(generic_micro
     monkeypatch.setattr(vlm.core.config.text_config, "sliding_window", 1000)
     wide = vlm.token_logprobs(buffers).logprobs
     assert float((base - wide).abs().max()) > 0.01
+
+
+def gradients(vlm, buffers):
+    vlm.model.zero_grad()
+    out = vlm.token_logprobs(buffers)
+    out.logprobs.sum().backward()
+    grads = {n: p.grad for n, p in vlm.model.named_parameters() if p.grad is not None}
+    return out.logprobs.detach(), grads
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_recomputing_activations_changes_nothing(generic_micro, family):
+    base = generic_micro(family)
+    vlm, saving = (GenericVLM(copy.deepcopy(base.model), base.processor) for _ in range(2))
+    saving.checkpoint_activations()
+    calls = []
+    for name, part in saving.model.named_modules():
+        if re.search(r"layers?\.0\.mlp$", name):
+            part.register_forward_pre_hook(lambda *_, name=name: calls.append(name))
+    logprobs, grads = gradients(saving, conversations(base))
+    text, vision = (sum(("vision" in name) is kind for name in calls) for kind in (False, True))
+    assert (text, vision) == (2, 2)  # once more for the backward pass
+    expected, plain = gradients(vlm, conversations(base))
+    torch.testing.assert_close(logprobs, expected, atol=1e-5, rtol=0)
+    assert grads.keys() == plain.keys()
+    for name, grad in plain.items():
+        assert float((grads[name] - grad).norm()) <= 1e-5 * float(grad.norm()) + 1e-7, name
+
+
+def test_a_family_without_marked_layers_is_told(generic_micro, monkeypatch):
+    vlm = generic_micro("llava")
+    monkeypatch.setattr("dip_agents.generic_vlm.GradientCheckpointingLayer", type("Other", (), {}))
+    with pytest.raises(ConfigError, match=r"gradient_checkpointing: .* got llava without"):
+        vlm.checkpoint_activations()
 
 
 @pytest.mark.parametrize("family", FAMILIES)
