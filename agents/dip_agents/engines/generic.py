@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dip_agents.chat_tokens import ChatTokens
 from dip_agents.engines.base import Chunk, Reply, Sample, Sampling, TurnSeed
@@ -51,6 +52,7 @@ class GenericEngine:
         """Play ``repeats`` rows of each prompt to their ends, see ``Engine``."""
         self.vlm.model.eval()
         budget = sampling.token_budget
+        ban = self.vlm.ban  # copied to the device here, not for every token
         live = [
             _Row(number, list(chunk.ids), list(chunk.images))
             for number, chunk in enumerate(c for c in prompts for _ in range(repeats))
@@ -66,11 +68,11 @@ class GenericEngine:
             speaking = [row for row in live if row.limit > 0]
             with self.vlm.precision():
                 for start in range(0, len(speaking), self.rows):
-                    self._speak(speaking[start : start + self.rows], sampling.temperature)
+                    self._speak(speaking[start : start + self.rows], sampling.temperature, ban)
             live = [row for row in live if self._goes_on(row, reply)]
             turn += 1
 
-    def _speak(self, rows: Sequence[_Row], temperature: float) -> None:
+    def _speak(self, rows: Sequence[_Row], temperature: float, ban: Tensor) -> None:
         """Let rows say their turns."""
         vlm, eos = self.vlm, self.chat.eos_token_id
         images = [image for row in rows for image in row.images]
@@ -81,7 +83,7 @@ class GenericEngine:
             if temperature > 0:
                 numbers = [rows[i].draws[len(rows[i].said)] for i in speaking]
                 draws = torch.tensor(numbers, dtype=torch.float64)
-            chosen, logprobs = draw(vlm.logits(states[speaking]), vlm.ban, temperature, draws)
+            chosen, logprobs = draw(vlm.logits(states[speaking]), ban, temperature, draws)
             # A row that has ended is fed its end of turn again and again; nobody reads it.
             fed = [eos] * len(rows)
             for i, token, logprob in zip(speaking, chosen, logprobs, strict=True):

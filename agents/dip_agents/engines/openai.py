@@ -86,7 +86,7 @@ class OpenAIEngine:
         """
         if not self.frozen:
             raise EngineError(
-                "sync: expected an engine whose weights can be set (hf, vllm); a server plays its "
+                "sync: expected an engine whose weights can be set (own, vllm); a server plays its "
                 "own; frozen=True says that this is meant"
             )
 
