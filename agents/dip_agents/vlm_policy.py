@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections import OrderedDict
 from collections.abc import Sequence
 
 from dip_agents.engines.base import Chunk, Engine, Sample, Sampling
@@ -15,7 +16,7 @@ class VLMPolicy:
     """Answers a batch of observations with a vision-language model.
 
     What the model itself said earlier is kept as the tokens it sampled; a conversation this
-    object has not seen is tokenised from its text.
+    object has not seen, or not lately, is tokenised from its text.
 
     Args:
         engine: says what the model says.
@@ -41,7 +42,9 @@ class VLMPolicy:
         self.max_new_tokens = max_new_tokens
         self.token_budget = token_budget
         self.batch_size = batch_size
-        self._spoken: dict[bytes, TokenBuffer] = {}
+        # A finished conversation is never asked for again, and looks like any other.
+        self._kept = 4 * batch_size
+        self._spoken: OrderedDict[bytes, TokenBuffer] = OrderedDict()
 
     def act(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[Completion]:
         """Sample one turn for each observation.
@@ -54,6 +57,7 @@ class VLMPolicy:
             One completion per observation, in order.
         """
         out: list[Completion] = []
+        self._kept = max(self._kept, 4 * len(observations))
         for start in range(0, len(observations), self.batch_size):
             part = slice(start, start + self.batch_size)
             out += self._act(observations[part], seeds[part])
@@ -104,10 +108,10 @@ class VLMPolicy:
         return known
 
     def _remember(self, observation: Observation, text: str, buffer: TokenBuffer) -> None:
-        if len(self._spoken) >= 4096:  # conversations that were never continued
-            self._spoken.clear()
         said = Message("assistant", text, ())
         self._spoken[_key((*observation.messages, said))] = buffer
+        while len(self._spoken) > self._kept:
+            self._spoken.popitem(last=False)
 
 
 def _key(messages: Sequence[Message]) -> bytes:

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import pytest
 
 from dip_agents.engines.hf import HFEngine
 from dip_agents.policy import Policy
 from dip_agents.vlm_policy import VLMPolicy
-from dip_env.episode import Episode
+from dip_env.episode import Episode, Message
 
 
 def test_it_is_a_policy(micro):
@@ -49,6 +51,42 @@ def test_a_conversation_beyond_the_budget_is_told_as_truncated(micro, toy, brief
     completion = policy.act([Episode(toy[0], brief_rules).observation()], [0])[0]
     assert completion.truncated
     assert completion.text == ""
+
+
+def numbered(toy, rules, count):
+    """Openings that all differ."""
+    first = [Episode(toy[i % 4], rules).observation() for i in range(count)]
+    return [
+        replace(o, messages=(replace(o.messages[0], text=f"{i} {o.messages[0].text}"),))
+        for i, o in enumerate(first)
+    ]
+
+
+def test_only_the_latest_conversations_are_kept_and_an_older_one_goes_on(micro, toy, brief_rules):
+    vlm = micro("qwen3_vl")
+    policy = VLMPolicy(HFEngine(vlm), max_new_tokens=4, batch_size=1)
+    asked = numbered(toy, brief_rules, 6)
+    said = []
+    for number, observation in enumerate(asked):
+        said += policy.act([observation], [0])
+        assert len(policy._spoken) == min(number + 1, 4)  # 4 batches of one
+
+    def later(number):
+        turn = (Message("assistant", said[number].text, ()), Message("user", "Go on.", ()))
+        return replace(asked[number], messages=(*asked[number].messages, *turn))
+
+    for number, known in [(0, False), (5, True)]:
+        before = len(policy._spoken)
+        policy._buffer(later(number))
+        assert (len(policy._spoken) < before) == known
+    fresh = VLMPolicy(HFEngine(vlm), max_new_tokens=4)
+    assert policy.act([later(1)], [0])[0].token_ids == fresh.act([later(1)], [0])[0].token_ids
+
+
+def test_conversations_that_are_asked_about_together_are_all_kept(micro, toy, brief_rules):
+    policy = VLMPolicy(HFEngine(micro("qwen3_vl")), max_new_tokens=4, batch_size=1)
+    policy.act(numbered(toy, brief_rules, 6), [0] * 6)
+    assert len(policy._spoken) == 6
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
