@@ -14,6 +14,7 @@ from transformers.utils.logging import disable_progress_bar
 from dip_agents.audit import audit_main
 from dip_agents.commands import Flat, SceneArgs, Scenes, Score, run_scenes, run_score
 from dip_agents.engine_args import EngineArgs
+from dip_agents.engines.base import new_version
 from dip_agents.evaluate import evaluate, print_results
 from dip_agents.grpo_config import GRPOConfig
 from dip_agents.models import DeviceName, DtypeName, load_model, rules_of
@@ -39,6 +40,8 @@ TINY_GRPO = GRPOConfig(
 TINY_SFT = SFTConfig(steps=1900, coordinate_sigma=1.5, dense_weight=1.0)
 """Teaching a tiny model from random weights."""
 
+_WATCHED = ("reward", "F1", "precision", "recall")
+"""Metrics that are logged while a policy learns."""
 Rules = Annotated[EpisodeConfig, tyro.conf.OmitArgPrefixes]
 
 
@@ -274,9 +277,12 @@ def _train_on(ranks: Ranks, args: Train, console: Console) -> int:
             f"engine: expected own with several processes, got {args.sampler.engine}, which starts "
             "processes of its own"
         )
-    if args.sampler.sleep == 2 and args.eval_scenes:
+    if args.eval_scenes:
+        args.sampler.check_measuring("eval_scenes")
+    elif args.grpo.eval_interval:
         raise ConfigError(
-            "sleep: expected 0 or 1 with eval_scenes, got 2, which forgets the weights"
+            f"eval_interval: expected 0 with eval_scenes 0, got {args.grpo.eval_interval}, and "
+            "nothing to measure on"
         )
     loaded = load_model(
         args.policy.model,
@@ -328,6 +334,12 @@ def _train_on(ranks: Ranks, args: Train, console: Console) -> int:
             loaded.vlm, held_out, indices, args.rules, **measured, out=args.out / "before"
         )
         print_results({"before": before}, console)
+
+    def evaluate_now(step: int) -> dict[str, float]:
+        result = measure_model(loaded.vlm, held_out, indices, args.rules, **measured)
+        values = {name: result.metrics[name].value for name in _WATCHED}
+        return {name: value for name, value in values.items() if value is not None}
+
     reinforce(
         loaded,
         train,
@@ -335,6 +347,7 @@ def _train_on(ranks: Ranks, args: Train, console: Console) -> int:
         args.grpo,
         args.out,
         engine=engine,
+        evaluate=evaluate_now if args.eval_scenes else None,
         **limits,
         workers=args.workers,
         resume=args.resume,
@@ -342,7 +355,7 @@ def _train_on(ranks: Ranks, args: Train, console: Console) -> int:
         ranks=ranks,
     )
     if before is not None:
-        engine.sync(loaded.vlm, args.grpo.steps + 1)
+        engine.sync(loaded.vlm, new_version())
         after = measure_model(
             loaded.vlm, held_out, indices, args.rules, **measured, out=args.out / "after"
         )
@@ -378,6 +391,8 @@ def _sft(args: Sft, console: Console) -> int:
 
 
 def _evaluate(args: Evaluate, console: Console) -> int:
+    if args.policy == "model":
+        args.sampler.check_measuring("evaluate")
     source = args.source.open(args.split)
     policy: Policy
     if args.policy == "model":

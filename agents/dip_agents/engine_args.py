@@ -35,6 +35,34 @@ class EngineArgs:
     concurrency: int = 16
     """Most requests to the server at once."""
 
+    def __post_init__(self) -> None:
+        """Check what only vLLM does.
+
+        Raises:
+            ConfigError: for a setting of vLLM with another engine; the message names the field.
+        """
+        for name, default in (("hand_over", "merged"), ("sleep", 0)):
+            value = getattr(self, name)
+            if value != default and self.engine != "vllm":
+                raise ConfigError(
+                    f"{name}: expected {default} without --engine vllm, got {value} with "
+                    f"--engine {self.engine}"
+                )
+
+    def check_measuring(self, asked_by: str) -> None:
+        """Check that the engine keeps its weights from one rollout to the next.
+
+        Args:
+            asked_by: the setting or command that measures.
+
+        Raises:
+            ConfigError: when vLLM drops its weights and nothing hands them over again.
+        """
+        if self.sleep == 2:
+            raise ConfigError(
+                f"sleep: expected 0 or 1 with {asked_by}, got 2, which forgets the weights"
+            )
+
     def open(self, vlm: VLM, rules: EpisodeConfig, token_budget: int) -> Engine:
         """Return the engine.
 

@@ -69,8 +69,8 @@ class GRPOTrainer:
         reference: buffers -> logprobs (B, T) of the policy to stay close to (LoRA off, or a frozen
             copy), at the same temperature. When given, the KL to it is logged; ``kl_weight`` says
             how much it counts.
-        evaluate: step -> numbers, logged as ``eval/<name>`` each ``eval_interval`` steps; called
-            on the first rank only.
+        evaluate: step -> numbers, logged as ``eval/<name>`` each ``eval_interval`` steps, of the
+            model after that step; called on every rank, and what the first returns counts.
         logger: where the numbers go, or None; that of the first rank counts.
         checkpoints: folder of the checkpoints, which all ranks can read, or None for none.
         extra_state: what else to keep in a checkpoint; ``resume`` hands it back.
@@ -99,6 +99,10 @@ class GRPOTrainer:
             raise ConfigError(f"kl_weight: expected 0 without a reference, got {config.kl_weight}")
         if config.equal_groups == "resample" and collect_more is None:
             raise ConfigError("equal_groups: expected 'drop' without collect_more, got 'resample'")
+        if config.eval_interval and evaluate is None:
+            raise ConfigError(
+                f"eval_interval: expected 0 without evaluate, got {config.eval_interval}"
+            )
         self.model = model
         self.collect = collect
         self.collect_more = collect_more
@@ -169,7 +173,7 @@ class GRPOTrainer:
         metrics = rollout_metrics(groups, advantages) | batch.dropped
         with self._phase(step, "update"):
             metrics |= self.update(batch, config.learning_rate_at(step))
-        if self.ranks.first and self.evaluate and _due(step, config.eval_interval):
+        if self.evaluate and _due(step, config.eval_interval):
             with self._phase(step, "evaluate", breakable=True):
                 results = self.evaluate(step)
             metrics |= {f"eval/{name}": value for name, value in results.items()}

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import torch
 from rich.console import Console
 
 from dip_agents.checkpoints import latest_checkpoint
-from dip_agents.engines.base import Engine, Sampling
+from dip_agents.engines.base import Engine, Sampling, new_version
 from dip_agents.engines.choose import engine_for
 from dip_agents.evaluate import EvalResult, evaluate, paired_gain, print_results, show
 from dip_agents.grpo import GRPOTrainer
@@ -80,6 +81,7 @@ def reinforce(
     out: Path,
     *,
     engine: Engine | None = None,
+    evaluate: Callable[[int], Mapping[str, float]] | None = None,
     max_new_tokens: int = 256,
     token_budget: int = 2048,
     workers: int = 0,
@@ -99,6 +101,8 @@ def reinforce(
         config: of the training.
         engine: samples; by default the model itself. The policy gradient is corrected for the
             difference of another engine (``importance_cap``, 2 unless set).
+        evaluate: step -> numbers of ``loaded`` as that step left it, which the engine then has;
+            each ``config.eval_interval`` steps, on the first rank only. Logged as ``eval/<name>``.
         out: folder of the run; traces with crops are written as often as completions tables, of
             the first rank's share.
         max_new_tokens: tokens of one turn.
@@ -110,7 +114,8 @@ def reinforce(
 
     Raises:
         ConfigError: when a step needs more scenes than there are or fewer than there are ranks,
-            the schedule holds a value that no reward can have, or workers cannot get the source.
+            the schedule holds a value that no reward can have, workers cannot get the source, or
+            ``eval_interval`` is above 0 without ``evaluate``.
     """
     check_schedule(rules, config.reward_schedule)
     if config.scenes_per_step > len(source):
@@ -125,7 +130,8 @@ def reinforce(
             f"got {config.scenes_per_step}"
         )
     vlm = loaded.vlm
-    ranks.agree("weights", fingerprint(vlm.model.state_dict()))
+    if ranks.count > 1:  # a pass over the whole model
+        ranks.agree("weights", fingerprint(vlm.model.state_dict()))
     policy = ShardedVLM(vlm, ranks) if ranks.sharded else vlm
     mine = ranks.share(config.scenes_per_step)
     sampler = engine or engine_for(vlm)
@@ -133,6 +139,8 @@ def reinforce(
         config = replace(config, importance_cap=OTHER_ENGINE_CAP)
     sampling = Sampling(config.temperature, max_new_tokens, token_budget)
     scenes = source
+    # Of the weights that a step plays with; steps have the same numbers in every run.
+    versions: defaultdict[int, int] = defaultdict(new_version)
 
     def scenes_of(step: int, round_: int = 0) -> list[int]:
         everyones = scene_indices(step, config, len(source), round_)
@@ -148,7 +156,7 @@ def reinforce(
         vlm.model.eval()
         if policy is not vlm and not round_:
             copy_weights(policy, vlm)
-        sampler.sync(vlm, step)
+        sampler.sync(vlm, versions[step])
         try:
             return collect(
                 sampler,
@@ -166,6 +174,15 @@ def reinforce(
             if writer is not None:
                 writer.close()
 
+    def measured(step: int) -> Mapping[str, float]:
+        vlm.model.eval()
+        if policy is not vlm:
+            copy_weights(policy, vlm)  # all ranks together
+        if evaluate is None or not ranks.first:
+            return {}
+        sampler.sync(vlm, versions[step + 1])  # the weights that the next step plays with
+        return evaluate(step)
+
     with RunLogger(
         out,
         config.steps,
@@ -179,6 +196,7 @@ def reinforce(
             config,
             collect_more=play,
             reference=_reference(policy, vlm, config, ranks) if config.kl_weight else None,
+            evaluate=measured if evaluate else None,
             logger=logger,
             checkpoints=out / "checkpoints",
             ranks=ranks,

@@ -27,13 +27,18 @@ def test_training_writes_everything_it_promises(run, folder, tmp_path):
     out = tmp_path / "run"
     words = ["--model", folder, "--steps", 2, "--scenes-per-step", 2, "--group-size", 3]
     words += ["--eval-scenes", 2, "--max-new-tokens", 16, "--out", out, "--dtype", "float32"]
+    words += ["--eval-interval", 2]
     code, shown, _ = run("train", *words)
     assert code == 0
     assert "reward gain" in shown
     result = json.loads((out / "result.json").read_text())
     assert set(result) == {"before", "after", "paired_gain"}
     assert result["paired_gain"]["reward"].keys() >= {"value", "low", "high"}
-    assert len((out / "metrics.jsonl").read_text().splitlines()) == 2
+    first, second = map(json.loads, (out / "metrics.jsonl").read_text().splitlines())
+    assert not [name for name in first if name.startswith("eval/")]
+    # The last step's weights are those that are measured at the end, with the same seeds.
+    assert second["eval/reward"] == result["after"]["reward"]
+    assert second["eval/recall"] == result["after"]["recall"]
     for name in ("model/model.safetensors", "model/dip_env.json", "before/metrics.json"):
         assert (out / name).is_file(), name
     for name in ("tensorboard", "completions", "traces/step_000001", "checkpoints"):
@@ -106,12 +111,23 @@ def test_a_set_without_a_held_out_part_trains_unmeasured(run, folder, write_coco
     [
         (["--engine", "openai"], "engine: expected own or vllm, whose weights can learn"),
         (["--engine", "vllm", "--sleep", "2"], "sleep: expected 0 or 1 with eval_scenes, got 2"),
+        (["--sleep", "1"], "sleep: expected 0 without --engine vllm, got 1 with --engine own"),
+        (
+            ["--eval-interval", "2", "--eval-scenes", "0"],
+            "eval_interval: expected 0 with eval_scenes 0, got 2",
+        ),
     ],
 )
 def test_engines_that_cannot_do_it_are_refused_before_anything_is_loaded(run, words, message):
     code, _, error = run("train", *words)
     assert code == 2
-    assert message in error
+    assert message in " ".join(error.replace("│", " ").split())
+
+
+def test_an_engine_that_forgets_its_weights_is_not_evaluated(run):
+    code, _, error = run("evaluate", "--engine", "vllm", "--sleep", 2)
+    assert code == 2
+    assert "sleep: expected 0 or 1 with evaluate, got 2, which forgets the weights" in error
 
 
 @pytest.mark.parametrize(

@@ -45,6 +45,21 @@ def test_vllm_gets_the_limits_of_the_rules(micro, brief_rules, monkeypatch):
     }
 
 
+@pytest.mark.parametrize("engine", ["own", "openai"])
+def test_what_only_vllm_does_is_refused_elsewhere(engine):
+    with pytest.raises(ConfigError, match=f"sleep: expected 0 .* got 1 with --engine {engine}"):
+        EngineArgs(engine, sleep=1)
+    with pytest.raises(ConfigError, match=r"hand_over: expected merged .* got adapter"):
+        EngineArgs(engine, hand_over="adapter")
+
+
+def test_an_engine_that_forgets_its_weights_cannot_measure():
+    with pytest.raises(ConfigError, match="sleep: expected 0 or 1 with evaluate, got 2, which"):
+        EngineArgs("vllm", sleep=2).check_measuring("evaluate")
+    for sleep in (0, 1):
+        EngineArgs("vllm", sleep=sleep).check_measuring("evaluate")
+
+
 def test_vllm_is_for_the_families_it_was_proven_with(generic_micro, brief_rules):
     with pytest.raises(ConfigError, match="engine vllm: expected a Qwen-VL model, got 'llava'"):
         EngineArgs("vllm").open(generic_micro("llava"), brief_rules, 200)

@@ -422,6 +422,11 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one_bit_for_bit(tmp_pa
         }
 
 
+def test_evaluations_that_nobody_makes_are_refused(tmp_path):
+    with pytest.raises(ConfigError, match="eval_interval: expected 0 without evaluate, got 2"):
+        make_trainer(replace(SMALL, eval_interval=2), tmp_path)
+
+
 def test_a_run_logs_every_number_the_readers_of_a_run_look_for(tmp_path):
     config = replace(SMALL, steps=2, eval_interval=2)
     trainer = make_trainer(config, tmp_path, evaluate=lambda step: {"reward": 0.1 * step})
