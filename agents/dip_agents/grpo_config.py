@@ -33,7 +33,8 @@ class GRPOConfig:
     warmup_steps: int = 10
     """Steps of linear warm-up from 0."""
     lr_schedule: LearningRateSchedule = "constant"
-    """After the warm-up: stay, or follow a cosine down to 0 at the last step."""
+    """After the warm-up: stay, or follow a cosine from the peak that would reach 0 one step after
+    the last, which therefore still learns."""
     weight_decay: float = 0.0
     """Of AdamW."""
     max_grad_norm: float = 1.0

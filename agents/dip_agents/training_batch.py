@@ -34,8 +34,8 @@ class TrainingBatch:
             applies counts).
         elsewhere: rows that another process played; it has their pixels and their part of the
             gradient.
-        spare: a rollout that was played here, for a process without a row of its own that must
-            keep step with the others.
+        spare: a rollout with policy tokens that was played here, for a process without a row of
+            its own that must keep step with the others.
     """
 
     buffers: list[TokenBuffer]
@@ -127,11 +127,13 @@ def training_batch(
     for at, numbers in enumerate(values):
         table[at, : len(numbers)] = torch.tensor(numbers)
     played_here = (r.buffer for group in groups if group.here for r in group.rollouts)
+    # Without a token to predict, no layer would have a backward pass to keep step with.
+    spare = next((buffer for buffer in played_here if active_tokens(buffer)), None)
     return TrainingBatch(
         buffers,
         table if advantages.turns is not None else table[:, 0],
         origins,
         dropped,
         frozenset(elsewhere),
-        next(played_here, None),
+        spare,
     )

@@ -235,7 +235,7 @@ class Updater:
         rows = batch.rows_here
         shortest = min((batch.buffers[row] for row in rows), key=len) if rows else batch.spare
         if shortest is None:
-            raise RuntimeError("expected a rollout on every rank, got none here")
+            raise RuntimeError("expected a rollout with policy tokens on every rank, got none here")
         now = self.model.token_logprobs([shortest], self.config.temperature)
         if first and self.reference is not None:
             with torch.no_grad():

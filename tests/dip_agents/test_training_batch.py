@@ -103,3 +103,11 @@ def test_rollouts_of_other_processes_count_but_do_not_go_through_the_model_here(
     assert batch.rows_here == [1, 2]
     # Of a group with equal rewards, so that there is something to run even with no row here.
     assert batch.spare is GROUPS[1].rollouts[0].buffer
+
+
+def test_what_keeps_step_has_a_token_to_predict():
+    mute, late = group(7, rollout(0), rollout(0)), group(8, rollout(0), rollout(2))
+    advantages = Advantages(torch.zeros(2, 2), torch.tensor([False, False]))
+    assert training_batch([mute, late], advantages).spare is late.rollouts[1].buffer
+    elsewhere = group(8, *late.rollouts, here=False)
+    assert training_batch([mute, elsewhere], advantages).spare is None
