@@ -194,12 +194,36 @@ def test_another_engine_gets_the_weights_each_step_and_its_tokens_are_weighed(
     loaded = load_model(str(taught), dtype="float32")
     engine = Elsewhere(loaded.vlm)
     reinforce(loaded, toy, RULES, config, tmp_path, engine=engine, **LIMITS, console=quiet)
-    assert engine.versions == [1, 2, 3]
+    assert len(engine.versions) == len(set(engine.versions)) == config.steps
     rows = read_metrics(tmp_path / "metrics.jsonl")
     learned = [row for row in rows if row["train/updates"]]
     assert learned and all(row["train/importance_truncated"] == 0.0 for row in learned)
     reinforced(taught, toy, replace(config, steps=1), tmp_path / "own", quiet)
     assert "train/importance_truncated" not in read_metrics(tmp_path / "own" / "metrics.jsonl")[0]
+
+
+def test_an_engine_that_serves_two_runs_never_meets_a_version_again(
+    taught, toy, config, tmp_path, quiet
+):
+    config = replace(config, steps=2, equal_groups="resample", max_resamples=1)
+    loaded = load_model(str(taught), dtype="float32")
+    engine, runs = Elsewhere(loaded.vlm), []
+    for name in ("one", "two"):
+        engine.versions = []
+        settings = {**LIMITS, "console": quiet, "engine": engine}
+        reinforce(loaded, toy, RULES, config, tmp_path / name, **settings)
+        runs.append(set(engine.versions))
+    # Further rounds of a step play with the same weights, which need no handing over.
+    assert [len(run) for run in runs] == [2, 2]
+    assert not runs[0] & runs[1]
+
+
+def test_the_weights_of_a_lonely_rank_are_compared_with_nobodys(
+    taught, toy, config, tmp_path, quiet, monkeypatch
+):
+    monkeypatch.delattr("dip_agents.recipes.fingerprint")
+    reinforced(taught, toy, replace(config, steps=1), tmp_path, quiet)
+    assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
 
 
 def test_huge_sources_never_repeat_a_scene():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -78,6 +79,14 @@ TurnSeed = Callable[[int, int], int]
 """Row and turn (from 0) -> seed of its sampling; the same everywhere, whatever else is played."""
 
 
+_versions = itertools.count(1)
+
+
+def new_version() -> int:
+    """Return a number for weights that no other weights of this process have had."""
+    return next(_versions)
+
+
 class Engine(Protocol):
     """Plays many rows, each a conversation of turns.
 
@@ -117,6 +126,7 @@ class Engine(Protocol):
 
         Args:
             vlm: the trainer's model.
-            version: other for other weights.
+            version: other for other weights, over all runs that use this engine, so that an engine
+                may skip a version it has; see ``new_version``.
         """
         ...
