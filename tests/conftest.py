@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,10 @@ from hypothesis import settings
 from PIL import Image
 
 from dip_env.scenes import ToyScenes
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    # Tests that run beside each other on as many cores; before anything loads torch.
+    os.environ["OMP_NUM_THREADS"] = "1"
 
 # The same examples on every machine and run; no deadline, since the machines differ in speed.
 settings.register_profile("dip", deadline=None, derandomize=True)
