@@ -53,6 +53,7 @@ CONFIG = GRPOConfig(
     checkpoint_interval=1,
     temperature=0.7,
     advantage="batch_std",
+    eval_interval=2,
 )
 WITH_KL = replace(CONFIG, kl_weight=0.1, updates_per_batch=2)
 
@@ -98,6 +99,14 @@ def reinforce(
     loaded = load_model(str(model), device="cpu", dtype="float32", lora_rank=lora_rank)
     if recompute:
         loaded.vlm.checkpoint_activations()
+    learning = {n: p for n, p in loaded.vlm.model.named_parameters() if p.requires_grad}
+    start = {name: parameter.detach().clone() for name, parameter in learning.items()}
+
+    def moved(step):
+        assert ranks.first
+        farthest = max(float((learning[n] - start[n]).detach().abs().max()) for n in start)
+        return {"moved": farthest / config.learning_rate}
+
     with (folder / f"console_{name}_{ranks.index}.txt").open("a") as file:
         recipes.reinforce(
             loaded,
@@ -105,6 +114,7 @@ def reinforce(
             RULES,
             config,
             folder / name,
+            evaluate=moved,
             max_new_tokens=48,
             token_budget=300,
             resume=resume,
@@ -231,6 +241,15 @@ def test_two_ranks_learn_what_one_process_learns(played, run):
     for one, other in zip(metrics(played / run), metrics(played / alone), strict=True):
         names = {name for name in one.keys() | other.keys() if not name.startswith("time/")}
         assert {n: one[n] for n in names} == pytest.approx({n: other[n] for n in names}, abs=1e-5)
+
+
+@pytest.mark.parametrize("run", ["alone", "ddp", "fsdp", "fsdp_lora"])
+def test_what_is_evaluated_are_the_weights_after_that_step(played, run):
+    rows = metrics(played / run)
+    assert ["eval/moved" in row for row in rows] == [False, True, False]
+    # Adam moves a weight by at most about its learning rate per update: once is not twice.
+    updates = 4 if run.endswith("lora") else 2
+    assert updates - 0.5 < rows[1]["eval/moved"] < updates + 0.5
 
 
 def test_the_same_is_said_on_whatever_rank_and_the_table_holds_all_of_it(played):
