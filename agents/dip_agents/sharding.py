@@ -64,6 +64,7 @@ class ShardedVLM:
                 f"FSDP2: expected a Qwen-VL model, got {type(vlm.core).__name__}; take ddp"
             )
         self.vlm = VLM(copy.deepcopy(vlm.model), vlm.processor, vlm.autocast)
+        self.vlm.keeps_features = False
         mesh = init_device_mesh(vlm.device.type, (ranks.count,))
         core = self.vlm.core.model
         entrance = _Entrance(self.vlm)

@@ -82,6 +82,9 @@ class VLM:
         self.shares_prefix = attend_packed(base.model.language_model)
         """Whether a common prefix of several buffers goes through the model once."""
         self._told = False
+        self.keeps_features = True
+        """Whether features of a frozen vision tower are kept; a split model must not, since its
+        ranks would no longer run the tower equally often."""
         self._kept = FeatureCache()
         vocabulary = base.get_input_embeddings().weight.shape[0]
         ban = torch.zeros(vocabulary)
@@ -193,7 +196,7 @@ class VLM:
         if not unique:
             return {}
         weights = list(self.core.model.visual.parameters())
-        frozen = not any(weight.requires_grad for weight in weights)
+        frozen = self.keeps_features and not any(weight.requires_grad for weight in weights)
         known: dict[bytes, Features] = {}
         if frozen:
             known = self._kept.known(unique, sum(weight._version for weight in weights))
