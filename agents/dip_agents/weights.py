@@ -48,6 +48,29 @@ def fingerprint(state: Mapping[str, Tensor]) -> int:
     return total
 
 
+def merged_weight(module: Any) -> Tensor:
+    """Return the weight of a linear layer plus its active LoRA, in float32 where there is one.
+
+    Args:
+        module: ``nn.Linear``, or PEFT's LoRA layer around one.
+
+    Returns:
+        The weight; not a copy where there is nothing to add.
+    """
+    weight: Tensor = base_layer(module).weight
+    if not hasattr(module, "get_delta_weight") or module.disable_adapters or module.merged:
+        return weight
+    for name in module.active_adapters:
+        if name in module.lora_A:
+            weight = weight.float() + module.get_delta_weight(name).float()
+    return weight
+
+
+def base_layer(module: Any) -> Any:
+    """Return the linear layer inside a possible LoRA layer."""
+    return module.get_base_layer() if hasattr(module, "get_base_layer") else module
+
+
 @torch.no_grad()
 def checkpoint_weights(vlm: VLM, *, merged: bool = True) -> Iterator[tuple[str, Tensor]]:
     """Yield every weight under the name that transformers gives it in a checkpoint.
@@ -70,10 +93,7 @@ def checkpoint_weights(vlm: VLM, *, merged: bool = True) -> Iterator[tuple[str, 
         if name.endswith(".base_layer.weight"):
             layer = core.get_submodule(name.removesuffix(".base_layer.weight"))
             if merged:
-                total = tensor.float()
-                for adapter in layer.active_adapters:
-                    total = total + layer.get_delta_weight(adapter).float()
-                tensor = total.to(tensor.dtype)
+                tensor = merged_weight(layer).to(tensor.dtype)
         yield name.replace(".base_layer.", "."), tensor.detach()
 
 

@@ -328,6 +328,21 @@ def test_a_number_that_is_not_finite_stops_the_run_before_the_weights_change():
     assert all(p.grad is None for p in trainer.parameters)
 
 
+def rewards_of_a_run(config: GRPOConfig) -> list[float]:
+    """Train a new toy model and return the mean reward of each step."""
+    trainer, rewards = make_trainer(config), []
+    world = trainer.collect
+
+    def collect(step):
+        groups = world(step)
+        rewards.append(np.mean([r.reward for group in groups for r in group.rollouts]))
+        return groups
+
+    trainer.collect = collect
+    trainer.train()
+    return rewards
+
+
 VARIANTS = [
     {"advantage": "rloo", "loss": "gspo", "aggregation": "sequence_mean"},
     {"advantage": "gdpo", "loss": "cispo", "importance_cap": 2.0},
@@ -342,16 +357,7 @@ def test_the_policy_learns_under_every_variant(changes):
         SMALL, steps=30, scenes_per_step=4, group_size=6, updates_per_batch=1,
         micro_batch_size=None, constant_length=4, **changes,
     )  # fmt: skip
-    trainer, rewards = make_trainer(config), []
-    world = trainer.collect
-
-    def collect(step):
-        groups = world(step)
-        rewards.append(np.mean([r.reward for group in groups for r in group.rollouts]))
-        return groups
-
-    trainer.collect = collect
-    trainer.train()
+    rewards = rewards_of_a_run(config)
     assert np.mean(rewards[:5]) < 0.3
     assert np.mean(rewards[-5:]) > 0.6
 
@@ -360,17 +366,7 @@ def test_the_policy_learns_to_write_the_named_symbol():
     config = replace(
         SMALL, steps=40, scenes_per_step=4, group_size=6, updates_per_batch=1, micro_batch_size=None
     )
-    rewards = []
-    trainer = make_trainer(config)
-    world = trainer.collect
-
-    def collect(step):
-        groups = world(step)
-        rewards.append(np.mean([r.reward for group in groups for r in group.rollouts]))
-        return groups
-
-    trainer.collect = collect
-    trainer.train()
+    rewards = rewards_of_a_run(config)
     assert np.mean(rewards[:5]) < 0.3
     assert np.mean(rewards[-5:]) > 0.8
 

@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 from dip_agents.engines.base import Sampling
-from dip_agents.engines.decoder import TextDecoder, merged_weight
+from dip_agents.engines.decoder import TextDecoder
 from dip_agents.engines.hf import HFEngine
 from dip_agents.models import _with_lora, load_model, save_model
 from dip_agents.rollouts import collect
@@ -17,6 +17,7 @@ from dip_agents.weights import (
     checkpoint_weights,
     copy_weights,
     fingerprint,
+    merged_weight,
     write_checkpoint,
 )
 from dip_env.episode import Message

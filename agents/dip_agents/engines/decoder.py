@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from dip_agents.engines.slot_cache import SlotCache
 from dip_agents.vlm import VLM
+from dip_agents.weights import base_layer, merged_weight
 
 
 class Decoder(Protocol):
@@ -223,15 +224,15 @@ class TextDecoder:
         return attention.q_norm.weight.new_empty(self.heads + self.kv_heads, self.head_size)
 
     def _room(self, module: Any) -> Tensor:
-        weight = _base(module).weight
+        weight = base_layer(module).weight
         return torch.empty(weight.shape, dtype=self.dtype, device=weight.device)
 
     def _fused(self, *modules: Any) -> tuple[Tensor, Tensor | None]:
-        weights = [_base(module).weight for module in modules]
+        weights = [base_layer(module).weight for module in modules]
         rows = sum(len(weight) for weight in weights)
         like = {"dtype": self.dtype, "device": weights[0].device}
         fused = torch.empty(rows, weights[0].shape[1], **like)
-        biased = _base(modules[0]).bias is not None
+        biased = base_layer(modules[0]).bias is not None
         return fused, torch.empty(rows, **like) if biased else None
 
 
@@ -288,28 +289,6 @@ def _new_cache(vlm: VLM, slots: int, capacity: int, dtype: torch.dtype) -> SlotC
     return SlotCache(layers, slots, heads, capacity, size, dtype, vlm.device)
 
 
-def merged_weight(module: Any) -> Tensor:
-    """Return the weight of a linear layer with its active LoRA added.
-
-    Args:
-        module: ``nn.Linear``, or PEFT's LoRA layer around one.
-
-    Returns:
-        The weight; not a copy where there is nothing to add.
-    """
-    weight: Tensor = _base(module).weight
-    if not hasattr(module, "get_delta_weight") or module.disable_adapters or module.merged:
-        return weight
-    for name in module.active_adapters:
-        if name in module.lora_A:
-            weight = weight + module.get_delta_weight(name)
-    return weight
-
-
-def _base(module: Any) -> Any:
-    return module.get_base_layer() if hasattr(module, "get_base_layer") else module
-
-
 def _fill(target: Tensor, parts: list[Tensor]) -> None:
     at = 0
     for part in parts:
@@ -334,5 +313,5 @@ def _check(text: nn.Module, config: Any, head: Any) -> None:
     plain += [("o_proj", layer.self_attn.o_proj) for layer in layers]
     plain += [(n, getattr(layer.mlp, n)) for layer in layers for n in ("gate_proj", "down_proj")]
     for name, module in plain:
-        if _base(module).bias is not None:
+        if base_layer(module).bias is not None:
             raise UnsupportedTextModelError(f"{name}: expected no bias, got one")
