@@ -10,6 +10,7 @@ from dip_env.errors import ConfigError
 
 CoordinateFormat = Literal["pixel", "norm1000"]
 AccuracyKind = Literal["f_beta", "weighted_sum"]
+AmbiguityKind = Literal["siblings", "annotation"]
 IouRule = str
 """One matching threshold, such as "0.5", or "0.5:0.95" for the mean over .5:.05:.95."""
 
@@ -47,7 +48,8 @@ class RewardConfig:
     format_weight: float = 0.1
     """Weight of the format term."""
     look_weight: float = 0.1
-    """Weight of the look term; from 0.2 on, a group that wavers together beats honest answers."""
+    """Weight of the look term; from 0.2 on, a group that wavers together beats honest answers.
+    Where no look may be taken nobody can earn it."""
     accuracy_weight: float = 0.8
     """Weight of the accuracy term."""
     accuracy: AccuracyKind = "f_beta"
@@ -59,7 +61,11 @@ class RewardConfig:
     iou: IouRule = "0.5"
     """Matching threshold, such as 0.5 or 0.75, or 0.5:0.95 for the mean over .5:.05:.95."""
     graded_format: bool = False
-    """Pay a third for each of think, look and answer instead of all or nothing."""
+    """Pay a third for each of think, look and answer instead of all or nothing; halves for think
+    and answer where no look may be taken."""
+    ambiguity: AmbiguityKind = "siblings"
+    """What the look term calls ambiguous: where ``siblings`` disagree, in groups of three or more,
+    or what the ``annotation`` says is small or hidden, in groups of any size."""
 
     def __post_init__(self) -> None:
         """Check every value once.
@@ -82,6 +88,8 @@ class RewardConfig:
                 f"precision_weight: expected a number in [0, 1], got {self.precision_weight!r}"
             )
         iou_thresholds(self.iou)
+        if self.ambiguity not in ("siblings", "annotation"):
+            raise ConfigError(f"ambiguity: expected siblings or annotation, got {self.ambiguity!r}")
 
     @property
     def weights(self) -> dict[str, float]:
@@ -106,7 +114,7 @@ class EpisodeConfig:
     coordinate_format: CoordinateFormat = "pixel"
     """What printed coordinates mean: view pixels, or thousandths of the view."""
     max_looks: int = 2
-    """Look segments an episode may hold."""
+    """Look segments an episode may hold; with 0 it thinks, then answers, and no look is paid."""
     max_regions: int = 3
     """Regions one look may hold."""
     max_turns: int = 4

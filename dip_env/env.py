@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from operator import index as as_index
 from typing import Any
 
@@ -115,6 +115,8 @@ class DIPCrowdEnv(gymnasium.Env[Arrays, str]):
         self.observation_space = observation_space(self.config)
         self.action_space = action_space(self.config)
         self.episode: Episode | None = None
+        self.new_episode: Callable[..., Episode] = Episode
+        """What ``reset`` starts; wrappers may put their own kind of episode here."""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -135,7 +137,7 @@ class DIPCrowdEnv(gymnasium.Env[Arrays, str]):
         super().reset(seed=seed)
         wanted = check_options(options, {"scene"}).get("scene")
         index = pick_scene(self.source, self.np_random, wanted)
-        self.episode = Episode(self.source[index], self.config, index)
+        self.episode = self.new_episode(self.source[index], self.config, index)
         return observe(self.episode), info_of(self.episode)
 
     def step(self, action: str) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:

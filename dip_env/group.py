@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from dip_env.config import EpisodeConfig
@@ -24,6 +24,7 @@ class EpisodeGroup:
         config: the rules of every member.
         group_size: number of members, at least 1.
         scene_index: place of the scene in its source, where it has one.
+        new_episode: starts a member; takes what ``Episode`` takes.
 
     Raises:
         ConfigError: for a group without members.
@@ -35,16 +36,18 @@ class EpisodeGroup:
         config: EpisodeConfig | None = None,
         group_size: int = 1,
         scene_index: int | None = None,
+        *,
+        new_episode: Callable[..., Episode] = Episode,
     ) -> None:
         """Start every member with the same first message."""
         if group_size < 1:
             raise ConfigError(f"group_size: expected an integer >= 1, got {group_size!r}")
         self.scene = scene
         self.config = config or EpisodeConfig()
-        first = Episode(scene, self.config, scene_index, deferred=True)
+        first = new_episode(scene, self.config, scene_index, deferred=True)
         self.episodes = [first]
         self.episodes += [
-            Episode(scene, self.config, scene_index, deferred=True, opening=first.opening)
+            new_episode(scene, self.config, scene_index, deferred=True, opening=first.opening)
             for _ in range(group_size - 1)
         ]
         self.scores: list[Score] = []

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +23,7 @@ from dip_env.views import View
 
 MIN_GROUP = 3
 """Fewest rollouts whose siblings can disagree; smaller groups use the prior."""
+LookReference = Literal["siblings", "prior"]
 
 
 @dataclass(frozen=True)
@@ -89,17 +90,24 @@ class Score:
 
 
 def format_reward(
-    segments_per_turn: Sequence[Sequence[Segment] | None], graded: bool = False
+    segments_per_turn: Sequence[Sequence[Segment] | None],
+    graded: bool = False,
+    may_look: bool = True,
 ) -> float:
     """Pay for an episode that thinks, then looks, then answers once (source: ours).
 
+    Where no look may be taken, thinking and answering is all there is to pay for.
+
     Args:
         segments_per_turn: the parsed segments of each turn; None for a malformed turn.
-        graded: pay a third for each of think, look and answer that comes in this order.
+        graded: pay a third for each of think, look and answer that comes in this order; half for
+            each of think and answer where no look may be taken.
+        may_look: False where the rules allow no look; one is then neither asked for nor paid.
 
     Returns:
-        1 or 0; a multiple of one third when graded. A malformed turn, or anything after the answer,
-        earns 0 in both forms. A think of white space alone does not count.
+        1 or 0; a multiple of one third, or of one half without looks, when graded. A malformed
+        turn, or anything after the answer, earns 0 in both forms. A think of white space alone does
+        not count.
     """
     segments: list[Segment] = []
     for turn in segments_per_turn:
@@ -109,12 +117,13 @@ def format_reward(
     if any(isinstance(segment, Answer) for segment in segments[:-1]):
         return 0.0
     thinks = [i for i, s in enumerate(segments) if isinstance(s, Think) and s.text.strip()]
-    looks = [i for i, s in enumerate(segments) if isinstance(s, Look)]
+    looks = [i for i, s in enumerate(segments) if may_look and isinstance(s, Look)]
     steps = bool(thinks) + bool(looks)
     if thinks and looks and thinks[0] > looks[-1]:
         steps -= 1
     steps += bool(segments) and isinstance(segments[-1], Answer)
-    return steps / 3 if graded else float(steps == 3)
+    wanted = 3 if may_look else 2
+    return steps / wanted if graded else float(steps == wanted)
 
 
 def accuracy_reward(
@@ -171,12 +180,30 @@ def look_reward(items: AmbiguousItems, looks: Any, scene_size: tuple[int, int]) 
     return min(max(covered - union.area / (scene_size[0] * scene_size[1]), 0.0), 1.0)
 
 
+def look_reference(config: EpisodeConfig, group_size: int) -> LookReference:
+    """Return what the look term is measured against.
+
+    Args:
+        config: how the episode is paid.
+        group_size: rollouts of one scene that are scored together.
+
+    Returns:
+        ``siblings`` where they can disagree and are asked for, else ``prior``.
+    """
+    wanted = config.reward.ambiguity == "siblings" and group_size >= MIN_GROUP
+    return "siblings" if wanted else "prior"
+
+
 def score_group(outcomes: Sequence[Outcome], scene: Scene, config: EpisodeConfig) -> list[Score]:
     """Score the rollouts of one scene.
 
-    With three rollouts or more, ambiguity is where the siblings of a rollout disagree; with fewer
-    it is the prior. Truth, ignore regions and answers are clipped to the scene first: amodal boxes
-    may run outside, and a predicted box that lies outside altogether is a false positive.
+    With three rollouts or more, ambiguity is where the siblings of a rollout disagree; with fewer,
+    or where ``config.reward.ambiguity`` says so, it is the prior from the annotation. Truth, ignore
+    regions and answers are clipped to the scene first: amodal boxes may run outside, and a
+    predicted box that lies outside altogether is a false positive.
+
+    Under rules without looks (``max_looks`` 0) the look term is 0 whatever a policy does, so its
+    weight cannot be earned: compare arms with and without looks by accuracy or F1, not by reward.
 
     Args:
         outcomes: one per rollout.
@@ -193,7 +220,7 @@ def score_group(outcomes: Sequence[Outcome], scene: Scene, config: EpisodeConfig
     matches = [_match_all(o, rule.iou) for o in overlaps(answers, truth, ignore_boxes)]
     if not any(len(outcome.looks) for outcome in outcomes):
         items = [AmbiguousItems(np.zeros((0, 4)), np.zeros(0))] * len(outcomes)
-    elif len(outcomes) >= MIN_GROUP:
+    elif look_reference(config, len(outcomes)) == "siblings":
         first = [found[0] for found in matches]
         threshold = iou_thresholds(rule.iou)[0]
         items = sibling_ambiguity(answers, truth, ignore_boxes, threshold, first)
@@ -202,7 +229,9 @@ def score_group(outcomes: Sequence[Outcome], scene: Scene, config: EpisodeConfig
     scores = []
     for outcome, found, ambiguous in zip(outcomes, matches, items, strict=True):
         terms = RewardTerms(
-            format=format_reward(outcome.segments_per_turn, rule.graded_format),
+            format=format_reward(
+                outcome.segments_per_turn, rule.graded_format, may_look=config.max_looks > 0
+            ),
             look=look_reward(ambiguous, outcome.looks, scene.size),
             accuracy=_accuracy(found, rule.accuracy, rule.beta, rule.precision_weight),
         )

@@ -18,7 +18,7 @@ from dip_env.episode import Episode, Turn
 from dip_env.group import EpisodeGroup
 from dip_env.metrics.coco_json import as_detections, as_truth
 from dip_env.metrics.intervals import bootstrap
-from dip_env.rewards import MIN_GROUP
+from dip_env.rewards import look_reference
 from dip_env.scenes.base import SceneSource
 from dip_env.scenes.streamed import stream_scenes
 from dip_wrappers.traces import GroupRecorder, TraceWriter, describe_source
@@ -213,7 +213,7 @@ def evaluate(
         score=score,
         scene_indices=tuple(indices),
         group_size=group_size,
-        look_reference="siblings" if group_size >= MIN_GROUP else "prior",
+        look_reference=look_reference(config, group_size),
         seed=seed,
         config=config,
     )
