@@ -26,6 +26,7 @@ class EvalResult:
         look_reference: what the look term was measured against, ``siblings`` or ``prior``.
         seed: seed of the policy's randomness.
         config: the rules that were played.
+        control: what of the episodes was changed, see ``dip_wrappers.controls``.
     """
 
     metrics: dict[str, Interval]
@@ -35,6 +36,7 @@ class EvalResult:
     look_reference: str
     seed: int
     config: EpisodeConfig
+    control: str = "own looks"
 
     @property
     def n(self) -> int:
@@ -63,6 +65,7 @@ class EvalResult:
             "group_size": self.group_size,
             "episodes": self.n * self.group_size,
             "look_reference": self.look_reference,
+            "control": self.control,
             "seed": self.seed,
             "scene_indices": list(self.scene_indices),
             "config": asdict(self.config),

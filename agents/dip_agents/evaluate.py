@@ -21,6 +21,8 @@ from dip_env.metrics.intervals import bootstrap
 from dip_env.rewards import look_reference
 from dip_env.scenes.base import SceneSource
 from dip_env.scenes.streamed import stream_scenes
+from dip_wrappers.controlled import Control
+from dip_wrappers.controls import own_looks
 from dip_wrappers.traces import GroupRecorder, TraceWriter, describe_source
 
 __all__ = [
@@ -145,7 +147,9 @@ def evaluate(
     out: str | Path | None = None,
     seed: int = 0,
     workers: int = 0,
+    control: Control | None = None,
     on_batch: Callable[[int, int], None] | None = None,
+    on_group: Callable[[EpisodeGroup], None] | None = None,
 ) -> EvalResult:
     """Play a policy on scenes and measure it.
 
@@ -159,13 +163,16 @@ def evaluate(
         source: where the scenes come from.
         indices: which scenes, each at most once.
         config: the rules.
-        group_size: rollouts per scene; from three on, the look term reads the siblings.
+        group_size: rollouts per scene; from three on, the look term reads the siblings unless
+            ``config.reward.ambiguity`` asks for the annotation.
         batch_size: most observations handed to the policy at once.
         out: folder for ``metrics.json``, ``detections.json`` (the first rollout of each scene),
             ``truth.json`` and ``traces/``; nothing is written without it.
         seed: seed of the policy's randomness and of the bootstrap.
         workers: processes that prepare scenes ahead; the results are the same with any number.
+        control: changes what the policy sees or where it looks, see ``dip_wrappers.controls``.
         on_batch: called with (scenes done, scenes in all) after each batch.
+        on_group: called with each finished group, in the order of the scenes.
 
     Returns:
         The metrics with intervals, and the score behind them.
@@ -180,6 +187,7 @@ def evaluate(
         raise ValueError(
             f"group_size, batch_size: expected numbers >= 1, got {group_size}, {batch_size}"
         )
+    control = control or own_looks()
     folder = None if out is None else Path(out)
     writer = (
         None if folder is None else TraceWriter(folder / "traces", source=describe_source(source))
@@ -191,13 +199,18 @@ def evaluate(
     scenes = stream_scenes(source, indices, workers=workers, ahead=2 * at_once)
     try:
         for chunk in _chunks(indices, at_once):
-            groups = [EpisodeGroup(next(scenes), config, group_size, scene_index=i) for i in chunk]
+            groups = [
+                EpisodeGroup(next(scenes), config, group_size, i, new_episode=control.episode)
+                for i in chunk
+            ]
             ends = play(policy, groups, batch_size=batch_size, seed=seed, writer=writer)
             for index, group, last in zip(chunk, groups, ends, strict=True):
                 sums.append(tally(group, last))
                 place = truth_file.add(index, group.scene)
                 for rows, episode in zip(answers, group.episodes, strict=True):
                     rows += coco_detections(place, episode.outcome.answer, answer_scores(episode))
+                if on_group is not None:
+                    on_group(group)
             if on_batch is not None:
                 on_batch(len(sums), len(indices))
     finally:
@@ -216,6 +229,7 @@ def evaluate(
         look_reference=look_reference(config, group_size),
         seed=seed,
         config=config,
+        control=control.name,
     )
     if folder is not None:
         _write_json(folder / "metrics.json", result.to_json())

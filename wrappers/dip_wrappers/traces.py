@@ -18,6 +18,7 @@ from dip_env.errors import EpisodeOverError
 from dip_env.group import EpisodeGroup
 from dip_env.rewards import RewardTerms, Score, score_group
 from dip_env.scenes.base import SceneSource
+from dip_wrappers.controlled import Control
 from dip_wrappers.trace_files import TornTraceWarning, Trace, TraceError, TraceTurn, load_traces
 from dip_wrappers.trace_writer import TraceWriter
 
@@ -100,7 +101,7 @@ class EpisodeTrace(gym.Wrapper[Any, str, Any, str], gym.utils.RecordConstructorA
         message = None if episode.done else episode.transcript[-1]
         crops = tuple(episode.crops[seen:])
         turn = Turn(message, crops, float(reward), terminated, truncated, info)
-        self.writer.turn(self._name, action, turn)
+        self.writer.turn(self._name, _taken(episode), turn)
         if episode.done:
             self.writer.end(self._name, episode, turn.reward, info["reward_terms"])
             self._name = None
@@ -137,12 +138,13 @@ class GroupRecorder:
         """Write one step of the group; members without an action wait and write nothing.
 
         Args:
-            actions: what each member said, None where it waits.
+            actions: what each member said, None where it waits; recorded as the episode took it.
             turns: what the group returned.
         """
-        for name, action, turn in zip(self._names, actions, turns, strict=True):
+        episodes = self._group.episodes
+        for name, action, turn, episode in zip(self._names, actions, turns, episodes, strict=True):
             if action is not None:
-                self._writer.turn(name, action, turn)
+                self._writer.turn(name, _taken(episode), turn)
         self.finish()
 
     def step_member(self, member: int, action: str, turn: Turn) -> None:
@@ -150,10 +152,10 @@ class GroupRecorder:
 
         Args:
             member: its place in the group.
-            action: what it said.
+            action: what it said; recorded as the episode took it.
             turn: what the group returned.
         """
-        self._writer.turn(self._names[member], action, turn)
+        self._writer.turn(self._names[member], _taken(self._group.episodes[member]), turn)
         self.finish()
 
     def finish(self) -> None:
@@ -169,6 +171,11 @@ class GroupRecorder:
             self._names, self._group.episodes, self._group.terms, strict=True
         ):
             self._writer.end(name, episode, terms.total(weights), terms.as_dict())
+
+
+def _taken(episode: Episode) -> str:
+    """Return the last action as the episode took it; a control may have replaced its looks."""
+    return next(m.text for m in reversed(episode.transcript) if m.role == "assistant")
 
 
 def _same_pixels(recorded: NDArray[np.uint8], played: NDArray[np.uint8], what: str) -> None:
@@ -189,7 +196,7 @@ def _same_value(recorded: Any, played: Any, what: str) -> None:
         raise ReplayMismatchError(f"{what}: recorded {recorded!r}, played {played!r}")
 
 
-def replay(trace: Trace, source: SceneSource) -> Episode:
+def replay(trace: Trace, source: SceneSource, control: Control | None = None) -> Episode:
     """Play the recorded actions again and check that everything comes back the same.
 
     Images are compared byte for byte, messages character for character. The reward of an episode
@@ -198,6 +205,7 @@ def replay(trace: Trace, source: SceneSource) -> Episode:
     Args:
         trace: a recorded episode, finished or not.
         source: the scenes it was recorded on.
+        control: what it was recorded under, if pictures were changed.
 
     Returns:
         The episode after the last recorded action.
@@ -212,7 +220,8 @@ def replay(trace: Trace, source: SceneSource) -> Episode:
     name = f"episode {trace.episode}"
     _same_value(trace.scene_id, scene.scene_id, f"{name}: scene id")
     grouped = trace.group_size > 1
-    episode = Episode(scene, trace.config, scene_index=trace.scene_index, deferred=grouped)
+    start = control.episode if control else Episode
+    episode = start(scene, trace.config, trace.scene_index, deferred=grouped)
     prompt = episode.transcript[0]
     _same_value(trace.prompt, prompt.text, f"{name}: prompt")
     _same_pixels(trace.image(trace.overview), prompt.images[0], f"{name}: overview")
