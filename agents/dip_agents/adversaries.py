@@ -209,7 +209,8 @@ def _as_strings(s: Situation) -> list[str]:
 
 def _scored(s: Situation, score: float) -> list[str]:
     answer = Answer(s.weak, (None,) * len(s.weak), (score,) * len(s.weak))
-    return [s.say(Think("a look."), Look(s.look), Think("done."), answer)]
+    looks = [Look(s.look)] if s.config.max_looks else []
+    return [s.say(Think("a look."), *looks, Think("done."), answer)]
 
 
 def _wavering(s: Situation, boxes: Boxes, kept: Boxes) -> list[str]:

@@ -55,6 +55,24 @@ def test_no_adversary_beats_the_honest_in_the_default_configuration(report):
     assert report.passed
 
 
+def test_no_adversary_wins_where_looks_are_paid_by_the_annotation():
+    report = run_audit(Crowd(), config(ambiguity="annotation"), n=8)
+    assert report.wins == []
+    # Wavering together makes nothing ambiguous that the annotation does not call so.
+    assert row(report, "wavering invention").group.look == 0
+
+
+def test_an_audit_without_looks_plays_every_attack_that_needs_none():
+    report = run_audit(Crowd(), EpisodeConfig(max_looks=0), n=8)
+    assert report.wins == []
+    everybody = (*report.honest, *report.adversaries)
+    assert all(r.group.look == 0 for r in everybody)
+    assert all(r.group.format == 1 for r in report.honest)
+    weak = report.honest[0].group
+    for name in ("score one", "score zero", "other order"):
+        assert row(report, name).group.reward == pytest.approx(weak.reward)
+
+
 def test_the_honest_have_the_quality_they_are_named_for(report):
     for honest, f1 in zip(report.honest, (0.3, 0.5, 0.7), strict=True):
         # 96 people in 8 rollouts each: one standard deviation is about 0.02.

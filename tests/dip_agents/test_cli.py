@@ -21,6 +21,9 @@ def test_defaults_are_those_of_the_named_model(folder, brief_rules):
     assert parse(["evaluate", "--model", str(folder)]).rules == brief_rules
     assert parse(["evaluate", f"--model={folder}", "--max-looks", "2"]).rules.max_looks == 2
     assert parse(["audit"]).rules == EpisodeConfig()
+    assert parse(["train"]).rules.reward.ambiguity == "siblings"
+    asked = parse(["train", "--ambiguity", "annotation", "--max-looks", "0"]).rules
+    assert (asked.reward.ambiguity, asked.max_looks) == ("annotation", 0)
 
 
 def test_training_writes_everything_it_promises(run, folder, tmp_path):

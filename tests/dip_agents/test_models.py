@@ -1,4 +1,5 @@
 import json
+from dataclasses import asdict
 
 import pytest
 import torch
@@ -74,7 +75,12 @@ def test_cuda_without_a_device_is_refused(monkeypatch):
 
 def test_rules_survive_json(tmp_path):
     rules = EpisodeConfig.from_keywords({"view_size": 96, "beta": 2.0})
-    from dataclasses import asdict
-
     (tmp_path / "dip_env.json").write_text(json.dumps(asdict(rules)))
     assert read_rules(tmp_path / "dip_env.json") == rules
+
+
+def test_rules_written_before_a_setting_existed_have_its_default(tmp_path):
+    flat = asdict(EpisodeConfig(max_looks=1))
+    del flat["reward"]["ambiguity"]
+    (tmp_path / "dip_env.json").write_text(json.dumps(flat))
+    assert read_rules(tmp_path / "dip_env.json") == EpisodeConfig(max_looks=1)

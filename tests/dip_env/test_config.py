@@ -4,7 +4,7 @@ import gymnasium as gym
 import pytest
 from gymnasium.envs.registration import EnvSpec
 
-from dip_env.config import RewardConfig, iou_thresholds
+from dip_env.config import EpisodeConfig, RewardConfig, iou_thresholds
 from dip_env.errors import ConfigError
 
 
@@ -25,3 +25,12 @@ def test_an_iou_threshold_survives_the_json_of_an_environment_spec():
     env = gym.make("DIPCrowd-v0", scenes="easy", iou="0.65")
     again = gym.make(EnvSpec.from_json(env.spec.to_json()))
     assert again.unwrapped.config.reward.iou == env.unwrapped.config.reward.iou == "0.65"
+
+
+def test_ambiguity_is_a_plain_keyword_and_another_one_is_refused():
+    env = gym.make("DIPCrowd-v0", scenes="easy", ambiguity="annotation")
+    again = gym.make(EnvSpec.from_json(env.spec.to_json()))
+    assert again.unwrapped.config.reward.ambiguity == "annotation"
+    assert EpisodeConfig.from_keywords({}).reward.ambiguity == "siblings"
+    with pytest.raises(ConfigError, match="ambiguity: expected siblings or annotation, got 'prio"):
+        EpisodeConfig.from_keywords({"ambiguity": "prior"})

@@ -15,6 +15,7 @@ from dip_env.rewards import (
     RewardTerms,
     accuracy_reward,
     format_reward,
+    look_reference,
     look_reward,
     score_group,
 )
@@ -100,6 +101,37 @@ def looks_earned(answers, looks, scene, config=None):
 def test_format_pays_for_think_then_look_then_one_answer(turns, strict, thirds):
     assert format_reward(turns) == strict
     assert format_reward(turns, graded=True) == pytest.approx(thirds / 3)
+
+
+@pytest.mark.parametrize(
+    ("turns", "strict", "halves"),
+    [
+        ([(THINK, ANSWER)], 1, 2),
+        ([(THINK,), (THINK, ANSWER)], 1, 2),
+        ([(ANSWER,)], 0, 1),
+        ([(THINK,)], 0, 1),
+        ([(Think(" "), ANSWER)], 0, 1),
+        ([None, (THINK, ANSWER)], 0, 0),
+        ([(THINK, ANSWER), (THINK,)], 0, 0),
+        ([], 0, 0),
+    ],
+)
+def test_where_no_look_may_be_taken_format_pays_for_think_then_answer(turns, strict, halves):
+    assert format_reward(turns, may_look=False) == strict
+    assert format_reward(turns, graded=True, may_look=False) == halves / 2
+
+
+def test_a_single_pass_earns_everything_but_the_look():
+    one = [0, 0, 10, 10]
+    rules = EpisodeConfig(max_looks=0)
+    single = outcome([one], turns=((THINK, ANSWER),))
+    for outcomes in ([single], [single, outcome([], turns=((THINK, ANSWER),)), single]):
+        scores = score_group(outcomes, make_scene([one]), rules)
+        assert scores[0].terms == RewardTerms(format=1.0, look=0.0, accuracy=1.0)
+        assert scores[0].terms.total(rules.reward.weights) == pytest.approx(0.9)
+    # The same episode where a look was allowed has left one out.
+    (asked,) = score_group([single], make_scene([one]), EpisodeConfig())
+    assert asked.terms.format == 0
 
 
 # -- accuracy
@@ -309,6 +341,44 @@ def test_a_group_too_small_to_disagree_uses_the_prior(size):
     assert 0 < expected < 1
     earned = looks_earned([truth] * size, [look] * size, scene)
     assert earned == pytest.approx([expected] * size, abs=1e-6)
+
+
+def test_the_annotation_pays_looks_in_a_group_as_it_pays_a_lone_rollout():
+    # The siblings agree on everybody, so to them nothing is ambiguous; the annotation says that
+    # the first of two people, 21 pixels high in the view, is. The look holds all of her.
+    truth = [[0, 0, 4, 2], [10, 0, 20, 20]]
+    scene = make_scene(truth)
+    look = [[0, 0, 4, 2]]
+    answers, looks = [truth] * 4, [look, [], [FAR[0]], look]
+    prior = EpisodeConfig(reward=RewardConfig(ambiguity="annotation"))
+    (alone,) = looks_earned([truth], [look], scene)
+    items = prior_ambiguity(truth, [1.0, 1.0], [2 * 320 / 30, 20 * 320 / 30])
+    share = items.weights[0] / items.weights.sum()
+    assert alone == pytest.approx(share - 8 / 1200, abs=1e-6)
+    assert looks_earned(answers, looks, scene) == [0, 0, 0, 0]
+    assert looks_earned(answers, looks, scene, prior) == pytest.approx([alone, 0, 0, alone])
+
+
+@law
+@given(groups, box_lists(), st.data())
+def test_answers_never_move_a_look_term_from_the_annotation(group, truth, data):
+    answers, looks = zip(*group, strict=True)
+    others = [data.draw(box_lists()) for _ in answers]
+    config = EpisodeConfig(reward=RewardConfig(ambiguity="annotation"))
+    scene = make_scene(truth)
+    before = looks_earned(answers, looks, scene, config)
+    assert looks_earned(others, looks, scene, config) == before
+
+
+def test_the_look_reference_is_what_the_look_term_reads():
+    annotation = EpisodeConfig(reward=RewardConfig(ambiguity="annotation"))
+    assert [look_reference(EpisodeConfig(), size) for size in (1, 2, 3, 8)] == [
+        "prior",
+        "prior",
+        "siblings",
+        "siblings",
+    ]
+    assert [look_reference(annotation, size) for size in (1, 3, 8)] == ["prior"] * 3
 
 
 def test_boxes_are_clipped_to_the_scene_before_they_are_compared():
