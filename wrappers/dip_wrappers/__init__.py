@@ -1,11 +1,14 @@
-"""The environment seen another way: as a chat, and as a record on disk."""
+"""The environment seen another way: as a chat, as a record on disk, and under controls."""
 
 from dip_wrappers.chat import ChatObservation, to_chat
+from dip_wrappers.controlled import Control, LookControl
 from dip_wrappers.traces import EpisodeTrace, TraceWriter, load_traces, replay, rescore
 
 __all__ = [
     "ChatObservation",
+    "Control",
     "EpisodeTrace",
+    "LookControl",
     "TraceWriter",
     "load_traces",
     "replay",
