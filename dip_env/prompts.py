@@ -20,11 +20,11 @@ def task_prompt(view: View, config: EpisodeConfig, grammar: Grammar, target: str
 
     Returns:
         About 60 words: the task, what coordinates mean, the budget and the format; with
-        ``config.brief`` only the view's size.
+        ``config.brief`` only the view's size and the looks.
     """
     width, height = view.view_size
     if config.brief:
-        return f"{width}x{height}"
+        return f"{width}x{height}, {count(config.max_looks, 'look')}"
     if config.coordinate_format == "pixel":
         frame = f"pixels of this {width}x{height} image"
     else:
@@ -59,13 +59,14 @@ def crops_message(
         turns_left: actions that may still be given.
         looks_left: looks that may still be taken.
         first: number of the first crop in the episode.
-        brief: print only place and magnification of each crop.
+        brief: print only place and magnification of each crop, and the looks left.
 
     Returns:
         One line per crop, then what is left; coordinates in the text frame.
     """
     if brief:
-        return "\n".join(f"[{_printed(crop, view)}] {crop.magnification:.1f}x" for crop in crops)
+        places = [f"[{_printed(crop, view)}] {crop.magnification:.1f}x" for crop in crops]
+        return "\n".join([*places, count(looks_left, "look")])
     lines = [
         f"Crop {k} shows [{_printed(crop, view)}] of the image at {crop.magnification:.1f}x."
         for k, crop in enumerate(crops, start=first)

@@ -28,6 +28,7 @@ from dip_agents.vlm_policy import VLMPolicy
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
 from dip_env.scenes.augmented import AugmentedScenes
+from dip_env.scenes.mixed import MixedScenes
 from dip_env.scenes.stored import StoredScenes
 
 TINY_GRPO = GRPOConfig(
@@ -37,7 +38,15 @@ TINY_GRPO = GRPOConfig(
     checkpoint_interval=20,
 )
 """GRPO settings of the tiny model: all weights learn, a few minutes on two CPU cores."""
-TINY_SFT = SFTConfig(steps=1900, coordinate_sigma=1.5, dense_weight=1.0)
+TINY_SFT = SFTConfig(
+    steps=1900,
+    optimizer="muon",
+    decay_steps=400,
+    coordinate_sigma=1.5,
+    dense_weight=1.0,
+    single_pass=0.25,
+    smallest=8.0,
+)
 """Teaching a tiny model from random weights."""
 
 _WATCHED = ("reward", "F1", "precision", "recall")
@@ -105,15 +114,21 @@ class Sft:
     lora_rank: int = 0
     """Above 0 only a LoRA of that rank on the language part learns."""
     n: int = 10000
-    """Different scenes."""
+    """Different scenes, of each part of a mix."""
     views: int = 6
     """Views of each scene: itself, and mirrored windows of it."""
+    smallest_window: float = 0.65
+    """Shortest side of such a window, as a share of the image's."""
+    mix: tuple[str, ...] = ()
+    """Several presets by weight instead of one source, such as easy=1 crowd=3."""
     store: Path | None = None
     """Folder that keeps drawn scenes; without it every epoch draws them again."""
     out: Path = Path("runs/sft")
     """Folder of the run."""
     resume: bool = False
     """Go on from the newest checkpoint in the folder."""
+    rank_timeout: float = 1800.0
+    """Seconds that one of several processes waits for the others before it ends the run."""
 
 
 @dataclass(frozen=True)
@@ -190,7 +205,7 @@ def parse(arguments: Sequence[str]) -> Command:
     taught = rules or rules_of("tiny")
     small = ModelArgs(model=name or "tiny")
     if tiny:
-        small = replace(small, max_new_tokens=96, token_budget=480)
+        small = replace(small, max_new_tokens=224, token_budget=768)
     commands: dict[str, Any] = {
         "train": Train(policy=small, rules=taught, grpo=TINY_GRPO if tiny else GRPOConfig()),
         "sft": Sft(
@@ -365,6 +380,11 @@ def _train_on(ranks: Ranks, args: Train, console: Console) -> int:
 
 
 def _sft(args: Sft, console: Console) -> int:
+    with Ranks.launched(args.rank_timeout, args.policy.device) as ranks:
+        return _sft_on(ranks, args, console if ranks.first else Console(quiet=True))
+
+
+def _sft_on(ranks: Ranks, args: Sft, console: Console) -> int:
     loaded = load_model(
         args.policy.model,
         device=args.policy.device,
@@ -372,22 +392,38 @@ def _sft(args: Sft, console: Console) -> int:
         lora_rank=args.lora_rank,
         seed=args.sft.seed,
     )
-    source = args.source.open("train")
-    if args.store is not None:
-        source = StoredScenes(source, args.store)
-    views = AugmentedScenes(source, args.n, args.views)
+    parts = [(args.source, 1.0)] if not args.mix else [_part(text) for text in args.mix]
+    views = [(_views(args, part), weight) for part, weight in parts]
+    lessons = views[0][0] if len(views) == 1 else MixedScenes(views)
     teach(
         loaded,
-        views,
+        lessons,
         args.rules,
         args.sft,
-        len(views),
+        len(lessons),
         args.out,
         resume=args.resume,
         console=console,
+        ranks=ranks,
     )
     console.print(f"the model is in {args.out / 'model'}")
     return 0
+
+
+def _part(text: str) -> tuple[SceneArgs, float]:
+    """Read one ``name=weight`` of a mix of presets."""
+    name, equals, weight = text.partition("=")
+    try:
+        return SceneArgs(scenes=name), float(weight if equals else 1)
+    except ValueError as error:
+        raise ConfigError(f"mix: expected name=weight, got {text!r}") from error
+
+
+def _views(args: Sft, part: SceneArgs) -> AugmentedScenes:
+    source = replace(part, scene_seed=args.source.scene_seed).open("train")
+    if args.store is not None:
+        source = StoredScenes(source, args.store / part.scenes if args.mix else args.store)
+    return AugmentedScenes(source, args.n, args.views, args.smallest_window)
 
 
 def _evaluate(args: Evaluate, console: Console) -> int:

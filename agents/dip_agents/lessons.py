@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from dip_agents.chat_tokens import ChatTokens
+from dip_agents.oracle import MIN_SHARE_IN_CROP
 from dip_agents.policy import Policy
 from dip_agents.seeds import derived_seed
 from dip_agents.token_buffer import TokenBuffer
@@ -17,9 +18,10 @@ from dip_env.boxes import box_area, clip_boxes
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
 from dip_env.scenes.base import Scene, SceneSource
+from dip_env.views import Crop
 
-MIN_SHARE_IN_CROP = 0.4
-"""Share of a person's box that must lie in a crop to count as shown there."""
+GOLDEN = 0.6180339887498949
+"""Multiples of it fall evenly into [0, 1)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,10 +31,12 @@ class Lesson:
     Args:
         buffer: its tokens; loss mask 1 on what the demonstrator said.
         boxes: per image of the buffer, the true boxes in pixels of that image, (N, 4).
+        in_view: per image, the same people's whole boxes in pixels of the overview, (N, 4).
     """
 
     buffer: TokenBuffer
     boxes: list[NDArray[np.float64]]
+    in_view: list[NDArray[np.float64]]
 
 
 def play_lesson(
@@ -54,7 +58,9 @@ def play_lesson(
     episode = Episode(scene, config, scene_index=index)
     buffer = TokenBuffer(chat.image_token_id)
     buffer.append_env(*chat.opening(episode.observation().messages))
-    boxes = [episode.view.scene_to_view(clip_boxes(scene.truth, scene.size))]
+    truth = clip_boxes(scene.truth, scene.size)
+    boxes = [episode.view.scene_to_view(truth)]
+    in_view = boxes.copy()
     while not episode.done:
         said = policy.act([episode.observation()], [derived_seed(seed, index, len(boxes))])[0]
         ids = chat.policy_ids(said.text)
@@ -63,21 +69,21 @@ def play_lesson(
         if turn.message is not None:
             buffer.append_env(*chat.reply(turn.message))
         for crop in turn.crops:
-            boxes.append(_in_crop(scene, crop.region, crop.image.shape))
-    return Lesson(buffer, boxes)
+            shown, clipped = _in_crop(truth, crop)
+            boxes.append(clipped)
+            in_view.append(episode.view.scene_to_view(truth[shown]))
+    return Lesson(buffer, boxes, in_view)
 
 
 def _in_crop(
-    scene: Scene, region: NDArray[np.float64], shape: tuple[int, ...]
-) -> NDArray[np.float64]:
-    """Return the true boxes a crop shows, clipped, in pixels of the crop."""
-    truth = clip_boxes(scene.truth, scene.size)
-    low, high = np.tile(region[:2], 2), np.tile(region[2:], 2)
+    truth: NDArray[np.float64], crop: Crop
+) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
+    """Return who of (N, 4) is shown by a crop, and their boxes, clipped, in its pixels."""
+    low, high = np.tile(crop.region[:2], 2), np.tile(crop.region[2:], 2)
     inside = np.clip(truth, low, high)
-    area = np.maximum(box_area(truth), 1e-9)
-    inside = inside[box_area(inside) >= MIN_SHARE_IN_CROP * area]
-    scale = np.array([shape[1], shape[0]] * 2) / (high - low)
-    return (inside - low) * scale
+    shown = box_area(inside) >= MIN_SHARE_IN_CROP * np.maximum(box_area(truth), 1e-9)
+    scale = np.array([crop.image.shape[1], crop.image.shape[0]] * 2) / (high - low)
+    return shown, (inside[shown] - low) * scale
 
 
 class LessonData(Dataset[Lesson]):
@@ -90,6 +96,7 @@ class LessonData(Dataset[Lesson]):
         teacher: makes the demonstrator for the source; called in the worker process.
         chat: the learner's tokens.
         seed: of the demonstrator.
+        single_pass: share of lessons without a look: their rules allow none.
     """
 
     def __init__(
@@ -100,10 +107,11 @@ class LessonData(Dataset[Lesson]):
         teacher: Callable[[SceneSource, EpisodeConfig], Policy],
         chat: ChatTokens,
         seed: int = 0,
+        single_pass: float = 0.0,
     ) -> None:
         """Keep everything; nothing is drawn yet."""
         self.source, self.count, self.config = source, min(count, len(source)), config
-        self.chat, self.seed = chat, seed
+        self.chat, self.seed, self.single_pass = chat, seed, single_pass
         self.policy = teacher(source, config)
 
     def __len__(self) -> int:
@@ -112,5 +120,9 @@ class LessonData(Dataset[Lesson]):
 
     def __getitem__(self, index: int) -> Lesson:
         """Play lesson ``index``."""
+        rules = self.config
+        # Spread evenly over the lessons, whatever their order.
+        if (index * GOLDEN) % 1 < self.single_pass:
+            rules = replace(rules, max_looks=0)
         scene = self.source[index]
-        return play_lesson(scene, index, self.config, self.policy, self.chat, self.seed)
+        return play_lesson(scene, index, rules, self.policy, self.chat, self.seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,11 +25,11 @@ RULES_FILE = "dip_env.json"
 """Beside the weights: the episode rules the model was taught under."""
 BUNDLED = Path(__file__).parent / "tiny" / "weights"
 TINY_RULES = EpisodeConfig(
-    view_size=256,
+    view_size=384,
     crop_size=128,
     size_multiple=32,
     max_looks=1,
-    max_regions=2,
+    max_regions=3,
     max_turns=3,
     brief=True,
 )
@@ -177,6 +177,8 @@ def tiny_texts() -> list[str]:
         config = EpisodeConfig(max_looks=looks, max_turns=looks + 1)
         texts.append(prompts.task_prompt(view, config, grammar))
         texts.append(prompts.crops_message([crop], view, looks, looks))
+        texts.append(prompts.task_prompt(view, replace(config, brief=True), grammar))
+        texts.append(prompts.crops_message([crop], view, looks, looks, brief=True))
     norm = EpisodeConfig(coordinate_format="norm1000")
     texts.append(prompts.task_prompt(view, norm, grammar))
     texts.append(prompts.nudge_message(1, 2))

@@ -20,11 +20,14 @@ from dip_env.episode import Episode, Message, Observation
 from dip_env.matching import IGNORE_SHARE
 from dip_env.prompts import plural
 from dip_env.scenes.base import Scene, SceneSource
-from dip_env.views import View
+from dip_env.views import Crop, View
 
 LookMode = Literal["ambiguous", "random", "whole", "none"]
 
 MissMode = Literal["even", "hard"]
+
+MIN_SHARE_IN_CROP = 0.4
+"""Share of a person's box that must lie in a crop to count as shown there."""
 
 UNCLEAR = 0.5
 """Ambiguity from which the oracle calls a person unclear in its thoughts."""
@@ -90,6 +93,30 @@ def miss_chances(scene: Scene, miss_rate: float, misses: MissMode) -> NDArray[np
     return even + min(miss_rate, 1 - miss_rate) * (1 - 2 * rank / (len(truth) - 1))
 
 
+def shown_heights(
+    boxes: NDArray[np.float64], view: View, crops: Sequence[Crop]
+) -> NDArray[np.float64]:
+    """Return how tall people appear in the picture that shows them best.
+
+    Args:
+        boxes: (N, 4) xyxy, scene frame.
+        view: the episode's frames.
+        crops: what the looks have shown.
+
+    Returns:
+        (N,) pixels of the overview, or of a crop that holds at least ``MIN_SHARE_IN_CROP`` of the
+        box.
+    """
+    in_view = view.scene_to_view(boxes)
+    height = in_view[:, 3] - in_view[:, 1]
+    best = height
+    for crop in crops:
+        inside = box_intersection(crop.region[None], boxes)[0]
+        held = inside >= MIN_SHARE_IN_CROP * np.maximum(box_area(boxes), 1e-9)
+        best = np.maximum(best, np.where(held, height * crop.magnification, 0.0))
+    return best
+
+
 class OraclePolicy:
     """Looks at what is unclear, then answers the truth with a known share of mistakes.
 
@@ -111,6 +138,8 @@ class OraclePolicy:
             ``{noun}`` what they are called, in the plural.
         label: when given, answer items are objects with this label instead of bare boxes.
         decimals: digits kept after the point of a printed number.
+        smallest: people are left out who appear less tall than this many pixels in the overview
+            and in every crop seen so far; 0 answers those too whom nobody could see.
         single_turn: look and answer in one action (no crop is ever seen).
     """
 
@@ -128,6 +157,7 @@ class OraclePolicy:
         thoughts: tuple[str, str] = ("{people} {noun}, {unclear} unclear.", "{people} {noun}."),
         label: str | None = None,
         decimals: int = 0,
+        smallest: float = 0.0,
         single_turn: bool = False,
     ) -> None:
         """Check the rates and keep everything.
@@ -157,6 +187,7 @@ class OraclePolicy:
         self.thoughts = thoughts
         self.label = label
         self.decimals = decimals
+        self.smallest = smallest
         self.single_turn = single_turn
         self.grammar = Grammar(config.max_regions, config.max_boxes)
         # Drawing a scene can cost far more than playing it, and each is asked for every turn.
@@ -199,10 +230,13 @@ class OraclePolicy:
             looks = self.look_segments(scene, view, rng)
         if looks and not self.single_turn and may_look(observation):
             return looks
-        return (*(looks if self.single_turn else ()), *self.answer_segments(scene, view, rng))
+        return (
+            *(looks if self.single_turn else ()),
+            *self.answer_segments(scene, view, rng, observation.crops),
+        )
 
     def answer_segments(
-        self, scene: Scene, view: View, rng: np.random.Generator
+        self, scene: Scene, view: View, rng: np.random.Generator, crops: Sequence[Crop] = ()
     ) -> tuple[Segment, ...]:
         """Decide the thought and the answer.
 
@@ -210,27 +244,32 @@ class OraclePolicy:
             scene: the scene with its truth.
             view: the episode's frames.
             rng: source of the mistakes.
+            crops: what the looks have shown.
 
         Returns:
             The thought, if it thinks, and the answer.
         """
-        boxes = self.people(scene, view, rng)[: self.config.max_boxes]
+        boxes = self.people(scene, view, rng, crops)[: self.config.max_boxes]
         thought = self.thoughts[1].format(people=len(boxes), noun=plural(scene.target))
         return (*self._thought(thought), make_answer(boxes, self.label))
 
-    def people(self, scene: Scene, view: View, rng: np.random.Generator) -> NDArray[np.float64]:
+    def people(
+        self, scene: Scene, view: View, rng: np.random.Generator, crops: Sequence[Crop] = ()
+    ) -> NDArray[np.float64]:
         """Draw the answer: the truth, less misses, shaken, plus invented people.
 
         Args:
             scene: the scene with its truth.
             view: the episode's frames.
             rng: source of the mistakes.
+            crops: what the looks have shown.
 
         Returns:
             (N, 4) xyxy, text frame, by left edge.
         """
         truth = clip_boxes(scene.truth, view.scene_size)
-        kept = truth[rng.random(len(truth)) >= miss_chances(scene, self.miss_rate, self.misses)]
+        named = rng.random(len(truth)) >= miss_chances(scene, self.miss_rate, self.misses)
+        kept = truth[named & (shown_heights(truth, view, crops) >= self.smallest)]
         sides = np.tile(kept[:, 2:] - kept[:, :2], 2)
         kept = kept + self.jitter * sides * rng.standard_normal(kept.shape)
         invented = self._invented(scene, truth, view, rng)

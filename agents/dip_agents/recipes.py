@@ -8,6 +8,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -53,6 +54,7 @@ def teach(
     *,
     resume: bool = False,
     console: Console | None = None,
+    ranks: Ranks | None = None,
 ) -> None:
     """Teach a model from oracle demonstrations and save it under ``out/model``.
 
@@ -65,11 +67,21 @@ def teach(
         out: folder of the run.
         resume: go on from the newest checkpoint in ``out``.
         console: where to print.
+        ranks: the processes of the run, each with the same model; by default this one alone.
     """
+    ranks = ranks or Ranks()
     vlm = loaded.vlm
-    data = LessonData(source, lessons, rules, OraclePolicy, vlm.chat, config.seed)
+    if ranks.count > 1:  # a pass over the whole model
+        ranks.agree("weights", fingerprint(vlm.model.state_dict()))
+    teacher = partial(OraclePolicy, smallest=config.smallest)
+    data = LessonData(
+        source, lessons, rules, teacher, vlm.chat, config.seed, single_pass=config.single_pass
+    )
+    if not ranks.first:
+        train_sft(vlm, data, config, out, resume=resume, ranks=ranks)
+        return
     with RunLogger(out, config.steps, print_interval=20, console=console) as logger:
-        train_sft(vlm, data, config, out, resume=resume, logger=logger)
+        train_sft(vlm, data, config, out, resume=resume, logger=logger, ranks=ranks)
     save_model(vlm, out / "model", rules)
 
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dip_agents.checkpoints import (
@@ -22,11 +21,27 @@ from dip_agents.checkpoints import (
 from dip_agents.generic_vlm import GenericVLM
 from dip_agents.lessons import Lesson
 from dip_agents.logs import RunLogger
+from dip_agents.optimizers import TeachingOptimizer
 from dip_agents.random_state import seed_everything, set_rng_state
-from dip_agents.tiny.teaching import DenseHead, coordinate_mask, dense_target, smoothed_loss
-from dip_agents.tiny.tokenizer import MAX_INTEGER
+from dip_agents.ranks import Ranks
+from dip_agents.tiny.teaching import (
+    DenseHead,
+    DenseTarget,
+    coordinate_mask,
+    dense_target,
+    smoothed_loss,
+    stacked,
+)
+from dip_agents.tiny.tokenizer import INTEGER_ROLES, JOINED
 from dip_agents.vlm import VLM
 from dip_env.errors import ConfigError
+
+OptimizerName = Literal["adamw", "muon"]
+
+EDGE_WEIGHT = 0.25
+"""Of the edges' cross-entropy in the dense loss, which is some ten times that of the flags."""
+_JOINED_IDS = slice(INTEGER_ROLES[","].start, INTEGER_ROLES[","].start + JOINED)
+"""Most coordinates of an answer are said in this role."""
 
 
 @dataclass(frozen=True)
@@ -37,18 +52,26 @@ class SFTConfig:
     """Optimizer steps."""
     batch_size: int = 32
     """Demonstrations per step."""
+    optimizer: OptimizerName = "adamw"
+    """``adamw``, or ``muon`` for the matrices of layers, which teaches random weights sooner."""
     learning_rate: float = 1e-3
-    """Peak of the cosine schedule; 1e-5 suits pretrained models."""
+    """Highest rate; 1e-5 suits pretrained models."""
     warmup_steps: int = 200
-    """Steps of linear warm-up."""
+    """Steps in which the rate rises to it."""
+    decay_steps: int = 0
+    """Last steps, in which the rate falls to 0; until they begin, a resume may change ``steps``."""
     weight_decay: float = 0.01
-    """AdamW weight decay."""
+    """Decoupled weight decay."""
     max_grad_norm: float = 1.0
     """Gradient norm above which the gradient is scaled down."""
     coordinate_sigma: float = 0.0
     """Width in integers of smoothed coordinate targets; needs the tiny tokenizer."""
     dense_weight: float = 0.0
-    """Weight of the dense auxiliary loss on the vision tokens (for models from scratch)."""
+    """Weight of the dense auxiliary loss on the image tokens (for models from scratch)."""
+    single_pass: float = 0.0
+    """Share of lessons whose rules allow no look, so that the model can do without."""
+    smallest: float = 0.0
+    """The teacher leaves out people it never saw this many pixels tall."""
     workers: int = 1
     """Processes that draw scenes and play demonstrations; 0 does it in this one."""
     seed: int = 0
@@ -68,16 +91,20 @@ class SFTConfig:
         for name in ("learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: expected above 0, got {getattr(self, name)}")
+        if not 0 <= self.single_pass <= 1:
+            raise ConfigError(f"single_pass: expected 0..1, got {self.single_pass}")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ConfigError(f"optimizer: expected adamw or muon, got {self.optimizer!r}")
 
 
 @dataclass(frozen=True, eq=False)
 class SFTLoss:
-    """Losses of one batch; ``total`` carries the gradient.
+    """Losses of one batch, or of one rank's share of it; ``total`` carries the gradient.
 
     Args:
-        total: what is minimised.
-        text: mean plain or smoothed cross-entropy per policy token.
-        dense: mean dense loss per vision token, 0 when off.
+        total: what is minimised; those of all ranks add up to the batch's.
+        text: plain or smoothed cross-entropy per policy token of the batch.
+        dense: dense loss, 0 when off.
         accuracy: share of policy tokens whose most likely prediction is the demonstrated one.
     """
 
@@ -87,46 +114,101 @@ class SFTLoss:
     accuracy: float
 
 
+class DenseHeads(nn.Module):
+    """The two dense heads: on what the vision tower says, and on what the text model makes of it.
+
+    Args:
+        width: of both.
+    """
+
+    def __init__(self, width: int) -> None:
+        """Make both."""
+        super().__init__()
+        self.vision = DenseHead(width)
+        self.text = DenseHead(width)
+
+
 def sft_loss(
-    vlm: VLM, lessons: list[Lesson], head: DenseHead | None, sigma: float, dense_weight: float
+    vlm: VLM,
+    lessons: Sequence[Lesson],
+    heads: DenseHeads | None,
+    config: SFTConfig,
+    ranks: Ranks | None = None,
 ) -> SFTLoss:
-    """Compute the loss of a batch of lessons.
+    """Compute the loss of a batch of lessons, or this rank's share of it.
 
     Args:
         vlm: the learner.
-        lessons: the batch.
-        head: of the dense loss, or None.
-        sigma: width of smoothed coordinates, 0 for plain cross-entropy.
-        dense_weight: weight of the dense loss.
+        lessons: the batch, or this rank's part of it.
+        heads: of the dense loss, or None.
+        config: gives sigma and the weight of the dense loss.
+        ranks: who has the other parts; means are over the whole batch.
 
     Returns:
         The losses.
     """
     buffers = [lesson.buffer for lesson in lessons]
+    counts = [sft_counts(vlm, lessons, heads)]
+    if ranks is not None:
+        counts = ranks.gather(counts[0])
+    tokens, cells, people = (max(1, sum(one)) for one in zip(*counts, strict=True))
     features = vlm.features_of(image for buffer in buffers for image in buffer.images)
     hidden = vlm.hidden(buffers, features)
     ids, mask = vlm.targets(buffers)
     logp = vlm.log_softmax(hidden[:, :-1][mask[:, 1:]], 1.0)
-    targets = ids[mask]
-    if sigma > 0:
+    demonstrated = ids[mask]
+    if config.coordinate_sigma > 0:
         flags = torch.zeros(mask.shape, dtype=torch.bool)
         for row, buffer in enumerate(buffers):
             flags[row, : len(buffer)] = torch.tensor(coordinate_mask(buffer, vlm))
-        per_token = smoothed_loss(logp, targets, flags.to(mask.device)[mask], sigma)
+        coordinates = flags.to(mask.device)[mask]
+        per_token = smoothed_loss(logp, demonstrated, coordinates, config.coordinate_sigma)
     else:
-        per_token = torch.nn.functional.nll_loss(logp, targets, reduction="none")
-    text = per_token.mean()
+        per_token = nn.functional.nll_loss(logp, demonstrated, reduction="none")
+    text = per_token.sum() / tokens
     dense = text.new_zeros(())
-    if head is not None:
-        cell = vlm.chat.patch * vlm.chat.merge
-        pairs = [
-            (features[image.key][0], dense_target(boxes, image, cell))
-            for lesson in lessons
-            for image, boxes in zip(lesson.buffer.images, lesson.boxes, strict=True)
-        ]
-        dense = head.loss([embeds for embeds, _ in pairs], [target for _, target in pairs])
-    accuracy = (logp.argmax(-1) == targets).float().mean()
-    return SFTLoss(text + dense_weight * dense, text.item(), dense.item(), accuracy.item())
+    if heads is not None:
+        integers = vlm.core.get_input_embeddings().weight[_JOINED_IDS]
+        visual = torch.cat([features[i.key][0] for b in buffers for i in b.images]).float()
+        seen = hidden[ids == vlm.image_token_id].float()
+        targets = _dense_targets(vlm, lessons)
+        for head, states, frame in ((heads.vision, visual, "own"), (heads.text, seen, "view")):
+            found, edges = head.losses(
+                states, *stacked(targets, frame), integers, config.coordinate_sigma
+            )
+            dense = dense + found / cells + EDGE_WEIGHT * edges / people
+    right = (logp.argmax(-1) == demonstrated).sum() / tokens
+    total = text + config.dense_weight * dense
+    return SFTLoss(total, text.item(), dense.item(), right.item())
+
+
+def sft_counts(
+    vlm: VLM, lessons: Sequence[Lesson], heads: DenseHeads | None
+) -> tuple[int, int, int]:
+    """Count what the means of the loss are over.
+
+    Args:
+        vlm: the learner.
+        lessons: a batch or a part of it.
+        heads: of the dense loss, or None.
+
+    Returns:
+        Policy tokens, and, where there is a dense loss, quarters of cells and people in them.
+    """
+    tokens = sum(sum(lesson.buffer.loss_mask) for lesson in lessons)
+    targets = [] if heads is None else _dense_targets(vlm, lessons)
+    return tokens, sum(t.flags.size for t in targets), sum(len(t.own) for t in targets)
+
+
+def _dense_targets(vlm: VLM, lessons: Sequence[Lesson]) -> list[DenseTarget]:
+    cell = vlm.chat.patch * vlm.chat.merge
+    return [
+        dense_target(boxes, in_view, image, cell)
+        for lesson in lessons
+        for image, boxes, in_view in zip(
+            lesson.buffer.images, lesson.boxes, lesson.in_view, strict=True
+        )
+    ]
 
 
 def train_sft(
@@ -137,8 +219,11 @@ def train_sft(
     *,
     resume: bool = False,
     logger: RunLogger | None = None,
+    ranks: Ranks | None = None,
 ) -> None:
     """Teach a model from demonstrations.
+
+    With several ranks each learns from its share of every batch, and the gradients add up.
 
     Args:
         vlm: the learner; its trainable parameters change.
@@ -146,12 +231,14 @@ def train_sft(
         config: the settings.
         out: folder for checkpoints, or None for none.
         resume: go on from the newest checkpoint in ``out`` when there is one.
-        logger: where the numbers go.
+        logger: where the numbers of the first rank go.
+        ranks: the processes of the run; by default this one alone.
 
     Raises:
-        ConfigError: for coordinate smoothing with another tokenizer than the tiny one, or a dense
-            loss with a model that does not give its image features.
-        FloatingPointError: when the loss is not finite.
+        ConfigError: for another number of steps once the rate falls, coordinate smoothing with
+            another tokenizer than the tiny one, or a dense loss with a model that does not give
+            its image features.
+        FloatingPointError: when a gradient is not finite.
     """
     if config.coordinate_sigma > 0 and not _has_integer_tokens(vlm):
         raise ConfigError(
@@ -162,36 +249,37 @@ def train_sft(
             "dense_weight: expected 0 for a model that keeps the features of its images to itself, "
             f"got {config.dense_weight}"
         )
+    ranks = ranks or Ranks()
     seed_everything(config.seed)
-    head = None
+    heads = None
     if config.dense_weight > 0:
-        head = DenseHead(vlm.core.config.text_config.hidden_size).to(vlm.device)
-    parameters = [*vlm.trainable_parameters(), *(head.parameters() if head else ())]
-    optimizer = torch.optim.AdamW(
-        parameters,
-        lr=config.learning_rate,
-        betas=(0.9, 0.95),
-        weight_decay=config.weight_decay,
-        fused=True,
+        heads = DenseHeads(vlm.core.config.text_config.hidden_size).to(vlm.device)
+    named = [(name, p) for name, p in vlm.model.named_parameters() if p.requires_grad]
+    named += [(f"dense_heads.{name}", p) for name, p in heads.named_parameters()] if heads else []
+    parameters = [parameter for _, parameter in named]
+    optimizer = TeachingOptimizer(
+        named, config.learning_rate, config.weight_decay, muon=config.optimizer == "muon"
     )
     start = 0
     folder = None if out is None else out / "checkpoints"
     path = latest_checkpoint(folder) if folder is not None and resume else None
     if path is not None:
-        found = load_checkpoint(path, asdict(config))
+        found = load_checkpoint(path, asdict(config), may_differ=("steps", "workers"))
+        _check_steps(found.step, int(found.config["steps"]), config)
         check_random_state(found)
         vlm.load_state_dict(found.weights)
         optimizer.load_state_dict(found.optimizer)
-        if head is not None:
-            head.load_state_dict(found.extra["head"])
+        if heads is not None:
+            heads.load_state_dict(found.extra["heads"])
         set_rng_state(found.rng)
         start = found.step
-    if logger is not None:
+    if logger is not None and ranks.first:
         logger.start(start)
+    mine = ranks.share(config.batch_size)
     batches = DataLoader(
         lessons,
-        batch_size=config.batch_size,
-        sampler=_LessonOrder(len(lessons), start, config),  # type: ignore[arg-type]
+        batch_size=len(mine),
+        sampler=_LessonOrder(len(lessons), start, config, mine),  # type: ignore[arg-type]
         collate_fn=list,
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
@@ -200,28 +288,33 @@ def train_sft(
     vlm.model.train()
     for step, batch in enumerate(batches, start=start + 1):
         began = time.perf_counter()
-        rate = config.learning_rate * _schedule(step, config)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        loss = sft_loss(vlm, batch, head, config.coordinate_sigma, config.dense_weight)
-        if not bool(torch.isfinite(loss.total)):
-            raise FloatingPointError(f"step {step}: expected a finite loss, got {loss.total}")
+        ranks.doing = f"step {step}"
+        rate = config.learning_rate * learning_rate_share(step, config)
+        optimizer.set_learning_rate(rate)
+        loss = sft_loss(vlm, batch, heads, config, ranks)
         loss.total.backward()
+        ranks.sum_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        # The norm is the same on all ranks and not finite where any of their losses is not.
+        if not bool(torch.isfinite(norm)):
+            raise FloatingPointError(f"step {step}: expected a finite gradient, got norm {norm}")
         optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        if logger is not None:
+        optimizer.zero_grad()
+        shares = ranks.gather((loss.text, loss.dense, loss.accuracy))
+        if logger is not None and ranks.first:
+            text, dense, accuracy = (sum(one) for one in zip(*shares, strict=True))
             numbers = {
-                "sft/loss": loss.text,
-                "sft/dense_loss": loss.dense,
-                "sft/token_accuracy": loss.accuracy,
+                "sft/loss": text,
+                "sft/dense_loss": dense,
+                "sft/token_accuracy": accuracy,
                 "sft/grad_norm": float(norm),
                 "sft/learning_rate": rate,
                 "time/step": time.perf_counter() - began,
             }
             logger.log(step, numbers)
-        if folder is not None and (step % config.checkpoint_every == 0 or step == config.steps):
-            extra: dict[str, Any] = {} if head is None else {"head": head.state_dict()}
+        due = step % config.checkpoint_every == 0 or step == config.steps
+        if folder is not None and ranks.first and due:
+            extra: dict[str, Any] = {} if heads is None else {"heads": heads.state_dict()}
             save_checkpoint(
                 folder,
                 step,
@@ -234,34 +327,54 @@ def train_sft(
     vlm.model.eval()
 
 
+def learning_rate_share(step: int, config: SFTConfig) -> float:
+    """Return the share of the highest rate: a linear rise, a plateau, a linear fall.
+
+    Args:
+        step: from 1.
+        config: gives the lengths.
+
+    Returns:
+        A number in (0, 1]. Source: Hu et al. 2024 (arXiv 2404.06395), warm-up, stable, decay.
+    """
+    rise = step / max(1, config.warmup_steps)
+    fall = (config.steps + 1 - step) / (config.decay_steps + 1)
+    return min(1.0, rise, fall)
+
+
+def _check_steps(done: int, planned: int, config: SFTConfig) -> None:
+    """Refuse another length once the rate has begun to fall, or would have by now."""
+    if planned != config.steps and done > min(planned, config.steps) - config.decay_steps:
+        raise ConfigError(
+            f"steps: expected {planned}, since the learning rate has begun to fall by step {done}, "
+            f"got {config.steps}"
+        )
+
+
 class _LessonOrder(Sampler[int]):
     """Lesson numbers from some step on, every epoch in its own order."""
 
-    def __init__(self, count: int, start: int, config: SFTConfig) -> None:
-        self.count, self.start, self.config = count, start, config
+    def __init__(self, count: int, start: int, config: SFTConfig, mine: range) -> None:
+        self.count, self.start, self.config, self.mine = count, start, config, mine
 
     def __len__(self) -> int:
-        return (self.config.steps - self.start) * self.config.batch_size
+        return (self.config.steps - self.start) * len(self.mine)
 
     def __iter__(self) -> Iterator[int]:
-        first = self.start * self.config.batch_size
         epoch, order = -1, torch.empty(0)
-        for at in range(first, first + len(self)):
-            if at // self.count != epoch:
-                epoch = at // self.count
-                generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
-                order = torch.randperm(self.count, generator=generator)
-            yield int(order[at % self.count])
-
-
-def _schedule(step: int, config: SFTConfig) -> float:
-    """Return the share of the peak rate: linear warm-up, then cosine to a twentieth."""
-    if step <= config.warmup_steps:
-        return step / config.warmup_steps
-    progress = (step - config.warmup_steps) / max(1, config.steps - config.warmup_steps)
-    return 0.05 + 0.95 * 0.5 * (1 + math.cos(math.pi * progress))
+        for step in range(self.start, self.config.steps):
+            for at in (step * self.config.batch_size + place for place in self.mine):
+                if at // self.count != epoch:
+                    epoch = at // self.count
+                    generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+                    order = torch.randperm(self.count, generator=generator)
+                yield int(order[at % self.count])
 
 
 def _has_integer_tokens(vlm: VLM) -> bool:
-    ids = vlm.processor.tokenizer.convert_tokens_to_ids([str(i) for i in range(MAX_INTEGER + 1)])
-    return list(ids) == list(range(MAX_INTEGER + 1))
+    convert = vlm.processor.tokenizer.convert_tokens_to_ids
+    return all(
+        convert(f"{before}{number}") == token
+        for before, ids in INTEGER_ROLES.items()
+        for number, token in enumerate(ids)
+    )

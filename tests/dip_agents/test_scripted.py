@@ -6,14 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dip_agents.oracle import miss_chances, oracle_regions
+from dip_agents.oracle import miss_chances, oracle_regions, shown_heights
 from dip_agents.oracle_looks import ambiguous_regions
 from dip_agents.printing import printable, random_boxes
 from dip_agents.scripted import GridScanPolicy, OraclePolicy, RandomPolicy, demonstrations
 from dip_env import Episode, EpisodeConfig, Scene, ToyScenes
 from dip_env.actions import Answer, Grammar, Look, Think
 from dip_env.boxes import box_area, box_iou, covered_share, union_area
-from dip_env.views import View
+from dip_env.views import Crop, View
 
 CONFIG = EpisodeConfig()
 GRAMMAR = Grammar(CONFIG.max_regions, CONFIG.max_boxes)
@@ -115,6 +115,33 @@ def test_a_demonstration_is_a_finished_conversation_with_crops():
         assert conversation[2].images
     # Nobody in scene 2: it still looks, and answers with nobody.
     assert segments_of(messages[1][3].text)[-1] == Answer(np.zeros((0, 4)))
+
+
+def test_an_oracle_may_leave_out_whom_no_picture_shows():
+    # Heights in the scene 960 high, in the view a fifth of it: 100 -> 20 and 30 -> 6 pixels.
+    boxes = np.array([[100.0, 100, 140, 200], [800, 500, 812, 530]])
+    view = View((1280, 960), (256, 192))
+    assert shown_heights(boxes, view, []).tolist() == [20, 6]
+    # A crop of a quarter of the width at three times the view's scale holds the second only.
+    crop = Crop(np.zeros((1, 1, 3), np.uint8), np.array([700.0, 400, 1020, 640]), 3.0)
+    assert shown_heights(boxes, view, [crop]).tolist() == [20, 18]
+    # Of the first less than four tenths would be inside.
+    cut = Crop(np.zeros((1, 1, 3), np.uint8), np.array([125.0, 100, 400, 300]), 3.0)
+    assert shown_heights(boxes, view, [cut]).tolist() == [20, 6]
+
+
+def test_what_the_oracle_answers_depends_on_what_it_saw():
+    source = Row()
+    scene = source[0]
+    tall = scene.truth[:, 3] - scene.truth[:, 1]
+    episode = Episode(scene, CONFIG, scene_index=0)
+    in_view = tall * episode.view.view_size[1] / scene.size[1]
+    limit = float(in_view.max()) + 1
+    blind = OraclePolicy(source, CONFIG, smallest=limit, look="none")
+    assert segments_of(blind.act([episode.observation()], [0])[0].text)[-1].boxes.shape[0] == 0
+    looking = OraclePolicy(source, CONFIG, smallest=limit)
+    _, turns = play(looking, source, 0)
+    assert 0 < len(turns[-1].info["answer_boxes"]) < len(tall)
 
 
 def test_style_options_change_the_words_and_nothing_else():

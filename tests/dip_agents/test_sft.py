@@ -1,4 +1,5 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -6,7 +7,16 @@ import torch
 from dip_agents.lessons import LessonData
 from dip_agents.logs import RunLogger, read_metrics
 from dip_agents.oracle import OraclePolicy
-from dip_agents.sft import SFTConfig, _schedule, sft_loss, train_sft
+from dip_agents.ranks import Ranks
+from dip_agents.sft import (
+    DenseHeads,
+    SFTConfig,
+    _LessonOrder,
+    learning_rate_share,
+    sft_counts,
+    sft_loss,
+    train_sft,
+)
 from dip_env.errors import ConfigError
 
 
@@ -25,6 +35,7 @@ def config():
         dense_weight=0.5,
         workers=0,
         checkpoint_every=4,
+        optimizer="muon",
     )
 
 
@@ -33,10 +44,10 @@ def test_demonstrations_are_learned(fresh_micro, toy, brief_rules, config):
     data = lessons(vlm, toy, brief_rules)
     batch = [data[i] for i in range(4)]
     with torch.no_grad():
-        before = sft_loss(vlm, batch, None, 0.0, 0.0)
+        before = sft_loss(vlm, batch, None, SFTConfig())
     train_sft(vlm, data, config)
     with torch.no_grad():
-        after = sft_loss(vlm, batch, None, 0.0, 0.0)
+        after = sft_loss(vlm, batch, None, SFTConfig())
     assert after.text < 0.8 * before.text
     assert after.accuracy > before.accuracy
 
@@ -46,7 +57,7 @@ def test_the_loss_is_the_mean_over_what_the_demonstrator_said(micro, toy, brief_
     data = lessons(vlm, toy, brief_rules)
     batch = [data[0], data[2]]
     with torch.no_grad():
-        loss = sft_loss(vlm, batch, None, 0.0, 0.0)
+        loss = sft_loss(vlm, batch, None, SFTConfig())
         out = vlm.token_logprobs([lesson.buffer for lesson in batch])
     expected = -float(out.logprobs.sum()) / int(out.mask.sum())
     assert loss.text == pytest.approx(expected, rel=1e-4)
@@ -92,15 +103,68 @@ def test_smoothing_needs_integer_tokens(fresh_micro, toy, brief_rules, config):
         train_sft(vlm, lessons(fresh_micro(), toy, brief_rules), config)
 
 
-def test_the_rate_warms_up_and_falls():
-    config = SFTConfig(steps=100, warmup_steps=10)
-    rates = [_schedule(step, config) for step in range(1, 101)]
+def test_shares_of_a_batch_add_up_to_its_loss(micro, toy, brief_rules, config):
+    vlm = micro("qwen3_vl")
+    data = lessons(vlm, toy, brief_rules)
+    batch = [data[i] for i in range(4)]
+    torch.manual_seed(0)
+    heads = DenseHeads(vlm.core.config.text_config.hidden_size)
+
+    class Two(Ranks):
+        """Both shares' counts, as the other rank would tell them."""
+
+        def gather(self, value):
+            return counts
+
+    with torch.no_grad():
+        whole = sft_loss(vlm, batch, heads, config)
+        counts = [sft_counts(vlm, part, heads) for part in (batch[:1], batch[1:])]
+        parts = [sft_loss(vlm, part, heads, config, Two()) for part in (batch[:1], batch[1:])]
+    assert whole.dense > 0
+    for name in ("total", "text", "dense", "accuracy"):
+        both = sum(float(getattr(part, name)) for part in parts)
+        assert both == pytest.approx(float(getattr(whole, name)), rel=1e-4), name
+
+
+def test_ranks_go_through_every_batch_together():
+    config = SFTConfig(steps=3, batch_size=5)
+    whole = list(_LessonOrder(7, 1, config, range(5)))
+    parts = [list(_LessonOrder(7, 1, config, part)) for part in (range(3), range(3, 5))]
+    assert whole == [*parts[0][:3], *parts[1][:2], *parts[0][3:], *parts[1][2:]]
+    # 15 places of which the first step took 5: the rest of epoch 0, epoch 1 and one of epoch 2.
+    assert sorted(whole[2:9]) == list(range(7))
+
+
+def test_the_rate_rises_stays_and_falls():
+    config = SFTConfig(steps=100, warmup_steps=10, decay_steps=19)
+    rates = [learning_rate_share(step, config) for step in range(1, 101)]
     assert rates[:10] == pytest.approx([k / 10 for k in range(1, 11)])
-    assert rates[9:] == sorted(rates[9:], reverse=True)
-    assert rates[-1] == pytest.approx(0.05)
+    assert rates[9:81] == [1.0] * 72
+    assert rates[81:] == pytest.approx([k / 20 for k in range(19, 0, -1)])
 
 
-@pytest.mark.parametrize(("field", "value"), [("steps", 0), ("learning_rate", 0.0)])
+def test_a_run_may_be_prolonged_until_its_rate_falls(
+    fresh_micro, toy, brief_rules, config, tmp_path
+):
+    data = lessons(fresh_micro(), toy, brief_rules)
+    short = replace(config, steps=4, decay_steps=0)
+    train_sft(fresh_micro(), data, short, tmp_path / "run")
+    whole, again = fresh_micro(), fresh_micro()
+    longer = replace(short, steps=6)
+    train_sft(again, data, longer, tmp_path / "run", resume=True)
+    train_sft(whole, data, longer)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    falling = replace(config, steps=4, decay_steps=2)
+    train_sft(fresh_micro(), data, falling, tmp_path / "falling")
+    with pytest.raises(ConfigError, match="steps: expected 4, since the learning rate"):
+        train_sft(fresh_micro(), data, replace(falling, steps=6), tmp_path / "falling", resume=True)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("steps", 0), ("learning_rate", 0.0), ("single_pass", 1.5), ("optimizer", "sgd")],
+)
 def test_settings_out_of_range_name_their_field(field, value):
     with pytest.raises(ConfigError, match=field):
         SFTConfig(**{field: value})

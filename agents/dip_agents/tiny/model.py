@@ -19,14 +19,14 @@ from transformers import (
     Qwen3VLVideoProcessor,
 )
 
-from dip_agents.tiny.tokenizer import MAX_INTEGER, build_tokenizer
+from dip_agents.tiny.tokenizer import INTEGER_ROLES, MAX_INTEGER, build_tokenizer
 
 Family = Literal["qwen3_vl", "qwen2_5_vl"]
 Size = Literal["tiny", "micro"]
 
 _SIZES: dict[str, dict[str, int]] = {
     # Chosen to stay under 12 MB in bf16; head size 64 is what vLLM's kernels take.
-    "tiny": {"hidden": 256, "layers": 4, "heads": 4, "mlp": 512, "vision": 192, "vision_layers": 4},
+    "tiny": {"hidden": 256, "layers": 4, "heads": 4, "mlp": 448, "vision": 192, "vision_layers": 4},
     # For tests: every part is there, nothing is learned.
     "micro": {"hidden": 64, "layers": 2, "heads": 2, "mlp": 96, "vision": 64, "vision_layers": 2},
 }
@@ -75,7 +75,7 @@ def build_tiny(
     vision: dict[str, Any] = {
         "depth": shape["vision_layers"],
         "hidden_size": shape["vision"],
-        "num_heads": shape["vision"] // 32,
+        "num_heads": shape["vision"] // head,
         "intermediate_size": 2 * shape["vision"],
         "out_hidden_size": shape["hidden"],
         "spatial_merge_size": 2,
@@ -121,23 +121,27 @@ def build_tiny(
     return model.eval(), processor
 
 
-def fourier_integers(weight: torch.Tensor, seed: int, span: int = 256) -> None:
+def fourier_integers(weight: torch.Tensor, seed: int, span: int = 512) -> None:
     """Start the integer tokens as smooth functions of their value, so that places interpolate.
 
+    The roles of an integer share these functions and differ by a constant.
+
     Args:
-        weight: embedding matrix; rows 0..1000 are the integers 0..1000. Changed in place.
+        weight: embedding matrix of the tiny tokenizer. Changed in place.
         seed: of the random projection.
         span: range of coordinates in which frequencies are counted in cycles.
     """
-    # Source: ours; .25 to 13 cycles per range separate neighbours and keep far values apart.
-    frequencies = torch.logspace(math.log10(0.25), math.log10(13), 24)
+    # Source: ours; .25 to 32 cycles per range separate neighbours and keep far values apart.
+    frequencies = torch.logspace(math.log10(0.25), math.log10(32), 32)
     phase = 2 * math.pi * torch.arange(MAX_INTEGER + 1)[:, None] / span * frequencies
     waves = torch.cat([phase.sin(), phase.cos()], dim=1)
     generator = torch.Generator().manual_seed(seed)
     projection = torch.randn(waves.shape[1], weight.shape[1], generator=generator)
     rows = waves @ projection
     with torch.no_grad():
-        weight[: MAX_INTEGER + 1] = rows / rows.std() * 0.02
+        for before, ids in INTEGER_ROLES.items():
+            own = torch.randn(weight.shape[1], generator=generator) if before else 0.0
+            weight[ids.start : ids.stop] = (rows[: len(ids)] / rows.std() + own) * 0.02
 
 
 def _image_processor(patch: int) -> Any:

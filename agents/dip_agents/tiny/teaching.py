@@ -1,12 +1,14 @@
-"""What teaches a tiny model places from scratch: smoothed coordinates and a dense target.
+"""What teaches a tiny model places from scratch: smoothed coordinates and dense targets.
 
-Plain cross-entropy on box lists teaches the syntax and not the places at this size; these two
-do (source: ours, measured on scenes of one to five people).
+Plain cross-entropy on box lists teaches the syntax and not the places at this size. Dense targets
+make every image token say who stands in its cell, in the numbers that answers are made of (source:
+ours).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -14,9 +16,14 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from dip_agents.tiny.tokenizer import MAX_INTEGER
+from dip_agents.tiny.tokenizer import INTEGER_ROLES, JOINED
 from dip_agents.token_buffer import EncodedImage, TokenBuffer
 from dip_agents.vlm import VLM
+
+QUARTERS = 4
+"""Parts of an image token's cell, two by two, that may each hold a person."""
+MIN_HEIGHT = 6.0
+"""People less tall in an image, in its pixels, are no dense target there."""
 
 
 def coordinate_mask(buffer: TokenBuffer, vlm: VLM) -> list[bool]:
@@ -31,13 +38,14 @@ def coordinate_mask(buffer: TokenBuffer, vlm: VLM) -> list[bool]:
     """
     ids = vlm.processor.tokenizer.convert_tokens_to_ids
     opens, closes = ({ids(f"<{slash}{tag}>") for tag in ("look", "answer")} for slash in ("", "/"))
+    last = max(role.stop for role in INTEGER_ROLES.values())
     flags, inside = [], False
     for token, sampled in zip(buffer.ids, buffer.loss_mask, strict=True):
         if sampled and token in opens:
             inside = True
         elif token in closes:
             inside = False
-        flags.append(bool(sampled and inside and token <= MAX_INTEGER))
+        flags.append(bool(sampled and inside and token < last))
     return flags
 
 
@@ -45,76 +53,159 @@ def smoothed_loss(logp: Tensor, targets: Tensor, coordinate: Tensor, sigma: floa
     """Cross-entropy with a Gaussian over neighbouring integers as the target of a coordinate.
 
     Args:
-        logp: log-probabilities (N, V); ids 0..1000 are the integers.
+        logp: log-probabilities (N, V) over the tiny tokenizer's ids.
         targets: ids (N,).
         coordinate: True where the target is a coordinate (N,).
         sigma: width in integers; 0 is plain cross-entropy.
 
     Returns:
-        Loss per token (N,).
+        Loss per token (N,); no weight goes to an integer of another role.
     """
     plain = F.nll_loss(logp, targets, reduction="none")
     if sigma == 0 or not bool(coordinate.any()):
         return plain
+    chosen = targets[coordinate]
+    low, high = torch.zeros_like(chosen), torch.zeros_like(chosen)
+    for role in INTEGER_ROLES.values():
+        inside = (chosen >= role.start) & (chosen < role.stop)
+        low[inside], high[inside] = role.start, role.stop - 1
+    smooth = _smoothed(logp[coordinate], chosen, low, high, sigma)
+    return plain.masked_scatter(coordinate, smooth)
+
+
+def _smoothed(logp: Tensor, target: Tensor, low: Tensor, high: Tensor, sigma: float) -> Tensor:
+    """Return the cross-entropy (N,) with a Gaussian around each target, cut at low and high."""
     reach = int(3 * sigma)
     offsets = torch.arange(-reach, reach + 1, device=logp.device)
-    around = targets[coordinate][:, None] + offsets
-    weight = torch.exp(-0.5 * (offsets / sigma) ** 2) * ((around >= 0) & (around <= MAX_INTEGER))
+    around = target[:, None] + offsets
+    inside = (around >= low[:, None]) & (around <= high[:, None])
+    weight = torch.exp(-0.5 * (offsets / sigma) ** 2) * inside
     weight = weight / weight.sum(1, keepdim=True)
-    picked = logp[coordinate].gather(1, around.clamp(0, MAX_INTEGER))
-    return plain.masked_scatter(coordinate, -(weight * picked).sum(1))
+    picked = logp.gather(1, around.clamp(0, logp.shape[1] - 1))
+    return -(weight * picked).sum(1)
 
 
-def dense_target(boxes: NDArray[np.float64], image: EncodedImage, cell: int) -> NDArray[np.float32]:
-    """Say per image token whether a person's centre lies in its cell, and where the edges are.
+@dataclass(frozen=True, eq=False)
+class DenseTarget:
+    """Who stands in the cells of an image's tokens.
+
+    Args:
+        flags: whether a person's centre lies in each quarter of each cell, bool (tokens, 4).
+        own: edges of those people, x1, y1, x2, y2, in pixels of the image, long (P, 4), in the
+            order of the flags.
+        view: the same people in pixels of the overview, long (P, 4).
+    """
+
+    flags: NDArray[np.bool_]
+    own: NDArray[np.int64]
+    view: NDArray[np.int64]
+
+
+def dense_target(
+    boxes: NDArray[np.float64],
+    in_view: NDArray[np.float64],
+    image: EncodedImage,
+    cell: int,
+) -> DenseTarget:
+    """Say for each quarter of an image token's cell whose centre lies in it.
 
     Args:
         boxes: (N, 4) xyxy in pixels of this image.
+        in_view: (N, 4) the same people in pixels of the overview.
         image: gives the grid.
         cell: side of a token's cell in pixels.
 
     Returns:
-        float32 (tokens, 5): flag, then x1, y1, x2, y2 relative to the cell's centre in units of
-        the image's sides. Of several centres in a cell the largest box counts.
+        The target. Of several centres in a quarter the largest box counts; people under
+        ``MIN_HEIGHT`` pixels are left out.
     """
     _, h, w = image.grid
-    side = image.tokens and h * w // image.tokens
-    rows, columns = int(h / side**0.5), int(w / side**0.5)
-    out = np.zeros((rows, columns, 5), dtype=np.float32)
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    for box in boxes[np.argsort(area)]:
-        column, row = (int((box[i] + box[i + 2]) / 2 // cell) for i in (0, 1))
-        if 0 <= row < rows and 0 <= column < columns:
-            centre = np.array([(column + 0.5) * cell, (row + 0.5) * cell] * 2)
-            size = np.array([columns * cell, rows * cell] * 2)
-            out[row, column] = (1.0, *((box - centre) / size))
-    return out.reshape(-1, 5)
+    side = round((h * w / image.tokens) ** 0.5)
+    rows, columns = h // side, w // side
+    owner = np.full((rows, columns, QUARTERS), -1)
+    height = boxes[:, 3] - boxes[:, 1]
+    area = (boxes[:, 2] - boxes[:, 0]) * height
+    for i in np.argsort(area, kind="stable"):
+        centre = (boxes[i, :2] + boxes[i, 2:]) / 2
+        column, row = (int(v // (cell / 2)) for v in centre)
+        if height[i] >= MIN_HEIGHT and 0 <= row < 2 * rows and 0 <= column < 2 * columns:
+            owner[row // 2, column // 2, 2 * (row % 2) + column % 2] = i
+    owner = owner.reshape(-1, QUARTERS)
+    who = owner[owner >= 0]
+    own, view = (
+        np.clip(np.rint(edges[who]), 0, JOINED - 1).astype(np.int64) for edges in (boxes, in_view)
+    )
+    return DenseTarget(owner >= 0, own, view)
 
 
 class DenseHead(nn.Module):
-    """A linear head on the vision tokens that learns where people are; used in training only."""
+    """Reads from the states of image tokens who stands in their cells; used in training only.
+
+    Edges are read as the language model says them, by likeness to the embeddings of integers, so
+    that what attention must copy to answer is already there.
+
+    Args:
+        width: of the states.
+    """
 
     def __init__(self, width: int) -> None:
-        """Make a head for tokens of a given width."""
+        """Make a linear head."""
         super().__init__()
-        self.out = nn.Linear(width, 5)
+        self.quarters = nn.Linear(width, QUARTERS * width)
+        self.flag = nn.Linear(width, 1)
+        self.edges = nn.Linear(width, 4 * width)
 
-    def loss(self, embeds: Sequence[Tensor], targets: Sequence[NDArray[np.float32]]) -> Tensor:
-        """Return the mean loss over cells.
+    def losses(
+        self,
+        states: Tensor,
+        flags: NDArray[np.bool_],
+        edges: NDArray[np.int64],
+        integers: Tensor,
+        sigma: float,
+    ) -> tuple[Tensor, Tensor]:
+        """Return the summed losses of flags and of edges.
 
         Args:
-            embeds: per image (tokens, d).
-            targets: per image, from ``dense_target``.
+            states: of image tokens (N, d).
+            flags: bool (N, 4).
+            edges: (P, 4), a row for each flag that is set.
+            integers: embeddings (``JOINED``, d) of 0, 1, 2, ...
+            sigma: width of smoothed edges in integers.
 
         Returns:
-            Scalar: binary cross-entropy of the flag (positives weigh 5) plus 5 times the mean
-            absolute error of the edges where a centre lies.
+            Sum over flags of the binary cross-entropy (set ones weigh 4), and sum over people of
+            the mean cross-entropy of their four edges.
         """
-        truth = torch.from_numpy(np.concatenate(targets)).to(embeds[0].device)
-        guess = self.out(torch.cat(list(embeds)).float())
-        flag = truth[:, 0]
+        truth = torch.from_numpy(flags).to(states.device)
+        slots = self.quarters(states).unflatten(1, (QUARTERS, -1))
         found = F.binary_cross_entropy_with_logits(
-            guess[:, 0], flag, pos_weight=torch.tensor(5.0, device=flag.device)
+            self.flag(slots)[..., 0],
+            truth.float(),
+            pos_weight=torch.tensor(4.0, device=states.device),
+            reduction="sum",
         )
-        edges = ((guess[:, 1:] - truth[:, 1:]).abs().mean(1) * flag).sum() / flag.sum().clamp(min=1)
-        return found + 5 * edges
+        if not len(edges):
+            return found, found.new_zeros(())
+        guess = self.edges(slots[truth]).unflatten(1, (4, -1)) @ integers.T
+        logp = torch.log_softmax(guess.float(), -1).flatten(0, 1)
+        target = torch.from_numpy(edges.reshape(-1)).to(states.device)
+        low = torch.zeros_like(target)
+        if sigma == 0:
+            wrong = F.nll_loss(logp, target, reduction="none")
+        else:
+            wrong = _smoothed(logp, target, low, low + JOINED - 1, sigma)
+        return found, wrong.sum() / 4
+
+
+def stacked(targets: Sequence[DenseTarget], frame: str) -> tuple[NDArray, NDArray]:
+    """Join the targets of several images.
+
+    Args:
+        targets: in the order of the images.
+        frame: ``own`` or ``view``, whose edges.
+
+    Returns:
+        Flags (N, 4) and edges (P, 4).
+    """
+    flags = np.concatenate([target.flags for target in targets])
+    return flags, np.concatenate([getattr(target, frame) for target in targets])

@@ -1,4 +1,8 @@
-"""The tiny model's tokenizer: integers and words as single tokens, bytes for everything else."""
+"""The tiny model's tokenizer: integers and words as single tokens, bytes for everything else.
+
+A box of four numbers is four tokens, since an integer below 512 also comes as one token with what
+is before it in a list of boxes: ``],[12`` ``,38`` ``,44`` ``,130``.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +22,15 @@ SPECIAL_TOKENS = (
     "<|video_pad|>",
 )
 MAX_INTEGER = 1000
+"""Integers up to this are single tokens; their ids are their values."""
+JOINED = 512
+"""Integers below this also come joined with what is before them in a list of boxes."""
+INTEGER_ROLES = {
+    "": range(MAX_INTEGER + 1),
+    ",": range(MAX_INTEGER + 1, MAX_INTEGER + 1 + JOINED),
+    "],[": range(MAX_INTEGER + 1 + JOINED, MAX_INTEGER + 1 + 2 * JOINED),
+}
+"""What is joined with an integer -> the ids of 0, 1, 2, ... in that role."""
 _PIECES = (
     *(f"<{slash}{tag}>" for tag in ("think", "look", "answer") for slash in ("", "/")),
     "[[",
@@ -28,8 +41,9 @@ _PIECES = (
     "user",
     "system",
 )
+_BELOW_JOINED = r"(?:0|[1-9][0-9]?|[1-4][0-9]{2}|50[0-9]|51[01])(?![0-9])"
 _PATTERN = (
-    rf"{MAX_INTEGER}|[0-9]{{1,3}}|</?(?:think|look|answer)>|\]\]|\[\[|\],\[|\[\]"
+    rf"\],\[{_BELOW_JOINED}|,{_BELOW_JOINED}|{MAX_INTEGER}|[0-9]{{1,3}}|</?(?:think|look|answer)>|\]\]|\[\[|\],\[|\[\]"
     r"| ?[A-Za-z]+|[^A-Za-z0-9]"
 )
 _CHAT_TEMPLATE = (
@@ -51,12 +65,12 @@ def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
         texts: prompts, messages and demonstrations; their words become single tokens.
 
     Returns:
-        A fast tokenizer with chat template; integers 0..1000 have consecutive ids.
+        A fast tokenizer with chat template; the ids of integers are those of ``INTEGER_ROLES``.
     """
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     words = sorted({word for text in texts for word in re.findall(r" ?[A-Za-z]+", text)})
     vocabulary: dict[str, int] = {}
-    integers = [str(value) for value in range(MAX_INTEGER + 1)]
+    integers = [f"{before}{n}" for before, ids in INTEGER_ROLES.items() for n in range(len(ids))]
     for token in (
         *integers,
         *alphabet,

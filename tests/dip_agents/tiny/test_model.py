@@ -3,6 +3,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dip_agents.models import tiny_texts
 from dip_agents.tiny.model import build_tiny, fourier_integers
+from dip_agents.tiny.tokenizer import INTEGER_ROLES
 
 
 def test_the_auto_classes_read_what_was_saved(tmp_path):
@@ -34,11 +35,24 @@ def test_the_seed_decides_the_weights():
 
 
 def test_neighbouring_integers_begin_close_and_far_ones_apart():
-    weight = torch.zeros(1200, 256)
+    weight = torch.zeros(2100, 256)
     fourier_integers(weight, seed=0)
-    unit = torch.nn.functional.normalize(weight[:256], dim=1)
-    near = (unit[:-1] * unit[1:]).sum(1).mean()
-    far = (unit[:-60] * unit[60:]).sum(1).mean()
-    assert near > 0.9
-    assert far < 0.5
-    assert not weight[1001:].any()
+    for ids in INTEGER_ROLES.values():
+        rows = weight[ids.start : ids.start + 384]
+        unit = torch.nn.functional.normalize(rows - rows.mean(0), dim=1)
+        near = (unit[:-1] * unit[1:]).sum(1).mean()
+        far = (unit[:-60] * unit[60:]).sum(1).mean()
+        assert near > 0.85
+        assert far < 0.5
+    assert not weight[2025:].any()
+
+
+def test_roles_of_an_integer_begin_apart():
+    weight = torch.zeros(2100, 256)
+    fourier_integers(weight, seed=0)
+    comma, item = (INTEGER_ROLES[role].start for role in (",", "],["))
+    assert float((weight[7] - weight[comma + 7]).norm()) > 0.1
+    # The difference is the same for all numbers: what a number is stays readable.
+    torch.testing.assert_close(
+        weight[comma + 7] - weight[item + 7], weight[comma + 99] - weight[item + 99]
+    )
