@@ -60,20 +60,20 @@ def render_frame(episode: Episode, score: Score | None = None) -> NDArray[np.uin
     frame.paste(scene.image.resize((width, height), Image.Resampling.BICUBIC))
     pen = ImageDraw.Draw(frame)
     if score is not None:
-        _draw_boxes(pen, _to_frame(view, scene.ignore_boxes), DROPPED, 1)
-    _draw_boxes(pen, _to_frame(view, episode.looks), LOOK, 3, names="look")
+        draw_boxes(pen, _to_frame(view, scene.ignore_boxes), DROPPED, 1)
+    draw_boxes(pen, _to_frame(view, episode.looks), LOOK, 3, names="look")
     answers = SCALE * view.text_to_view(episode.answer)
     if score is None:
-        _draw_boxes(pen, answers, ANSWER, 2)
+        draw_boxes(pen, answers, ANSWER, 2)
         legend = [("look", LOOK), ("answer", ANSWER)]
     else:
         found = score.matches
         missed = _to_frame(view, scene.truth[found.unmatched_truth])
-        _draw_boxes(pen, _to_frame(view, scene.truth[found.truth]), TRUTH, 1)
-        _draw_boxes(pen, answers[found.dropped], DROPPED, 2)
-        _draw_boxes(pen, missed, MISSED, 2)
-        _draw_boxes(pen, answers[found.unmatched_pred], FALSE, 2)
-        _draw_boxes(pen, answers[found.pred], MATCHED, 2)
+        draw_boxes(pen, _to_frame(view, scene.truth[found.truth]), TRUTH, 1)
+        draw_boxes(pen, answers[found.dropped], DROPPED, 2)
+        draw_boxes(pen, missed, MISSED, 2)
+        draw_boxes(pen, answers[found.unmatched_pred], FALSE, 2)
+        draw_boxes(pen, answers[found.pred], MATCHED, 2)
         legend = [
             ("look", LOOK),
             (f"{len(found.pred)} matched", MATCHED),
@@ -97,14 +97,22 @@ def _to_frame(view: View, boxes: NDArray[np.floating]) -> NDArray[np.float64]:
     return SCALE * view.scene_to_view(boxes)
 
 
-def _draw_boxes(
+def draw_boxes(
     pen: ImageDraw.ImageDraw,
     boxes: NDArray[np.float64],
     colour: Colour,
     width: int,
     names: str | None = None,
 ) -> None:
-    """Outline boxes over a dark line that keeps them legible on any ground."""
+    """Outline boxes over a dark line that keeps them legible on any ground.
+
+    Args:
+        pen: of the picture.
+        boxes: (N, 4) xyxy, pixels of the picture.
+        colour: of the line.
+        width: of the line in pixels; the dark one is wider by 2.
+        names: written inside each box with its number, counted from 1; nothing without it.
+    """
     for number, box in enumerate(np.clip(boxes, -1e6, 1e6).tolist(), start=1):
         x1, x2 = sorted(box[0::2])
         y1, y2 = sorted(box[1::2])

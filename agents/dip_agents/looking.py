@@ -6,34 +6,127 @@ what they find, not by reward: the look term cannot be earned where no look may 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import Any
 
-from dip_agents.eval_result import EvalResult
+from dip_agents.eval_play import Arm
+from dip_agents.eval_result import EvalResult, paired_gain
+from dip_agents.evaluate import evaluate_arms
+from dip_agents.looking_measures import (
+    GainHarm,
+    Landing,
+    gain_and_harm,
+    landing_of,
+    mean_landing,
+    scene_f1,
+)
+from dip_agents.oracle import oracle_regions
 from dip_agents.policy import Policy
 from dip_env.config import EpisodeConfig
+from dip_env.errors import ConfigError
+from dip_env.group import EpisodeGroup
+from dip_env.metrics.box_sets import Floats
+from dip_env.metrics.intervals import Interval
 from dip_env.scenes.base import SceneSource
 from dip_wrappers.controlled import Control
+from dip_wrappers.controls import (
+    blank_crops,
+    blurred_overview,
+    crops_from_elsewhere,
+    first_regions,
+    no_image,
+    own_looks,
+    placed_looks,
+    random_looks,
+)
 
 OWN = "own looks"
 NONE = "no looks"
 
+COMPARED = ("F1", "precision", "recall", "accuracy", "mean_iou", "JI", "boxes_per_truth")
+"""Metrics that mean the same whether looks are allowed or not."""
+
 
 @dataclass(frozen=True, eq=False)
 class LookingReport:
-    """What every arm found.
+    """What every arm found, by the arm's name.
 
     Args:
-        results: an evaluation for each arm by name; the first two are ``own looks`` and
-            ``no looks``.
+        results: an evaluation for each arm; the first two are ``own looks`` and ``no looks``.
+        landings: where looks landed, one entry for each scene.
+        seed: of the bootstrap.
     """
 
     results: dict[str, EvalResult]
+    landings: dict[str, tuple[Landing, ...]]
+    seed: int = 0
+
+    @property
+    def scene_f1(self) -> dict[str, Floats]:
+        """F1 of each scene, (S,) for each arm."""
+        return {name: scene_f1(result.score) for name, result in self.results.items()}
+
+    @property
+    def budget(self) -> tuple[str, ...]:
+        """The arms from no look over the first regions only to all own looks, least first."""
+        most = self.results[OWN].config.max_regions
+        firsts = [first_regions(k).name for k in range(1, most)]
+        return (NONE, *(name for name in firsts if name in self.results), OWN)
+
+    def against_own(self, name: str) -> dict[str, Interval]:
+        """Return what an arm changes: it minus own looks, paired by scene.
+
+        Args:
+            name: of the arm.
+
+        Returns:
+            An interval for each metric in ``COMPARED``.
+        """
+        gain = paired_gain(self.results[OWN], self.results[name], seed=self.seed)
+        return {metric: gain[metric] for metric in COMPARED}
+
+    def gain_harm(self, name: str) -> GainHarm:
+        """Return in how many scenes an arm finds more or less than no looks do."""
+        f1 = self.scene_f1
+        return gain_and_harm(f1[NONE], f1[name], seed=self.seed)
 
     def to_json(self) -> dict[str, Any]:
-        """Return all of it as plain values."""
-        raise NotImplementedError
+        """Return all of it as plain values.
+
+        Returns:
+            ``arms``: for each its ``metrics`` (value, low and high of each metric that is defined),
+            ``against_own`` (the same for the paired difference to own looks), ``gain_harm``
+            (against no looks) and ``looks`` (where they landed); ``budget``: names of arms, least
+            first; and how it was measured.
+        """
+        own = self.results[OWN]
+        return {
+            "n": own.n,
+            "arms": {name: self._arm(name) for name in self.results},
+            "budget": list(self.budget),
+            "interval_level": 0.95,
+            "interval_method": "bootstrap over scenes, percentile; differences paired by scene",
+            "iou_threshold": 0.5,
+            "look_reference": "prior",
+            "seed": self.seed,
+            "scene_indices": list(own.scene_indices),
+            "config": asdict(own.config),
+        }
+
+    def _arm(self, name: str) -> dict[str, Any]:
+        looks = mean_landing(self.landings[name], seed=self.seed)
+        arm = {
+            "metrics": _plain(self.results[name].metrics),
+            "looks": _plain(looks),
+        }
+        if name != OWN:
+            arm["against_own"] = _plain(self.against_own(name))
+        if name != NONE:
+            split = self.gain_harm(name)
+            arm["gain_harm"] = {**vars(split), "mean": _plain({"mean": split.mean})["mean"]}
+        return arm
 
 
 def looking_report(
@@ -46,29 +139,55 @@ def looking_report(
     seed: int = 0,
     batch_size: int = 16,
     workers: int = 0,
-    on_arm: Callable[[str, int, int], None] | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
 ) -> LookingReport:
     """Play a policy with its own looks, without looks, and under each control.
 
     Args:
         policy: who acts.
-        source: where the scenes come from.
+        source: where the scenes come from; each scene is drawn once for all arms.
         indices: which scenes, each at most once.
-        config: the rules; they must allow a look.
+        config: the rules; they must allow a look. ``no looks`` are the same with ``max_looks`` 0.
         controls: played beside ``own looks`` and ``no looks``, which always are; by default those
             of ``usual_controls``.
-        seed: of the policy's randomness and of the bootstrap.
+        seed: of the policy's randomness, of random places and of the bootstrap.
         batch_size: most observations handed to the policy at once.
         workers: processes that prepare scenes ahead.
-        on_arm: called with (name, arms begun before it, arms in all) as an arm begins.
+        on_batch: called with (scenes done, scenes in all) after each batch.
 
     Returns:
         The report.
 
     Raises:
         ConfigError: for rules without looks, or two arms of one name.
+        ValueError: for a repeated index or a size under 1.
     """
-    raise NotImplementedError
+    if config.max_looks < 1:
+        raise ConfigError(f"looking report: expected max_looks >= 1, got {config.max_looks}")
+    controls = usual_controls(config, seed) if controls is None else controls
+    names = [OWN, NONE, *(control.name for control in controls)]
+    for name in names:
+        if names.count(name) > 1:
+            raise ConfigError(f"looking report: expected one arm named {name!r}, got several")
+    arms = {OWN: Arm(config, own_looks()), NONE: Arm(replace(config, max_looks=0), own_looks())}
+    arms |= {control.name: Arm(config, control) for control in controls}
+    landings: dict[str, list[Landing]] = {name: [] for name in arms}
+
+    def note(name: str, group: EpisodeGroup) -> None:
+        landings[name].append(landing_of(group.episodes[0]))
+
+    results = evaluate_arms(
+        policy,
+        source,
+        indices,
+        arms,
+        batch_size=batch_size,
+        seed=seed,
+        workers=workers,
+        on_batch=on_batch,
+        on_group=note,
+    )
+    return LookingReport(results, {name: tuple(those) for name, those in landings.items()}, seed)
 
 
 def usual_controls(config: EpisodeConfig, seed: int = 0) -> tuple[Control, ...]:
@@ -82,4 +201,23 @@ def usual_controls(config: EpisodeConfig, seed: int = 0) -> tuple[Control, ...]:
         Random looks, oracle looks, crops blanked, crops from another place, overview blurred, no
         image, and the first 1 to ``max_regions`` - 1 regions only.
     """
-    raise NotImplementedError
+    # All that the looks of an episode may hold, so that a second look goes on where one ended.
+    whole = replace(config, max_regions=config.max_looks * config.max_regions)
+    return (
+        random_looks(seed),
+        placed_looks(partial(oracle_regions, config=whole)),
+        blank_crops(),
+        crops_from_elsewhere(seed),
+        blurred_overview(),
+        no_image(),
+        *(first_regions(k) for k in range(1, config.max_regions)),
+    )
+
+
+def _plain(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float | None]]:
+    """Return the intervals that have a value."""
+    return {
+        name: {"value": found.value, "low": found.low, "high": found.high}
+        for name, found in intervals.items()
+        if found.value is not None
+    }

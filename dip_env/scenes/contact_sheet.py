@@ -20,8 +20,10 @@ VISIBLE: Colour = (255, 226, 64)
 """Box of the visible part, where it differs from the full one."""
 IGNORED: Colour = (255, 72, 96)
 """Ignored instance or region, also hatched."""
-_PAGE: Colour = (24, 26, 30)
-_TEXT: Colour = (232, 232, 228)
+PAGE: Colour = (24, 26, 30)
+"""Ground of a page."""
+TEXT: Colour = (232, 232, 228)
+"""Captions on it."""
 
 _GAP = 8
 _CAPTION = 24
@@ -57,16 +59,29 @@ def contact_sheet(
         raise ConfigError(f"columns: expected at least 1, got {columns!r}")
     if width < 64:
         raise ConfigError(f"width: expected at least 64 pixels, got {width!r}")
-    columns = min(columns, len(indices))
-    cells = [_cell(source[index], index, width) for index in indices]
+    page = arranged([_cell(source[index], index, width) for index in indices], columns)
+    _legend(page)
+    return page
+
+
+def arranged(cells: Sequence[Image.Image], columns: int) -> Image.Image:
+    """Put pictures of one width on a page, row by row, with room for a legend on top.
+
+    Args:
+        cells: at least one RGB picture, in reading order.
+        columns: pictures per row; fewer when there are fewer pictures.
+
+    Returns:
+        RGB page; its first 30 rows of pixels are empty.
+    """
+    columns, width = min(columns, len(cells)), cells[0].width
     rows = [cells[start : start + columns] for start in range(0, len(cells), columns)]
     heights = [max(cell.height for cell in row) for row in rows]
     page = Image.new(
         "RGB",
         (columns * (width + _GAP) + _GAP, _LEGEND + sum(heights) + _GAP * (len(rows) + 1)),
-        _PAGE,
+        PAGE,
     )
-    _legend(page)
     top = _LEGEND + _GAP
     for row, height in zip(rows, heights, strict=True):
         for column, cell in enumerate(row):
@@ -101,9 +116,9 @@ def _cell(scene: Scene, index: int, width: int) -> Image.Image:
     caption = f"#{index}   {scene.size[0]}x{scene.size[1]}   {people} {plural(scene.target)}"
     if ignored_count:
         caption += f"   {ignored_count} ignored"
-    cell = Image.new("RGB", (width, height + _CAPTION), _PAGE)
+    cell = Image.new("RGB", (width, height + _CAPTION), PAGE)
     cell.paste(picture)
-    ImageDraw.Draw(cell).text((2, height + 4), caption, _TEXT, font=ImageFont.load_default(14))
+    ImageDraw.Draw(cell).text((2, height + 4), caption, TEXT, font=ImageFont.load_default(14))
     return cell
 
 
@@ -132,5 +147,5 @@ def _legend(page: Image.Image) -> None:
     x = _GAP + 2
     for colour, name in ((FULL, "full"), (VISIBLE, "visible part"), (IGNORED, "ignored")):
         draw.rectangle((x, 10, x + 16, 22), outline=colour, width=2)
-        draw.text((x + 22, 8), name, _TEXT, font=font)
+        draw.text((x + 22, 8), name, TEXT, font=font)
         x += 34 + round(draw.textlength(name, font=font))
