@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +12,7 @@ from rich.table import Table
 
 from dip_agents.eval_score import METRICS, EvalScore
 from dip_env.config import EpisodeConfig
-from dip_env.metrics.intervals import Interval, paired
+from dip_env.metrics.intervals import Interval, bootstrap, paired
 
 
 @dataclass(frozen=True)
@@ -19,17 +20,15 @@ class EvalResult:
     """What an evaluation found.
 
     Args:
-        metrics: an interval for each name in ``eval_score.METRICS``.
         score: the metrics as a function of how often each scene counts, for paired comparison.
         scene_indices: the scenes, in the order of the score.
         group_size: rollouts per scene.
         look_reference: what the look term was measured against, ``siblings`` or ``prior``.
-        seed: seed of the policy's randomness.
+        seed: seed of the policy's randomness and of the bootstrap.
         config: the rules that were played.
         control: what of the episodes was changed, see ``dip_wrappers.controls``.
     """
 
-    metrics: dict[str, Interval]
     score: EvalScore
     scene_indices: tuple[int, ...]
     group_size: int
@@ -42,6 +41,11 @@ class EvalResult:
     def n(self) -> int:
         """Number of scenes."""
         return len(self.scene_indices)
+
+    @cached_property
+    def metrics(self) -> dict[str, Interval]:
+        """An interval for each name in ``eval_score.METRICS``."""
+        return bootstrap(self.score.values, self.n, seed=self.seed, reasons=self.score.reasons())
 
     def to_json(self) -> dict[str, Any]:
         """Return what ``metrics.json`` holds: plain values, no NaN, null where undefined.

@@ -12,23 +12,24 @@ from functools import partial
 from typing import Any
 
 from dip_agents.eval_play import Arm
-from dip_agents.eval_result import EvalResult, paired_gain
+from dip_agents.eval_result import EvalResult
 from dip_agents.evaluate import evaluate_arms
 from dip_agents.looking_measures import (
     GainHarm,
     Landing,
+    compared,
     gain_and_harm,
     landing_of,
     mean_landing,
     scene_f1,
 )
 from dip_agents.oracle import oracle_regions
-from dip_agents.policy import Policy
+from dip_agents.policy import Policy, RememberingPolicy
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
 from dip_env.group import EpisodeGroup
 from dip_env.metrics.box_sets import Floats
-from dip_env.metrics.intervals import Interval
+from dip_env.metrics.intervals import Interval, bootstrap, paired
 from dip_env.scenes.base import SceneSource
 from dip_wrappers.controlled import Control
 from dip_wrappers.controls import (
@@ -44,9 +45,6 @@ from dip_wrappers.controls import (
 
 OWN = "own looks"
 NONE = "no looks"
-
-COMPARED = ("F1", "precision", "recall", "accuracy", "mean_iou", "JI", "boxes_per_truth")
-"""Metrics that mean the same whether looks are allowed or not."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,8 +82,8 @@ class LookingReport:
         Returns:
             An interval for each metric in ``COMPARED``.
         """
-        gain = paired_gain(self.results[OWN], self.results[name], seed=self.seed)
-        return {metric: gain[metric] for metric in COMPARED}
+        own, other = (compared(self.results[arm].score) for arm in (OWN, name))
+        return paired(own, other, self.results[OWN].n, seed=self.seed)
 
     def gain_harm(self, name: str) -> GainHarm:
         """Return in how many scenes an arm finds more or less than no looks do."""
@@ -96,10 +94,10 @@ class LookingReport:
         """Return all of it as plain values.
 
         Returns:
-            ``arms``: for each its ``metrics`` (value, low and high of each metric that is defined),
-            ``against_own`` (the same for the paired difference to own looks), ``gain_harm``
-            (against no looks) and ``looks`` (where they landed); ``budget``: names of arms, least
-            first; and how it was measured.
+            ``arms``: for each its ``metrics`` (value, low and high of those ``COMPARED`` that are
+            defined), ``against_own`` (the same for the paired difference to own looks),
+            ``gain_harm`` (against no looks) and ``looks`` (where they landed); ``budget``: names of
+            arms, least first; and how it was measured.
         """
         own = self.results[OWN]
         return {
@@ -116,9 +114,9 @@ class LookingReport:
         }
 
     def _arm(self, name: str) -> dict[str, Any]:
-        looks = mean_landing(self.landings[name], seed=self.seed)
+        result, looks = self.results[name], mean_landing(self.landings[name], seed=self.seed)
         arm = {
-            "metrics": _plain(self.results[name].metrics),
+            "metrics": _plain(bootstrap(compared(result.score), result.n, seed=self.seed)),
             "looks": _plain(looks),
         }
         if name != OWN:
@@ -159,11 +157,13 @@ def looking_report(
         The report.
 
     Raises:
-        ConfigError: for rules without looks, or two arms of one name.
+        ConfigError: for no scenes, rules without looks, or two arms of one name.
         ValueError: for a repeated index or a size under 1.
     """
     if config.max_looks < 1:
         raise ConfigError(f"looking report: expected max_looks >= 1, got {config.max_looks}")
+    if not len(indices):
+        raise ConfigError("looking report: expected at least one scene, got none")
     controls = usual_controls(config, seed) if controls is None else controls
     names = [OWN, NONE, *(control.name for control in controls)]
     for name in names:
@@ -177,7 +177,8 @@ def looking_report(
         landings[name].append(landing_of(group.episodes[0]))
 
     results = evaluate_arms(
-        policy,
+        # Most arms begin alike: what is said there is said once, and to the letter the same.
+        RememberingPolicy(policy),
         source,
         indices,
         arms,

@@ -12,11 +12,53 @@ from dip_agents.oracle import scene_ambiguity
 from dip_env.boxes import Union
 from dip_env.episode import Episode
 from dip_env.metrics.box_sets import Floats
-from dip_env.metrics.intervals import Interval, bootstrap
+from dip_env.metrics.intervals import Interval, Values, bootstrap
+from dip_env.metrics.unscored import ratio
 from dip_env.rewards import look_reward
 
 SAME = 1e-9
 """Change in a scene's F1 that is rounding."""
+
+
+COMPARED = ("F1", "precision", "recall", "accuracy", "boxes_per_truth")
+"""Metrics of an evaluation that mean the same whether looks are allowed or not."""
+
+
+def compared(score: EvalScore) -> Values:
+    """Return the metrics that arms are compared by, as a function of how often each scene counts.
+
+    They are those of ``EvalScore.values``, without the price of all the others.
+
+    Args:
+        score: of an evaluation with one rollout a scene.
+
+    Returns:
+        From counts (S,) to a value for each name in ``COMPARED``, None where one is not defined.
+    """
+    boxes, tallies = score.unscored, score.tallies
+    columns = np.stack(
+        [
+            boxes.tp[0],
+            boxes.boxes - boxes.dropped[0],
+            boxes.people,
+            tallies["accuracy"],
+            tallies["boxes"],
+            tallies["episodes"],
+        ],
+        axis=1,
+    )
+
+    def values(counts: Floats) -> dict[str, float | None]:
+        found, counted, people, accuracy, said, episodes = (counts @ columns).tolist()
+        return {
+            "F1": ratio(2 * found, counted + people),
+            "precision": ratio(found, counted),
+            "recall": ratio(found, people),
+            "accuracy": ratio(accuracy, episodes),
+            "boxes_per_truth": ratio(said, people),
+        }
+
+    return values
 
 
 def scene_f1(score: EvalScore) -> Floats:

@@ -19,7 +19,7 @@ from dip_env.rendering import LOOK, Colour, draw_boxes
 from dip_env.scenes.base import SceneSource
 from dip_env.scenes.contact_sheet import PAGE, TEXT, arranged
 
-CERTAIN: Colour = (72, 96, 176)
+CERTAIN: Colour = (112, 136, 224)
 """People of no ambiguity; those between run through the other two."""
 UNSURE: Colour = (255, 190, 40)
 AMBIGUOUS: Colour = (255, 48, 48)
@@ -94,9 +94,14 @@ def looking_picture(episode: Episode, width: int = 480) -> Image.Image:
     picture.paste(overview.resize((shown, height), Image.Resampling.BICUBIC))
     pen = ImageDraw.Draw(picture)
     items = scene_ambiguity(scene, view)
+    line = 2 if width >= 400 else 1
     for k in np.argsort(items.weights, kind="stable"):
-        draw_boxes(pen, scale * items.boxes[[k]], ambiguity_colour(items.weights[k]), 1)
-    draw_boxes(pen, scale * episode.looks, LOOK, 2, names="look")
+        draw_boxes(pen, scale * items.boxes[[k]], ambiguity_colour(items.weights[k]), line)
+    draw_boxes(pen, scale * episode.looks, LOOK, 3)
+    for number, (x1, y1, _, _) in enumerate((scale * episode.looks).tolist(), start=1):
+        # Above the look, not over the people in it.
+        place, font = (x1, max(y1 - 20, 0)), ImageFont.load_default(16)
+        pen.text(place, str(number), LOOK, font, stroke_width=2, stroke_fill=(0, 0, 0))
     pen.rectangle((0, height, width, height + _CAPTION), fill=PAGE)
     pen.text((2, height + 4), _caption(episode), TEXT, font=ImageFont.load_default(13))
     return picture

@@ -6,11 +6,12 @@ are for trainers and stay empty for policies that have no tokens.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from dip_env.episode import Observation
+from dip_env.episode import Message, Observation
 from dip_env.rendering import transcript_text
 
 
@@ -81,3 +82,58 @@ class CallablePolicy:
                 raise TypeError(f"CallablePolicy: expected a str, got {type(text).__name__}")
             completions.append(Completion(text))
         return completions
+
+
+class RememberingPolicy:
+    """Ask a policy only once about the same observation and seed, as its contract allows.
+
+    For one policy that is played in several ways on the same scenes: it then says the same wherever
+    it has seen the same, and saying it costs once.
+
+    Args:
+        policy: who is asked.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        """Begin with no memory."""
+        self.policy = policy
+        self._said: dict[tuple[object, ...], Completion] = {}
+
+    def act(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[Completion]:
+        """Hand on what is new, and repeat what was said to the rest.
+
+        Args:
+            observations: what each unfinished episode shows now.
+            seeds: one seed for each observation.
+
+        Returns:
+            One completion for each observation.
+
+        Raises:
+            ValueError: when the policy returns another number of completions than it was asked for.
+        """
+        keys = [_situation(o, seed) for o, seed in zip(observations, seeds, strict=True)]
+        new = [i for i, key in enumerate(keys) if key not in self._said]
+        if new:
+            said = self.policy.act([observations[i] for i in new], [seeds[i] for i in new])
+            if len(said) != len(new):
+                raise ValueError(f"policy: expected {len(new)} completions, got {len(said)}")
+            self._said |= {keys[i]: completion for i, completion in zip(new, said, strict=True)}
+        return [self._said[key] for key in keys]
+
+
+def conversation_key(messages: Sequence[Message]) -> bytes:
+    """Return a hash of a conversation, images included."""
+    digest = hashlib.blake2b(digest_size=16)
+    for message in messages:
+        digest.update(f"{message.role}\0{message.text}\0".encode())
+        for image in message.images:
+            digest.update(f"{image.shape}".encode() + image.tobytes())
+    return digest.digest()
+
+
+def _situation(observation: Observation, seed: int) -> tuple[object, ...]:
+    """Return all that a policy may depend on, in a form that compares by value."""
+    o = observation
+    said = conversation_key(o.messages)
+    return o.scene_index, o.view, o.turn, o.looks_left, o.turns_left, said, seed

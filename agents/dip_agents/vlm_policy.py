@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Sequence
 
 from dip_agents.engines.base import Chunk, Engine, Sample, Sampling
-from dip_agents.policy import Completion
+from dip_agents.policy import Completion, conversation_key
 from dip_agents.token_buffer import TokenBuffer
 from dip_env.episode import Message, Observation
 
@@ -89,7 +88,9 @@ class VLMPolicy:
 
     def _buffer(self, observation: Observation) -> TokenBuffer:
         messages = observation.messages
-        known = self._spoken.pop(_key(messages[:-1]), None) if len(messages) > 1 else None
+        known = (
+            self._spoken.pop(conversation_key(messages[:-1]), None) if len(messages) > 1 else None
+        )
         if known is None:
             known = TokenBuffer(self.chat.image_token_id)
             known.append_env(*self.chat.opening(messages[:1]))
@@ -109,16 +110,6 @@ class VLMPolicy:
 
     def _remember(self, observation: Observation, text: str, buffer: TokenBuffer) -> None:
         said = Message("assistant", text, ())
-        self._spoken[_key((*observation.messages, said))] = buffer
+        self._spoken[conversation_key((*observation.messages, said))] = buffer
         while len(self._spoken) > self._kept:
             self._spoken.popitem(last=False)
-
-
-def _key(messages: Sequence[Message]) -> bytes:
-    """Return a hash of a conversation, images included."""
-    digest = hashlib.blake2b(digest_size=16)
-    for message in messages:
-        digest.update(f"{message.role}\0{message.text}\0".encode())
-        for image in message.images:
-            digest.update(f"{image.shape}".encode() + image.tobytes())
-    return digest.digest()
