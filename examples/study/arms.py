@@ -1,0 +1,90 @@
+"""The arms of the study: what each run changes, in words and in settings; runs nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Learns = Literal["nothing", "demonstrations", "rewards"]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to go on from the starting model.
+
+    Args:
+        name: in folders and tables.
+        says: what it is, in a few words.
+        colour: in all plots; told apart also without red and green (source: Okabe and Ito 2008,
+            with greys and a brown).
+        learns: from what.
+        reward: fields of ``RewardConfig`` that differ from the library's defaults.
+        rules: fields of ``EpisodeConfig`` that differ from the starting model's, in training and
+            in measurement.
+        fresh: each demonstration shows a scene of its own, instead of the scenes that the other
+            arms learn from, as often as these play them.
+    """
+
+    name: str
+    says: str
+    colour: str
+    learns: Learns = "rewards"
+    reward: Mapping[str, Any] = field(default_factory=dict)
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    fresh: bool = False
+
+
+BASE = Arm("base", "the starting model", "#7f7f7f", learns="nothing")
+SFT_LONGER = Arm("sft_longer", "taught on by demonstrations", "#e69f00", learns="demonstrations")
+GRPO = Arm("grpo", "GRPO, all three rewards", "#0072b2")
+
+CORE = (
+    BASE,
+    SFT_LONGER,
+    Arm(
+        "sft_fresh",
+        "as sft_longer, every demonstration another scene",
+        "#8c6d1f",
+        learns="demonstrations",
+        fresh=True,
+    ),
+    GRPO,
+    Arm("grpo_no_look_reward", "GRPO, look reward off", "#56b4e9", reward={"look_weight": 0.0}),
+    Arm("grpo_no_looks", "GRPO, no looks at all: one turn", "#009e73", rules={"max_looks": 0}),
+    Arm(
+        "grpo_prior_look",
+        "GRPO, look reward from the annotation prior",
+        "#d55e00",
+        reward={"ambiguity": "annotation"},
+    ),
+    Arm(
+        "grpo_accuracy_only",
+        "GRPO, accuracy reward alone",
+        "#cc79a7",
+        reward={"format_weight": 0.0, "look_weight": 0.0},
+    ),
+)
+"""What training does, and what each reward does."""
+
+REWARDS = (
+    GRPO,
+    Arm("f_beta_2", "F-beta, beta 2: recall counts double", "#009e73", reward={"beta": 2.0}),
+    *(
+        Arm(
+            f"weighted_{round(10 * weight):02d}",
+            f"weighted sum, {weight:g} P + {1 - weight:g} R",
+            colour,
+            reward={"accuracy": "weighted_sum", "precision_weight": weight},
+        )
+        for weight, colour in ((0.3, "#e69f00"), (0.5, "#d55e00"), (0.7, "#cc79a7"))
+    ),
+    Arm("iou_averaged", "F1 averaged over IoU .5:.05:.95", "#000000", reward={"iou": "0.5:0.95"}),
+)
+"""Accuracy rewards; the first is the library's default."""
+
+QUICK = (BASE, SFT_LONGER, GRPO)
+"""The main comparison."""
+
+COLOURS: Mapping[str, str] = {arm.name: arm.colour for arm in (*CORE, *REWARDS)}
+"""Of each arm by name."""
