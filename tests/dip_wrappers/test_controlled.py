@@ -76,9 +76,10 @@ def test_a_replaced_look_is_what_the_policy_said_what_came_back_and_what_is_paid
 
 
 def test_looks_of_an_action_that_answers_are_replaced_too():
-    said = '<look>[[0,0,9,9]]</look><answer>[{"bbox_2d":[0,0,9,9],"label":"<look>"}]</answer>'
-    episode, _ = play(SHIFTED, [said])
-    assert episode.transcript[1].text == said.replace("[[0,0,9,9]]", "[[10,10,19,19]]")
+    answer = '<answer>[{"bbox_2d":[0,0,9,9],"label":"<look>[[0,0,9,9]]</look>"}]</answer>'
+    episode, _ = play(SHIFTED, ["<look>[[0,0,9,9]]</look>" + answer])
+    # A label is no look, whatever it says.
+    assert episode.transcript[1].text == "<look>[[10,10,19,19]]</look>" + answer
     assert len(episode.answer) == 1
 
 
