@@ -43,6 +43,7 @@ TINY_SFT = SFTConfig(
     optimizer="muon",
     decay_steps=400,
     coordinate_sigma=1.5,
+    final_sigma=0.5,
     dense_weight=1.0,
     single_pass=0.25,
     smallest=8.0,
@@ -113,7 +114,7 @@ class Sft:
     sft: Annotated[SFTConfig, Flat] = field(default_factory=SFTConfig)
     lora_rank: int = 0
     """Above 0 only a LoRA of that rank on the language part learns."""
-    n: int = 10000
+    scene_count: int = 10000
     """Different scenes, of each part of a mix."""
     views: int = 6
     """Views of each scene: itself, and mirrored windows of it."""
@@ -201,8 +202,9 @@ def parse(arguments: Sequence[str]) -> Command:
     """
     name = _named(arguments, "--model")
     rules = rules_of(name) if name else None
-    tiny = name is None or name.startswith("tiny")
     taught = rules or rules_of("tiny")
+    # What came of the tiny model has its rules, wherever it lies.
+    tiny = taught.brief
     small = ModelArgs(model=name or "tiny")
     if tiny:
         small = replace(small, max_new_tokens=224, token_budget=768)
@@ -423,7 +425,7 @@ def _views(args: Sft, part: SceneArgs) -> AugmentedScenes:
     source = replace(part, scene_seed=args.source.scene_seed).open("train")
     if args.store is not None:
         source = StoredScenes(source, args.store / part.scenes if args.mix else args.store)
-    return AugmentedScenes(source, args.n, args.views, args.smallest_window)
+    return AugmentedScenes(source, args.scene_count, args.views, args.smallest_window)
 
 
 def _evaluate(args: Evaluate, console: Console) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dip_agents.checkpoints import (
+    Checkpoint,
     check_random_state,
     latest_checkpoint,
     load_checkpoint,
@@ -40,6 +41,8 @@ OptimizerName = Literal["adamw", "muon"]
 
 EDGE_WEIGHT = 0.25
 """Of the edges' cross-entropy in the dense loss, which is some ten times that of the flags."""
+ENDING = ("steps", "decay_steps", "final_sigma")
+"""Settings that say how a run ends; until the rate falls they change nothing."""
 _JOINED_IDS = slice(INTEGER_ROLES[","].start, INTEGER_ROLES[","].start + JOINED)
 """Most coordinates of an answer are said in this role."""
 
@@ -59,13 +62,15 @@ class SFTConfig:
     warmup_steps: int = 200
     """Steps in which the rate rises to it."""
     decay_steps: int = 0
-    """Last steps, in which the rate falls to 0; until they begin, a resume may change ``steps``."""
+    """Last steps, in which the rate falls to 0; until then a resume may change how it ends."""
     weight_decay: float = 0.01
     """Decoupled weight decay."""
     max_grad_norm: float = 1.0
     """Gradient norm above which the gradient is scaled down."""
     coordinate_sigma: float = 0.0
     """Width in integers of smoothed coordinate targets; needs the tiny tokenizer."""
+    final_sigma: float | None = None
+    """Width it shrinks to while the rate falls, so that samples come close to likely numbers."""
     dense_weight: float = 0.0
     """Weight of the dense auxiliary loss on the image tokens (for models from scratch)."""
     single_pass: float = 0.0
@@ -91,6 +96,10 @@ class SFTConfig:
         for name in ("learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: expected above 0, got {getattr(self, name)}")
+        if self.final_sigma is not None and not 0 <= self.final_sigma <= self.coordinate_sigma:
+            raise ConfigError(
+                f"final_sigma: expected 0..{self.coordinate_sigma}, got {self.final_sigma}"
+            )
         if not 0 <= self.single_pass <= 1:
             raise ConfigError(f"single_pass: expected 0..1, got {self.single_pass}")
         if self.optimizer not in ("adamw", "muon"):
@@ -132,7 +141,8 @@ def sft_loss(
     vlm: VLM,
     lessons: Sequence[Lesson],
     heads: DenseHeads | None,
-    config: SFTConfig,
+    sigma: float = 0.0,
+    dense_weight: float = 0.0,
     ranks: Ranks | None = None,
 ) -> SFTLoss:
     """Compute the loss of a batch of lessons, or this rank's share of it.
@@ -141,7 +151,8 @@ def sft_loss(
         vlm: the learner.
         lessons: the batch, or this rank's part of it.
         heads: of the dense loss, or None.
-        config: gives sigma and the weight of the dense loss.
+        sigma: width of smoothed coordinates, 0 for plain cross-entropy.
+        dense_weight: weight of the dense loss.
         ranks: who has the other parts; means are over the whole batch.
 
     Returns:
@@ -157,12 +168,12 @@ def sft_loss(
     ids, mask = vlm.targets(buffers)
     logp = vlm.log_softmax(hidden[:, :-1][mask[:, 1:]], 1.0)
     demonstrated = ids[mask]
-    if config.coordinate_sigma > 0:
+    if sigma > 0:
         flags = torch.zeros(mask.shape, dtype=torch.bool)
         for row, buffer in enumerate(buffers):
             flags[row, : len(buffer)] = torch.tensor(coordinate_mask(buffer, vlm))
         coordinates = flags.to(mask.device)[mask]
-        per_token = smoothed_loss(logp, demonstrated, coordinates, config.coordinate_sigma)
+        per_token = smoothed_loss(logp, demonstrated, coordinates, sigma)
     else:
         per_token = nn.functional.nll_loss(logp, demonstrated, reduction="none")
     text = per_token.sum() / tokens
@@ -173,12 +184,10 @@ def sft_loss(
         seen = hidden[ids == vlm.image_token_id].float()
         targets = _dense_targets(vlm, lessons)
         for head, states, frame in ((heads.vision, visual, "own"), (heads.text, seen, "view")):
-            found, edges = head.losses(
-                states, *stacked(targets, frame), integers, config.coordinate_sigma
-            )
+            found, edges = head.losses(states, *stacked(targets, frame), integers, sigma)
             dense = dense + found / cells + EDGE_WEIGHT * edges / people
     right = (logp.argmax(-1) == demonstrated).sum() / tokens
-    total = text + config.dense_weight * dense
+    total = text + dense_weight * dense
     return SFTLoss(total, text.item(), dense.item(), right.item())
 
 
@@ -264,8 +273,8 @@ def train_sft(
     folder = None if out is None else out / "checkpoints"
     path = latest_checkpoint(folder) if folder is not None and resume else None
     if path is not None:
-        found = load_checkpoint(path, asdict(config), may_differ=("steps", "workers"))
-        _check_steps(found.step, int(found.config["steps"]), config)
+        found = load_checkpoint(path, asdict(config), may_differ=(*ENDING, "workers"))
+        _check_ending(found, config)
         check_random_state(found)
         vlm.load_state_dict(found.weights)
         optimizer.load_state_dict(found.optimizer)
@@ -291,7 +300,7 @@ def train_sft(
         ranks.doing = f"step {step}"
         rate = config.learning_rate * learning_rate_share(step, config)
         optimizer.set_learning_rate(rate)
-        loss = sft_loss(vlm, batch, heads, config, ranks)
+        loss = sft_loss(vlm, batch, heads, sigma_at(step, config), config.dense_weight, ranks)
         loss.total.backward()
         ranks.sum_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
@@ -342,12 +351,31 @@ def learning_rate_share(step: int, config: SFTConfig) -> float:
     return min(1.0, rise, fall)
 
 
-def _check_steps(done: int, planned: int, config: SFTConfig) -> None:
-    """Refuse another length once the rate has begun to fall, or would have by now."""
-    if planned != config.steps and done > min(planned, config.steps) - config.decay_steps:
+def sigma_at(step: int, config: SFTConfig) -> float:
+    """Return the width of coordinate targets at a step: constant, then shrinking with the rate.
+
+    Args:
+        step: from 1.
+        config: gives both widths.
+
+    Returns:
+        A number from ``final_sigma`` to ``coordinate_sigma``, in integers.
+    """
+    if config.final_sigma is None:
+        return config.coordinate_sigma
+    falling = min(1.0, (config.steps - step) / max(1, config.decay_steps))
+    return config.final_sigma + falling * (config.coordinate_sigma - config.final_sigma)
+
+
+def _check_ending(found: Checkpoint, config: SFTConfig) -> None:
+    """Refuse another ending once the rate has begun to fall, or would have by now."""
+    there, here = ({name: one[name] for name in ENDING} for one in (found.config, asdict(config)))
+    begins = min(one["steps"] - one["decay_steps"] for one in (there, here))
+    if there != here and found.step > begins:
         raise ConfigError(
-            f"steps: expected {planned}, since the learning rate has begun to fall by step {done}, "
-            f"got {config.steps}"
+            f"steps, decay_steps, final_sigma: expected {tuple(there.values())}, since the "
+            f"learning rate falls from step {begins} on and {found.step} are done, "
+            f"got {tuple(here.values())}"
         )
 
 

@@ -15,6 +15,7 @@ from dip_agents.sft import (
     learning_rate_share,
     sft_counts,
     sft_loss,
+    sigma_at,
     train_sft,
 )
 from dip_env.errors import ConfigError
@@ -44,10 +45,10 @@ def test_demonstrations_are_learned(fresh_micro, toy, brief_rules, config):
     data = lessons(vlm, toy, brief_rules)
     batch = [data[i] for i in range(4)]
     with torch.no_grad():
-        before = sft_loss(vlm, batch, None, SFTConfig())
+        before = sft_loss(vlm, batch, None)
     train_sft(vlm, data, config)
     with torch.no_grad():
-        after = sft_loss(vlm, batch, None, SFTConfig())
+        after = sft_loss(vlm, batch, None)
     assert after.text < 0.8 * before.text
     assert after.accuracy > before.accuracy
 
@@ -57,7 +58,7 @@ def test_the_loss_is_the_mean_over_what_the_demonstrator_said(micro, toy, brief_
     data = lessons(vlm, toy, brief_rules)
     batch = [data[0], data[2]]
     with torch.no_grad():
-        loss = sft_loss(vlm, batch, None, SFTConfig())
+        loss = sft_loss(vlm, batch, None)
         out = vlm.token_logprobs([lesson.buffer for lesson in batch])
     expected = -float(out.logprobs.sum()) / int(out.mask.sum())
     assert loss.text == pytest.approx(expected, rel=1e-4)
@@ -117,9 +118,9 @@ def test_shares_of_a_batch_add_up_to_its_loss(micro, toy, brief_rules, config):
             return counts
 
     with torch.no_grad():
-        whole = sft_loss(vlm, batch, heads, config)
+        whole = sft_loss(vlm, batch, heads, 1.0, 0.5)
         counts = [sft_counts(vlm, part, heads) for part in (batch[:1], batch[1:])]
-        parts = [sft_loss(vlm, part, heads, config, Two()) for part in (batch[:1], batch[1:])]
+        parts = [sft_loss(vlm, part, heads, 1.0, 0.5, Two()) for part in (batch[:1], batch[1:])]
     assert whole.dense > 0
     for name in ("total", "text", "dense", "accuracy"):
         both = sum(float(getattr(part, name)) for part in parts)
@@ -143,6 +144,13 @@ def test_the_rate_rises_stays_and_falls():
     assert rates[81:] == pytest.approx([k / 20 for k in range(19, 0, -1)])
 
 
+def test_coordinates_sharpen_while_the_rate_falls():
+    config = SFTConfig(steps=10, decay_steps=4, coordinate_sigma=1.5, final_sigma=0.5)
+    widths = [sigma_at(step, config) for step in (1, 6, 8, 10)]
+    assert widths == [1.5, 1.5, 1.0, 0.5]
+    assert sigma_at(10, replace(config, final_sigma=None)) == 1.5
+
+
 def test_a_run_may_be_prolonged_until_its_rate_falls(
     fresh_micro, toy, brief_rules, config, tmp_path
 ):
@@ -157,13 +165,19 @@ def test_a_run_may_be_prolonged_until_its_rate_falls(
         assert torch.equal(tensor, again.state_dict()[name]), name
     falling = replace(config, steps=4, decay_steps=2)
     train_sft(fresh_micro(), data, falling, tmp_path / "falling")
-    with pytest.raises(ConfigError, match="steps: expected 4, since the learning rate"):
+    with pytest.raises(ConfigError, match=r"expected \(4, 2, None\), since the learning rate"):
         train_sft(fresh_micro(), data, replace(falling, steps=6), tmp_path / "falling", resume=True)
 
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("steps", 0), ("learning_rate", 0.0), ("single_pass", 1.5), ("optimizer", "sgd")],
+    [
+        ("steps", 0),
+        ("learning_rate", 0.0),
+        ("single_pass", 1.5),
+        ("final_sigma", 2.0),
+        ("optimizer", "sgd"),
+    ],
 )
 def test_settings_out_of_range_name_their_field(field, value):
     with pytest.raises(ConfigError, match=field):

