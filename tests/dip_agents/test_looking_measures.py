@@ -5,14 +5,18 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from dip_agents.evaluate import evaluate
 from dip_agents.looking_measures import (
+    COMPARED,
     Landing,
+    compared,
     gain_and_harm,
     landing_of,
     mean_landing,
     scene_f1,
 )
 from dip_agents.oracle import scene_ambiguity
+from dip_agents.policy import CallablePolicy
 from dip_env import Episode, EpisodeConfig, ToyScenes
 
 
@@ -27,6 +31,22 @@ def test_the_f1_of_a_scene_counts_dropped_boxes_for_nothing():
     )
     f1 = scene_f1(SimpleNamespace(unscored=boxes))
     assert f1.tolist() == pytest.approx([0.5, 0, 1, 0, 1])
+
+
+def test_what_arms_are_compared_by_is_what_an_evaluation_measures():
+    # One box finds somebody of scene 1, one lies in its ignore region, one finds nobody.
+    said = "<answer>[[70,80,140,280],[300,42,380,78],[0,0,9,9]]</answer>"
+    policy = CallablePolicy(lambda transcript: said)
+    score = evaluate(policy, ToyScenes(), [1, 0, 2], EpisodeConfig()).score
+    for counts in ([1, 1, 1], [2, 0, 1], [0, 1, 2], [0, 0, 3]):
+        everything = score.values(np.array(counts, float))
+        assert compared(score)(np.array(counts, float)) == pytest.approx(
+            {name: everything[name] for name in COMPARED}
+        )
+    # Scene 1 alone: one of two boxes that count, one of two people.
+    alone = compared(score)(np.array([1.0, 0, 0]))
+    assert (alone["precision"], alone["recall"], alone["F1"]) == (0.5, 0.5, 0.5)
+    assert alone["boxes_per_truth"] == 1.5
 
 
 def test_the_split_counts_scenes_and_averages_each_side():

@@ -14,7 +14,7 @@ from dip_env.errors import ConfigError, EpisodeOverError
 from dip_env.testing import check_dip_env
 from dip_wrappers import EpisodeTrace, LookControl, load_traces, replay
 from dip_wrappers.controlled import Control
-from dip_wrappers.controls import blank_crops, own_looks, placed_looks, random_looks
+from dip_wrappers.controls import blank_crops, no_image, own_looks, placed_looks, random_looks
 from dip_wrappers.traces import ReplayMismatchError
 
 SCENE = ToyScenes()[0]
@@ -161,13 +161,13 @@ def test_a_picture_of_another_shape_is_an_error_of_the_control():
         _ = dark.episode(SCENE).opening
 
 
-def test_members_of_a_group_share_the_controlled_first_message():
-    grey = Control("grey", overview=lambda image, episode: np.zeros_like(image))
-    group = EpisodeGroup(SCENE, CONFIG, 3, new_episode=grey.episode)
+def test_members_of_a_group_are_under_the_control_and_share_its_first_message():
+    group = EpisodeGroup(SCENE, CONFIG, 3, new_episode=no_image().episode)
     assert len({id(episode.opening) for episode in group.episodes}) == 1
-    assert not group.episodes[2].opening.images[0].any()
-    group.step(["<look>[[0,0,9,9]]</look>", "<answer>[]</answer>", "<answer>[]</answer>"])
-    assert len(group.episodes[0].crops) == 1
+    turns = group.step(["<look>[[0,0,98,56]]</look>"] * 3)
+    for episode, turn in zip(group.episodes, turns, strict=True):
+        assert np.unique(episode.opening.images[0]).tolist() == [128]
+        assert np.unique(turn.crops[0].image).tolist() == [128]
 
 
 # -- environments
