@@ -20,8 +20,9 @@ SAME = 1e-9
 """Change in a scene's F1 that is rounding."""
 
 
-COMPARED = ("F1", "precision", "recall", "accuracy", "boxes_per_truth")
-"""Metrics of an evaluation that mean the same whether looks are allowed or not."""
+COMPARED = ("F1", "precision", "recall", "accuracy", "boxes_per_truth", "parse_failures")
+"""Metrics of an evaluation that mean the same whether looks are allowed or not. Malformed turns
+tell a policy that a control has put out of words from one that sees less."""
 
 
 def compared(score: EvalScore) -> Values:
@@ -43,19 +44,21 @@ def compared(score: EvalScore) -> Values:
             boxes.people,
             tallies["accuracy"],
             tallies["boxes"],
+            tallies["parse_failures"],
             tallies["episodes"],
         ],
         axis=1,
     )
 
     def values(counts: Floats) -> dict[str, float | None]:
-        found, counted, people, accuracy, said, episodes = (counts @ columns).tolist()
+        found, counted, people, accuracy, said, failed, episodes = (counts @ columns).tolist()
         return {
             "F1": ratio(2 * found, counted + people),
             "precision": ratio(found, counted),
             "recall": ratio(found, people),
             "accuracy": ratio(accuracy, episodes),
             "boxes_per_truth": ratio(said, people),
+            "parse_failures": ratio(failed, episodes),
         }
 
     return values

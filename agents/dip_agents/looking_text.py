@@ -38,20 +38,25 @@ def looking_markdown(report: Report) -> str:
 
 def arms_table(report: Report) -> str:
     """Return what every arm found, and its difference to own looks."""
-    head = ("arm", "F1", "precision", "recall", "boxes per person", "F1 against own looks")
-    rows = []
-    for name, arm in report["arms"].items():
-        found = arm["metrics"]
-        rows.append(
-            (
-                name,
-                _shown(found, "F1"),
-                _number(found, "precision"),
-                _number(found, "recall"),
-                _number(found, "boxes_per_truth"),
-                _shown(arm.get("against_own", {}), "F1", sign=True),
-            )
+    head = (
+        "arm",
+        "F1",
+        "F1 against own looks",
+        "precision",
+        "recall",
+        "boxes per person",
+        "malformed turns",
+    )
+    numbers = ("precision", "recall", "boxes_per_truth", "parse_failures")
+    rows = [
+        (
+            name,
+            _shown(arm["metrics"], "F1"),
+            _shown(arm.get("against_own", {}), "F1", sign=True),
+            *(_number(arm["metrics"], key) for key in numbers),
         )
+        for name, arm in report["arms"].items()
+    ]
     return _table(head, rows)
 
 

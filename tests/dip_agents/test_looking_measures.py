@@ -47,6 +47,10 @@ def test_what_arms_are_compared_by_is_what_an_evaluation_measures():
     alone = compared(score)(np.array([1.0, 0, 0]))
     assert (alone["precision"], alone["recall"], alone["F1"]) == (0.5, 0.5, 0.5)
     assert alone["boxes_per_truth"] == 1.5
+    assert alone["parse_failures"] == 0
+    lost = CallablePolicy(lambda transcript: "no idea")
+    score = evaluate(lost, ToyScenes(), [1], EpisodeConfig(max_turns=3)).score
+    assert compared(score)(np.ones(1))["parse_failures"] == 3
 
 
 def test_the_split_counts_scenes_and_averages_each_side():

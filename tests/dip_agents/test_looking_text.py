@@ -8,7 +8,11 @@ def value(number, low, high):
 
 
 def arm(f1, **parts):
-    metrics = {"F1": value(f1, f1 - 0.1, f1 + 0.1), "recall": value(0.25, 0.0, 1.0)}
+    metrics = {
+        "F1": value(f1, f1 - 0.1, f1 + 0.1),
+        "recall": value(0.25, 0.0, 1.0),
+        "parse_failures": value(0.125, 0.0, 0.5),
+    }
     looks = {
         "looked": value(0.5, 0.0, 1.0),
         "regions": value(1.5, 1.0, 2.0),
@@ -45,7 +49,7 @@ def rows(name):
 
 def test_every_number_stands_in_its_column():
     arms, split, budget, landing = rows("own looks")
-    assert arms == ["0.500 [0.400, 0.600]", "-", "0.250", "-", "-"]
+    assert arms == ["0.500 [0.400, 0.600]", "-", "-", "0.250", "-", "0.125"]
     assert split == ["3", "1", "0", "+0.500", "-", "+0.250 [-0.125, +0.500]"]
     assert budget == ["1.500", "0.125", "0.500 [0.400, 0.600]", "+0.250 [-0.125, +0.500]"]
     assert landing == ["0.500", "1.500", "0.125", "0.750 [0.700, 0.800]", "0.625 [0.600, 0.700]"]
@@ -53,7 +57,7 @@ def test_every_number_stands_in_its_column():
 
 def test_an_arm_is_left_out_where_it_has_nothing_to_say():
     arms, budget, _ = rows("no looks")
-    assert arms[-1] == "-0.250 [-0.500, +0.125]"
+    assert arms[1] == "-0.250 [-0.500, +0.125]"
     assert budget == ["1.500", "0.125", "0.250 [0.150, 0.350]", "-"]
 
 

@@ -1,7 +1,9 @@
 """Counterfactual controls: does a policy use what it sees, and does it matter where it looks?
 
 Each function returns a ``Control``, for ``LookControl``, ``EpisodeGroup`` or an evaluation. Not
-looking at all is no control but a rule, ``max_looks=0``.
+looking at all is no control but a rule, ``max_looks=0``. Grey and blur are pictures no policy has
+met: where it does worse, it may be lost for words rather than for sight; ``crops_from_elsewhere``
+shows it nothing unusual.
 """
 
 from __future__ import annotations
