@@ -62,6 +62,7 @@ class DIPCrowdEnv(gymnasium.Env[Arrays, str]):
     0 until the end, then the weighted sum of three terms in [0, 1]: ``format`` (think, then look,
     then answer), ``look`` (how much of what is ambiguous the looks cover, less their area) and
     ``accuracy`` (precision and recall at IoU 0.5). ``info["reward_terms"]`` holds each of them.
+    With ``max_looks=0`` nobody is asked to look, and the weight of ``look`` cannot be earned.
 
     ## Info
     At every step ``parse_error`` (None or the message) and ``segments`` (the parsed action or
