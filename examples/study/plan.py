@@ -27,6 +27,8 @@ FIRST_SCENE = 100_000_000
 """Training scenes of the study begin here, beyond those that any model was taught on."""
 SEED_STRIDE = 1_000_000
 """Scenes between the first ones of two seeds."""
+FIRST_WATCHED = 1_000_000
+"""Held-out scenes that are measured while GRPO learns begin here, beyond those of the tables."""
 PHOTOS = "photos"
 """Name of the measurement on photographs."""
 GRPO_HABITS: Mapping[str, Any] = {
@@ -170,7 +172,7 @@ def _train(study: Study, start: Start, arm: Arm, seed: int) -> Job | None:
             seed=seed,
         )
         habits = SFT_HABITS
-    setting = {
+    setting: dict[str, Any] = {
         "kind": "train",
         "learns": arm.learns,
         "start": start.fingerprint,
@@ -182,12 +184,13 @@ def _train(study: Study, start: Start, arm: Arm, seed: int) -> Job | None:
         "rules": asdict(rules_of(arm, start, trained=True)),
         "config": {k: v for k, v in asdict(config).items() if k not in habits},
         "limits": {"max_new_tokens": study.max_new_tokens, "token_budget": study.token_budget},
-        "watch": {
-            "preset": study.presets[0],
-            "first": study.n,
-            "count": study.watch_n if arm.learns == "rewards" else 0,
-        },
     }
+    if arm.learns == "rewards":
+        setting["watch"] = {
+            "preset": study.presets[0],
+            "first": FIRST_WATCHED,
+            "count": study.watch_n,
+        }
     return Job("train", arm.name, seed, study.train_preset, setting)
 
 

@@ -67,11 +67,12 @@ class Results:
         return found
 
     def logs(self, arm: str) -> dict[int | None, list[dict[str, float | None]]]:
-        """Return the logged numbers of each step, by seed."""
-        return {
+        """Return the logged numbers of each step, by seed; without runs that logged nothing."""
+        found = {
             job.seed: read_metrics(self.out / job.folder / "metrics.jsonl")
             for job in self.jobs("train", arm)
         }
+        return {seed: rows for seed, rows in found.items() if rows}
 
     @cached_property
     def records(self) -> dict[str, dict[str, Any]]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from measure import Columns
@@ -140,10 +141,10 @@ def _interval(estimate: Callable[[Floats, Floats | None], Floats], runs: Runs) -
     whole = float(estimate(np.ones((1, scenes)), None)[0])
     if np.isnan(whole):
         return Interval(None, None, None, "it is not defined")
-    counts = np.array(list(resamples(scenes, ROUNDS, seed=0)))
+    counts = _drawn(scenes, seed=0)
     if not len(counts):
         return Interval(whole, None, None, "an interval needs at least two scenes")
-    drawn = np.array(list(resamples(seeds, ROUNDS, seed=1))) if seeds > 1 else None
+    drawn = _drawn(seeds, seed=1) if seeds > 1 else None
     samples = estimate(counts, drawn)
     defined = samples[~np.isnan(samples)]
     left_out = len(samples) - len(defined)
@@ -151,6 +152,12 @@ def _interval(estimate: Callable[[Floats, Floats | None], Floats], runs: Runs) -
         return Interval(whole, None, None, "no bootstrap sample defines it", left_out)
     low, high = np.quantile(defined, [0.025, 0.975])
     return Interval(whole, float(low), float(high), None, left_out)
+
+
+@lru_cache(maxsize=16)
+def _drawn(n: int, seed: int) -> Floats:
+    """How often each of n is in each bootstrap sample, (R, n); no samples of fewer than two."""
+    return np.array(list(resamples(n, ROUNDS, seed)))
 
 
 def _mean(metric: str, runs: Sequence[Columns], counts: Floats, seeds: Floats | None) -> Floats:

@@ -75,9 +75,17 @@ def do(folder: Path) -> None:
     """
     clock = Clock(folder)
     job = json.loads((folder / JOB).read_text(encoding="utf-8"))
-    setting = job["setting"]
+    with clock.running():
+        _do(job, folder)
+    record = {"seconds": round(clock.seconds(), 1), **provenance(job["command"])}
+    write_whole(folder / DONE, json.dumps(record, indent=2) + "\n")
+    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+def _do(job: Mapping[str, Any], folder: Path) -> None:
+    """Train or measure."""
+    setting, needed = job["setting"], job["needs"]
     seed = setting["config"]["seed"] if setting["kind"] == "train" else 0
-    needed = job["needs"]
     name = str(folder.parent / needed / MODEL) if needed else job["model"]
     loaded = load_model(name, device=job["device"], seed=seed)
     if not needed:
@@ -97,9 +105,6 @@ def do(folder: Path) -> None:
             measure_looking(policy, held_out, range(count), rules, folder)
         else:
             measure(policy, held_out, range(count), rules).save(folder)
-    record = {"seconds": round(clock.seconds(), 1), **provenance(job["command"])}
-    write_whole(folder / DONE, json.dumps(record, indent=2) + "\n")
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 
 
 def train(loaded: LoadedModel, setting: Mapping[str, Any], folder: Path) -> None:
@@ -173,18 +178,30 @@ class Clock:
     def __init__(self, folder: Path) -> None:
         """Go on from what earlier processes took."""
         self.file, self.began, self.before = folder / SPENT, time.monotonic(), 0.0
+        self._over = threading.Event()
         with suppress(FileNotFoundError):
             self.before = float(self.file.read_text())
-        threading.Thread(target=self._tick, daemon=True).start()
 
     def seconds(self) -> float:
         """Return the time so far."""
         return self.before + time.monotonic() - self.began
 
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Write the time down every few seconds."""
+        thread = threading.Thread(target=self._tick, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._over.set()
+            thread.join()
+
     def _tick(self) -> None:
         while True:
             write_whole(self.file, f"{self.seconds():.1f}\n")
-            time.sleep(2)
+            if self._over.wait(2):
+                break
 
 
 @contextmanager

@@ -1,0 +1,131 @@
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from dip_env.errors import ConfigError
+
+pytest.importorskip("matplotlib")
+
+
+@pytest.fixture
+def context(load, toy_study, start):
+    def make(study, jobs):
+        results = load("results").Results(jobs, study.out)
+        return load("sections").Context(study, start, results, study.out)
+
+    return make
+
+
+@pytest.fixture
+def jobs(load, toy_study, start):
+    return load("plan").plan(toy_study, start)
+
+
+def links(text):
+    return re.findall(r"!\[[^]]*\]\(([^)]+)\)", text)
+
+
+def test_a_report_holds_every_part_and_its_pictures(load, toy_study, context, jobs, finish):
+    for job in jobs:
+        finish(job, toy_study.out, miss_rate=0.6 if job.arm == "base" else 0.2, steps=12)
+    path = load("report").write_report(context(toy_study, jobs))
+    text = path.read_text()
+    for heading in ("## 1. What", "## 2. Acc", "## 3. In", "## 4. Does", "## 5. W", "## 6. W"):
+        assert heading in text
+    assert "Not finished" not in text
+    assert "- Command: `python examples/study/run.py`" in text
+    assert "- Commit: abc1234; date: 2026-01-02" in text
+    assert f"{len(jobs)} runs, {len(jobs) * 90 / 3600:.2f} hours" in text
+    assert str(toy_study.out) not in text
+    assert "photographs" not in text.lower().replace("photographs: not measured", "")
+    shown = links(text)
+    assert len(shown) == len(set(shown)) == 10
+    for name in shown:
+        with Image.open(path.parent / name) as picture:
+            assert picture.width <= 1500, name
+    assert {f"figures/{p.name}" for p in (path.parent / "figures").iterdir()} == set(shown)
+
+
+def test_numbers_of_the_report_are_those_of_the_folders(load, toy_study, context, jobs, finish):
+    study = replace(toy_study, only="core")
+    for job in load("plan").plan(study, context(study, jobs).start):
+        finish(job, study.out, miss_rate=0.6)
+    measured = next(j for j in jobs if (j.kind, j.arm) == ("measure", "base"))
+    columns = json.loads((study.out / measured.folder / "result.json").read_text())["columns"]
+    tp, counted = (sum(row[0] for row in columns[name]) for name in ("tp", "counted"))
+    f1 = 2 * tp / (counted + sum(columns["people"]))
+    assert 0 < f1 < 1
+    text = load("report").write_report(context(study, jobs)).read_text()
+    assert f"| `base` | - | {f1:.3f} [" in text
+
+
+def test_the_same_folders_give_the_same_files(load, toy_study, context, jobs, finish):
+    for job in jobs[:4]:
+        finish(job, toy_study.out, steps=12)
+
+    def written():
+        path = load("report").write_report(context(toy_study, jobs))
+        files = [path, *sorted((path.parent / "figures").iterdir())]
+        return {file.name: file.read_bytes() for file in files}
+
+    first = written()
+    assert len(first) == 3
+    assert written() == first
+
+
+def test_a_report_on_parts_says_what_is_missing(load, toy_study, context, jobs, finish):
+    done = [j for j in jobs if j.seed in (None, 0) and j.arm in ("base", "grpo")]
+    done = [j for j in done if j.kind != "looking"]
+    for job in done:
+        finish(job, toy_study.out, steps=3)
+    text = load("report").write_report(context(toy_study, jobs)).read_text()
+    assert f"**Not finished: {len(jobs) - len(done)} of {len(jobs)} runs" in text
+    missing = [job for job in jobs if job not in done]
+    assert all(f"- `{job.folder}`" in text for job in missing)
+    assert "`sft_longer` is not finished: nothing to compare with." in text
+    assert "- `toy`: `grpo` is" in text and "- `toy`: not finished." in text
+    assert "## 4." not in text
+
+
+def test_nothing_finished_is_a_report_too(load, toy_study, context, jobs):
+    text = load("report").write_report(context(toy_study, jobs)).read_text()
+    assert f"**Not finished: {len(jobs)} of {len(jobs)} runs" in text
+    assert links(text) == [] and "## 1." not in text
+
+
+def test_the_worst_and_the_best_scenes_are_chosen_the_same_way_always(load, columns):
+    # F1 of 0, 1, 0, 1, and a scene without people.
+    found = columns((0, 1, 0, 1, 0), (1, 1, 1, 1, 0), (1, 1, 1, 1, 0))
+    measured = load("measure").Measured((5, 6, 7, 8, 9), found, ((),) * 5)
+    assert load("gallery").worst_and_best(measured, 3) == ([0, 2, 1], [1, 3, 0])
+
+
+def test_a_missing_matplotlib_is_named_before_hours_of_runs(load, monkeypatch, capsys):
+    monkeypatch.setattr(load("plots"), "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r'matplotlib .*pip install "dip-env\[play\]"'):
+        load("plots").check_matplotlib()
+    assert load("run").main(["--report"]) == 2
+    assert "error: expected the package matplotlib" in capsys.readouterr().err
+
+
+def test_a_curve_is_smoothed_by_its_neighbours(load):
+    rows = [{"step": k, "a": 10.0 if k == 10 else 0.0} for k in range(1, 21)]
+    steps, values = load("plots")._series(rows, "a")
+    assert steps == list(range(1, 21))
+    assert values[7:12] == pytest.approx([2.0] * 5) and values.sum() == pytest.approx(10.0)
+    assert load("plots")._series(rows, "b") is None
+    assert list(load("plots")._series(rows[:3], "a")[1]) == [0.0] * 3
+
+
+def test_the_commands_of_the_report_know_their_options(load):
+    words = set(re.findall(r"--[a-z-]+", load("run").__doc__))
+    assert words == {"--out", "--report", "--quick", "--only", "--write"}
+    fields = load("settings").Study.__dataclass_fields__
+    assert all(word[2:].replace("-", "_") in fields for word in words)
+    assert Path(load("run").__file__).name == load("provenance").SCRIPT.rpartition("/")[2]
