@@ -168,6 +168,7 @@ def _train(study: Study, start: Start, arm: Arm, seed: int) -> Job | None:
             warmup_steps=warmup,
             decay_steps=warmup,
             coordinate_sigma=study.sft_sigma,
+            final_sigma=None,
             dense_weight=0.0,  # its heads are no part of a saved model: they would begin anew
             seed=seed,
         )

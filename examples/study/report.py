@@ -24,11 +24,14 @@ do: the value of each one stands beside the mean.
 GPU = """\
 ## On a GPU: not run
 
-The core rows with a model of about 100 million parameters, taught from scratch at 448 px:
+The core rows with a model of 110 million weights, taught from scratch at 448 px:
 
 ```bash
-dip sft --model small-untrained --view-size 448 --crop-size 224 --scenes crowd --n 200000 \\
-  --views 1 --device cuda --steps 12000 --batch-size 64 --out runs/small
+python examples/study/larger.py --out runs/small/untrained
+dip sft --model runs/small/untrained --out runs/small --device cuda \\
+  --mix easy=1 crowd=3 --scene-count 50000 --views 6 --store runs/scenes --workers 8 \\
+  --steps 12000 --batch-size 64 --optimizer muon --learning-rate 1e-3 --decay-steps 3000 \\
+  --coordinate-sigma 1.5 --final-sigma 0.5 --dense-weight 1 --single-pass 0.25 --smallest 8
 python examples/study/run.py --gpu
 ```
 """

@@ -20,13 +20,14 @@ import sys
 from pathlib import Path
 
 import tyro
+from arms import BASE, GRPO, SFT_LONGER
 from plan import Start, plan
 from plots import check_matplotlib
 from provenance import command_of
 from report import write_report
 from results import Results
 from runs import Ways, play
-from sections import Context, verdicts
+from sections import Context, grpo_leads, verdicts
 from settings import Study, defaults
 from transformers.utils.logging import disable_progress_bar
 
@@ -59,7 +60,7 @@ def run(study: Study, command: str) -> int:
         command: what was typed.
 
     Returns:
-        0, or 1 when runs failed.
+        0, or 1 when runs failed, or a quick study does not come out as the whole one.
     """
     check_matplotlib()
     start = start_of(study)
@@ -81,6 +82,9 @@ def run(study: Study, command: str) -> int:
     path = write_report(context)
     print("\n".join(verdicts(context)))
     print(f"{path}: {len(context.results.done)} of {len(jobs)} runs")
+    if study.quick and not grpo_leads(context):
+        print(f"{GRPO.name} is not ahead of {BASE.name} and {SFT_LONGER.name}", file=sys.stderr)
+        return 1
     return 1 if left else 0
 
 

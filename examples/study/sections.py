@@ -251,6 +251,15 @@ def verdicts(context: Context) -> list[str]:
     ]
 
 
+def grpo_leads(context: Context) -> bool:
+    """Tell whether GRPO's F1 in-domain is above that of the start and of being taught on."""
+    runs = {arm.name: own for arm, own in context.everywhere().get(context.study.presets[0], ())}
+    if not {BASE.name, SFT_LONGER.name, GRPO.name} <= runs.keys():
+        return False
+    gains = [difference("F1", runs[arm.name], runs[GRPO.name]) for arm in (BASE, SFT_LONGER)]
+    return all(gain.value is not None and gain.value > 0 for gain in gains)
+
+
 def _gains(arm: Arm, found: Mapping[str, tables.ArmRuns]) -> dict[str, Interval]:
     """Gain of an arm over the start, by the name of the scenes."""
     row = {}

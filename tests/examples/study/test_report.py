@@ -93,6 +93,18 @@ def test_a_report_on_parts_says_what_is_missing(load, toy_study, context, jobs, 
     assert "## 4." not in text
 
 
+@pytest.mark.parametrize(("misses", "ahead"), [(0.0, True), (0.6, False)])
+def test_grpo_leads_where_it_finds_more_than_both(
+    load, toy_study, context, jobs, finish, misses, ahead
+):
+    module = load("sections")
+    assert not module.grpo_leads(context(toy_study, jobs))
+    for job in jobs:
+        if job.kind == "measure" and job.arm in ("base", "sft_longer", "grpo"):
+            finish(job, toy_study.out, miss_rate=misses if job.arm == "grpo" else 0.6)
+    assert module.grpo_leads(context(toy_study, jobs)) is ahead
+
+
 def test_nothing_finished_is_a_report_too(load, toy_study, context, jobs):
     text = load("report").write_report(context(toy_study, jobs)).read_text()
     assert f"**Not finished: {len(jobs)} of {len(jobs)} runs" in text

@@ -162,3 +162,15 @@ def test_rules_come_back_from_a_setting(load, small):
     rules = load("worker").read_rules(json.loads(json.dumps(job.setting["rules"])))
     assert rules.reward.ambiguity == "annotation"
     assert replace(rules, reward=rules.reward) == rules
+
+
+def test_photographs_are_read_from_their_folder(load, write_coco):
+    row = {"id": 5, "image_id": 0, "category_id": 1, "bbox": [1, 2, 30, 40]}
+    root = write_coco([row | {"area": 1200, "iscrowd": 0}])
+    photos = load("worker").held_out_scenes({"photos": "key"}, str(root))
+    assert [len(photos), photos[0].boxes.tolist()] == [1, [[1.0, 2.0, 31.0, 42.0]]]
+    run = load("run")
+    key = run.photos_of(root)
+    assert run.photos_of(None) is None and key == run.photos_of(root)
+    (root / "annotations.json").write_text("{}")
+    assert run.photos_of(root) != key
