@@ -6,6 +6,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+AS_ONE = ("dip_env/scenes/drawing/", "examples/study/")
+"""Folders with one line for all their files."""
 LISTED = ("dip_env", "wrappers/dip_wrappers", "agents/dip_agents", "examples")
 
 
@@ -32,8 +34,7 @@ def files_there():
             name = path.relative_to(ROOT).as_posix()
             if path.name == "__init__.py":
                 continue
-            inside = "dip_env/scenes/drawing/"
-            paths.add(inside if name.startswith(inside) else name)
+            paths.add(next((folder for folder in AS_ONE if name.startswith(folder)), name))
     return paths
 
 
