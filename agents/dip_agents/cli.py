@@ -39,14 +39,17 @@ TINY_GRPO = GRPOConfig(
 )
 """GRPO settings of the tiny model: all weights learn, a few minutes on two CPU cores."""
 TINY_SFT = SFTConfig(
-    steps=1900,
+    steps=1040,
     optimizer="muon",
-    decay_steps=400,
+    learning_rate=3e-3,
+    warmup_steps=50,
+    decay_steps=250,
     coordinate_sigma=1.5,
     final_sigma=0.5,
     dense_weight=1.0,
     single_pass=0.25,
     smallest=8.0,
+    checkpoint_every=50,
 )
 """Teaching a tiny model from random weights."""
 

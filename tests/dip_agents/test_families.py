@@ -46,7 +46,7 @@ def folder(request, tmp_path_factory):
 
 
 def paid_for_small_ids(groups):
-    """Pay every rollout the share of its tokens whose id is below 500."""
+    """Pay every rollout the share of its tokens whose id is below 1100."""
     paid = []
     for group in groups:
         rollouts = []
@@ -54,7 +54,7 @@ def paid_for_small_ids(groups):
             buffer = rollout.buffer
             said = [i for i, mine in zip(buffer.ids, buffer.loss_mask, strict=True) if mine]
             info = rollout.info | {"ending": "answer"}
-            reward = sum(i < 500 for i in said) / len(said)
+            reward = sum(i < 1100 for i in said) / len(said)
             rollouts.append(dataclasses.replace(rollout, reward=reward, info=info))
         paid.append(RolloutGroup(group.scene_index, rollouts))
     return paid

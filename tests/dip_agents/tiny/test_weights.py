@@ -1,3 +1,5 @@
+import pytest
+
 from dip_agents.models import BUNDLED, RULES_FILE, TINY_RULES, load_model, rules_of
 from dip_agents.recipes import measure_model
 from dip_env.scenes import make_source
@@ -10,14 +12,15 @@ def test_the_bundled_model_is_small_and_comes_with_its_rules_and_card():
     assert rules_of("tiny") == TINY_RULES
 
 
-def test_the_bundled_model_has_learned_the_form_and_finds_people():
-    """Far below its measured scores (see its card), far above what random weights earn."""
+@pytest.mark.parametrize(("preset", "least"), [("easy", 0.65), ("crowd", 0.2)])
+def test_the_bundled_model_has_learned_the_form_and_finds_people(preset, least):
+    """Below its measured scores (see its card), far above what random weights earn."""
     loaded = load_model("tiny", dtype="float32")
     assert loaded.trained
-    source = make_source("easy", split="val")
+    source = make_source(preset, split="val")
     result = measure_model(
-        loaded.vlm, source, range(12), loaded.rules, max_new_tokens=96, token_budget=480
+        loaded.vlm, source, range(12), loaded.rules, max_new_tokens=224, token_budget=768
     )
     assert result.metrics["format"].value > 0.9
-    assert result.metrics["F1"].value > 0.2
-    assert result.metrics["look"].value > 0.1
+    assert result.metrics["F1"].value > least
+    assert result.metrics["look"].value > 0.2
