@@ -62,7 +62,7 @@ def teach(folder):
     """A micro model that has just learned the form, so that its rewards differ."""
     model, processor = build_tiny(tiny_texts(), size="micro")
     settings = SFTConfig(
-        steps=70, batch_size=4, learning_rate=4e-3, warmup_steps=5, workers=0, checkpoint_every=70
+        steps=40, batch_size=4, learning_rate=4e-3, warmup_steps=5, workers=0, checkpoint_every=40
     )
     with (folder / "console.txt").open("w") as file:
         loaded = LoadedModel(VLM(model, processor), RULES, trained=False)

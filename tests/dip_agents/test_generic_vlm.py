@@ -210,7 +210,7 @@ def test_a_lora_learns_in_the_language_part_of_every_family():
 
 def test_demonstrations_are_learned(tmp_path):
     vlm = fresh("llava")
-    lessons = [Lesson(buffer, []) for buffer in conversations(vlm)]
+    lessons = [Lesson(buffer, [], []) for buffer in conversations(vlm)]
     before = sft_loss(vlm, lessons, None, 0.0, 0.0).text
     config = SFTConfig(steps=15, batch_size=3, learning_rate=3e-3, warmup_steps=1, workers=0)
     train_sft(vlm, lessons, config)

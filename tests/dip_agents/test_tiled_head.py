@@ -243,7 +243,7 @@ def test_scores_of_a_model_are_the_same_in_tiles(micro, monkeypatch, temperature
     vlm = micro()
     generator = torch.Generator().manual_seed(0)
     states = torch.randn(30, vlm.head_weight()[0].shape[1], generator=generator) * 10
-    ids = torch.tensor(vlm.chat.policy_ids("<answer>[[1,2,30,40]]</answer>"))[:10].repeat(3)
+    ids = torch.tensor(vlm.chat.policy_ids("<answer>[[1,2,30,40]]</answer>"))[:6].repeat(5)
     whole = vlm.scores(states, ids, temperature)
     monkeypatch.setattr("dip_agents.vlm.DENSE_LIMIT", 0)
     monkeypatch.setattr(vlm, "log_softmax", None)  # the dense way is closed

@@ -20,7 +20,7 @@ def test_each_family_is_what_the_auto_classes_make_of_it(family, tmp_path):
     assert type(again) is type(processor)
     assert again.tokenizer.get_vocab() == processor.tokenizer.get_vocab()
     assert len(processor.tokenizer) <= model.config.get_text_config().vocab_size
-    assert sum(p.numel() for p in model.parameters()) < 250_000
+    assert sum(p.numel() for p in model.parameters()) < 300_000
 
 
 def test_weights_come_from_the_seed():

@@ -16,7 +16,7 @@ from dip_agents.logs import read_metrics
 RUN = Path(__file__).parents[3] / "examples" / "study" / "run.py"
 SMALL = (
     "--quick", "--only", "core", "--presets", "easy", "--train-preset", "easy", "--n", "2",
-    "--steps", "4", "--scenes-per-step", "1", "--group-size", "2", "--max-new-tokens", "6",
+    "--steps", "16", "--scenes-per-step", "1", "--group-size", "2", "--max-new-tokens", "6",
     "--token-budget", "200", "--measured-new-tokens", "6", "--measured-token-budget", "200",
 )  # fmt: skip
 
@@ -57,7 +57,7 @@ def test_a_killed_study_goes_on_and_repeats_nothing(command, offline, tmp_path):
     out = finished(command, offline)
     assert out.count("begins: train-grpo-seed0") == 1
     assert "5 of 5 runs" in out
-    assert [row["step"] for row in read_metrics(metrics[0])] == [1, 2, 3, 4]
+    assert [row["step"] for row in read_metrics(metrics[0])] == list(range(1, 17))
     report = (tmp_path / "RESULTS.md").read_text()
     assert "## 1. What training does" in report and "Not finished" not in report
     assert not list(tmp_path.glob("*/checkpoints"))
