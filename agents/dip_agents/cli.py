@@ -397,7 +397,7 @@ def _sft_on(ranks: Ranks, args: Sft, console: Console) -> int:
         lora_rank=args.lora_rank,
         seed=args.sft.seed,
     )
-    parts = [(args.source, 1.0)] if not args.mix else [_part(text) for text in args.mix]
+    parts = [_part(args.source, text) for text in args.mix] or [(args.source, 1.0)]
     views = [(_views(args, part), weight) for part, weight in parts]
     lessons = views[0][0] if len(views) == 1 else MixedScenes(views)
     teach(
@@ -415,17 +415,17 @@ def _sft_on(ranks: Ranks, args: Sft, console: Console) -> int:
     return 0
 
 
-def _part(text: str) -> tuple[SceneArgs, float]:
-    """Read one ``name=weight`` of a mix of presets."""
+def _part(source: SceneArgs, text: str) -> tuple[SceneArgs, float]:
+    """Read one ``name=weight`` of a mix; all but the name is as the source has it."""
     name, equals, weight = text.partition("=")
     try:
-        return SceneArgs(scenes=name), float(weight if equals else 1)
+        return replace(source, scenes=name), float(weight if equals else 1)
     except ValueError as error:
         raise ConfigError(f"mix: expected name=weight, got {text!r}") from error
 
 
 def _views(args: Sft, part: SceneArgs) -> AugmentedScenes:
-    source = replace(part, scene_seed=args.source.scene_seed).open("train")
+    source = part.open("train")
     if args.store is not None:
         source = StoredScenes(source, args.store / part.scenes if args.mix else args.store)
     return AugmentedScenes(source, args.scene_count, args.views, args.smallest_window)

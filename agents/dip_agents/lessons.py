@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from dip_agents.chat_tokens import ChatTokens
-from dip_agents.oracle import MIN_SHARE_IN_CROP
+from dip_agents.oracle import shown_in
 from dip_agents.policy import Policy
 from dip_agents.seeds import derived_seed
 from dip_agents.token_buffer import TokenBuffer
-from dip_env.boxes import box_area, clip_boxes
+from dip_env.boxes import clip_boxes
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
 from dip_env.scenes.base import Scene, SceneSource
@@ -69,21 +69,17 @@ def play_lesson(
         if turn.message is not None:
             buffer.append_env(*chat.reply(turn.message))
         for crop in turn.crops:
-            shown, clipped = _in_crop(truth, crop)
-            boxes.append(clipped)
-            in_view.append(episode.view.scene_to_view(truth[shown]))
+            shown = truth[shown_in(truth, crop)]
+            boxes.append(_in_crop(shown, crop))
+            in_view.append(episode.view.scene_to_view(shown))
     return Lesson(buffer, boxes, in_view)
 
 
-def _in_crop(
-    truth: NDArray[np.float64], crop: Crop
-) -> tuple[NDArray[np.bool_], NDArray[np.float64]]:
-    """Return who of (N, 4) is shown by a crop, and their boxes, clipped, in its pixels."""
+def _in_crop(boxes: NDArray[np.float64], crop: Crop) -> NDArray[np.float64]:
+    """Clip boxes (N, 4) of the scene frame to a crop and convert them to its pixels."""
     low, high = np.tile(crop.region[:2], 2), np.tile(crop.region[2:], 2)
-    inside = np.clip(truth, low, high)
-    shown = box_area(inside) >= MIN_SHARE_IN_CROP * np.maximum(box_area(truth), 1e-9)
     scale = np.array([crop.image.shape[1], crop.image.shape[0]] * 2) / (high - low)
-    return shown, (inside[shown] - low) * scale
+    return (np.clip(boxes, low, high) - low) * scale
 
 
 class LessonData(Dataset[Lesson]):

@@ -93,6 +93,20 @@ def miss_chances(scene: Scene, miss_rate: float, misses: MissMode) -> NDArray[np
     return even + min(miss_rate, 1 - miss_rate) * (1 - 2 * rank / (len(truth) - 1))
 
 
+def shown_in(boxes: NDArray[np.float64], crop: Crop) -> NDArray[np.bool_]:
+    """Return who counts as shown by a crop.
+
+    Args:
+        boxes: (N, 4) xyxy, scene frame.
+        crop: what a look has shown.
+
+    Returns:
+        (N,) True where the crop holds at least ``MIN_SHARE_IN_CROP`` of the box.
+    """
+    inside = box_intersection(crop.region[None], boxes)[0]
+    return np.asarray(inside >= MIN_SHARE_IN_CROP * np.maximum(box_area(boxes), 1e-9))
+
+
 def shown_heights(
     boxes: NDArray[np.float64], view: View, crops: Sequence[Crop]
 ) -> NDArray[np.float64]:
@@ -104,16 +118,14 @@ def shown_heights(
         crops: what the looks have shown.
 
     Returns:
-        (N,) pixels of the overview, or of a crop that holds at least ``MIN_SHARE_IN_CROP`` of the
-        box.
+        (N,) pixels of the overview, or of a crop that shows them.
     """
     in_view = view.scene_to_view(boxes)
     height = in_view[:, 3] - in_view[:, 1]
     best = height
     for crop in crops:
-        inside = box_intersection(crop.region[None], boxes)[0]
-        held = inside >= MIN_SHARE_IN_CROP * np.maximum(box_area(boxes), 1e-9)
-        best = np.maximum(best, np.where(held, height * crop.magnification, 0.0))
+        seen = shown_in(boxes, crop)
+        best = np.maximum(best, np.where(seen, height * crop.magnification, 0.0))
     return best
 
 

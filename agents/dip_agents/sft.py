@@ -159,7 +159,8 @@ def sft_loss(
         The losses.
     """
     buffers = [lesson.buffer for lesson in lessons]
-    counts = [sft_counts(vlm, lessons, heads)]
+    targets = [] if heads is None else dense_targets(vlm, lessons)
+    counts = [sft_counts(lessons, targets)]
     if ranks is not None:
         counts = ranks.gather(counts[0])
     tokens, cells, people = (max(1, sum(one)) for one in zip(*counts, strict=True))
@@ -182,7 +183,6 @@ def sft_loss(
         integers = vlm.core.get_input_embeddings().weight[_JOINED_IDS]
         visual = torch.cat([features[i.key][0] for b in buffers for i in b.images]).float()
         seen = hidden[ids == vlm.image_token_id].float()
-        targets = _dense_targets(vlm, lessons)
         for head, states, frame in ((heads.vision, visual, "own"), (heads.text, seen, "view")):
             found, edges = head.losses(states, *stacked(targets, frame), integers, sigma)
             dense = dense + found / cells + EDGE_WEIGHT * edges / people
@@ -191,25 +191,27 @@ def sft_loss(
     return SFTLoss(total, text.item(), dense.item(), right.item())
 
 
-def sft_counts(
-    vlm: VLM, lessons: Sequence[Lesson], heads: DenseHeads | None
-) -> tuple[int, int, int]:
+def sft_counts(lessons: Sequence[Lesson], targets: Sequence[DenseTarget]) -> tuple[int, int, int]:
     """Count what the means of the loss are over.
 
     Args:
-        vlm: the learner.
         lessons: a batch or a part of it.
-        heads: of the dense loss, or None.
+        targets: its dense targets; none where there is no dense loss.
 
     Returns:
-        Policy tokens, and, where there is a dense loss, quarters of cells and people in them.
+        Policy tokens, quarters of cells, and people in them.
     """
     tokens = sum(sum(lesson.buffer.loss_mask) for lesson in lessons)
-    targets = [] if heads is None else _dense_targets(vlm, lessons)
     return tokens, sum(t.flags.size for t in targets), sum(len(t.own) for t in targets)
 
 
-def _dense_targets(vlm: VLM, lessons: Sequence[Lesson]) -> list[DenseTarget]:
+def dense_targets(vlm: VLM, lessons: Sequence[Lesson]) -> list[DenseTarget]:
+    """Return the dense targets of all images of a batch, lesson by lesson.
+
+    Args:
+        vlm: gives the side of a token's cell.
+        lessons: a batch or a part of it.
+    """
     cell = vlm.chat.patch * vlm.chat.merge
     return [
         dense_target(boxes, in_view, image, cell)

@@ -12,6 +12,7 @@ from dip_agents.sft import (
     DenseHeads,
     SFTConfig,
     _LessonOrder,
+    dense_targets,
     learning_rate_share,
     sft_counts,
     sft_loss,
@@ -119,7 +120,7 @@ def test_shares_of_a_batch_add_up_to_its_loss(micro, toy, brief_rules, config):
 
     with torch.no_grad():
         whole = sft_loss(vlm, batch, heads, 1.0, 0.5)
-        counts = [sft_counts(vlm, part, heads) for part in (batch[:1], batch[1:])]
+        counts = [sft_counts(part, dense_targets(vlm, part)) for part in (batch[:1], batch[1:])]
         parts = [sft_loss(vlm, part, heads, 1.0, 0.5, Two()) for part in (batch[:1], batch[1:])]
     assert whole.dense > 0
     for name in ("total", "text", "dense", "accuracy"):

@@ -1,10 +1,9 @@
 from __future__ import annotations
 
 import ast
-import importlib
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
@@ -19,16 +18,12 @@ from dip_agents.token_buffer import TokenBuffer
 from dip_agents.vlm import VLM
 
 BENCHMARKS = Path(__file__).parents[2] / "examples" / "benchmarks"
-OWN = {path.stem for path in BENCHMARKS.glob("*.py")}
 
 
 @pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+def load(scripts) -> Callable[[str], ModuleType]:
     """Import benchmark files as a script beside them would."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    yield importlib.import_module
-    for name in OWN & set(sys.modules):
-        del sys.modules[name]
+    return scripts("benchmarks")
 
 
 @pytest.fixture

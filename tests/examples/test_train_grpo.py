@@ -16,22 +16,10 @@ from dip_agents.engines.base import Sampling
 from dip_agents.engines.hf import HFEngine
 from dip_agents.grpo import GRPOTrainer
 from dip_agents.grpo_config import GRPOConfig
-from dip_agents.models import load_model, save_model, tiny_texts
+from dip_agents.models import load_model
 from dip_agents.rollouts import RolloutGroup, collect
-from dip_agents.tiny.model import build_tiny
-from dip_agents.vlm import VLM
-from dip_env.config import EpisodeConfig
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train_grpo.py"
-
-
-@pytest.fixture(scope="module")
-def micro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    rules = EpisodeConfig(
-        view_size=128, crop_size=64, max_looks=1, max_regions=2, max_turns=2, brief=True
-    )
-    vlm = VLM(*build_tiny(tiny_texts(), size="micro"))
-    return save_model(vlm, tmp_path_factory.mktemp("model"), rules)
 
 
 @pytest.fixture

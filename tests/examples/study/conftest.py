@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -14,34 +12,15 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dip_agents.models import save_model, tiny_texts
 from dip_agents.oracle import OraclePolicy
-from dip_agents.tiny.model import build_tiny
-from dip_agents.vlm import VLM
 from dip_env.config import EpisodeConfig
 from dip_env.scenes import ToyScenes
 
-STUDY = Path(__file__).parents[3] / "examples" / "study"
-OWN = {path.stem for path in STUDY.glob("*.py")}
-
 
 @pytest.fixture
-def load(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], ModuleType]]:
+def load(scripts) -> Callable[[str], ModuleType]:
     """Return a function that imports a file of the study by name."""
-    monkeypatch.syspath_prepend(str(STUDY))
-    yield importlib.import_module
-    for name in OWN & set(sys.modules):
-        del sys.modules[name]
-
-
-@pytest.fixture(scope="session")
-def micro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return the folder of a model with random weights."""
-    rules = EpisodeConfig(
-        view_size=128, crop_size=64, max_looks=1, max_regions=2, max_turns=2, brief=True
-    )
-    vlm = VLM(*build_tiny(tiny_texts(), size="micro"))
-    return save_model(vlm, tmp_path_factory.mktemp("model"), rules)
+    return scripts("study")
 
 
 @pytest.fixture
