@@ -24,17 +24,44 @@ from dip_env.views import Crop, View, cut_crop, overview, shown_region
 
 @dataclass(frozen=True, eq=False)
 class Message:
-    """One message of the conversation; its images come before its text.
+    """One message of the conversation; ``parts`` has text and images in the order they are read.
 
     Args:
         role: who speaks: the environment is the user, the policy the assistant.
         text: what is said.
         images: RGB uint8 arrays (h, w, 3), read-only.
+        captioned: each image stands behind its own line of the text, image k behind line k, so
+            that a model which reads forwards knows where a crop lies before it sees it; otherwise
+            all images come before the text.
+
+    Raises:
+        ValueError: when there are fewer lines than captioned images.
     """
 
     role: Literal["user", "assistant"]
     text: str
     images: tuple[NDArray[np.uint8], ...] = ()
+    captioned: bool = False
+
+    def __post_init__(self) -> None:
+        """Check that each captioned image has its line."""
+        lines = self.text.count("\n") + 1
+        if self.captioned and lines < len(self.images):
+            raise ValueError(
+                f"message: expected a line for each of {len(self.images)} images, got {lines}"
+            )
+
+    @property
+    def parts(self) -> tuple[str | NDArray[np.uint8], ...]:
+        """Text and images in the order they are read; the texts together are ``text``."""
+        if not self.captioned:
+            return (*self.images, self.text)
+        lines = self.text.split("\n")
+        parts: list[str | NDArray[np.uint8]] = []
+        for k, image in enumerate(self.images):
+            parts += ["\n" * (k > 0) + lines[k], image]
+        rest = "\n".join(lines[len(self.images) :])
+        return (*parts, "\n" * bool(self.images) + rest) if rest else tuple(parts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -310,7 +337,7 @@ class Episode:
             return Message("user", prompts.nudge_message(*left))
         first = len(self.crops) - len(crops) + 1
         text = prompts.crops_message(crops, self.view, *left, first=first, brief=self.config.brief)
-        return Message("user", text, tuple(crop.image for crop in crops))
+        return Message("user", text, tuple(crop.image for crop in crops), captioned=True)
 
     def _end(self, crops: tuple[Crop, ...], info: dict[str, Any]) -> Turn:
         """Close the episode, scored unless a group does that."""

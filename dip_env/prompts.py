@@ -51,7 +51,7 @@ def crops_message(
     first: int = 1,
     brief: bool = False,
 ) -> str:
-    """Return the text under new crops.
+    """Return the text around new crops.
 
     Args:
         crops: what the look shows, in the order of its regions.
@@ -62,7 +62,7 @@ def crops_message(
         brief: print only place and magnification of each crop, and the looks left.
 
     Returns:
-        One line per crop, then what is left; coordinates in the text frame.
+        One line per crop, which stands before it, then what is left; coordinates in the text frame.
     """
     if brief:
         places = [f"[{_printed(crop, view)}] {crop.magnification:.1f}x" for crop in crops]

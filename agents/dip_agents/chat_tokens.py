@@ -53,7 +53,7 @@ class ChatTokens:
         """Return ids and images of a later user message, from behind the last end of turn.
 
         Args:
-            message: what the environment said; its images come before its text.
+            message: what the environment said.
 
         Returns:
             Ids that continue a buffer whose last token is the end of turn, and the images.
@@ -123,8 +123,12 @@ class ChatTokens:
         return found
 
     def _content(self, message: Message) -> dict[str, Any]:
-        parts: list[dict[str, Any]] = [{"type": "image"} for _ in message.images]
-        parts.append({"type": "text", "text": plain_text(message.text)})
+        parts = [
+            {"type": "text", "text": plain_text(part)}
+            if isinstance(part, str)
+            else {"type": "image"}
+            for part in message.parts
+        ]
         return {"role": message.role, "content": parts}
 
     def _render(self, chat: list[dict[str, Any]]) -> str:

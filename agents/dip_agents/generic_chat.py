@@ -96,7 +96,7 @@ class GenericChat(ChatTokens):
         """Return ids and images of a later user message, from behind the last end of turn.
 
         Args:
-            message: what the environment said; its images come before its text.
+            message: what the environment said.
         """
         tail = self._after_reply(self._content(message))
         if self._written:
@@ -120,8 +120,12 @@ class GenericChat(ChatTokens):
         return self.opening([Message("user", "", (image,))])[1][0]
 
     def _content(self, message: Message) -> dict[str, Any]:
-        parts: list[dict[str, Any]] = [{"type": "image"} for _ in message.images]
-        parts.append({"type": "text", "text": self._plain(message.text)})
+        parts = [
+            {"type": "text", "text": self._plain(part)}
+            if isinstance(part, str)
+            else {"type": "image"}
+            for part in message.parts
+        ]
         return {"role": message.role, "content": parts}
 
     def _encode(

@@ -26,7 +26,7 @@ def grow(boxes: NDArray[np.float64], margin: float) -> NDArray[np.float64]:
     return np.concatenate([boxes[:, :2] - pad, boxes[:, 2:] + pad], axis=1)
 
 
-def magnifying_side(view: View, crop_size: int, magnification: float = 1.5) -> float:
+def magnifying_side(view: View, crop_size: int, magnification: float = 2.0) -> float:
     """Return the longest side of a region that a crop still enlarges enough.
 
     Args:

@@ -126,9 +126,12 @@ def conversation_key(messages: Sequence[Message]) -> bytes:
     """Return a hash of a conversation, images included."""
     digest = hashlib.blake2b(digest_size=16)
     for message in messages:
-        digest.update(f"{message.role}\0{message.text}\0".encode())
-        for image in message.images:
-            digest.update(f"{image.shape}".encode() + image.tobytes())
+        digest.update(f"{message.role}\0".encode())
+        for part in message.parts:
+            if isinstance(part, str):
+                digest.update(f"{part}\0".encode())
+            else:
+                digest.update(f"{part.shape}".encode() + part.tobytes())
     return digest.digest()
 
 

@@ -20,7 +20,8 @@ def test_a_conversation_in_pieces_is_the_conversation_rendered_at_once(micro, fa
     side = chat.patch * chat.merge
     first = Message("user", "Find every person.", (picture(4 * side, 3 * side),))
     said = "<think>2 people.</think><look>[[1,2,30,40]]</look>"
-    second = Message("user", "Crop 1", (picture(side, 2 * side), picture(2 * side, side)))
+    crops = (picture(side, 2 * side), picture(2 * side, side))
+    second = Message("user", "Crop 1\nCrop 2\nNo look left", crops, captioned=True)
     opening, images = chat.opening([first])
     reply, more = chat.reply(second)
     pieces = opening + chat.policy_ids(said) + reply
@@ -31,9 +32,11 @@ def test_a_conversation_in_pieces_is_the_conversation_rendered_at_once(micro, fa
             {
                 "role": "user",
                 "content": [
+                    {"type": "text", "text": "Crop 1"},
                     {"type": "image"},
+                    {"type": "text", "text": "\nCrop 2"},
                     {"type": "image"},
-                    {"type": "text", "text": second.text},
+                    {"type": "text", "text": "\nNo look left"},
                 ],
             },
         ],

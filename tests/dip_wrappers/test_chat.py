@@ -33,6 +33,14 @@ def test_processor_messages_carry_images_before_the_text():
     }
 
 
+@pytest.mark.parametrize("form", ["processor", "openai"])
+def test_captioned_images_stand_behind_their_lines(form):
+    (message,) = to_chat([Message("user", "a\nb\nc", (RED, RED), captioned=True)], form)
+    image = "image" if form == "processor" else "image_url"
+    assert [part["type"] for part in message["content"]] == ["text", image, "text", image, "text"]
+    assert [part.get("text") for part in message["content"]] == ["a", None, "\nb", None, "\nc"]
+
+
 def test_openai_images_decode_to_the_same_pixels():
     part = to_chat(TALK, "openai")[0]["content"][0]
     assert part["type"] == "image_url"
@@ -62,7 +70,7 @@ def test_the_observation_is_the_episodes_own_conversation(form):
         assert observation == to_chat(episode.transcript, form)
         assert observation in env.observation_space
     assert [m["role"] for m in observation] == ["user", "assistant"] * 3
-    assert [len(m["content"]) for m in observation] == [2, 1, 3, 1, 1, 1]
+    assert [len(m["content"]) for m in observation] == [2, 1, 5, 1, 1, 1]
 
 
 def test_crops_keep_their_size_unpadded():
@@ -70,7 +78,7 @@ def test_crops_keep_their_size_unpadded():
     env.reset(options={"scene": 0})
     observation, *_ = env.step("<look>[[0,0,100,200]]</look>")
     # 100 x 200 of the view is 142.9 x 300 source pixels: 107 x 224, to multiples of 32: 96 x 224.
-    assert observation[2]["content"][0]["image"].size == (96, 224)
+    assert observation[2]["content"][1]["image"].size == (96, 224)
     assert observation[0]["content"][0]["image"].size == (448, 320)
 
 

@@ -37,14 +37,16 @@ def image_url(image: NDArray[np.uint8]) -> str:
     return PNG_PREFIX + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
-def _image_part(image: NDArray[np.uint8], format: ChatFormat) -> dict[str, Any]:
+def _part(part: str | NDArray[np.uint8], format: ChatFormat) -> dict[str, Any]:
+    if isinstance(part, str):
+        return {"type": "text", "text": part}
     if format == "openai":
-        return {"type": "image_url", "image_url": {"url": image_url(image)}}
-    return {"type": "image", "image": Image.fromarray(image)}
+        return {"type": "image_url", "image_url": {"url": image_url(part)}}
+    return {"type": "image", "image": Image.fromarray(part)}
 
 
 def to_chat(messages: Sequence[Message], format: ChatFormat = "processor") -> list[ChatMessage]:
-    """Turn an episode's messages into chat messages; images come before the text.
+    """Turn an episode's messages into chat messages, text and images in the order of ``parts``.
 
     Args:
         messages: the conversation in order.
@@ -61,10 +63,7 @@ def to_chat(messages: Sequence[Message], format: ChatFormat = "processor") -> li
     return [
         {
             "role": message.role,
-            "content": [
-                *(_image_part(image, format) for image in message.images),
-                {"type": "text", "text": message.text},
-            ],
+            "content": [_part(part, format) for part in message.parts],
         }
         for message in messages
     ]

@@ -138,19 +138,21 @@ class ChatServer:
 
 
 def message_json(message: Message, plain: Callable[[str], str]) -> dict[str, Any]:
-    """Return a message as the protocol has it, images first as PNG data addresses.
+    """Return a message as the protocol has it, images as PNG data addresses.
 
     Args:
         message: text and pixels.
         plain: makes quoted text harmless.
     """
-    text = plain(message.text)
     if message.role == "assistant":
-        return {"role": "assistant", "content": text}
-    parts: list[dict[str, Any]] = [
-        {"type": "image_url", "image_url": {"url": png_address(image)}} for image in message.images
+        return {"role": "assistant", "content": plain(message.text)}
+    parts = [
+        {"type": "text", "text": plain(part)}
+        if isinstance(part, str)
+        else {"type": "image_url", "image_url": {"url": png_address(part)}}
+        for part in message.parts
     ]
-    return {"role": message.role, "content": [*parts, {"type": "text", "text": text}]}
+    return {"role": message.role, "content": parts}
 
 
 def png_address(image: NDArray[np.uint8]) -> str:
