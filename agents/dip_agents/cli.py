@@ -48,6 +48,7 @@ TINY_SFT = SFTConfig(
     final_sigma=0.5,
     dense_weight=1.0,
     single_pass=0.25,
+    look="tiles",
     smallest=8.0,
     checkpoint_every=50,
 )

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from dip_agents.chat_tokens import ChatTokens
-from dip_agents.oracle import shown_in
+from dip_agents.oracle import OraclePolicy, shown_in
 from dip_agents.policy import Policy
 from dip_agents.seeds import derived_seed
 from dip_agents.token_buffer import TokenBuffer
@@ -19,9 +19,15 @@ from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
 from dip_env.scenes.base import Scene, SceneSource
 from dip_env.views import Crop
+from dip_wrappers.controlled import Control
+from dip_wrappers.controls import blurred_overview
 
 GOLDEN = 0.6180339887498949
 """Multiples of it fall evenly into [0, 1)."""
+BLUR_RADIUS = 4.0
+"""Of the overview in lessons that teach to read crops, view pixels."""
+BLURRED_SCALE = 0.25
+"""What such an overview shows counts as reduced so much (source: ours, by eye)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,7 +46,15 @@ class Lesson:
 
 
 def play_lesson(
-    scene: Scene, index: int, config: EpisodeConfig, policy: Policy, chat: ChatTokens, seed: int
+    scene: Scene,
+    index: int,
+    config: EpisodeConfig,
+    policy: Policy,
+    chat: ChatTokens,
+    seed: int,
+    *,
+    control: Control | None = None,
+    shortest: float = 0.0,
 ) -> Lesson:
     """Let a policy play one episode and keep it as tokens.
 
@@ -51,21 +65,29 @@ def play_lesson(
         policy: the demonstrator.
         chat: the learner's tokens.
         seed: of the demonstrator.
+        control: what of the episode is changed. Looks are then given and not learned, since the
+            demonstrator chose them by what the learner may not see.
+        shortest: people less tall in the overview, in its pixels, do not count as shown by it.
 
     Returns:
         The lesson.
     """
-    episode = Episode(scene, config, scene_index=index)
+    begin = Episode if control is None else control.episode
+    episode = begin(scene, config, scene_index=index)
     buffer = TokenBuffer(chat.image_token_id)
     buffer.append_env(*chat.opening(episode.observation().messages))
     truth = clip_boxes(scene.truth, scene.size)
-    boxes = [episode.view.scene_to_view(truth)]
+    whole = episode.view.scene_to_view(truth)
+    boxes = [whole[whole[:, 3] - whole[:, 1] >= shortest]]
     in_view = boxes.copy()
     while not episode.done:
         said = policy.act([episode.observation()], [derived_seed(seed, index, len(boxes))])[0]
         ids = chat.policy_ids(said.text)
-        buffer.append_policy(ids, [0.0] * len(ids))
         turn = episode.step(said.text)
+        if control is None or episode.done:
+            buffer.append_policy(ids, [0.0] * len(ids))
+        else:
+            buffer.append_env(ids)
         if turn.message is not None:
             buffer.append_env(*chat.reply(turn.message))
         for crop in turn.crops:
@@ -89,10 +111,12 @@ class LessonData(Dataset[Lesson]):
         source: scenes; lesson i plays scene i.
         count: number of lessons.
         config: the rules of the episodes.
-        teacher: makes the demonstrator for the source; called in the worker process.
+        teacher: makes the demonstrator for source and rules, given further keywords of it.
         chat: the learner's tokens.
         seed: of the demonstrator.
         single_pass: share of lessons without a look: their rules allow none.
+        blurred: share of lessons whose overview is blurred, so that the small can be found in
+            crops only; what a look shows is easily neglected where the overview shows it too.
     """
 
     def __init__(
@@ -100,15 +124,17 @@ class LessonData(Dataset[Lesson]):
         source: SceneSource,
         count: int,
         config: EpisodeConfig,
-        teacher: Callable[[SceneSource, EpisodeConfig], Policy],
+        teacher: Callable[..., OraclePolicy],
         chat: ChatTokens,
         seed: int = 0,
         single_pass: float = 0.0,
+        blurred: float = 0.0,
     ) -> None:
         """Keep everything; nothing is drawn yet."""
         self.source, self.count, self.config = source, min(count, len(source)), config
-        self.chat, self.seed, self.single_pass = chat, seed, single_pass
+        self.chat, self.seed, self.single_pass, self.blurred = chat, seed, single_pass, blurred
         self.policy = teacher(source, config)
+        self.reader = teacher(source, config, overview_scale=BLURRED_SCALE)
 
     def __len__(self) -> int:
         """Return the number of lessons."""
@@ -116,9 +142,20 @@ class LessonData(Dataset[Lesson]):
 
     def __getitem__(self, index: int) -> Lesson:
         """Play lesson ``index``."""
-        rules = self.config
+        rules, scene = self.config, self.source[index]
         # Spread evenly over the lessons, whatever their order.
-        if (index * GOLDEN) % 1 < self.single_pass:
+        place = (index * GOLDEN) % 1
+        if place < self.single_pass:
             rules = replace(rules, max_looks=0)
-        scene = self.source[index]
+        elif place < self.single_pass + self.blurred:
+            return play_lesson(
+                scene,
+                index,
+                rules,
+                self.reader,
+                self.chat,
+                self.seed,
+                control=blurred_overview(BLUR_RADIUS),
+                shortest=self.reader.smallest / BLURRED_SCALE,
+            )
         return play_lesson(scene, index, rules, self.policy, self.chat, self.seed)

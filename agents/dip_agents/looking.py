@@ -191,12 +191,15 @@ def looking_report(
     return LookingReport(results, {name: tuple(those) for name, those in landings.items()}, seed)
 
 
-def usual_controls(config: EpisodeConfig, seed: int = 0) -> tuple[Control, ...]:
+def usual_controls(
+    config: EpisodeConfig, seed: int = 0, *, tiles: bool = False
+) -> tuple[Control, ...]:
     """Return the controls of a report: every kind of ``dip_wrappers.controls``.
 
     Args:
         config: the rules; bound the number of regions.
         seed: of random places.
+        tiles: let the oracle look at tiles, for a policy that was taught so.
 
     Returns:
         Random looks, oracle looks, crops blanked, crops from another place, overview blurred, no
@@ -206,7 +209,7 @@ def usual_controls(config: EpisodeConfig, seed: int = 0) -> tuple[Control, ...]:
     whole = replace(config, max_regions=config.max_looks * config.max_regions)
     return (
         random_looks(seed),
-        placed_looks(partial(oracle_regions, config=whole)),
+        placed_looks(partial(oracle_regions, config=whole, tiles=tiles)),
         blank_crops(),
         crops_from_elsewhere(seed),
         blurred_overview(),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from dip_agents.oracle_looks import ambiguous_regions, magnifying_side
+from dip_agents.oracle_looks import ambiguous_regions, look_tiles, magnifying_side
 from dip_agents.policy import Completion
 from dip_agents.printing import make_answer, may_look, printable, random_boxes, reading_order
 from dip_env.actions import Grammar, Look, Segment, Think
@@ -22,7 +22,7 @@ from dip_env.prompts import plural
 from dip_env.scenes.base import Scene, SceneSource
 from dip_env.views import Crop, View
 
-LookMode = Literal["ambiguous", "random", "whole", "none"]
+LookMode = Literal["ambiguous", "tiles", "random", "whole", "none"]
 
 MissMode = Literal["even", "hard"]
 
@@ -48,29 +48,37 @@ def scene_ambiguity(scene: Scene, view: View) -> AmbiguousItems:
     return prior_ambiguity(truth, scene.visible_share[~scene.ignore], in_view[:, 3] - in_view[:, 1])
 
 
-def oracle_regions(scene: Scene, view: View, config: EpisodeConfig) -> NDArray[np.float64]:
+def oracle_regions(
+    scene: Scene, view: View, config: EpisodeConfig, *, tiles: bool = False
+) -> NDArray[np.float64]:
     """Pick where the oracle looks.
 
     Args:
         scene: the scene with its truth.
         view: the episode's frames.
         config: the rules; bound the number of regions and their size.
+        tiles: pick among ``look_tiles`` instead of regions that fit what is ambiguous.
 
     Returns:
         (R, 4) xyxy, text frame, 1 <= R <= max_regions: around what is ambiguous, or the middle
         of the image when nothing is, since the form of an episode asks for a look.
     """
     items = scene_ambiguity(scene, view)
+    candidates = look_tiles(view, config.crop_size) if tiles else None
     regions = ambiguous_regions(
         items.boxes,
         items.weights,
         scene.size,
         config.max_regions,
         max_side=magnifying_side(view, config.crop_size),
+        tiles=candidates,
     )
-    if not len(regions):
+    if not len(regions) and candidates is not None:
+        regions = candidates[len(candidates) // 2, None]
+    elif not len(regions):
         regions = np.array([[0.4, 0.4, 0.6, 0.6]]) * np.array(scene.size * 2)
-    return printable(regions, view, outward=True)
+    # The edges of tiles are whole numbers but for what conversions add.
+    return printable(regions, view, outward=not tiles)
 
 
 def miss_chances(scene: Scene, miss_rate: float, misses: MissMode) -> NDArray[np.float64]:
@@ -108,7 +116,7 @@ def shown_in(boxes: NDArray[np.float64], crop: Crop) -> NDArray[np.bool_]:
 
 
 def shown_heights(
-    boxes: NDArray[np.float64], view: View, crops: Sequence[Crop]
+    boxes: NDArray[np.float64], view: View, crops: Sequence[Crop], overview_scale: float = 1.0
 ) -> NDArray[np.float64]:
     """Return how tall people appear in the picture that shows them best.
 
@@ -116,13 +124,15 @@ def shown_heights(
         boxes: (N, 4) xyxy, scene frame.
         view: the episode's frames.
         crops: what the looks have shown.
+        overview_scale: below 1 where the overview shows less than its pixels could: it counts as
+            if it were reduced so much.
 
     Returns:
         (N,) pixels of the overview, or of a crop that shows them.
     """
     in_view = view.scene_to_view(boxes)
     height = in_view[:, 3] - in_view[:, 1]
-    best = height
+    best = overview_scale * height
     for crop in crops:
         seen = shown_in(boxes, crop)
         best = np.maximum(best, np.where(seen, height * crop.magnification, 0.0))
@@ -142,8 +152,8 @@ class OraclePolicy:
         jitter: standard deviation of each edge as a share of the box's side, >= 0.
         false_positive_rate: expected number of invented people for each true one, >= 0; they
             stand outside ignore regions, where nothing counts.
-        look: where to look first: at the most ambiguous, at random places, at the whole image,
-            or not at all.
+        look: where to look first: at the most ambiguous, in regions that fit it or in ``tiles``
+            (see ``look_tiles``), at random places, at the whole image, or not at all.
         think: whether each action begins with a thought.
         thoughts: the thought before a look and before an answer; ``{people}`` is the number of
             people (as answered, in the second), ``{unclear}`` of those that are hard to see,
@@ -152,6 +162,7 @@ class OraclePolicy:
         decimals: digits kept after the point of a printed number.
         smallest: people are left out who appear less tall than this many pixels in the overview
             and in every crop seen so far; 0 answers those too whom nobody could see.
+        overview_scale: see ``shown_heights``, in (0, 1].
         single_turn: look and answer in one action (no crop is ever seen).
     """
 
@@ -170,6 +181,7 @@ class OraclePolicy:
         label: str | None = None,
         decimals: int = 0,
         smallest: float = 0.0,
+        overview_scale: float = 1.0,
         single_turn: bool = False,
     ) -> None:
         """Check the rates and keep everything.
@@ -186,8 +198,11 @@ class OraclePolicy:
             )
         if misses not in ("even", "hard"):
             raise ValueError(f"misses: expected even or hard, got {misses!r}")
-        if look not in ("ambiguous", "random", "whole", "none"):
-            raise ValueError(f"look: expected ambiguous, random, whole or none, got {look!r}")
+        if not 0 < overview_scale <= 1:
+            raise ValueError(f"overview_scale: expected a number in (0, 1], got {overview_scale!r}")
+        if look not in get_args(LookMode):
+            expected = ", ".join(get_args(LookMode))
+            raise ValueError(f"look: expected one of {expected}, got {look!r}")
         self.source = source
         self.config = config
         self.miss_rate = miss_rate
@@ -200,6 +215,7 @@ class OraclePolicy:
         self.label = label
         self.decimals = decimals
         self.smallest = smallest
+        self.overview_scale = overview_scale
         self.single_turn = single_turn
         self.grammar = Grammar(config.max_regions, config.max_boxes)
         # Drawing a scene can cost far more than playing it, and each is asked for every turn.
@@ -281,7 +297,8 @@ class OraclePolicy:
         """
         truth = clip_boxes(scene.truth, view.scene_size)
         named = rng.random(len(truth)) >= miss_chances(scene, self.miss_rate, self.misses)
-        kept = truth[named & (shown_heights(truth, view, crops) >= self.smallest)]
+        heights = shown_heights(truth, view, crops, self.overview_scale)
+        kept = truth[named & (heights >= self.smallest)]
         sides = np.tile(kept[:, 2:] - kept[:, :2], 2)
         kept = kept + self.jitter * sides * rng.standard_normal(kept.shape)
         invented = self._invented(scene, truth, view, rng)
@@ -320,8 +337,9 @@ class OraclePolicy:
         """
         if self.look == "none":
             return ()
-        if self.look == "ambiguous":
-            regions = oracle_regions(scene, view, self.config)
+        if self.look in ("ambiguous", "tiles"):
+            tiles = self.look == "tiles"
+            regions = oracle_regions(scene, view, self.config, tiles=tiles)
         elif self.look == "random":
             places = random_boxes(self.config.max_regions, view.scene_size, rng, (0.2, 0.4))
             regions = printable(places, view, outward=True)

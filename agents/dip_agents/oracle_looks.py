@@ -40,6 +40,30 @@ def magnifying_side(view: View, crop_size: int, magnification: float = 2.0) -> f
     return crop_size / magnification * max(view.scene_size) / max(view.view_size)
 
 
+def look_tiles(view: View, crop_size: int) -> NDArray[np.float64]:
+    """Return the squares that a crop shows at 2x, on a grid a quarter of their side apart.
+
+    Alike in size and on few places, they are easier to learn than regions of any form: what a
+    pixel of a crop shows lies half as far from the crop's corner in the overview, always.
+
+    Args:
+        view: the episode's frames.
+        crop_size: longest side of a crop in pixels.
+
+    Returns:
+        (T, 4) xyxy, scene frame; in the view their side is half of ``crop_size``, or the view's
+        where that is shorter.
+    """
+    starts, sides = [], []
+    for length in view.view_size:
+        side = min(max(crop_size // 2, 1), length)
+        step = max(side // 4, 1)
+        starts.append(np.unique(np.append(np.arange(0, length - side + 1, step), length - side)))
+        sides.append(side)
+    corners = np.stack(np.meshgrid(*starts), axis=-1).reshape(-1, 2).astype(np.float64)
+    return view.view_to_scene(np.concatenate([corners, corners + sides], axis=1))
+
+
 def _covered(items: NDArray[np.float64], regions: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return the share of each item inside each region, (R, N)."""
     return box_intersection(regions, items) / np.maximum(box_area(items), 1e-12)
@@ -54,6 +78,7 @@ def ambiguous_regions(
     margin: float = 0.15,
     max_area_share: float = 0.12,
     max_side: float = np.inf,
+    tiles: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
     """Pick regions greedily: start at the best item, join neighbours while that pays.
 
@@ -70,6 +95,8 @@ def ambiguous_regions(
             is larger.
         max_side: longest side of a region in scene pixels, unless a single item is longer; a
             larger region would not be enlarged much.
+        tiles: (T, 4) xyxy, scene frame; where given, regions are picked among these, and neither
+            joined nor bounded in size.
 
     Returns:
         (R, 4) xyxy regions inside the scene, scene frame, R <= max_regions, best first; R = 0
@@ -82,13 +109,13 @@ def ambiguous_regions(
     total = left.sum()
     if total <= 0:
         return np.zeros((0, 4))
-    seeds = clip_boxes(grow(inside, margin), size)
+    seeds = clip_boxes(grow(inside, margin), size) if tiles is None else tiles
     regions: list[NDArray[np.float64]] = []
     for _ in range(max_regions):
         values = _covered(inside, seeds) @ left / total - box_area(seeds) / scene_area
         best = int(np.argmax(values))
         region, value = seeds[best], float(values[best])
-        while True:
+        while tiles is None:
             joined = np.concatenate(
                 [np.minimum(region[:2], seeds[:, :2]), np.maximum(region[2:], seeds[:, 2:])], axis=1
             )

@@ -73,9 +73,16 @@ def teach(
     vlm = loaded.vlm
     if ranks.count > 1:  # a pass over the whole model
         ranks.agree("weights", fingerprint(vlm.model.state_dict()))
-    teacher = partial(OraclePolicy, smallest=config.smallest)
+    teacher = partial(OraclePolicy, look=config.look, smallest=config.smallest)
     data = LessonData(
-        source, lessons, rules, teacher, vlm.chat, config.seed, single_pass=config.single_pass
+        source,
+        lessons,
+        rules,
+        teacher,
+        vlm.chat,
+        config.seed,
+        single_pass=config.single_pass,
+        blurred=config.blurred,
     )
     if not ranks.first:
         train_sft(vlm, data, config, out, resume=resume, ranks=ranks)

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +38,7 @@ from dip_agents.vlm import VLM
 from dip_env.errors import ConfigError
 
 OptimizerName = Literal["adamw", "muon"]
+TeacherLook = Literal["ambiguous", "tiles"]
 
 EDGE_WEIGHT = 0.25
 """Of the edges' cross-entropy in the dense loss, which is some ten times that of the flags."""
@@ -75,6 +76,11 @@ class SFTConfig:
     """Weight of the dense auxiliary loss on the image tokens (for models from scratch)."""
     single_pass: float = 0.0
     """Share of lessons whose rules allow no look, so that the model can do without."""
+    blurred: float = 0.0
+    """Share of lessons with a blurred overview, to learn to read crops."""
+    look: TeacherLook = "ambiguous"
+    """Where the teacher looks: in regions that fit what is ambiguous, or in squares of one size on
+    a grid (``tiles``), which a small model learns sooner."""
     smallest: float = 0.0
     """The teacher leaves out people it never saw this many pixels tall."""
     workers: int = 1
@@ -100,8 +106,13 @@ class SFTConfig:
             raise ConfigError(
                 f"final_sigma: expected 0..{self.coordinate_sigma}, got {self.final_sigma}"
             )
-        if not 0 <= self.single_pass <= 1:
-            raise ConfigError(f"single_pass: expected 0..1, got {self.single_pass}")
+        if not 0 <= self.single_pass <= self.single_pass + self.blurred <= 1:
+            raise ConfigError(
+                "single_pass, blurred: expected shares of at most 1 together, "
+                f"got {self.single_pass}, {self.blurred}"
+            )
+        if self.look not in get_args(TeacherLook):
+            raise ConfigError(f"look: expected ambiguous or tiles, got {self.look!r}")
         if self.optimizer not in ("adamw", "muon"):
             raise ConfigError(f"optimizer: expected adamw or muon, got {self.optimizer!r}")
 

@@ -10,7 +10,7 @@ import numpy as np
 from measure import BATCH, RESULT, Columns, columns_of
 from numpy.typing import NDArray
 
-from dip_agents.looking import looking_report
+from dip_agents.looking import looking_report, usual_controls
 from dip_agents.looking_measures import Landing
 from dip_agents.looking_picture import looking_sheet
 from dip_agents.policy import Policy
@@ -38,10 +38,12 @@ def measure_looking(
         rules: of the episodes; they allow a look.
         folder: where to.
     """
-    report = looking_report(policy, source, indices, rules, batch_size=BATCH)
+    # The bundled model was taught to look at tiles; so does the oracle in its place.
+    controls = usual_controls(rules, tiles=True)
+    report = looking_report(policy, source, indices, rules, controls=controls, batch_size=BATCH)
     sheet = looking_sheet(policy, source, indices[:DRAWN], rules, batch_size=BATCH)
     sheet.save(folder / SHEET)
-    controls = {
+    found = {
         name: columns_of(result.score) | landing_columns(report.landings[name])
         for name, result in report.results.items()
     }
@@ -49,7 +51,7 @@ def measure_looking(
         "indices": list(indices),
         "controls": {
             name: {column: values.tolist() for column, values in columns.items()}
-            for name, columns in controls.items()
+            for name, columns in found.items()
         },
     }
     (folder / RESULT).write_text(json.dumps(data) + "\n", encoding="utf-8")

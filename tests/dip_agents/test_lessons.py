@@ -1,3 +1,8 @@
+import json
+import re
+from dataclasses import replace
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -39,3 +44,58 @@ def test_boxes_lie_in_the_pixels_of_their_image(data):
 def test_lessons_repeat(data):
     assert data[1].buffer.ids == data[1].buffer.ids
     assert len(data) == 4
+
+
+@pytest.fixture
+def reading(micro, toy, brief_rules):
+    teacher = partial(OraclePolicy, smallest=8.0)
+    chat = micro("qwen3_vl").chat
+    return LessonData(toy, 4, brief_rules, teacher, chat, blurred=1.0)
+
+
+def test_a_blurred_lesson_hides_in_the_overview_what_its_crops_show(reading, data):
+    blurred, plain = reading[0].buffer, data[0].buffer
+    assert blurred.images[0].key != plain.images[0].key
+    # A Gaussian of 4 pixels flattens edges of people who are 16 pixels wide.
+    steps = [
+        np.abs(np.diff(b.images[0].pixels.astype(float), axis=1)).max() for b in (blurred, plain)
+    ]
+    assert steps[0] < steps[1] / 4
+    assert [image.key for image in blurred.images[1:]] == [image.key for image in plain.images[1:]]
+
+
+def test_the_looks_of_a_blurred_lesson_are_given_and_its_answer_is_learned(reading, micro):
+    buffer = reading[0].buffer
+    learned = [i for i, m in zip(buffer.ids, buffer.loss_mask, strict=True) if m]
+    text = micro("qwen3_vl").chat.tokenizer.decode(learned)
+    assert "<look>" not in text
+    assert text.count("<answer>") == 1
+
+
+def test_who_is_only_blurred_is_neither_answered_nor_a_dense_target_of_the_overview(
+    micro, toy, brief_rules
+):
+    chat = micro("qwen3_vl").chat
+    # People are 48, 36 and 64 pixels tall in the overview, which counts as a quarter of that.
+    one_region = replace(brief_rules, max_regions=1)
+    teacher = partial(OraclePolicy, smallest=13.0)
+    lesson = LessonData(toy, 4, one_region, teacher, chat, blurred=1.0)[0]
+    assert lesson.boxes[0].tolist() == lesson.in_view[0].tolist() == [[100, 16, 120, 80]]
+    text = chat.tokenizer.decode(lesson.buffer.ids)
+    (answer,) = re.findall(r"<answer>(.*)</answer>", text)
+    answered = json.loads(answer)
+    shown = {tuple(box) for box in lesson.in_view[1].round().tolist()}
+    assert [100, 16, 120, 80] in answered
+    assert {tuple(box) for box in answered} == shown | {(100, 16, 120, 80)}
+    assert len(answered) < 3
+
+
+def test_lessons_are_shared_out_between_forms(micro, toy, brief_rules):
+    chat = micro("qwen3_vl").chat
+    made = LessonData(toy, 4, brief_rules, OraclePolicy, chat, single_pass=0.25, blurred=0.5)
+    plain = LessonData(toy, 4, brief_rules, OraclePolicy, chat)
+    images = [made[index].buffer.images for index in range(4)]
+    # Multiples of the golden ratio: .0 and .236 are under .25, .618 is under .75, .854 is not.
+    assert [len(shown) == 1 for shown in images] == [True, False, True, False]
+    same = [images[i][0].key == plain[i].buffer.images[0].key for i in (1, 3)]
+    assert same == [False, True]

@@ -285,6 +285,19 @@ def test_oracle_looks_go_on_where_the_first_look_ended():
     assert len({tuple(region) for region in episode.looks.tolist()}) == 2
 
 
+def test_the_oracle_can_look_at_tiles_in_a_policys_place():
+    config = EpisodeConfig(view_size=256, crop_size=64, max_looks=1, max_regions=2)
+    for tiles in (False, True):
+        controls = usual_controls(config, tiles=tiles)
+        oracle = next(c for c in controls if c.name == "oracle looks")
+        episode = oracle.episode(ToyScenes()[0], config)
+        episode.step("<look>[[0,0,9,9]]</look>")
+        sides = episode.view.scene_to_view(episode.looks)[:, 2:]
+        sides = sides - episode.view.scene_to_view(episode.looks)[:, :2]
+        # Half of 64 pixels, which the crop shows at 2x.
+        assert np.allclose(sides, 32) == tiles
+
+
 def test_a_report_runs_with_the_usual_controls_and_any_policy():
     config = EpisodeConfig(view_size=256, max_looks=1, max_regions=2)
     source = ToyScenes()

@@ -7,12 +7,13 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dip_agents.oracle import miss_chances, oracle_regions, shown_heights
-from dip_agents.oracle_looks import ambiguous_regions
+from dip_agents.oracle_looks import ambiguous_regions, look_tiles
 from dip_agents.printing import printable, random_boxes
 from dip_agents.scripted import GridScanPolicy, OraclePolicy, RandomPolicy, demonstrations
 from dip_env import Episode, EpisodeConfig, Scene, ToyScenes
 from dip_env.actions import Answer, Grammar, Look, Think
 from dip_env.boxes import box_area, box_iou, covered_share, union_area
+from dip_env.scenes import make_source
 from dip_env.views import Crop, View
 
 CONFIG = EpisodeConfig()
@@ -200,7 +201,7 @@ def test_hard_misses_keep_the_mean_and_fall_with_what_is_visible():
     [
         ({"miss_rate": 1.5}, "miss_rate: expected a number in"),
         ({"jitter": -1.0}, "jitter"),
-        ({"look": "sideways"}, "look: expected ambiguous"),
+        ({"look": "sideways"}, "look: expected one of ambiguous, tiles, random"),
         ({"misses": "some"}, "misses: expected even or hard"),
     ],
 )
@@ -226,6 +227,47 @@ def test_look_modes_do_what_they_say():
         assert check(segments_of(text)[1])
     _, turns = play(OraclePolicy(source, CONFIG, look="none"), source, 0)
     assert len(turns) == 1
+
+
+def test_tiles_are_squares_shown_at_2x_on_a_grid_that_holds_the_whole_view():
+    # 448 x 320, crops of 224: squares of 112, 28 apart, the last ones at the border.
+    view = View((1280, 960), (448, 320))
+    tiles = view.scene_to_view(look_tiles(view, 224))
+    np.testing.assert_allclose(tiles[:, 2:] - tiles[:, :2], 112)
+    assert sorted(set(tiles[:, 0].round(6))) == [28 * k for k in range(13)]
+    assert sorted(set(tiles[:, 1].round(6))) == [*(28 * k for k in range(8)), 208]
+
+
+def test_tiles_are_no_larger_than_the_view():
+    view = View((100, 100), (64, 32))
+    assert view.scene_to_view(look_tiles(view, 224)).round(6).tolist() == [[0, 0, 64, 32]]
+
+
+def test_the_best_tiles_are_picked_and_not_joined():
+    tiles = np.array([[0, 0, 50, 50], [50, 0, 100, 50], [0, 50, 50, 100], [50, 50, 100, 100.0]])
+    boxes = np.array([[10, 10, 20, 40], [60, 60, 70, 90], [80, 60, 90, 90]])
+    picked = ambiguous_regions(boxes, np.array([1, 1, 0.5]), (100, 100), 3, tiles=tiles)
+    # 1.5 of 2.5 lies in the last tile, 1 in the first, nothing in the others.
+    assert picked.tolist() == [[50, 50, 100, 100], [0, 0, 50, 50]]
+
+
+@given(st.integers(0, 9))
+def test_an_oracle_that_looks_at_tiles_prints_whole_numbers_and_sees_them_at_2x(index):
+    source, rules = make_source("crowd"), replace(CONFIG, crop_size=128)
+    episode = Episode(source[index], rules, scene_index=index)
+    policy = OraclePolicy(source, rules, look="tiles")
+    turn = episode.step(policy.act([episode.observation()], [0])[0].text)
+    assert 1 <= len(turn.crops) <= rules.max_regions
+    assert all(crop.magnification == pytest.approx(2) for crop in turn.crops)
+    assert all(crop.image.shape == (128, 128, 3) for crop in turn.crops)
+
+
+def test_where_nothing_is_unclear_the_tile_in_the_middle_is_looked_at():
+    source = ToyScenes()
+    view = Episode(source[2], CONFIG).view
+    # 13 x 9 tiles of 112 in 448 x 320, 28 apart: the seventh of the fifth row.
+    (tile,) = oracle_regions(source[2], view, CONFIG, tiles=True).tolist()
+    assert tile == [168, 112, 280, 224]
 
 
 def test_oracle_looks_are_small_enough_to_be_enlarged():

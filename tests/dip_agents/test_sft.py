@@ -176,6 +176,7 @@ def test_a_run_may_be_prolonged_until_its_rate_falls(
         ("steps", 0),
         ("learning_rate", 0.0),
         ("single_pass", 1.5),
+        ("blurred", 1.5),
         ("final_sigma", 2.0),
         ("optimizer", "sgd"),
     ],
