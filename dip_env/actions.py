@@ -166,11 +166,16 @@ class Grammar:
         self.parse(text)
         return text
 
-    def describe(self) -> str:
-        """Return the format text of the prompt, without the task and the budget."""
+    def describe(self, looks: bool = True) -> str:
+        """Return the format text of the prompt, without the task and the budget.
+
+        Args:
+            looks: whether any may be taken; otherwise nothing is said about them.
+        """
+        regions = f"{self.max_regions} region{'s' if self.max_regions > 1 else ''}"
+        look = f", <look>[[x1,y1,x2,y2],...]</look> (at most {regions})" if looks else ""
         return (
-            "<think>your reasoning</think>, <look>[[x1,y1,x2,y2],...]</look> (at most "
-            f"{self.max_regions} region{'s' if self.max_regions > 1 else ''}) and, at the end, "
+            f"<think>your reasoning</think>{look} and, at the end, "
             "<answer>[[x1,y1,x2,y2],...]</answer>"
         )
 

@@ -38,7 +38,7 @@ def task_prompt(view: View, config: EpisodeConfig, grammar: Grammar, target: str
     return (
         f"Find every {target} in the image. Boxes are x1,y1,x2,y2 in {frame}, from its top left "
         f"corner. You have {count(config.max_turns, 'turn')} to answer, and {looks}.\n"
-        f"Write {grammar.describe()}."
+        f"Write {grammar.describe(looks=config.max_looks > 0)}."
     )
 
 

@@ -167,7 +167,8 @@ class Evaluate:
     n: int = 256
     """Scenes, from the first on; at most those there are."""
     group_size: int = 1
-    """Rollouts of each scene; from 3 on the look term reads the siblings."""
+    """Rollouts of each scene; from 3 on the look term reads the siblings, unless --ambiguity says
+    annotation."""
     temperature: float = 0.0
     """Of the model; 0 is greedy."""
     batch_size: int = 64

@@ -43,6 +43,7 @@ def test_the_prompt_says_what_coordinates_mean():
 def test_without_looks_the_prompt_offers_none():
     text = prompts.task_prompt(VIEW, EpisodeConfig(max_looks=0), GRAMMAR)
     assert "no looks" in text
+    assert "<look>" not in text and GRAMMAR.describe(looks=False) in text
 
 
 def test_crops_are_numbered_and_printed_as_integers_of_the_text_frame():
