@@ -39,7 +39,7 @@ TINY_GRPO = GRPOConfig(
 )
 """GRPO settings of the tiny model: all weights learn, a few minutes on two CPU cores."""
 TINY_SFT = SFTConfig(
-    steps=1040,
+    steps=2300,
     optimizer="muon",
     learning_rate=3e-3,
     warmup_steps=50,
@@ -47,7 +47,8 @@ TINY_SFT = SFTConfig(
     coordinate_sigma=1.5,
     final_sigma=0.5,
     dense_weight=1.0,
-    single_pass=0.25,
+    single_pass=0.2,
+    blurred=0.35,
     look="tiles",
     smallest=8.0,
     checkpoint_every=50,
@@ -132,6 +133,8 @@ class Sft:
     """Folder of the run."""
     resume: bool = False
     """Go on from the newest checkpoint in the folder."""
+    stop_at: int | None = None
+    """Step to end at before the last one, to go on from with --resume and another mix."""
     rank_timeout: float = 1800.0
     """Seconds that one of several processes waits for the others before it ends the run."""
 
@@ -410,6 +413,7 @@ def _sft_on(ranks: Ranks, args: Sft, console: Console) -> int:
         len(lessons),
         args.out,
         resume=args.resume,
+        stop_at=args.stop_at,
         console=console,
         ranks=ranks,
     )

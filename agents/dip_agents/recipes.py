@@ -53,6 +53,7 @@ def teach(
     out: Path,
     *,
     resume: bool = False,
+    stop_at: int | None = None,
     console: Console | None = None,
     ranks: Ranks | None = None,
 ) -> None:
@@ -66,6 +67,7 @@ def teach(
         lessons: different demonstrations; each epoch plays all of them.
         out: folder of the run.
         resume: go on from the newest checkpoint in ``out``.
+        stop_at: see ``train_sft``; the model is saved as it is then.
         console: where to print.
         ranks: the processes of the run, each with the same model; by default this one alone.
     """
@@ -85,10 +87,12 @@ def teach(
         blurred=config.blurred,
     )
     if not ranks.first:
-        train_sft(vlm, data, config, out, resume=resume, ranks=ranks)
+        train_sft(vlm, data, config, out, resume=resume, stop_at=stop_at, ranks=ranks)
         return
     with RunLogger(out, config.steps, print_interval=20, console=console) as logger:
-        train_sft(vlm, data, config, out, resume=resume, logger=logger, ranks=ranks)
+        train_sft(
+            vlm, data, config, out, resume=resume, stop_at=stop_at, logger=logger, ranks=ranks
+        )
     save_model(vlm, out / "model", rules)
 
 

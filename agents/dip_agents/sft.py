@@ -240,6 +240,7 @@ def train_sft(
     out: Path | None = None,
     *,
     resume: bool = False,
+    stop_at: int | None = None,
     logger: RunLogger | None = None,
     ranks: Ranks | None = None,
 ) -> None:
@@ -253,13 +254,15 @@ def train_sft(
         config: the settings.
         out: folder for checkpoints, or None for none.
         resume: go on from the newest checkpoint in ``out`` when there is one.
+        stop_at: step after which to keep a checkpoint and return, to go on with other lessons;
+            by default the last one.
         logger: where the numbers of the first rank go.
         ranks: the processes of the run; by default this one alone.
 
     Raises:
-        ConfigError: for another number of steps once the rate falls, coordinate smoothing with
-            another tokenizer than the tiny one, or a dense loss with a model that does not give
-            its image features.
+        ConfigError: for another number of steps once the rate falls, a stop outside what is left
+            of them, coordinate smoothing with another tokenizer than the tiny one, or a dense loss
+            with a model that does not give its image features.
         FloatingPointError: when a gradient is not finite.
     """
     if config.coordinate_sigma > 0 and not _has_integer_tokens(vlm):
@@ -295,6 +298,9 @@ def train_sft(
             heads.load_state_dict(found.extra["heads"])
         set_rng_state(found.rng)
         start = found.step
+    last = config.steps if stop_at is None else stop_at
+    if stop_at is not None and not start < stop_at <= config.steps:
+        raise ConfigError(f"stop_at: expected {start + 1}..{config.steps}, got {stop_at}")
     if logger is not None and ranks.first:
         logger.start(start)
     mine = ranks.share(config.batch_size)
@@ -334,7 +340,7 @@ def train_sft(
                 "time/step": time.perf_counter() - began,
             }
             logger.log(step, numbers)
-        due = step % config.checkpoint_every == 0 or step == config.steps
+        due = step % config.checkpoint_every == 0 or step == last
         if folder is not None and ranks.first and due:
             extra: dict[str, Any] = {} if heads is None else {"heads": heads.state_dict()}
             save_checkpoint(
@@ -346,6 +352,8 @@ def train_sft(
                 extra,
                 keep=1,
             )
+        if step == last:
+            break
     vlm.model.eval()
 
 

@@ -152,6 +152,24 @@ def test_coordinates_sharpen_while_the_rate_falls():
     assert sigma_at(10, replace(config, final_sigma=None)) == 1.5
 
 
+def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
+    fresh_micro, toy, brief_rules, config, tmp_path
+):
+    data = lessons(fresh_micro(), toy, brief_rules)
+    settings = replace(config, steps=4, decay_steps=2)
+    whole, stopped, again = fresh_micro(), fresh_micro(), fresh_micro()
+    train_sft(whole, data, settings)
+    # In the middle of the fall of the rate, and between checkpoints.
+    train_sft(stopped, data, settings, tmp_path, stop_at=3)
+    assert not all(map(torch.equal, stopped.state_dict().values(), whole.state_dict().values()))
+    train_sft(again, data, settings, tmp_path, resume=True)
+    for name, tensor in whole.state_dict().items():
+        assert torch.equal(tensor, again.state_dict()[name]), name
+    for step in (4, 5):
+        with pytest.raises(ConfigError, match=f"stop_at: expected 5\\.\\.4, got {step}"):
+            train_sft(again, data, settings, tmp_path, resume=True, stop_at=step)
+
+
 def test_a_run_may_be_prolonged_until_its_rate_falls(
     fresh_micro, toy, brief_rules, config, tmp_path
 ):
