@@ -76,7 +76,8 @@ def crops_message(
 
 def nudge_message(turns_left: int, looks_left: int) -> str:
     """Return the text after an action that neither looked nor answered."""
-    return f"Expected a look or an answer, got neither. {_left(turns_left, looks_left)}"
+    expected = "a look or an answer, got neither" if looks_left else "an answer, got none"
+    return f"Expected {expected}. {_left(turns_left, looks_left)}"
 
 
 def error_message(error: Exception, turns_left: int, looks_left: int) -> str:

@@ -87,9 +87,12 @@ def render_frame(episode: Episode, score: Score | None = None) -> NDArray[np.uin
 
 
 def _paragraph(message: Message) -> str:
-    """Return one message under its heading."""
-    images = ", ".join(f"image {image.shape[1]}x{image.shape[0]}" for image in message.images)
-    return f"[{message.role}{': ' if images else ''}{images}]\n{message.text}"
+    """Return one message under its heading, each image where it stands."""
+    parts = [
+        part if isinstance(part, str) else f"[image {part.shape[1]}x{part.shape[0]}]"
+        for part in message.parts
+    ]
+    return "\n".join([f"[{message.role}]", *(part.strip("\n") for part in parts)])
 
 
 def _to_frame(view: View, boxes: NDArray[np.floating]) -> NDArray[np.float64]:

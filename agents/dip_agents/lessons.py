@@ -87,7 +87,8 @@ def play_lesson(
         if control is None or episode.done:
             buffer.append_policy(ids, [0.0] * len(ids))
         else:
-            buffer.append_env(ids)
+            # As the episode has it, since a control may have looked elsewhere.
+            buffer.append_env(chat.policy_ids(_last_words(episode)))
         if turn.message is not None:
             buffer.append_env(*chat.reply(turn.message))
         for crop in turn.crops:
@@ -95,6 +96,11 @@ def play_lesson(
             boxes.append(_in_crop(shown, crop))
             in_view.append(episode.view.scene_to_view(shown))
     return Lesson(buffer, boxes, in_view)
+
+
+def _last_words(episode: Episode) -> str:
+    """Return the newest action of an episode."""
+    return next(m.text for m in reversed(episode.transcript) if m.role == "assistant")
 
 
 def _in_crop(boxes: NDArray[np.float64], crop: Crop) -> NDArray[np.float64]:
@@ -111,12 +117,14 @@ class LessonData(Dataset[Lesson]):
         source: scenes; lesson i plays scene i.
         count: number of lessons.
         config: the rules of the episodes.
-        teacher: makes the demonstrator for source and rules, given further keywords of it.
+        teacher: makes the demonstrator for source and rules; for blurred lessons it is called with
+            ``overview_scale`` too.
         chat: the learner's tokens.
         seed: of the demonstrator.
         single_pass: share of lessons without a look: their rules allow none.
         blurred: share of lessons whose overview is blurred, so that the small can be found in
             crops only; what a look shows is easily neglected where the overview shows it too.
+            None where the rules allow no look before the answer.
     """
 
     def __init__(
@@ -132,9 +140,13 @@ class LessonData(Dataset[Lesson]):
     ) -> None:
         """Keep everything; nothing is drawn yet."""
         self.source, self.count, self.config = source, min(count, len(source)), config
-        self.chat, self.seed, self.single_pass, self.blurred = chat, seed, single_pass, blurred
+        self.chat, self.seed, self.single_pass = chat, seed, single_pass
         self.policy = teacher(source, config)
-        self.reader = teacher(source, config, overview_scale=BLURRED_SCALE)
+        # Without a look nothing makes up for the blur.
+        self.blurred = blurred if config.max_looks > 0 and config.max_turns > 1 else 0.0
+        self.reader = self.policy
+        if self.blurred:
+            self.reader = teacher(source, config, overview_scale=BLURRED_SCALE)
 
     def __len__(self) -> int:
         """Return the number of lessons."""

@@ -209,7 +209,10 @@ def usual_controls(
     whole = replace(config, max_regions=config.max_looks * config.max_regions)
     return (
         random_looks(seed),
-        placed_looks(partial(oracle_regions, config=whole, tiles=tiles)),
+        placed_looks(
+            partial(oracle_regions, config=whole, tiles=tiles),
+            "oracle looks at tiles" if tiles else "oracle looks",
+        ),
         blank_crops(),
         crops_from_elsewhere(seed),
         blurred_overview(),

@@ -64,7 +64,7 @@ def oracle_regions(
         of the image when nothing is, since the form of an episode asks for a look.
     """
     items = scene_ambiguity(scene, view)
-    candidates = look_tiles(view, config.crop_size) if tiles else None
+    candidates = look_tiles(view, config.crop_size, config.size_multiple) if tiles else None
     regions = ambiguous_regions(
         items.boxes,
         items.weights,
@@ -73,11 +73,13 @@ def oracle_regions(
         max_side=magnifying_side(view, config.crop_size),
         tiles=candidates,
     )
-    if not len(regions) and candidates is not None:
-        regions = candidates[len(candidates) // 2, None]
-    elif not len(regions):
+    if not len(regions):
         regions = np.array([[0.4, 0.4, 0.6, 0.6]]) * np.array(scene.size * 2)
-    # The edges of tiles are whole numbers but for what conversions add.
+        if candidates is not None:
+            # The same middle for both: the sum of opposite edges.
+            off = candidates[:, :2] + candidates[:, 2:] - np.array(scene.size)
+            regions = candidates[np.abs(off).sum(axis=1).argmin(), None]
+    # In pixels the edges of tiles are whole numbers, but for what conversions add.
     return printable(regions, view, outward=not tiles)
 
 

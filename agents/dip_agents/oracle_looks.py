@@ -40,23 +40,25 @@ def magnifying_side(view: View, crop_size: int, magnification: float = 2.0) -> f
     return crop_size / magnification * max(view.scene_size) / max(view.view_size)
 
 
-def look_tiles(view: View, crop_size: int) -> NDArray[np.float64]:
+def look_tiles(view: View, crop_size: int, multiple: int) -> NDArray[np.float64]:
     """Return the squares that a crop shows at 2x, on a grid a quarter of their side apart.
 
     Alike in size and on few places, they are easier to learn than regions of any form: what a
-    pixel of a crop shows lies half as far from the crop's corner in the overview, always.
+    pixel of a crop shows lies half as far from the crop's corner in the overview.
 
     Args:
         view: the episode's frames.
         crop_size: longest side of a crop in pixels.
+        multiple: sides of crops are multiples of this.
 
     Returns:
-        (T, 4) xyxy, scene frame; in the view their side is half of ``crop_size``, or the view's
-        where that is shorter.
+        (T, 4) xyxy, scene frame; in the view their side is half of a crop's longest, or the view's
+        where that is shorter. Where the view's axes differ in scale, magnifications do as much.
     """
+    longest = crop_size // multiple * multiple
     starts, sides = [], []
     for length in view.view_size:
-        side = min(max(crop_size // 2, 1), length)
+        side = min(longest // 2, length)
         step = max(side // 4, 1)
         starts.append(np.unique(np.append(np.arange(0, length - side + 1, step), length - side)))
         sides.append(side)

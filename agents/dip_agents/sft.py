@@ -106,10 +106,15 @@ class SFTConfig:
             raise ConfigError(
                 f"final_sigma: expected 0..{self.coordinate_sigma}, got {self.final_sigma}"
             )
-        if not 0 <= self.single_pass <= self.single_pass + self.blurred <= 1:
+        if min(self.single_pass, self.blurred) < 0 or self.single_pass + self.blurred > 1:
             raise ConfigError(
-                "single_pass, blurred: expected shares of at most 1 together, "
+                "single_pass, blurred: expected shares >= 0 that are at most 1 together, "
                 f"got {self.single_pass}, {self.blurred}"
+            )
+        if self.blurred and not self.smallest > 0:
+            raise ConfigError(
+                "blurred: expected 0 unless smallest is above 0, since the teacher would answer "
+                f"whom nobody can see, got {self.blurred}"
             )
         if self.look not in get_args(TeacherLook):
             raise ConfigError(f"look: expected ambiguous or tiles, got {self.look!r}")
@@ -254,8 +259,8 @@ def train_sft(
         config: the settings.
         out: folder for checkpoints, or None for none.
         resume: go on from the newest checkpoint in ``out`` when there is one.
-        stop_at: step after which to keep a checkpoint and return, to go on with other lessons;
-            by default the last one.
+        stop_at: step after which to return, with a checkpoint in ``out``, to go on with other
+            lessons; by default the last one.
         logger: where the numbers of the first rank go.
         ranks: the processes of the run; by default this one alone.
 
@@ -299,8 +304,11 @@ def train_sft(
         set_rng_state(found.rng)
         start = found.step
     last = config.steps if stop_at is None else stop_at
-    if stop_at is not None and not start < stop_at <= config.steps:
-        raise ConfigError(f"stop_at: expected {start + 1}..{config.steps}, got {stop_at}")
+    if not max(1, start) <= last <= config.steps:
+        raise ConfigError(
+            f"stop_at: expected {max(1, start)}..{config.steps}, since step {start} is done, "
+            f"got {stop_at}"
+        )
     if logger is not None and ranks.first:
         logger.start(start)
     mine = ranks.share(config.batch_size)
@@ -314,7 +322,7 @@ def train_sft(
         prefetch_factor=4 if config.workers else None,
     )
     vlm.model.train()
-    for step, batch in enumerate(batches, start=start + 1):
+    for step, batch in enumerate(batches if start < last else (), start=start + 1):
         began = time.perf_counter()
         ranks.doing = f"step {step}"
         rate = config.learning_rate * learning_rate_share(step, config)

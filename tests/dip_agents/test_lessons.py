@@ -6,9 +6,10 @@ from functools import partial
 import numpy as np
 import pytest
 
-from dip_agents.lessons import LessonData
+from dip_agents.lessons import LessonData, play_lesson
 from dip_agents.oracle import OraclePolicy
 from dip_env.episode import Episode
+from dip_wrappers.controls import random_looks
 
 
 @pytest.fixture
@@ -99,3 +100,27 @@ def test_lessons_are_shared_out_between_forms(micro, toy, brief_rules):
     assert [len(shown) == 1 for shown in images] == [True, False, True, False]
     same = [images[i][0].key == plain[i].buffer.images[0].key for i in (1, 3)]
     assert same == [False, True]
+
+
+@pytest.mark.parametrize("rules", [{"max_looks": 0}, {"max_turns": 1}])
+def test_nothing_is_blurred_where_no_look_can_make_up_for_it(micro, toy, brief_rules, rules):
+    chat, config = micro("qwen3_vl").chat, replace(brief_rules, **rules)
+    teacher = partial(OraclePolicy, smallest=13.0)
+    blurred = LessonData(toy, 4, config, teacher, chat, blurred=1.0)
+    plain = LessonData(toy, 4, config, teacher, chat)
+    assert blurred[0].buffer.ids == plain[0].buffer.ids
+    assert blurred[0].buffer.images[0].key == plain[0].buffer.images[0].key
+
+
+def test_a_lesson_under_a_control_says_where_was_really_looked(micro, toy, brief_rules):
+    chat = micro("qwen3_vl").chat
+    lesson = play_lesson(
+        toy[0], 0, brief_rules, OraclePolicy(toy, brief_rules), chat, 0, control=random_looks()
+    )
+    text = chat.tokenizer.decode(lesson.buffer.ids)
+    (look,) = re.findall(r"<look>(.*?)</look>", text)
+    captions = re.findall(r"(\[[0-9,]+\]) [0-9.]+x", text)
+    # What is shown was grown to an aspect that crops can have, so it holds the region.
+    regions = np.array(json.loads(look))
+    shown = np.array([json.loads(caption) for caption in captions])
+    assert (shown[:, :2] <= regions[:, :2]).all() and (shown[:, 2:] >= regions[:, 2:]).all()

@@ -289,7 +289,8 @@ def test_the_oracle_can_look_at_tiles_in_a_policys_place():
     config = EpisodeConfig(view_size=256, crop_size=64, max_looks=1, max_regions=2)
     for tiles in (False, True):
         controls = usual_controls(config, tiles=tiles)
-        oracle = next(c for c in controls if c.name == "oracle looks")
+        (oracle,) = [c for c in controls if c.name.startswith("oracle looks")]
+        assert oracle.name == "oracle looks" + " at tiles" * tiles
         episode = oracle.episode(ToyScenes()[0], config)
         episode.step("<look>[[0,0,9,9]]</look>")
         sides = episode.view.scene_to_view(episode.looks)[:, 2:]

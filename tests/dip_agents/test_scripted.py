@@ -232,7 +232,7 @@ def test_look_modes_do_what_they_say():
 def test_tiles_are_squares_shown_at_2x_on_a_grid_that_holds_the_whole_view():
     # 448 x 320, crops of 224: squares of 112, 28 apart, the last ones at the border.
     view = View((1280, 960), (448, 320))
-    tiles = view.scene_to_view(look_tiles(view, 224))
+    tiles = view.scene_to_view(look_tiles(view, 224, 32))
     np.testing.assert_allclose(tiles[:, 2:] - tiles[:, :2], 112)
     assert sorted(set(tiles[:, 0].round(6))) == [28 * k for k in range(13)]
     assert sorted(set(tiles[:, 1].round(6))) == [*(28 * k for k in range(8)), 208]
@@ -240,7 +240,7 @@ def test_tiles_are_squares_shown_at_2x_on_a_grid_that_holds_the_whole_view():
 
 def test_tiles_are_no_larger_than_the_view():
     view = View((100, 100), (64, 32))
-    assert view.scene_to_view(look_tiles(view, 224)).round(6).tolist() == [[0, 0, 64, 32]]
+    assert view.scene_to_view(look_tiles(view, 224, 32)).round(6).tolist() == [[0, 0, 64, 32]]
 
 
 def test_the_best_tiles_are_picked_and_not_joined():
@@ -262,12 +262,25 @@ def test_an_oracle_that_looks_at_tiles_prints_whole_numbers_and_sees_them_at_2x(
     assert all(crop.image.shape == (128, 128, 3) for crop in turn.crops)
 
 
-def test_where_nothing_is_unclear_the_tile_in_the_middle_is_looked_at():
-    source = ToyScenes()
-    view = Episode(source[2], CONFIG).view
-    # 13 x 9 tiles of 112 in 448 x 320, 28 apart: the seventh of the fifth row.
-    (tile,) = oracle_regions(source[2], view, CONFIG, tiles=True).tolist()
-    assert tile == [168, 112, 280, 224]
+def test_tiles_fit_crops_that_are_rounded_down():
+    # Crops of at most 250 pixels are 224 pixels long where sides are multiples of 32.
+    view = View((1280, 960), (448, 320))
+    assert look_tiles(view, 250, 32).tolist() == look_tiles(view, 224, 32).tolist()
+
+
+@pytest.mark.parametrize(
+    ("size", "tile"),
+    [
+        # 13 x 9 tiles of 112 in 448 x 320, 28 apart: the seventh of the fifth row.
+        ((640, 480), [168, 112, 280, 224]),
+        # In 448 x 288 rows begin at 0, 28, ..., 168 and 176: their middle, 88, is nearest to 84.
+        ((640, 427), [168, 84, 280, 196]),
+    ],
+)
+def test_where_nothing_is_unclear_the_tile_in_the_middle_is_looked_at(size, tile):
+    empty = replace(ToyScenes()[2], size=size, load_image=lambda: Image.new("RGB", size))
+    view = Episode(empty, CONFIG).view
+    assert oracle_regions(empty, view, CONFIG, tiles=True).tolist() == [tile]
 
 
 def test_oracle_looks_are_small_enough_to_be_enlarged():

@@ -165,9 +165,14 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
     train_sft(again, data, settings, tmp_path, resume=True)
     for name, tensor in whole.state_dict().items():
         assert torch.equal(tensor, again.state_dict()[name]), name
-    for step in (4, 5):
-        with pytest.raises(ConfigError, match=f"stop_at: expected 5\\.\\.4, got {step}"):
+    before = again.state_dict()
+    train_sft(again, data, settings, tmp_path, resume=True, stop_at=4)  # done already
+    assert all(torch.equal(tensor, before[name]) for name, tensor in again.state_dict().items())
+    for step in (3, 5):
+        with pytest.raises(ConfigError, match=rf"stop_at: expected 4\.\.4, since .* got {step}"):
             train_sft(again, data, settings, tmp_path, resume=True, stop_at=step)
+    with pytest.raises(ConfigError, match=r"stop_at: expected 1\.\.4"):
+        train_sft(again, data, settings, stop_at=0)
 
 
 def test_a_run_may_be_prolonged_until_its_rate_falls(
@@ -195,6 +200,9 @@ def test_a_run_may_be_prolonged_until_its_rate_falls(
         ("learning_rate", 0.0),
         ("single_pass", 1.5),
         ("blurred", 1.5),
+        ("blurred", -0.1),
+        ("blurred", 0.1),  # whom nobody can see would be answered, since smallest is 0
+        ("look", "up"),
         ("final_sigma", 2.0),
         ("optimizer", "sgd"),
     ],

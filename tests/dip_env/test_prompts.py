@@ -78,3 +78,4 @@ def test_an_error_is_passed_on_with_what_is_left():
 
 def test_an_action_that_does_nothing_is_asked_for_a_look_or_an_answer():
     assert "Expected a look or an answer" in prompts.nudge_message(3, 2)
+    assert prompts.nudge_message(1, 0) == "Expected an answer, got none. 1 turn and 0 looks left."

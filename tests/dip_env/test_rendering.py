@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -56,10 +58,11 @@ def test_the_transcript_shows_who_said_what_and_the_images(toy):
     episode = Episode(toy[0])
     episode.step("<think>é</think><look>[[20,60,100,240]]</look>")
     text = transcript_text(episode.transcript)
-    assert text.startswith("[user: image 448x320]\nFind every person")
+    assert text.startswith("[user]\n[image 448x320]\nFind every person")
     assert "[assistant]\n<think>é</think><look>" in text
-    assert text.count("[user: image") == 2
-    assert "Crop 1 shows" in text
+    assert text.count("[image ") == 2
+    # A crop stands behind its line, as a model reads it.
+    assert re.search(r"\[user\]\nCrop 1 shows .*\n\[image \d+x\d+\]\n3 turns and 1 look left", text)
 
 
 def test_environments_render_in_their_mode():
@@ -74,7 +77,7 @@ def test_environments_render_in_their_mode():
     assert has(after, MISSED)
     ansi = gym.make("DIPCrowd-v0", scenes="toy", render_mode="ansi")
     ansi.reset(options={"scene": 0})
-    assert ansi.render().startswith("[user: image 448x320]")
+    assert ansi.render().startswith("[user]\n[image 448x320]")
 
 
 def test_rendering_without_a_mode_warns_and_returns_nothing():
