@@ -17,6 +17,10 @@ def folder(fresh_micro, brief_rules, tmp_path):
 
 def test_defaults_are_those_of_the_named_model(folder, brief_rules):
     assert parse(["train"]).grpo == TINY_GRPO
+    # Where the bundled model has something to learn; random weights are taught on the easy first.
+    assert parse(["train"]).source.scenes == "night"
+    assert parse(["train", "--model", "tiny-untrained"]).source.scenes == "easy"
+    assert parse(["train", "--scenes", "drone"]).source.scenes == "drone"
     assert parse(["sft"]).sft == TINY_SFT
     assert parse(["evaluate", "--model", str(folder)]).rules == brief_rules
     assert parse(["evaluate", f"--model={folder}", "--max-looks", "2"]).rules.max_looks == 2
