@@ -1,6 +1,6 @@
 """Does GRPO learn, and would this file notice if it did not?
 
-The bundled model answers on ``easy`` scenes with a turn limit of 19 tokens, which cuts most of its
+The bundled model answers on ``easy`` scenes with a turn limit of 23 tokens, which cuts most of its
 answers short: it must learn to keep them short enough to count. A right loop gets there in eight
 steps; one with a wrong sign, a wrong mask or shifted logprobs does not.
 """
@@ -30,9 +30,9 @@ CONFIG = GRPOConfig(
     micro_batch_tokens=8192,
     print_interval=0,
 )
-LIMIT = Sampling(1.0, max_new_tokens=19, token_budget=768)
+LIMIT = Sampling(1.0, max_new_tokens=23, token_budget=768)
 HELD_OUT = range(1_000_000, 1_000_016)
-BEFORE, AFTER = 0.3, 0.45  # held-out reward; went from .22 to .59, with shifted logprobs to .30
+BEFORE, AFTER = 0.2, 0.3  # held-out reward; went from .08 to .45, with a broken loss to .08 at most
 
 
 def learn() -> tuple[float, float]:
