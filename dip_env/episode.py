@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import zip_longest
 from typing import Any, Literal
 
 import numpy as np
@@ -56,12 +57,10 @@ class Message:
         """Text and images in the order they are read; the texts together are ``text``."""
         if not self.captioned:
             return (*self.images, self.text)
-        lines = self.text.split("\n")
-        parts: list[str | NDArray[np.uint8]] = []
-        for k, image in enumerate(self.images):
-            parts += ["\n" * (k > 0) + lines[k], image]
-        rest = "\n".join(lines[len(self.images) :])
-        return (*parts, "\n" * bool(self.images) + rest) if rest else tuple(parts)
+        first, *others = self.text.split("\n", len(self.images))
+        lines = [first, *("\n" + line for line in others)]
+        pairs = zip_longest(lines, self.images)
+        return tuple(part for pair in pairs for part in pair if part is not None)
 
 
 @dataclass(frozen=True, eq=False)

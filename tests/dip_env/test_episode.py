@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -116,6 +116,7 @@ def test_a_captioned_message_has_a_line_for_each_image():
         Message("user", "one line", (image, image), captioned=True)
 
 
+@example(lines=["a", ""], images=1, captioned=True)
 @given(
     lines=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), min_size=1),
     images=st.integers(0, 4),
