@@ -74,7 +74,7 @@ class ChatTokens:
     def policy_ids(self, text: str) -> list[int]:
         """Return the ids of a finished policy turn, the end of turn included (demonstrations)."""
         return [
-            *self.tokenizer.encode(plain_text(text), add_special_tokens=False),
+            *self.tokenizer.encode(self._plain(text), add_special_tokens=False),
             self.eos_token_id,
         ]
 
@@ -122,9 +122,12 @@ class ChatTokens:
             self._images.add(found)
         return found
 
+    def _plain(self, text: str) -> str:
+        return plain_text(text)
+
     def _content(self, message: Message) -> dict[str, Any]:
         parts = [
-            {"type": "text", "text": plain_text(part)}
+            {"type": "text", "text": self._plain(part)}
             if isinstance(part, str)
             else {"type": "image"}
             for part in message.parts

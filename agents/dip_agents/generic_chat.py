@@ -103,11 +103,6 @@ class GenericChat(ChatTokens):
             tail = tail.lstrip()[len(self.eos_token) :]
         return self._encode(tail, [message])
 
-    def policy_ids(self, text: str) -> list[int]:
-        """Return the ids of a finished policy turn, the end of turn included (demonstrations)."""
-        ids = self.tokenizer.encode(self._plain(text), add_special_tokens=False)
-        return [*ids, self.eos_token_id]
-
     def encode_image(self, image: NDArray[np.uint8]) -> EncodedImage:
         """Return the picture the model sees of one image.
 
@@ -118,15 +113,6 @@ class GenericChat(ChatTokens):
             ConfigError: when the processor would lose a part of it.
         """
         return self.opening([Message("user", "", (image,))])[1][0]
-
-    def _content(self, message: Message) -> dict[str, Any]:
-        parts = [
-            {"type": "text", "text": self._plain(part)}
-            if isinstance(part, str)
-            else {"type": "image"}
-            for part in message.parts
-        ]
-        return {"role": message.role, "content": parts}
 
     def _encode(
         self, text: str, messages: Sequence[Message], begin: bool = False

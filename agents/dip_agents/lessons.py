@@ -82,13 +82,13 @@ def play_lesson(
     in_view = boxes.copy()
     while not episode.done:
         said = policy.act([episode.observation()], [derived_seed(seed, index, len(boxes))])[0]
-        ids = chat.policy_ids(said.text)
         turn = episode.step(said.text)
+        # As the episode has it, since a control may have looked elsewhere.
+        ids = chat.policy_ids(_last_words(episode))
         if control is None or episode.done:
             buffer.append_policy(ids, [0.0] * len(ids))
         else:
-            # As the episode has it, since a control may have looked elsewhere.
-            buffer.append_env(chat.policy_ids(_last_words(episode)))
+            buffer.append_env(ids)
         if turn.message is not None:
             buffer.append_env(*chat.reply(turn.message))
         for crop in turn.crops:

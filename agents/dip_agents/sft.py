@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -315,14 +315,14 @@ def train_sft(
     batches = DataLoader(
         lessons,
         batch_size=len(mine),
-        sampler=_LessonOrder(len(lessons), start, config, mine),  # type: ignore[arg-type]
+        sampler=_LessonOrder(len(lessons), start, replace(config, steps=last), mine),  # type: ignore[arg-type]
         collate_fn=list,
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
         prefetch_factor=4 if config.workers else None,
     )
     vlm.model.train()
-    for step, batch in enumerate(batches if start < last else (), start=start + 1):
+    for step, batch in enumerate(batches, start=start + 1):
         began = time.perf_counter()
         ranks.doing = f"step {step}"
         rate = config.learning_rate * learning_rate_share(step, config)
@@ -360,8 +360,6 @@ def train_sft(
                 extra,
                 keep=1,
             )
-        if step == last:
-            break
     vlm.model.eval()
 
 

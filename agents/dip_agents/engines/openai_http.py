@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import http.client
-import io
 import json
 import os
 import random
@@ -15,13 +13,10 @@ import urllib.request
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from PIL import Image
-
 from dip_agents.engines.base import EngineError
 from dip_env.episode import Message
 from dip_env.errors import ConfigError
+from dip_wrappers.chat import image_url
 
 BUSY = (408, 409, 425, 429, 500, 502, 503, 504)
 """Statuses after which another try may work."""
@@ -149,21 +144,10 @@ def message_json(message: Message, plain: Callable[[str], str]) -> dict[str, Any
     parts = [
         {"type": "text", "text": plain(part)}
         if isinstance(part, str)
-        else {"type": "image_url", "image_url": {"url": png_address(part)}}
+        else {"type": "image_url", "image_url": {"url": image_url(part)}}
         for part in message.parts
     ]
     return {"role": message.role, "content": parts}
-
-
-def png_address(image: NDArray[np.uint8]) -> str:
-    """Return an image as a data address; PNG, so that the server sees the very pixels.
-
-    Args:
-        image: uint8 (h, w, 3).
-    """
-    out = io.BytesIO()
-    Image.fromarray(image).save(out, "PNG")
-    return "data:image/png;base64," + base64.b64encode(out.getvalue()).decode("ascii")
 
 
 def _read(error: urllib.error.HTTPError) -> bytes:

@@ -15,12 +15,13 @@ from PIL import Image
 
 from dip_agents.engines.base import Chunk, EngineError, Sampling
 from dip_agents.engines.openai import OpenAIEngine
-from dip_agents.engines.openai_http import ChatServer, png_address
+from dip_agents.engines.openai_http import ChatServer
 from dip_agents.evaluate import evaluate
 from dip_agents.rollouts import collect
 from dip_agents.vlm_policy import VLMPolicy
 from dip_env.episode import Message
 from dip_env.errors import ConfigError
+from dip_wrappers.chat import image_url
 
 LOOK = "<think>1 people, 0 unclear.</think><look>[[0,0,32,32]]</look>"
 ANSWER = "<answer>[[1,2,30,40]]</answer>"
@@ -348,7 +349,7 @@ def test_chunks_without_messages_or_room_are_refused(engine):
 
 def test_images_arrive_as_the_very_pixels():
     image = np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
-    data = base64.b64decode(png_address(image).partition(",")[2])
+    data = base64.b64decode(image_url(image).partition(",")[2])
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), image)
 
 
