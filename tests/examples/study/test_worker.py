@@ -105,7 +105,7 @@ def test_looking_is_measured_under_every_control(load, prepared):
     folder = prepared("looking", "base")
     load("worker").do(folder)
     controls = load("looking").load_looking(folder)
-    assert {"own looks", "no looks", "oracle looks", "first region only"} <= set(controls)
+    assert {"own looks", "no looks", "oracle looks at tiles", "first region only"} <= set(controls)
     for columns in controls.values():
         assert {"tp", "covered", "ambiguous"} <= set(columns)
         assert len(columns["episodes"]) == 2
