@@ -34,6 +34,7 @@ from dip_env.scenes.stored import StoredScenes
 TINY_GRPO = GRPOConfig(
     steps=30,
     learning_rate=6e-5,
+    temperature=0.5,
     micro_batch_tokens=4096,
     checkpoint_interval=20,
 )
@@ -99,8 +100,8 @@ class Train:
     """Held-out scenes for the measurement before and after; 0 for none."""
     eval_split: str = "val"
     """Part of the source they are from; uavdt has a test part instead."""
-    eval_temperature: float = 1.0
-    """Of that measurement; 1 measures the policy that is trained, 0 its most likely words."""
+    eval_temperature: float = 0.0
+    """Of that measurement; 0 takes the most likely words, as dip evaluate does."""
     out: Path = Path("runs/train")
     """Folder of the run."""
     resume: bool = False

@@ -28,7 +28,9 @@ FIRST_SCENE = 100_000_000
 SEED_STRIDE = 1_000_000
 """Scenes between the first ones of two seeds."""
 FIRST_WATCHED = 1_000_000
-"""Held-out scenes that are measured while GRPO learns begin here, beyond those of the tables."""
+"""Held-out scenes that are measured while GRPO learns begin here."""
+FIRST_MEASURED = 2_000_000
+"""Those of the tables begin here, where no setting of this study was chosen by them."""
 PHOTOS = "photos"
 """Name of the measurement on photographs."""
 GRPO_HABITS: Mapping[str, Any] = {
@@ -153,6 +155,7 @@ def _train(study: Study, start: Start, arm: Arm, seed: int) -> Job | None:
             group_size=study.group_size,
             learning_rate=study.learning_rate,
             warmup_steps=warmup,
+            temperature=study.temperature,
             kl_weight=study.kl_weight,
             eval_interval=study.watch_interval if study.watch_n else 0,
             seed=seed,
@@ -201,7 +204,7 @@ def _train(study: Study, start: Start, arm: Arm, seed: int) -> Job | None:
 def _measure(study: Study, start: Start, arm: Arm, trained: Job | None, preset: str) -> Job:
     setting = {
         "kind": "measure",
-        "scenes": {"preset": preset, "count": study.n},
+        "scenes": {"preset": preset, "first": FIRST_MEASURED, "count": study.n},
         **_of_model(study, start, arm, trained),
     }
     return Job("measure", arm.name, trained.seed if trained else None, preset, setting, trained)
@@ -210,7 +213,7 @@ def _measure(study: Study, start: Start, arm: Arm, trained: Job | None, preset: 
 def _looking(study: Study, start: Start, arm: Arm, trained: Job | None, preset: str) -> Job:
     setting = {
         "kind": "looking",
-        "scenes": {"preset": preset, "count": study.looking_n},
+        "scenes": {"preset": preset, "first": FIRST_MEASURED, "count": study.looking_n},
         **_of_model(study, start, arm, trained),
     }
     return Job("looking", arm.name, trained.seed if trained else None, preset, setting, trained)

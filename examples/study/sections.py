@@ -165,7 +165,7 @@ def looking(context: Context) -> list[str]:
     lines = [
         "## 4. Does looking help?",
         "",
-        f"The same checkpoint on the first {context.study.looking_n} held-out "
+        f"The same checkpoint on {context.study.looking_n} held-out "
         f"`{context.study.presets[0]}` scenes, greedy, with one thing changed. Looks cover "
         "a share of the image and a share of the ambiguity, which is that of the annotation: small "
         "and hidden people.",
@@ -211,7 +211,8 @@ def learning(context: Context) -> list[str]:
         shown = {**tables.LOGGED, "eval/F1": "F1, further held-out scenes, greedy"}
         plots.curves(logs, shown, context.figure(f"curves_{part}.png"))
         lines += [
-            f"Rollouts at temperature 1, means of the last {tables.LAST} steps:",
+            f"Rollouts at temperature {context.study.temperature:g}, means of the last "
+            f"{tables.LAST} steps:",
             "",
             *tables.training(logs),
             "",

@@ -97,14 +97,13 @@ def _do(job: Mapping[str, Any], folder: Path) -> None:
     if setting["kind"] == "train":
         train(loaded, setting, folder)
     else:
-        held_out = held_out_scenes(setting["scenes"], job["photos"])
-        count = min(setting["scenes"].get("count", len(held_out)), len(held_out))
+        held_out, indices = held_out_scenes(setting["scenes"], job["photos"])
         rules = read_rules(setting["rules"])
         policy = greedy(loaded.vlm, setting["limits"])
         if setting["kind"] == "looking":
-            measure_looking(policy, held_out, range(count), rules, folder)
+            measure_looking(policy, held_out, indices, rules, folder)
         else:
-            measure(policy, held_out, range(count), rules).save(folder)
+            measure(policy, held_out, indices, rules).save(folder)
 
 
 def train(loaded: LoadedModel, setting: Mapping[str, Any], folder: Path) -> None:
@@ -146,16 +145,21 @@ def train(loaded: LoadedModel, setting: Mapping[str, Any], folder: Path) -> None
     save_model(loaded.vlm, folder / MODEL, rules, half=True)
 
 
-def held_out_scenes(scenes: Mapping[str, Any], photos: str | None) -> SceneSource:
+def held_out_scenes(scenes: Mapping[str, Any], photos: str | None) -> tuple[SceneSource, range]:
     """Open what a run is measured on.
 
     Args:
         scenes: of the setting.
         photos: folder of the photographs, where the setting names some.
+
+    Returns:
+        A source, and which of its scenes.
     """
     if "photos" in scenes:
-        return make_source("coco", photos)
-    return make_source(scenes["preset"], split="val")
+        source = make_source("coco", photos)
+        return source, range(len(source))
+    source = make_source(scenes["preset"], split="val")
+    return source, range(scenes["first"], scenes["first"] + scenes["count"])
 
 
 def read_rules(values: Mapping[str, Any]) -> EpisodeConfig:

@@ -65,7 +65,7 @@ def test_each_arm_changes_what_it_says(jobs):
 def test_measurements_pay_all_arms_alike_on_the_same_scenes(jobs):
     measured = [job for job in jobs if job.kind == "measure"]
     assert {json.dumps(job.setting["scenes"]) for job in measured} == {
-        '{"preset": "toy", "count": 4}'
+        '{"preset": "toy", "first": 2000000, "count": 4}'
     }
     for job in measured:
         assert RewardConfig(**job.setting["rules"]["reward"]) == RewardConfig()

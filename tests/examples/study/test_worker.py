@@ -26,7 +26,7 @@ SMALL = {
 @pytest.fixture
 def small(load, tmp_path, micro_folder, monkeypatch):
     """Choices and plan of a study that starts from random weights."""
-    for name in ("FIRST_SCENE", "FIRST_WATCHED"):  # there are few toy scenes
+    for name in ("FIRST_SCENE", "FIRST_WATCHED", "FIRST_MEASURED"):  # there are few toy scenes
         monkeypatch.setattr(load("plan"), name, 0)
     study = load("settings").Study(out=tmp_path / "out", model=str(micro_folder), **SMALL)
     weights = load_model(str(micro_folder), device="cpu").vlm.model.state_dict()
@@ -167,7 +167,8 @@ def test_rules_come_back_from_a_setting(load, small):
 def test_photographs_are_read_from_their_folder(load, write_coco):
     row = {"id": 5, "image_id": 0, "category_id": 1, "bbox": [1, 2, 30, 40]}
     root = write_coco([row | {"area": 1200, "iscrowd": 0}])
-    photos = load("worker").held_out_scenes({"photos": "key"}, str(root))
+    photos, indices = load("worker").held_out_scenes({"photos": "key"}, str(root))
+    assert indices == range(1)
     assert [len(photos), photos[0].boxes.tolist()] == [1, [[1.0, 2.0, 31.0, 42.0]]]
     run = load("run")
     key = run.photos_of(root)
