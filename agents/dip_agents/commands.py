@@ -148,14 +148,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _with_a_model(given: Sequence[str]) -> int:
     """Load what trains and plays, and run one of its commands."""
     try:
-        from dip_agents import cli
+        from dip_agents import cli, cli_arguments
     except ModuleNotFoundError as error:
         raise ConfigError(
             f'expected the package {error.name!r}, which is missing: pip install "dip-env[train]"'
         ) from error
     # Rich takes a file or a pipe for 80 characters wide, too few for the tables.
     piped = not sys.stdout.isatty() and "COLUMNS" not in os.environ
-    return cli.run(cli.parse(given), Console(width=PIPED_WIDTH if piped else None))
+    return cli.run(cli_arguments.parse(given), Console(width=PIPED_WIDTH if piped else None))
 
 
 def run_score(args: Score) -> int:

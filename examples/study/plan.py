@@ -16,7 +16,7 @@ from typing import Any, Literal
 from arms import BASE, GRPO, REWARDS, SFT_LONGER, Arm
 from settings import Study
 
-from dip_agents.cli import TINY_SFT
+from dip_agents.cli_arguments import TINY_SFT
 from dip_agents.grpo_config import GRPOConfig
 from dip_agents.sft import SFTConfig
 from dip_env.config import EpisodeConfig, RewardConfig

@@ -3,31 +3,16 @@ import json
 import pytest
 from rich.console import Console
 
-from dip_agents.cli import TINY_GRPO, TINY_SFT, _train_on, parse
+from dip_agents.cli import _train_on
+from dip_agents.cli_arguments import parse
 from dip_agents.models import save_model
 from dip_agents.ranks import Ranks
-from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
 
 
 @pytest.fixture
 def folder(fresh_micro, brief_rules, tmp_path):
     return save_model(fresh_micro(), tmp_path / "model", brief_rules)
-
-
-def test_defaults_are_those_of_the_named_model(folder, brief_rules):
-    assert parse(["train"]).grpo == TINY_GRPO
-    # Where the bundled model has something to learn; random weights are taught on the easy first.
-    assert parse(["train"]).source.scenes == "night"
-    assert parse(["train", "--model", "tiny-untrained"]).source.scenes == "easy"
-    assert parse(["train", "--scenes", "drone"]).source.scenes == "drone"
-    assert parse(["sft"]).sft == TINY_SFT
-    assert parse(["evaluate", "--model", str(folder)]).rules == brief_rules
-    assert parse(["evaluate", f"--model={folder}", "--max-looks", "2"]).rules.max_looks == 2
-    assert parse(["audit"]).rules == EpisodeConfig()
-    assert parse(["train"]).rules.reward.ambiguity == "siblings"
-    asked = parse(["train", "--ambiguity", "annotation", "--max-looks", "0"]).rules
-    assert (asked.reward.ambiguity, asked.max_looks) == ("annotation", 0)
 
 
 def test_training_writes_everything_it_promises(run, folder, tmp_path):
@@ -56,6 +41,20 @@ def test_training_writes_everything_it_promises(run, folder, tmp_path):
     assert "resume" in error
 
 
+def test_a_mix_of_presets_is_taught_from_scenes_drawn_once(run, folder, tmp_path):
+    words = ["--model", folder, "--steps", 2, "--batch-size", 2, "--workers", 0, "--views", 1]
+    words += ["--mix", "easy=3", "crowd", "--scene-count", 4, "--decay-steps", 0]
+    words += ["--warmup-steps", 0, "--dtype", "float32"]
+    words += ["--store", tmp_path / "drawn", "--out", tmp_path / "run"]
+    code, _, error = run("sft", *words, "--stop-at", 1)
+    assert code == 0, error
+    assert sorted(part.name for part in (tmp_path / "drawn").iterdir()) == ["crowd", "easy"]
+    code, _, error = run("sft", *words, "--resume")
+    assert code == 0, error
+    rows = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(row)["step"] for row in rows] == [1, 2]
+
+
 def test_evaluation_writes_its_files(run, tmp_path):
     out = tmp_path / "eval"
     code, shown, _ = run("evaluate", "--policy", "oracle", "--n", 2, "--out", out)
@@ -79,6 +78,11 @@ def test_an_audit_that_an_adversary_wins_exits_with_1(run):
     ("words", "message"),
     [
         (["evaluate", "--scenes", "nowhere"], "scenes: expected one of easy"),
+        (["sft", "--mix", "easy=much"], "mix: expected name=weight, got 'easy=much'"),
+        (
+            ["sft", "--mix", "easy=1", "crowd=-1"],
+            "mix: expected a finite weight above 0, got 'crowd=-1'",
+        ),
         (["evaluate", "--model", "nowhere"], "model: expected tiny"),
         (["evaluate", "--scenes", "coco", "--root", "/nowhere"], "/nowhere"),
     ],

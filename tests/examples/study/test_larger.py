@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import Qwen3VLForConditionalGeneration
 
-from dip_agents.cli import Sft, parse
+from dip_agents.cli_arguments import Sft, parse
 from dip_agents.models import load_model, tiny_texts
 from dip_agents.tiny.model import build_tiny
 
