@@ -88,10 +88,9 @@ def sibling_ambiguity(
 def prior_ambiguity(truth: Any, visible_share: Any, view_heights: Any) -> AmbiguousItems:
     """Guess what is ambiguous from the annotation, for a rollout without siblings (source: ours).
 
-    This is a prior, not a variance: the chance of being found is taken as
-    ``p = s(2 log2(height / 16)) * s(10 (visible share - 0.35))`` with the logistic function s, and
-    an instance weighs ``4 p (1 - p)``. Large visible people are certain, tiny or hidden ones
-    hopeless; those between are worth a look.
+    This is a prior, not a variance: with p from ``detectability`` an instance weighs
+    ``4 p (1 - p)``. Large visible people are certain, tiny or hidden ones hopeless; those between
+    are worth a look.
 
     Args:
         truth: (M, 4) xyxy, scene frame.
@@ -101,11 +100,26 @@ def prior_ambiguity(truth: Any, visible_share: Any, view_heights: Any) -> Ambigu
     Returns:
         One item per instance.
     """
-    heights = np.maximum(np.asarray(view_heights, dtype=np.float64), 1e-6)
-    shares = np.asarray(visible_share, dtype=np.float64)
-    p = _logistic(PRIOR_HEIGHT_SLOPE * np.log2(heights / PRIOR_HALF_HEIGHT))
-    p = p * _logistic(PRIOR_VISIBLE_SLOPE * (shares - PRIOR_HALF_VISIBLE))
+    p = detectability(view_heights, visible_share)
     return AmbiguousItems(as_boxes(truth), 4.0 * p * (1.0 - p))
+
+
+def detectability(heights: Any, visible_share: Any) -> NDArray[np.float64]:
+    """Guess how likely people are to be found (source: ours).
+
+    ``p = s(2 log2(height / 16)) * s(10 (visible share - 0.35))`` with the logistic function s.
+
+    Args:
+        heights: (M,) height of each in pixels of the picture that is looked at.
+        visible_share: (M,) visible share of each, in [0, 1].
+
+    Returns:
+        (M,) chances in (0, 1).
+    """
+    tall = np.maximum(np.asarray(heights, dtype=np.float64), 1e-6)
+    shares = np.asarray(visible_share, dtype=np.float64)
+    p = _logistic(PRIOR_HEIGHT_SLOPE * np.log2(tall / PRIOR_HALF_HEIGHT))
+    return p * _logistic(PRIOR_VISIBLE_SLOPE * (shares - PRIOR_HALF_VISIBLE))
 
 
 @dataclass(frozen=True, eq=False)

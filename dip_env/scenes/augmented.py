@@ -102,9 +102,10 @@ def window_scene(
         ignore=(scene.ignore | (left_over < MIN_SHARE_LEFT))[keep],
         labels=tuple(label for label, k in zip(scene.labels, keep, strict=True) if k),
         load_image=partial(_cut, scene, window, mirror),
-        # Views of a scene stay in one part of a hash split; its image id names another picture.
+        # Views of a scene stay in one part of a hash split; its image id names another picture, and
+        # its lookalikes lie elsewhere.
         notes={
-            **{key: value for key, value in scene.notes.items() if key != "image_id"},
+            **{k: v for k, v in scene.notes.items() if k not in ("image_id", "lookalikes")},
             "group": scene.notes.get("group", scene.scene_id),
         },
         target=scene.target,

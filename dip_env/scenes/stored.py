@@ -102,6 +102,8 @@ class StoredScenes:
 
 
 def _is_plain(value: object) -> bool:
+    if isinstance(value, list | tuple):
+        return all(map(_is_plain, value))
     return value is None or isinstance(value, str | int | float)
 
 

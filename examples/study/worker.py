@@ -26,7 +26,6 @@ import torch
 from looking import measure_looking
 from measure import greedy, measure
 from plan import GRPO_HABITS, SFT_HABITS
-from pool import Pool
 from provenance import provenance
 from rich.console import Console
 from runs import DONE, JOB, write_whole
@@ -41,6 +40,7 @@ from dip_env.config import EpisodeConfig, RewardConfig
 from dip_env.errors import ConfigError, DipError
 from dip_env.scenes import make_source
 from dip_env.scenes.base import SceneSource
+from dip_env.scenes.sliced import SlicedScenes
 
 SPENT, MODEL, CHECKPOINTS = "seconds.txt", "model", "checkpoints"
 PATIENCE = 60.0
@@ -115,7 +115,7 @@ def train(loaded: LoadedModel, setting: Mapping[str, Any], folder: Path) -> None
         folder: of the run; goes on from the checkpoints there.
     """
     rules, scenes, limits = read_rules(setting["rules"]), setting["scenes"], setting["limits"]
-    source = Pool(make_source(scenes["preset"]), scenes["first"], scenes["count"])
+    source = SlicedScenes(make_source(scenes["preset"]), scenes["first"], scenes["count"])
     console = Console(width=140)
     if setting["learns"] == "demonstrations":
         sft = SFTConfig(**setting["config"], **SFT_HABITS)

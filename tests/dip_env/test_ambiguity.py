@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dip_env.ambiguity import prior_ambiguity, sibling_ambiguity
+from dip_env.ambiguity import detectability, prior_ambiguity, sibling_ambiguity
 
 law = settings(deadline=None, max_examples=50)
 
@@ -151,6 +151,13 @@ def test_thousands_of_piled_boxes_are_one_cluster_in_bounded_time():
     np.testing.assert_allclose(items[0].boxes[0], np.concatenate(piles).mean(axis=0))
     np.testing.assert_allclose(items[0].weights, [4 * 5 / 6 / 6] * 2)
     np.testing.assert_allclose(items[1].weights[0], 4 * 4 / 6 * 2 / 6)
+
+
+def test_half_of_those_16_pixels_tall_and_in_full_view_are_found():
+    # s(0) * s(6.5) = 0.5 * 0.9985; s(2 * 1) * s(6.5); s(0) * s(0)
+    assert detectability([16, 32, 16], [1, 1, 0.35]) == pytest.approx(
+        [0.49925, 0.87948, 0.25], abs=1e-5
+    )
 
 
 def test_the_prior_worked_by_hand():

@@ -70,9 +70,9 @@ def test_a_damaged_file_is_named(tmp_path):
 def test_target_and_plain_notes_are_kept(tmp_path):
     class Vehicles(Counting):
         def __getitem__(self, index):
-            notes = {"group": "M0101", "dropped": 2, "things": ("bench",)}
+            notes = {"group": "M0101", "dropped": 2, "things": ("bench",), "size": {1, 2}}
             return replace(super().__getitem__(index), target="vehicle", notes=notes)
 
     scene = StoredScenes(Vehicles(), tmp_path)[0]
     assert scene.target == "vehicle"
-    assert scene.notes == {"group": "M0101", "dropped": 2}
+    assert scene.notes == {"group": "M0101", "dropped": 2, "things": ["bench"]}

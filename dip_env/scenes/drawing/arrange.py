@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from math import hypot, pi
 
-from dip_env.scenes.crowd_parameters import REFERENCE_HEIGHT, CrowdParameters
+from dip_env.scenes.crowd_parameters import LOOKALIKES, REFERENCE_HEIGHT, CrowdParameters
 from dip_env.scenes.drawing.camera import Camera
 from dip_env.scenes.drawing.compose import Thing
 from dip_env.scenes.drawing.dice import Dice
@@ -201,7 +201,8 @@ def furnish(
         turn = dice.pick((0.0, pi / 2, pi)) + dice.uniform(-0.2, 0.2)
         if kind == "car" and stage.setting == "street":
             turn = dice.pick((pi / 2, -pi / 2)) + dice.uniform(-0.1, 0.1)
-        things += _draw(kind, camera, stage, light, (spot.x, spot.z), turn, dice)
+        drawn = _draw(kind, camera, stage, light, (spot.x, spot.z), turn, dice)
+        things += [replace(thing, lookalike=kind in LOOKALIKES) for thing in drawn]
         names.append(kind)
     return things, names
 

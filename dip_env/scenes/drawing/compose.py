@@ -29,6 +29,7 @@ class Thing:
         person: whether it is a person; then the first sprite has the body masks.
         foot: radius in metres of the dark ground right under it, 0 for no shadow at all.
         glow: (column, row, reach) in pixels of a lit lamp's halo, if it has one.
+        lookalike: whether it looks like a person and is none.
     """
 
     place: Vector
@@ -37,6 +38,15 @@ class Thing:
     person: bool = False
     foot: float = 0.26
     glow: tuple[int, int, int] | None = None
+    lookalike: bool = False
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Where its sprites lie, xyxy in scene pixels; may run outside the image."""
+        corners = [(*s.origin, s.origin[0] + s.alpha.width, s.origin[1] + s.alpha.height)
+                   for s in self.sprites]  # fmt: skip
+        lefts, tops, rights, bottoms = zip(*corners, strict=True)
+        return min(lefts), min(tops), max(rights), max(bottoms)
 
 
 @dataclass(eq=False)

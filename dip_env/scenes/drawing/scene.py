@@ -84,6 +84,7 @@ def draw_scene(parameters: CrowdParameters, dice: Dice) -> Drawing:
         "setting": stage.setting,
         "light": light.kind,
         "things": tuple(names),
+        "lookalikes": tuple(thing.box for thing in things if thing.lookalike),
     }
     return Drawing(finish(plate, _random_photo(parameters, dice)), truth, regions, notes)
 

@@ -146,16 +146,6 @@ def test_a_worker_leaves_when_its_parent_is_gone(load, monkeypatch):
     assert sent == [(os.getpid(), signal.SIGTERM)]
 
 
-def test_scenes_of_a_pool_are_those_of_its_stretch(load, toy):
-    pool = load("pool").Pool(toy, 2, 2)
-    assert len(pool) == 2
-    assert [pool[i].scene_id for i in range(2)] == [toy[i].scene_id for i in (2, 3)]
-    assert repr(pool).endswith("first=2, count=2)")
-    for outside in (-1, 2):
-        with pytest.raises(IndexError, match=r"expected 0\.\.1"):
-            pool[outside]
-
-
 def test_rules_come_back_from_a_setting(load, small):
     _, jobs = small
     job = next(j for j in jobs if j.arm == "grpo_prior_look")

@@ -1,0 +1,139 @@
+"""Where to look without learning it, and how any chooser of looks does on held-out scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dip_env.metrics.intervals import Interval, bootstrap
+from dip_env.rewards import accuracy_reward
+from dip_wrappers.glimpse import Glimpse, GridLooks
+
+Counts = NDArray[np.int64]
+
+
+class Chooser(Protocol):
+    """Chooses looks; the models of stable-baselines3 do."""
+
+    def predict(self, observation: Any, *, deterministic: bool = True) -> tuple[Any, Any]:
+        """Return an action and a state, which is not used."""
+        ...
+
+
+class RandomLooks:
+    """Cells at random, the floor of every table.
+
+    Args:
+        env: whose cells.
+        seed: of the choice.
+    """
+
+    def __init__(self, env: Glimpse, seed: int = 0) -> None:
+        """Start the dice."""
+        self.cells, self.rng = len(cells_of(env)), np.random.default_rng(seed)
+
+    def predict(self, observation: Any, *, deterministic: bool = True) -> tuple[Any, Any]:
+        """Return a cell."""
+        return int(self.rng.integers(self.cells)), None
+
+
+class GridScan:
+    """Cells in a fixed order, whatever there is to see.
+
+    Args:
+        env: whose cells.
+        order: their numbers; every step over the cells of the first level without it, from the
+            middle row outwards.
+    """
+
+    def __init__(self, env: Glimpse, order: Sequence[int] | None = None) -> None:
+        """Choose the order."""
+        cells_of(env)
+        looks = env.looks
+        assert isinstance(looks, GridLooks)
+        side = looks.levels[0]
+        middle_out = sorted(range(side), key=lambda row: abs(row - (side - 1) / 2))
+        self.order = order or [row * side + column for row in middle_out for column in range(side)]
+        self.env = env
+
+    def predict(self, observation: Any, *, deterministic: bool = True) -> tuple[Any, Any]:
+        """Return the next cell."""
+        taken = len(self.env.episode.crops)
+        return self.order[taken % len(self.order)], None
+
+
+class OracleLooks:
+    """The cell after which an answer earns most, step by step: it knows the truth.
+
+    Args:
+        env: that it plays in.
+    """
+
+    def __init__(self, env: Glimpse) -> None:
+        """Keep the environment."""
+        self.env, self.cells = env, cells_of(env)
+
+    def predict(self, observation: Any, *, deterministic: bool = True) -> tuple[Any, Any]:
+        """Return the best cell; of equally good ones the first."""
+        scene = self.env.episode.scene
+        worth = [
+            accuracy_reward(self.env.answer_after(cell), scene.truth, scene.ignore_boxes)
+            for cell in self.cells
+        ]
+        return int(np.argmax(worth)), None
+
+
+def cells_of(env: Glimpse) -> NDArray[np.float64]:
+    """Return the cells of an environment whose actions are single cells, (N, 4) in shares.
+
+    Raises:
+        TypeError: for other actions.
+    """
+    looks = env.looks
+    if not isinstance(looks, GridLooks) or looks.at_once != 1:
+        raise TypeError(f"looks: expected GridLooks with one region an action, got {looks!r}")
+    return looks.cells
+
+
+def play_glimpses(chooser: Chooser, env: Glimpse, scenes: Sequence[int]) -> Counts:
+    """Let a chooser play scenes, once each.
+
+    Args:
+        chooser: who looks.
+        env: where.
+        scenes: numbers of scenes of its source.
+
+    Returns:
+        (S, 3): people found, boxes answered (but for those an ignore region drops), people there.
+    """
+    counts = []
+    for scene in scenes:
+        observation, info = env.reset(options={"scene": scene})
+        done = False
+        while not done:
+            action, _ = chooser.predict(observation, deterministic=True)
+            observation, _, terminated, truncated, info = env.step(action)
+            done = terminated or truncated
+        matches = info["matches"]
+        found = len(matches["pred"])
+        counts.append(
+            (found, found + len(matches["unmatched_pred"]), found + len(matches["unmatched_truth"]))
+        )
+    return np.array(counts)
+
+
+def glimpse_scores(counts: Counts) -> dict[str, Interval]:
+    """Return precision, recall and F1 over all scenes, from the counts of ``play_glimpses``."""
+    return bootstrap(lambda weights: _scores(weights @ counts), len(counts))
+
+
+def _scores(total: NDArray[np.float64]) -> Mapping[str, float | None]:
+    found, boxes, people = (float(value) for value in total)
+    return {
+        "precision": found / boxes if boxes else None,
+        "recall": found / people if people else None,
+        "F1": 2 * found / (boxes + people) if boxes + people else None,
+    }

@@ -1,0 +1,147 @@
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.utils.env_checker import check_env
+
+import dip_env  # noqa: F401 (registers the environment)
+from dip_env.errors import ConfigError
+from dip_env.rewards import accuracy_reward
+from dip_wrappers.glimpse import (
+    BoxLooks,
+    Detections,
+    Glimpse,
+    GridLooks,
+    ImageDetector,
+    SimulatedDetector,
+)
+
+RULES = {"view_size": 160, "crop_size": 96, "max_looks": 2, "max_regions": 3, "max_turns": 4}
+
+
+def make(detector=None, looks=None, scenes="toy", rules=RULES, **settings):
+    env = gym.make("DIPCrowd-v0", scenes=scenes, **rules)
+    return Glimpse(env, detector or SimulatedDetector(), looks, **settings)
+
+
+def truthful(sight):
+    """Find everybody of whom all is shown at least half as large as in the scene."""
+    boxes = sight.from_scene(sight.scene.truth.astype(np.float64))
+    inside = (boxes >= 0).all(axis=1) & (boxes[:, 2:] <= sight.size).all(axis=1)
+    near = inside if sight.scale[0] >= 0.5 else np.zeros(len(boxes), bool)
+    return Detections(boxes[near], np.full(near.sum(), 0.9))
+
+
+@pytest.mark.parametrize("looks", [GridLooks(), GridLooks(at_once=3), BoxLooks()])
+@pytest.mark.filterwarnings("ignore:.*(render|spec|different)")
+def test_it_is_an_environment_as_gymnasium_checks(looks):
+    check_env(make(looks=looks, shaping=1.0), skip_render_check=True)
+
+
+def test_the_answer_is_what_was_found_near_and_far():
+    # Scene 0: nobody is found in the overview (a quarter of the size); the left half shows the
+    # left person whole and cuts the middle one off.
+    env = make(truthful, GridLooks((2,), overlap=0.0), rules={**RULES, "crop_size": 320})
+    obs, info = env.reset(options={"scene": 0})
+    assert not obs["found"].any()
+    assert len(info["found_boxes"]) == 0
+    *_, terminated, _, info = env.step(env.looks.answer)
+    assert terminated
+    assert info["reward_terms"]["accuracy"] == 0
+
+    env = make(truthful, BoxLooks(0.75, 0.75), rules={**RULES, "crop_size": 320})
+    env.reset(options={"scene": 0})
+    obs, _, terminated, _, _ = env.step(np.array([-1, 0, 0], np.float32))
+    assert not terminated
+    assert env.answer() == pytest.approx(np.array([[40, 100, 120, 340], [280, 140, 340, 320]]))
+    assert obs["budget"] == 0.5
+    obs, _, terminated, truncated, info = env.step(np.array([1, 0, 0], np.float32))
+    assert (terminated, truncated) == (True, False)  # the looks are used up
+    assert info["reward_terms"]["accuracy"] == 1
+    assert info["reward_terms"]["format"] == 1
+    assert obs["found"].sum() == pytest.approx(3 * 0.9 / 1.9)
+    assert obs["doubt"].sum() == pytest.approx(3 * 0.36 / 1.36)
+
+
+def test_observations_are_those_of_the_episode():
+    env = make(looks=GridLooks((2,), overlap=0.0), cells=2, image_size=32, crop_size=16)
+    obs, _ = env.reset(options={"scene": 0})
+    assert env.observation_space.contains(obs)
+    assert not obs["crop"].any()
+    assert obs["image"][:26].any(axis=(1, 2)).all()
+    assert not obs["image"][26:].any()  # the overview has 160 x 128 pixels
+    obs, *_ = env.step(2)
+    assert obs["looked"].tolist() == [[0, 0], [1, 0]]
+    assert obs["crop"].any()
+
+
+def test_only_the_wanted_parts_are_made():
+    env = make(keys=("budget", "doubt"))
+    obs, _ = env.reset(seed=0)
+    assert list(obs) == list(env.observation_space) == ["budget", "doubt"]
+
+
+def test_shaping_adds_up_to_the_discounted_change_of_the_potential():
+    plain, shaped = make(scenes="easy"), make(scenes="easy", shaping=2.0, discount=0.9)
+    for env in (plain, shaped):
+        env.reset(seed=3)
+    scene = shaped.episode.scene
+    start = accuracy_reward(shaped.answer(), scene.truth, scene.ignore_boxes)
+    potentials, total, expected = [start], 0.0, 0.0
+    for step, action in enumerate([1, 7]):
+        reward, terminated = plain.step(action)[1:3]
+        total += 0.9**step * (shaped.step(action)[1] - reward)
+        after = accuracy_reward(shaped.answer(), scene.truth, scene.ignore_boxes)
+        potentials.append(0.0 if terminated else after)
+    # The sum telescopes: whatever is done, only the start is left of it.
+    expected = 2.0 * (0.9**2 * potentials[-1] - start)
+    assert (potentials[-1], total) == (0.0, pytest.approx(expected))
+
+
+def test_the_same_seed_and_actions_give_the_same_episode():
+    runs = []
+    for _ in range(2):
+        env = make(scenes="easy")
+        obs, _ = env.reset(seed=5)
+        steps = [obs]
+        for action in (2, 9):
+            obs, reward, *_ = env.step(action)
+            steps += [obs, {"reward": np.float64(reward)}]
+        runs.append(steps)
+    for one, other in zip(*runs, strict=True):
+        assert all(np.array_equal(one[key], other[key]) for key in one)
+
+
+def test_a_detector_that_finds_more_than_an_answer_may_hold_gives_the_surest():
+    boxes, scores = [[k, 0, k + 1, 9] for k in range(20)], np.linspace(1, 0, 20)
+    many = ImageDetector(lambda image: (boxes, scores))
+    env = make(many, rules={**RULES, "max_boxes": 3})
+    env.reset(seed=0)
+    info = env.step(env.looks.answer)[-1]
+    assert len(info["answer_boxes"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("rules", "settings", "message"),
+    [
+        ({"max_looks": 0}, {}, "max_looks >= 1 and max_regions >= 1, got 0"),
+        ({"max_regions": 2}, {"looks": GridLooks(at_once=3)}, "max_regions >= 3"),
+        ({"max_turns": 2}, {}, "more turns than looks, got 2 and 2"),
+        ({}, {"cells": 0}, "cells: expected at least 1"),
+        ({}, {"shaping": float("nan")}, "shaping: expected at least 0"),
+        ({}, {"keys": ("image", "smell")}, "keys: expected some of image"),
+        ({}, {"keys": ()}, "keys: expected some of image"),
+    ],
+)
+def test_what_cannot_work_is_said_at_once(rules, settings, message):
+    with pytest.raises(ConfigError, match=message):
+        make(rules={**RULES, **rules}, **settings)
+
+
+def test_another_environment_is_refused():
+    with pytest.raises(ConfigError, match="expected DIPCrowd-v0, got CartPoleEnv"):
+        Glimpse(gym.make("CartPole-v1"), SimulatedDetector())
+
+
+def test_reset_comes_first():
+    with pytest.raises(gym.error.ResetNeeded):
+        make().step(0)

@@ -1,0 +1,87 @@
+"""What a detector is told and what it returns; a plain function of an image will do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dip_env.boxes import Boxes
+from dip_env.scenes.base import Scene
+from dip_wrappers.glimpse.detections import Detections
+
+
+@dataclass(frozen=True, eq=False)
+class Sight:
+    """One picture to find people in: the overview, or a crop of it.
+
+    Args:
+        image: RGB uint8 (h, w, 3), read-only.
+        region: (4,) xyxy that it shows, scene frame.
+        scene: where it is from; its truth is for simulated detectors only.
+    """
+
+    image: NDArray[np.uint8]
+    region: NDArray[np.float64]
+    scene: Scene
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(width, height) of the image in pixels."""
+        return self.image.shape[1], self.image.shape[0]
+
+    @property
+    def scale(self) -> tuple[float, float]:
+        """Pixels of the image per pixel of the scene, along x and y."""
+        x1, y1, x2, y2 = self.region
+        return float(self.size[0] / (x2 - x1)), float(self.size[1] / (y2 - y1))
+
+    @property
+    def open_sides(self) -> tuple[bool, bool, bool, bool]:
+        """Whether the scene goes on at the left, top, right and bottom of what is shown."""
+        x1, y1, x2, y2 = self.region
+        width, height = self.scene.size
+        return x1 > 0.5, y1 > 0.5, x2 < width - 0.5, y2 < height - 0.5
+
+    def to_scene(self, boxes: Boxes) -> Boxes:
+        """Convert (N, 4) boxes from pixels of the image to the scene frame."""
+        x1, y1 = self.region[:2]
+        sx, sy = self.scale
+        return boxes / (sx, sy, sx, sy) + (x1, y1, x1, y1)
+
+    def from_scene(self, boxes: Boxes) -> Boxes:
+        """Convert (N, 4) boxes from the scene frame to pixels of the image."""
+        x1, y1 = self.region[:2]
+        sx, sy = self.scale
+        return (boxes - (x1, y1, x1, y1)) * (sx, sy, sx, sy)
+
+
+class Detector(Protocol):
+    """Finds people in one picture."""
+
+    def __call__(self, sight: Sight) -> Detections:
+        """Return boxes in pixels of ``sight.image``, with scores."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageDetector:
+    """A function of an image as a detector.
+
+    Args:
+        find: from RGB uint8 (h, w, 3) to boxes (N, 4) xyxy in its pixels and scores (N,).
+    """
+
+    find: Callable[[NDArray[np.uint8]], tuple[Any, Any]]
+
+    def __call__(self, sight: Sight) -> Detections:
+        """Return what the function finds.
+
+        Raises:
+            ConfigError: for what are no boxes with a score in [0, 1] each.
+        """
+        boxes, scores = self.find(sight.image)
+        return Detections(boxes, scores)

@@ -1,0 +1,124 @@
+"""A detector that is drawn by lot from the truth: cheap, and its mistakes are known exactly."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dip_env.ambiguity import detectability
+from dip_env.boxes import Boxes, as_boxes, box_area, box_intersection, box_iou
+from dip_wrappers.glimpse.detections import Detections, joined
+from dip_wrappers.glimpse.detectors import Sight
+
+Row = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class SimulatedDetector:
+    """Finds a person with a chance that depends on the pixels it gets to see (source: ours).
+
+    The chance p is that of ``dip_env.ambiguity.detectability`` for the height in pixels of the
+    picture (of the scene, where the picture enlarges it) and the visible share inside it, less for
+    people who overlap others. The score is
+    ``s(logit p + z)`` with the logistic function s and a logistic draw z, so that a share p of such
+    people score at least 0.5. Draws depend on the scene and the person alone: the same region gives
+    the same detections, and only more pixels, never another look at as many, find more.
+    Look-alikes (``scene.notes["lookalikes"]``, which the drawn scenes have) are taken for people
+    with the chance ``mistaken``, falling to nothing as they get tall enough to be told apart; so is
+    clutter that is nobody.
+
+    Args:
+        seed: of the draws.
+        clutter: loss in log-odds for each other person who overlaps by IoU 0.1 or more.
+        jitter: standard deviation of each edge, pixels of the picture, plus 2 % of the side.
+        mistaken: chance that a small look-alike is taken for a person.
+        told_apart: height in pixels at which half of these mistakes are made.
+        stray: mean number of false boxes per scene that only a picture with few pixels shows.
+        lowest_score: detections with a lower score are not reported.
+    """
+
+    seed: int = 0
+    clutter: float = 0.7
+    jitter: float = 0.8
+    mistaken: float = 0.8
+    told_apart: float = 40.0
+    stray: float = 2.0
+    lowest_score: float = 0.05
+
+    def __call__(self, sight: Sight) -> Detections:
+        """Return boxes in pixels of ``sight.image``, with scores."""
+        found = joined(self._people(sight), self._others(sight))
+        return found.above(self.lowest_score)
+
+    def _people(self, sight: Sight) -> Detections:
+        scene = sight.scene
+        boxes, visible = scene.truth.astype(np.float64), scene.visible_boxes[~scene.ignore]
+        shares = scene.visible_share[~scene.ignore] * _shown(as_boxes(visible), sight.region)
+        shown = sight.from_scene(boxes)
+        chance = detectability(_heights(sight, boxes), shares)
+        neighbours = (box_iou(boxes, boxes) >= 0.1).sum(axis=1) - 1
+        rng = self._rng(sight, "people")
+        odds = _logit(chance) - self.clutter * neighbours + rng.logistic(size=len(boxes))
+        return self._report(sight, shown, _logistic(odds), shares > 0, rng)
+
+    def _others(self, sight: Sight) -> Detections:
+        rng = self._rng(sight, "others")
+        boxes = self._false_people(sight, rng)
+        shown = sight.from_scene(boxes)
+        heights = np.maximum(_heights(sight, boxes), 1e-6)
+        # Large enough they are told apart; far too small they are not noticed either.
+        chance = self.mistaken * _logistic(-3.0 * np.log2(heights / self.told_apart))
+        chance = chance * detectability(heights, np.ones(len(boxes)))
+        odds = _logit(chance) + rng.logistic(size=len(boxes))
+        inside = _shown(boxes, sight.region) > 0.5
+        return self._report(sight, shown, _logistic(odds), inside, rng)
+
+    def _false_people(self, sight: Sight, rng: np.random.Generator) -> Boxes:
+        scene = sight.scene
+        width, height = scene.size
+        known = as_boxes(scene.notes.get("lookalikes", ()))
+        count = int(rng.poisson(self.stray))
+        tall = rng.uniform(0.03, 0.12, count) * height
+        x, y = rng.uniform(0, width - tall * 0.4), rng.uniform(0.2 * height, height - tall)
+        strays = np.stack([x, y, x + tall * 0.4, y + tall], axis=1)
+        return np.concatenate([known, strays])
+
+    def _report(
+        self, sight: Sight, shown: Boxes, scores: Row, seen: Flags, rng: np.random.Generator
+    ) -> Detections:
+        """Draw boxes a little off, clip them, and leave out what is not in the picture."""
+        sides = np.tile(shown[:, 2:] - shown[:, :2], 2)
+        off = shown + rng.normal(size=shown.shape) * (self.jitter + 0.02 * sides)
+        width, height = sight.size
+        off = np.clip(off, 0, (width, height, width, height))
+        good = seen & (off[:, 2:] - off[:, :2] >= 1).all(axis=1)
+        return Detections(off[good], scores[good])
+
+    def _rng(self, sight: Sight, what: str) -> np.random.Generator:
+        key = f"{self.seed}/{what}/{sight.scene.scene_id}".encode()
+        digest = hashlib.blake2b(key, digest_size=8).digest()
+        return np.random.default_rng(int.from_bytes(digest, "big"))
+
+
+def _heights(sight: Sight, boxes: Boxes) -> Row:
+    """Return the height of each box in pixels that show something, (N,): enlarging adds none."""
+    return np.asarray((boxes[:, 3] - boxes[:, 1]) * min(1.0, sight.scale[1]))
+
+
+def _shown(boxes: Boxes, region: Row) -> Row:
+    """Return the share of each box that lies in a region, (N,) in [0, 1]."""
+    areas = np.maximum(box_area(boxes), 1e-9)
+    return np.asarray(box_intersection(boxes, as_boxes([region]))[:, 0] / areas)
+
+
+def _logistic(x: Row) -> Row:
+    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -40, 40))))
+
+
+def _logit(p: Row) -> Row:
+    kept = np.clip(p, 1e-9, 1 - 1e-9)
+    return np.asarray(np.log(kept / (1 - kept)))
