@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from typing import Any
 
 from rich.console import Console
+from rich.progress import Progress
 from transformers.utils.logging import disable_progress_bar
 
 from dip_agents.audit import audit_main
-from dip_agents.cli_arguments import TINY_SFT, Audit, Command, Evaluate, Sft, Train
+from dip_agents.cli_arguments import (
+    TINY_SFT,
+    Audit,
+    Command,
+    Evaluate,
+    Experiment,
+    PlayArgs,
+    Sft,
+    Train,
+)
 from dip_agents.commands import SceneArgs, Score, run_scenes, run_score
 from dip_agents.engines.base import new_version
 from dip_agents.evaluate import evaluate, print_results
+from dip_agents.experiment_text import check_matplotlib, experiment_markdown, experiment_plot
+from dip_agents.experiments import run_experiment, variations
 from dip_agents.models import load_model
 from dip_agents.oracle import OraclePolicy
 from dip_agents.policy import Policy
@@ -21,8 +35,10 @@ from dip_agents.ranks import Ranks
 from dip_agents.recipes import measure_model, reinforce, report_gain, teach
 from dip_agents.scripted import GridScanPolicy, RandomPolicy
 from dip_agents.vlm_policy import VLMPolicy
+from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
 from dip_env.scenes.augmented import AugmentedScenes
+from dip_env.scenes.base import SceneSource
 from dip_env.scenes.mixed import MixedScenes
 from dip_env.scenes.stored import StoredScenes
 
@@ -47,6 +63,8 @@ def run(command: Command, console: Console) -> int:
         return _sft(command, console)
     if isinstance(command, Evaluate):
         return _evaluate(command, console)
+    if isinstance(command, Experiment):
+        return _experiment(command, console)
     if isinstance(command, Audit):
         return audit_main(
             command.source.open("val"), command.rules, command.n, command.seed, console
@@ -206,25 +224,9 @@ def _views(args: Sft, part: SceneArgs) -> AugmentedScenes:
 
 
 def _evaluate(args: Evaluate, console: Console) -> int:
-    if args.policy == "model":
-        args.sampler.check_measuring("evaluate")
-    source = args.source.open(args.split)
-    policy: Policy
-    if args.policy == "model":
-        vlm = load_model(args.model.model, device=args.model.device, dtype=args.model.dtype).vlm
-        policy = VLMPolicy(
-            args.sampler.open(vlm, args.rules, args.model.token_budget),
-            args.temperature,
-            args.model.max_new_tokens,
-            args.model.token_budget,
-            args.batch_size,
-        )
-    elif args.policy == "oracle":
-        policy = OraclePolicy(source, args.rules, **asdict(args.oracle))
-    else:
-        policy = {"random": RandomPolicy, "grid": GridScanPolicy}[args.policy](args.rules)
+    source, policy_for = _players(args, "evaluate")
     result = evaluate(
-        policy,
+        policy_for(args.rules),
         source,
         range(min(args.n, len(source))),
         args.rules,
@@ -236,3 +238,52 @@ def _evaluate(args: Evaluate, console: Console) -> int:
     )
     print_results({args.policy: result}, console)
     return 0
+
+
+def _experiment(args: Experiment, console: Console) -> int:
+    check_matplotlib()
+    ways = variations(
+        args.kind, args.rules, view_sizes=args.view_sizes, tiles=args.tiles, seed=args.seed
+    )
+    source, policy_for = _players(args, "experiment")
+    with Progress(console=console, transient=True) as progress:
+        task = progress.add_task(args.kind, total=None)
+        report = run_experiment(
+            args.kind,
+            policy_for,
+            source,
+            range(min(args.n, len(source))),
+            ways,
+            seed=args.seed,
+            batch_size=args.batch_size,
+            workers=args.workers,
+            on_batch=lambda done, total: progress.update(task, completed=done, total=total),
+        )
+    args.out.mkdir(parents=True, exist_ok=True)
+    words = experiment_markdown(report)
+    (args.out / "experiment.json").write_text(json.dumps(report, indent=2) + "\n")
+    (args.out / "experiment.md").write_text(words, encoding="utf-8")
+    experiment_plot(report, args.out / "experiment.png")
+    console.print(words, markup=False, soft_wrap=True)
+    console.print(f"experiment.json, experiment.md and experiment.png are in {args.out}")
+    return 0
+
+
+def _players(args: PlayArgs, command: str) -> tuple[SceneSource, Callable[[EpisodeConfig], Policy]]:
+    """Open the scenes, and return who plays them under given rules."""
+    if args.policy == "model":
+        args.sampler.check_measuring(command)
+    source = args.source.open(args.split)
+    if args.policy == "oracle":
+        return source, lambda rules: OraclePolicy(source, rules, **asdict(args.oracle))
+    if args.policy != "model":
+        return source, {"random": RandomPolicy, "grid": GridScanPolicy}[args.policy]
+    vlm = load_model(args.model.model, device=args.model.device, dtype=args.model.dtype).vlm
+    policy = VLMPolicy(
+        args.sampler.open(vlm, args.rules, args.model.token_budget),
+        args.temperature,
+        args.model.max_new_tokens,
+        args.model.token_budget,
+        args.batch_size,
+    )
+    return source, lambda rules: policy

@@ -11,6 +11,7 @@ import tyro
 
 from dip_agents.commands import Flat, SceneArgs, Scenes, Score
 from dip_agents.engine_args import EngineArgs
+from dip_agents.experiments import ExperimentKind
 from dip_agents.grpo_config import GRPOConfig
 from dip_agents.models import DeviceName, DtypeName, rules_of
 from dip_agents.sft import SFTConfig
@@ -140,8 +141,8 @@ class OracleArgs:
 
 
 @dataclass(frozen=True)
-class Evaluate:
-    """Play a policy on held-out scenes and write metrics, detections and traces."""
+class PlayArgs:
+    """Who plays which held-out scenes."""
 
     source: Annotated[SceneArgs, Flat] = field(default_factory=SceneArgs)
     model: Annotated[ModelArgs, Flat] = field(default_factory=ModelArgs)
@@ -153,11 +154,6 @@ class Evaluate:
     """How well the oracle answers."""
     split: str = "val"
     """Which part of the source."""
-    n: int = 256
-    """Scenes, from the first on; at most those there are."""
-    group_size: int = 1
-    """Rollouts of each scene; from 3 on the look term reads the siblings, unless --ambiguity says
-    annotation."""
     temperature: float = 0.0
     """Of the model; 0 is greedy."""
     batch_size: int = 64
@@ -166,8 +162,37 @@ class Evaluate:
     """Processes that prepare scenes ahead; the results are the same with any number."""
     seed: int = 0
     """Of sampling and of the bootstrap."""
+
+
+@dataclass(frozen=True)
+class Evaluate(PlayArgs):
+    """Play a policy on held-out scenes and write metrics, detections and traces."""
+
+    n: int = 256
+    """Scenes, from the first on; at most those there are."""
+    group_size: int = 1
+    """Rollouts of each scene; from 3 on the look term reads the siblings, unless --ambiguity says
+    annotation."""
     out: Path | None = None
     """Folder for metrics.json, detections.json, truth.json and traces."""
+
+
+@dataclass(frozen=True)
+class Experiment(PlayArgs):
+    """Change one thing about looking step by step, and write a table and a plot."""
+
+    kind: tyro.conf.Positional[ExperimentKind] = "look-budget"
+    """look-budget: fewer looks, fewer and smaller regions. controls: random looks, blank crops and
+    the like. coordinates: what printed numbers mean. resolution: how much the overview shows."""
+    n: int = 64
+    """Scenes, from the first on; at most those there are."""
+    view_sizes: tuple[int, ...] = ()
+    """Longest sides of the overview for resolution, for models that take any; without them it stays
+    as large as it is and loses details."""
+    tiles: bool = False
+    """Let the oracle of controls look at tiles, as the bundled model was taught to."""
+    out: Path = Path("runs/experiment")
+    """Folder for experiment.json, experiment.md and experiment.png."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +207,7 @@ class Audit:
     """Of the adversaries."""
 
 
-Command = Train | Sft | Evaluate | Audit | Scenes | Score
+Command = Train | Sft | Evaluate | Experiment | Audit | Scenes | Score
 
 
 def parse(arguments: Sequence[str]) -> Command:
@@ -215,6 +240,9 @@ def parse(arguments: Sequence[str]) -> Command:
             sft=TINY_SFT if tiny else SFTConfig(learning_rate=1e-5),
         ),
         "evaluate": Evaluate(model=small, rules=taught),
+        "experiment": Experiment(
+            source=SceneArgs(scenes="crowd"), model=small, rules=taught, tiles=tiny
+        ),
         "audit": Audit(),
         "scenes": Scenes,
         "score": Score,

@@ -116,14 +116,14 @@ class LookingReport:
     def _arm(self, name: str) -> dict[str, Any]:
         result, looks = self.results[name], mean_landing(self.landings[name], seed=self.seed)
         arm = {
-            "metrics": _plain(bootstrap(compared(result.score), result.n, seed=self.seed)),
-            "looks": _plain(looks),
+            "metrics": plain(bootstrap(compared(result.score), result.n, seed=self.seed)),
+            "looks": plain(looks),
         }
         if name != OWN:
-            arm["against_own"] = _plain(self.against_own(name))
+            arm["against_own"] = plain(self.against_own(name))
         if name != NONE:
             split = self.gain_harm(name)
-            arm["gain_harm"] = {**vars(split), "mean": _plain({"mean": split.mean})["mean"]}
+            arm["gain_harm"] = {**vars(split), "mean": plain({"mean": split.mean})["mean"]}
         return arm
 
 
@@ -221,7 +221,7 @@ def usual_controls(
     )
 
 
-def _plain(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float | None]]:
+def plain(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float | None]]:
     """Return the intervals that have a value."""
     return {
         name: {"value": found.value, "low": found.low, "high": found.high}

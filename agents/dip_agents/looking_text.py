@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from dip_agents.eval_result import show
-from dip_env.metrics.intervals import Interval
+from dip_agents.markdown import number, shown, table
 
 Report = Mapping[str, Any]
 
@@ -51,13 +50,13 @@ def arms_table(report: Report) -> str:
     rows = [
         (
             name,
-            _shown(arm["metrics"], "F1"),
-            _shown(arm.get("against_own", {}), "F1", sign=True),
-            *(_number(arm["metrics"], key) for key in numbers),
+            shown(arm["metrics"], "F1"),
+            shown(arm.get("against_own", {}), "F1", sign=True),
+            *(number(arm["metrics"], key) for key in numbers),
         )
         for name, arm in report["arms"].items()
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def gain_harm_table(report: Report) -> str:
@@ -68,11 +67,11 @@ def gain_harm_table(report: Report) -> str:
             name,
             *(str(split[key]) for key in ("rose", "fell", "stayed")),
             *("-" if split[k] is None else f"{split[k]:+.3f}" for k in ("mean_rise", "mean_fall")),
-            _shown(split, "mean", sign=True),
+            shown(split, "mean", sign=True),
         )
         for name, split in _with(report, "gain_harm")
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def budget_table(report: Report) -> str:
@@ -84,13 +83,13 @@ def budget_table(report: Report) -> str:
         rows.append(
             (
                 name,
-                _number(arm["looks"], "regions"),
-                _number(arm["looks"], "area"),
-                _shown(arm["metrics"], "F1"),
-                _shown(arm.get("gain_harm", {}), "mean", sign=True),
+                number(arm["looks"], "regions"),
+                number(arm["looks"], "area"),
+                shown(arm["metrics"], "F1"),
+                shown(arm.get("gain_harm", {}), "mean", sign=True),
             )
         )
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def landing_table(report: Report) -> str:
@@ -99,30 +98,14 @@ def landing_table(report: Report) -> str:
     rows = [
         (
             name,
-            *(_number(looks, key) for key in ("looked", "regions", "area")),
-            *(_shown(looks, key) for key in ("covered", "look")),
+            *(number(looks, key) for key in ("looked", "regions", "area")),
+            *(shown(looks, key) for key in ("covered", "look")),
         )
         for name, looks in _with(report, "looks")
     ]
-    return _table(head, rows)
+    return table(head, rows)
 
 
 def _with(report: Report, part: str) -> list[tuple[str, Mapping[str, Any]]]:
     """Return one part of every arm that has it, by the arm's name."""
     return [(name, arm[part]) for name, arm in report["arms"].items() if part in arm]
-
-
-def _shown(found: Mapping[str, Any], name: str, *, sign: bool = False) -> str:
-    """Return a value with its interval, ``-`` where there is none."""
-    return show(Interval(**found[name]), sign=sign) if name in found else "-"
-
-
-def _number(found: Mapping[str, Any], name: str) -> str:
-    """Return a value alone, ``-`` where there is none."""
-    return f"{found[name]['value']:.3f}" if name in found else "-"
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a Markdown table, its first column to the left and numbers to the right."""
-    lines = [head, ("---", *("---:" for _ in head[1:])), *rows]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -68,6 +68,22 @@ def test_evaluation_writes_its_files(run, tmp_path):
     assert json.loads((out / "truth.json").read_text())["images"]
 
 
+def test_an_experiment_writes_its_table_and_its_plot(run, tmp_path):
+    pytest.importorskip("matplotlib")
+    words = ["--policy", "grid", "--scenes", "toy", "--split", "train", "--n", 3]
+    code, shown, error = run("experiment", "look-budget", *words, "--out", tmp_path)
+    assert code == 0, error
+    assert "| no looks |" in shown
+    assert (tmp_path / "experiment.md").read_text() in shown
+    report = json.loads((tmp_path / "experiment.json").read_text())
+    assert (report["experiment"], report["n"], report["reference"]) == (
+        "look-budget",
+        3,
+        "own looks",
+    )
+    assert (tmp_path / "experiment.png").stat().st_size > 10_000
+
+
 def test_an_audit_that_an_adversary_wins_exits_with_1(run):
     code, shown, _ = run("audit", "--n", 4, "--look-weight", 1)
     assert code == 1

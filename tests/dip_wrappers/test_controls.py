@@ -9,12 +9,14 @@ from dip_env.errors import ConfigError
 from dip_wrappers.controls import (
     blank_crops,
     blurred_overview,
+    coarse_overview,
     crops_from_elsewhere,
     first_regions,
     no_image,
     own_looks,
     placed_looks,
     random_looks,
+    resized_looks,
 )
 
 CONFIG = EpisodeConfig(view_size=256, crop_size=64, max_looks=2, max_turns=4)
@@ -118,6 +120,17 @@ def test_the_first_regions_of_each_look_are_kept():
         first_regions(0)
 
 
+def test_regions_grow_and_shrink_around_their_middle_and_stay_in_the_image():
+    said = "<look>[[100,100,140,120],[0,0,20,20]]</look>"
+    assert words(resized_looks(0.5), said) == "<look>[[110,105,130,115],[5,5,15,15]]</look>"
+    assert words(resized_looks(2), said) == "<look>[[80,90,160,130],[0,0,30,30]]</look>"
+    assert words(resized_looks(1), said) == said
+    assert resized_looks(1.4).name == "regions 1.4x as wide"
+    for factor in (0, -1, float("nan"), float("inf")):
+        with pytest.raises(ConfigError, match="resized_looks: expected a finite factor > 0"):
+            resized_looks(factor)
+
+
 def test_a_blanked_crop_is_grey_and_says_what_it_said():
     episode, turn = look(blank_crops(), "<look>[[0,0,64,32]]</look>")
     _, plain = look(own_looks(), "<look>[[0,0,64,32]]</look>")
@@ -181,3 +194,21 @@ def test_without_an_image_everything_is_grey_and_the_truth_still_pays():
     assert np.unique(turn.crops[0].image).tolist() == [128]
     end = episode.step("<answer>[[28,67,84,227],[196,93,238,213],[350,53,420,267]]</answer>")
     assert end.info["reward_terms"]["accuracy"] == 1.0
+
+
+def test_a_coarse_overview_has_its_size_and_no_details_and_crops_stay_sharp():
+    board = np.kron(np.indices((64, 64)).sum(axis=0) % 2, np.ones((4, 4)))  # fields of 4 pixels
+    scene = ruler()
+    scene.__dict__["image"] = Image.fromarray(np.repeat(255 * board[..., None], 3, 2).astype("u1"))
+    shown = coarse_overview(32).episode(scene, CONFIG).opening.images[0]
+    assert shown.shape == (256, 256, 3)
+    assert np.ptp(shown[32:-32, 32:-32]) < 20  # grey: 8 pixels in one
+    plain = own_looks().episode(scene, CONFIG).opening.images[0]
+    assert np.array_equal(coarse_overview(256).episode(scene, CONFIG).opening.images[0], plain)
+    crops = [
+        look(control, "<look>[[120,0,136,16]]</look>", scene)[1].crops[0].image
+        for control in (coarse_overview(32), own_looks())
+    ]
+    assert np.array_equal(*crops)
+    with pytest.raises(ConfigError, match="side of at least 1 pixel, got 0"):
+        coarse_overview(0)

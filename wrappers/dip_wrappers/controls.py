@@ -94,6 +94,29 @@ def first_regions(k: int) -> Control:
     return Control(name, regions=lambda regions, episode, taken: regions[:k])
 
 
+def resized_looks(factor: float) -> Control:
+    """Make every region larger or smaller around its middle.
+
+    Args:
+        factor: of both sides, above 0; what then lies outside the image is cut off.
+
+    Returns:
+        The control.
+
+    Raises:
+        ConfigError: for a factor that is not above 0.
+    """
+    if not 0 < factor < float("inf"):
+        raise ConfigError(f"resized_looks: expected a finite factor > 0, got {factor!r}")
+
+    def resized(regions: Boxes, episode: Episode, taken: int) -> Boxes:
+        middle, half = (regions[:, :2] + regions[:, 2:]) / 2, (regions[:, 2:] - regions[:, :2]) / 2
+        grown = np.concatenate([middle - factor * half, middle + factor * half], axis=1)
+        return clip_boxes(grown, episode.view.text_size)
+
+    return Control(f"regions {factor:g}x as wide", regions=resized)
+
+
 def blank_crops() -> Control:
     """Show grey in place of every crop."""
     return Control("crops blanked", crop=lambda crop, episode: _grey(crop.image))
@@ -144,6 +167,35 @@ def blurred_overview(radius: float = 4.0) -> Control:
         return np.array(Image.fromarray(image).filter(ImageFilter.GaussianBlur(radius)))
 
     return Control("overview blurred", overview=blurred)
+
+
+def coarse_overview(side: int) -> Control:
+    """Take details from the overview and leave it as large as it is; crops stay sharp.
+
+    It changes how much there is for a look to show, also for policies that know one size only.
+
+    Args:
+        side: pixels of the longest side of the picture that the overview is enlarged from.
+
+    Returns:
+        The control; an overview without more pixels stays as it is.
+
+    Raises:
+        ConfigError: for a side under 1.
+    """
+    if side < 1:
+        raise ConfigError(f"coarse_overview: expected a side of at least 1 pixel, got {side!r}")
+
+    def coarse(image: Pixels, episode: Episode) -> Pixels:
+        height, width = image.shape[:2]
+        scale = side / max(height, width)
+        if scale >= 1:
+            return image
+        few = (max(1, round(width * scale)), max(1, round(height * scale)))
+        small = Image.fromarray(image).resize(few, Image.Resampling.BICUBIC)
+        return np.array(small.resize((width, height), Image.Resampling.BICUBIC))
+
+    return Control(f"overview of {side} pixels", overview=coarse)
 
 
 def no_image() -> Control:

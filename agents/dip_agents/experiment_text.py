@@ -1,0 +1,128 @@
+"""An experiment as a Markdown table and as a plot; reads its JSON, so that a saved one will do."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from dip_agents.looking_text import gain_harm_table
+from dip_agents.markdown import number, shown, table
+from dip_env.errors import ConfigError
+
+Report = Mapping[str, Any]
+
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
+"""Told apart also without red and green (source: Okabe and Ito 2008)."""
+
+
+def experiment_markdown(report: Report) -> str:
+    """Return an experiment as Markdown.
+
+    Args:
+        report: what ``run_experiment`` returns, or the same read from a file.
+
+    Returns:
+        A table of the arms and, where one has no looks, one of the scenes that gained or were
+        harmed, each under a line that says what it holds.
+    """
+    reference = report["reference"]
+    head = ("arm", "F1", f"F1 against {reference}", "precision", "recall", "boxes per person",
+            "malformed turns", "regions", "share of the image")  # fmt: skip
+    rows = [
+        (
+            name,
+            shown(arm["metrics"], "F1"),
+            shown(arm.get("against_reference", {}), "F1", sign=True),
+            *(number(arm["metrics"], key) for key in ("precision", "recall", "boxes_per_truth")),
+            number(arm["metrics"], "parse_failures"),
+            *(number(arm["looks"], key) for key in ("regions", "area")),
+        )
+        for name, arm in report["arms"].items()
+    ]
+    words = (
+        f"{report['experiment']}: {report['n']} scenes, played once in every arm; F1 at IoU 0.5, "
+        "pooled over scenes; 95 % intervals over scenes, differences paired. Regions and share: "
+        "what the looks of an episode took."
+    )
+    parts = [words, table(head, rows)]
+    if any("gain_harm" in arm for arm in report["arms"].values()):
+        parts += ["Scenes in which F1 rose or fell against no looks:", gain_harm_table(report)]
+    return "\n\n".join(parts) + "\n"
+
+
+def check_matplotlib() -> None:
+    """Say at once what is missing, not after the measurement.
+
+    Raises:
+        ConfigError: without matplotlib.
+    """
+    if find_spec("matplotlib") is None:
+        raise ConfigError(
+            'expected the package matplotlib for the plots: pip install "dip-env[play]"'
+        )
+
+
+def experiment_plot(report: Report, path: Path) -> None:
+    """Draw F1 with its intervals: lines where arms have an order, else one row for each arm.
+
+    Args:
+        report: what ``run_experiment`` returns.
+        path: the PNG.
+    """
+    from matplotlib.figure import Figure
+
+    ordered = [name for name, arm in report["arms"].items() if arm["place"] is not None]
+    if ordered and report["experiment"] == "look-budget":
+        names = list(dict.fromkeys(report["arms"][name]["series"] for name in ordered))
+        figure = Figure(figsize=(3.2 * len(names), 3.4), dpi=140, layout="constrained")
+        axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+        for axis, series in zip(axes, names, strict=True):
+            own = (report["own_places"][series], report["arms"][report["reference"]])
+            _line(axis, [*_points(report, series), own], COLOURS[0], None)
+            axis.set_xlabel(series)
+            axis.set_xticks(sorted({own[0], *(place for place, _ in _points(report, series))}))
+        axes[0].set_ylabel("F1")
+    elif ordered:
+        figure = Figure(figsize=(6.0, 3.8), dpi=140, layout="constrained")
+        axis = figure.subplots()
+        names = list(dict.fromkeys(report["arms"][name]["series"] for name in ordered))
+        for series, colour in zip(names, COLOURS, strict=False):
+            _line(axis, _points(report, series), colour, series)
+        axis.set_xlabel("pixels that the overview shows, longest side")
+        axis.set_ylabel("F1")
+        axis.legend(frameon=False)
+    else:
+        arms = report["arms"]
+        figure = Figure(figsize=(7.0, 0.8 + 0.34 * len(arms)), dpi=140, layout="constrained")
+        axis = figure.subplots()
+        for row, arm in enumerate(arms.values()):
+            found = arm["metrics"]["F1"]
+            axis.plot([found["low"], found["high"]], [row, row], color=COLOURS[0], linewidth=2)
+            axis.plot(found["value"], row, "o", color=COLOURS[0])
+        axis.axvline(arms[report["reference"]]["metrics"]["F1"]["value"], color="0.7", zorder=0)
+        axis.set_yticks(range(len(arms)), list(arms))
+        axis.invert_yaxis()
+        axis.set_xlabel("F1")
+    for axis in figure.axes:
+        axis.grid(True, color="0.92")
+        axis.set_axisbelow(True)
+        axis.spines[["top", "right"]].set_visible(False)
+    figure.suptitle(f"{report['experiment']}, {report['n']} scenes, 95 % intervals", fontsize=9)
+    figure.savefig(path)
+
+
+def _points(report: Report, series: str) -> list[tuple[float, Mapping[str, Any]]]:
+    return [(a["place"], a) for a in report["arms"].values() if a["series"] == series]
+
+
+def _line(
+    axis: Any, points: list[tuple[float, Mapping[str, Any]]], colour: str, label: Any
+) -> None:
+    points = sorted((p for p in points if "F1" in p[1]["metrics"]), key=lambda point: point[0])
+    found = [arm["metrics"]["F1"] for _, arm in points]
+    places, values = [place for place, _ in points], [one["value"] for one in found]
+    spread = [[v - f["low"] for v, f in zip(values, found, strict=True)],
+              [f["high"] - v for v, f in zip(values, found, strict=True)]]  # fmt: skip
+    axis.errorbar(places, values, spread, color=colour, marker="o", capsize=3, label=label)

@@ -1,0 +1,54 @@
+import pytest
+from PIL import Image
+
+from dip_agents.experiment_text import experiment_markdown, experiment_plot
+
+
+def values(**numbers):
+    return {name: {"value": v, "low": v - 0.1, "high": v + 0.1} for name, v in numbers.items()}
+
+
+def arm(f1, series="s", place=None, **more):
+    return {
+        "series": series,
+        "place": place,
+        "metrics": values(F1=f1, recall=0.25),
+        "looks": values(regions=2.0, area=0.3),
+        **more,
+    }
+
+
+def report(kind, arms):
+    return {
+        "experiment": kind, "n": 9, "reference": "own", "arms": arms, "own_places": {"s": 3}
+    }  # fmt: skip
+
+
+def test_the_table_shows_what_is_there_and_a_dash_for_the_rest():
+    split = {"rose": 3, "fell": 1, "stayed": 5, "mean_rise": 0.5, "mean_fall": None}
+    arms = {
+        "own": arm(0.5, gain_harm=split | values(mean=0.2)),
+        "none": arm(0.25, against_reference=values(F1=-0.25)),
+    }
+    text = experiment_markdown(report("look-budget", arms))
+    assert "look-budget: 9 scenes" in text
+    assert "| own | 0.500 [0.400, 0.600] | - | - | 0.250 | - | - | 2.000 | 0.300 |" in text
+    assert "| none | 0.250 [0.150, 0.350] | -0.250 [-0.350, -0.150] |" in text
+    assert "| own | 3 | 1 | 5 | +0.500 | - | +0.200 [+0.100, +0.300] |" in text
+
+
+@pytest.mark.parametrize(
+    ("kind", "arms"),
+    [
+        ("look-budget", {"own": arm(0.5, "own"), "none": arm(0.2, place=0)}),
+        ("resolution", {"own": arm(0.5, place=384), "less": arm(0.2, place=96)}),
+        ("controls", {"own": arm(0.5), "none": arm(0.2)}),
+    ],
+)
+def test_a_plot_is_drawn_of_each_kind(kind, arms, tmp_path):
+    pytest.importorskip("matplotlib")
+    experiment_plot(report(kind, arms), tmp_path / "a.png")
+    with Image.open(tmp_path / "a.png") as picture:
+        colours = picture.convert("RGB").getcolors(1 << 24)
+    # The line and points of the first colour are there, (0, 114, 178).
+    assert sum(count for count, colour in colours if colour == (0, 114, 178)) > 100
