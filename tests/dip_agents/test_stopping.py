@@ -11,6 +11,16 @@ import pytest
 from dip_agents.stopping import SIGNALS, Stopping, StopRequestedError
 
 
+@pytest.fixture(autouse=True)
+def usual_handlers():
+    """Undo what a shell does to commands in the background: they inherit a deaf SIGINT."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {one: signal.signal(one, usual[one]) for one in SIGNALS}
+    yield
+    for one, handler in before.items():
+        signal.signal(one, handler)
+
+
 def test_a_signal_breaks_off_what_may_be_broken_off():
     reached = []
     with (
