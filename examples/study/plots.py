@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from arms import COLOURS
 from results import Logs
 from stats import Floats
 
-from dip_env.errors import ConfigError
 from dip_env.metrics.intervals import Interval
 
 WIDTH, DPI = 9.0, 140
@@ -24,18 +22,6 @@ WIDTH, DPI = 9.0, 140
 MARKERS = "osD^v<>PX"
 SMOOTH = 5
 """Steps that a curve is averaged over."""
-
-
-def check_matplotlib() -> None:
-    """Say at once what is missing, not after hours.
-
-    Raises:
-        ConfigError: without matplotlib.
-    """
-    if find_spec("matplotlib") is None:
-        raise ConfigError(
-            'expected the package matplotlib for the plots: pip install "dip-env[play]"'
-        )
 
 
 def intervals(values: Mapping[str, Mapping[str, Interval]], label: str, path: Path) -> None:

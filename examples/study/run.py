@@ -22,7 +22,6 @@ from pathlib import Path
 import tyro
 from arms import BASE, GRPO, SFT_LONGER
 from plan import Start, plan
-from plots import check_matplotlib
 from provenance import command_of
 from report import write_report
 from results import Results
@@ -31,6 +30,7 @@ from sections import Context, grpo_leads, verdicts
 from settings import Study, defaults
 from transformers.utils.logging import disable_progress_bar
 
+from dip_agents.experiment_text import check_matplotlib
 from dip_agents.models import load_model
 from dip_agents.weights import fingerprint
 from dip_env.errors import ConfigError, DipError
