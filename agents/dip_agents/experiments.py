@@ -8,21 +8,25 @@ from typing import Any, Literal, get_args
 
 from dip_agents.eval_play import Arm
 from dip_agents.eval_result import EvalResult
-from dip_agents.evaluate import evaluate_arms
-from dip_agents.looking import NONE, OWN, plain, usual_controls
+from dip_agents.looking import NONE, OWN, usual_controls
+from dip_agents.looking_arms import (
+    HOW_MEASURED,
+    arm_values,
+    check_arms,
+    gain_harm_values,
+    plain,
+    play_arms,
+)
 from dip_agents.looking_measures import (
     Landing,
     compared,
     gain_and_harm,
-    landing_of,
-    mean_landing,
     scene_f1,
 )
-from dip_agents.policy import Policy, RememberingPolicy
+from dip_agents.policy import Policy
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
-from dip_env.group import EpisodeGroup
-from dip_env.metrics.intervals import bootstrap, paired
+from dip_env.metrics.intervals import paired
 from dip_env.scenes.base import SceneSource
 from dip_wrappers.controls import coarse_overview, first_regions, own_looks, resized_looks
 
@@ -170,44 +174,36 @@ def run_experiment(
     Raises:
         ConfigError: for no scenes or two variations of one name.
     """
-    if not len(indices):
-        raise ConfigError("experiment: expected at least one scene, got none")
     names = [way.name for way in ways]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"experiment: expected one arm named {name!r}, got several")
+    check_arms("experiment", names, indices)
     results: dict[str, EvalResult] = {}
-    landings: dict[str, list[Landing]] = {name: [] for name in names}
-
-    def note(name: str, group: EpisodeGroup) -> None:
-        landings[name].append(landing_of(group.episodes[0]))
-
+    landings: dict[str, tuple[Landing, ...]] = {}
     for rules in dict.fromkeys(way.arm.config for way in ways):
-        results |= evaluate_arms(
-            RememberingPolicy(policy_for(rules)),
+        found, landed = play_arms(
+            policy_for(rules),
             source,
             indices,
             {way.name: way.arm for way in ways if way.arm.config == rules},
-            batch_size=batch_size,
             seed=seed,
+            batch_size=batch_size,
             workers=workers,
             on_batch=on_batch,
-            on_group=note,
         )
+        results |= found
+        landings |= landed
     first = ways[0].name
     before = compared(results[first].score)
-    arms = {}
+    arms: dict[str, dict[str, Any]] = {}
     for way in ways:
-        values = compared(results[way.name].score)
+        result = results[way.name]
         arm: dict[str, Any] = {"series": way.series, "place": way.place}
-        arm["metrics"] = plain(bootstrap(values, len(indices), seed=seed))
+        arm |= arm_values(result, landings[way.name], seed)
         if way.name != first:
-            arm["against_reference"] = plain(paired(before, values, len(indices), seed=seed))
-        arm["looks"] = plain(mean_landing(landings[way.name], seed=seed))
+            values = compared(result.score)
+            arm["against_reference"] = plain(paired(before, values, result.n, seed=seed))
         if NONE in names and way.name != NONE:
             f1 = (scene_f1(results[name].score) for name in (NONE, way.name))
-            split = gain_and_harm(*f1, seed=seed)
-            arm["gain_harm"] = {**vars(split), "mean": plain({"mean": split.mean})["mean"]}
+            arm["gain_harm"] = gain_harm_values(gain_and_harm(*f1, seed=seed))
         arms[way.name] = arm
     own = ways[0].arm.config
     return {
@@ -216,9 +212,7 @@ def run_experiment(
         "reference": first,
         "arms": arms,
         "own_places": {series: place(own) for series, place in OWN_PLACES.items()},
-        "interval_level": 0.95,
-        "interval_method": "bootstrap over scenes, percentile; differences paired by scene",
-        "iou_threshold": 0.5,
+        **HOW_MEASURED,
         "seed": seed,
         "scene_indices": list(indices),
         "config": asdict(own),

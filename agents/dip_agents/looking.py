@@ -6,30 +6,34 @@ what they find, not by reward: the look term cannot be earned where no look may 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
 from dip_agents.eval_play import Arm
 from dip_agents.eval_result import EvalResult
-from dip_agents.evaluate import evaluate_arms
+from dip_agents.looking_arms import (
+    HOW_MEASURED,
+    arm_values,
+    check_arms,
+    gain_harm_values,
+    plain,
+    play_arms,
+)
 from dip_agents.looking_measures import (
     GainHarm,
     Landing,
     compared,
     gain_and_harm,
-    landing_of,
-    mean_landing,
     scene_f1,
 )
 from dip_agents.oracle import oracle_regions
-from dip_agents.policy import Policy, RememberingPolicy
+from dip_agents.policy import Policy
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
-from dip_env.group import EpisodeGroup
 from dip_env.metrics.box_sets import Floats
-from dip_env.metrics.intervals import Interval, bootstrap, paired
+from dip_env.metrics.intervals import Interval, paired
 from dip_env.scenes.base import SceneSource
 from dip_wrappers.controlled import Control
 from dip_wrappers.controls import (
@@ -104,9 +108,7 @@ class LookingReport:
             "n": own.n,
             "arms": {name: self._arm(name) for name in self.results},
             "budget": list(self.budget),
-            "interval_level": 0.95,
-            "interval_method": "bootstrap over scenes, percentile; differences paired by scene",
-            "iou_threshold": 0.5,
+            **HOW_MEASURED,
             "look_reference": "prior",
             "seed": self.seed,
             "scene_indices": list(own.scene_indices),
@@ -114,16 +116,11 @@ class LookingReport:
         }
 
     def _arm(self, name: str) -> dict[str, Any]:
-        result, looks = self.results[name], mean_landing(self.landings[name], seed=self.seed)
-        arm = {
-            "metrics": plain(bootstrap(compared(result.score), result.n, seed=self.seed)),
-            "looks": plain(looks),
-        }
+        arm = arm_values(self.results[name], self.landings[name], self.seed)
         if name != OWN:
             arm["against_own"] = plain(self.against_own(name))
         if name != NONE:
-            split = self.gain_harm(name)
-            arm["gain_harm"] = {**vars(split), "mean": plain({"mean": split.mean})["mean"]}
+            arm["gain_harm"] = gain_harm_values(self.gain_harm(name))
         return arm
 
 
@@ -162,33 +159,22 @@ def looking_report(
     """
     if config.max_looks < 1:
         raise ConfigError(f"looking report: expected max_looks >= 1, got {config.max_looks}")
-    if not len(indices):
-        raise ConfigError("looking report: expected at least one scene, got none")
     controls = usual_controls(config, seed) if controls is None else controls
     names = [OWN, NONE, *(control.name for control in controls)]
-    for name in names:
-        if names.count(name) > 1:
-            raise ConfigError(f"looking report: expected one arm named {name!r}, got several")
+    check_arms("looking report", names, indices)
     arms = {OWN: Arm(config, own_looks()), NONE: Arm(replace(config, max_looks=0), own_looks())}
     arms |= {control.name: Arm(config, control) for control in controls}
-    landings: dict[str, list[Landing]] = {name: [] for name in arms}
-
-    def note(name: str, group: EpisodeGroup) -> None:
-        landings[name].append(landing_of(group.episodes[0]))
-
-    results = evaluate_arms(
-        # Most arms begin alike: what is said there is said once, and to the letter the same.
-        RememberingPolicy(policy),
+    results, landings = play_arms(
+        policy,
         source,
         indices,
         arms,
-        batch_size=batch_size,
         seed=seed,
+        batch_size=batch_size,
         workers=workers,
         on_batch=on_batch,
-        on_group=note,
     )
-    return LookingReport(results, {name: tuple(those) for name, those in landings.items()}, seed)
+    return LookingReport(results, landings, seed)
 
 
 def usual_controls(
@@ -219,12 +205,3 @@ def usual_controls(
         no_image(),
         *(first_regions(k) for k in range(1, config.max_regions)),
     )
-
-
-def plain(intervals: Mapping[str, Interval]) -> dict[str, dict[str, float | None]]:
-    """Return the intervals that have a value."""
-    return {
-        name: {"value": found.value, "low": found.low, "high": found.high}
-        for name, found in intervals.items()
-        if found.value is not None
-    }
