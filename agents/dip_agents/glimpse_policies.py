@@ -33,7 +33,7 @@ class RandomLooks:
 
     def __init__(self, env: Glimpse, seed: int = 0) -> None:
         """Start the dice."""
-        self.cells, self.rng = len(cells_of(env)), np.random.default_rng(seed)
+        self.cells, self.rng = len(grid_of(env).cells), np.random.default_rng(seed)
 
     def predict(self, observation: Any, *, deterministic: bool = True) -> tuple[Any, Any]:
         """Return a cell."""
@@ -51,10 +51,7 @@ class GridScan:
 
     def __init__(self, env: Glimpse, order: Sequence[int] | None = None) -> None:
         """Choose the order."""
-        cells_of(env)
-        looks = env.looks
-        assert isinstance(looks, GridLooks)
-        side = looks.levels[0]
+        side = grid_of(env).levels[0]
         middle_out = sorted(range(side), key=lambda row: abs(row - (side - 1) / 2))
         self.order = order or [row * side + column for row in middle_out for column in range(side)]
         self.env = env
@@ -74,7 +71,7 @@ class OracleLooks:
 
     def __init__(self, env: Glimpse) -> None:
         """Keep the environment."""
-        self.env, self.cells = env, cells_of(env)
+        self.env, self.cells = env, grid_of(env).cells
 
     def predict(self, observation: Any, *, deterministic: bool = True) -> tuple[Any, Any]:
         """Return the best cell; of equally good ones the first."""
@@ -86,8 +83,8 @@ class OracleLooks:
         return int(np.argmax(worth)), None
 
 
-def cells_of(env: Glimpse) -> NDArray[np.float64]:
-    """Return the cells of an environment whose actions are single cells, (N, 4) in shares.
+def grid_of(env: Glimpse) -> GridLooks:
+    """Return the grids of an environment whose actions are single cells.
 
     Raises:
         TypeError: for other actions.
@@ -95,7 +92,7 @@ def cells_of(env: Glimpse) -> NDArray[np.float64]:
     looks = env.looks
     if not isinstance(looks, GridLooks) or looks.at_once != 1:
         raise TypeError(f"looks: expected GridLooks with one region an action, got {looks!r}")
-    return looks.cells
+    return looks
 
 
 def play_glimpses(chooser: Chooser, env: Glimpse, scenes: Sequence[int]) -> Counts:

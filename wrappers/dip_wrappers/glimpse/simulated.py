@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import expit, logit
 
 from dip_env.ambiguity import detectability
-from dip_env.boxes import Boxes, as_boxes, box_area, box_intersection, box_iou
+from dip_env.boxes import Boxes, as_boxes, box_iou, covered_share
 from dip_wrappers.glimpse.detections import Detections, joined
 from dip_wrappers.glimpse.detectors import Sight
 
@@ -57,13 +58,13 @@ class SimulatedDetector:
     def _people(self, sight: Sight) -> Detections:
         scene = sight.scene
         boxes, visible = scene.truth.astype(np.float64), scene.visible_boxes[~scene.ignore]
-        shares = scene.visible_share[~scene.ignore] * _shown(as_boxes(visible), sight.region)
+        shares = scene.visible_share[~scene.ignore] * covered_share(visible, sight.region[None])
         shown = sight.from_scene(boxes)
         chance = detectability(_heights(sight, boxes), shares)
         neighbours = (box_iou(boxes, boxes) >= 0.1).sum(axis=1) - 1
         rng = self._rng(sight, "people")
-        odds = _logit(chance) - self.clutter * neighbours + rng.logistic(size=len(boxes))
-        return self._report(sight, shown, _logistic(odds), shares > 0, rng)
+        odds = _odds(chance) - self.clutter * neighbours + rng.logistic(size=len(boxes))
+        return self._report(sight, shown, expit(odds), shares > 0, rng)
 
     def _others(self, sight: Sight) -> Detections:
         rng = self._rng(sight, "others")
@@ -71,11 +72,11 @@ class SimulatedDetector:
         shown = sight.from_scene(boxes)
         heights = np.maximum(_heights(sight, boxes), 1e-6)
         # Large enough they are told apart; far too small they are not noticed either.
-        chance = self.mistaken * _logistic(-3.0 * np.log2(heights / self.told_apart))
+        chance = self.mistaken * expit(-3.0 * np.log2(heights / self.told_apart))
         chance = chance * detectability(heights, np.ones(len(boxes)))
-        odds = _logit(chance) + rng.logistic(size=len(boxes))
-        inside = _shown(boxes, sight.region) > 0.5
-        return self._report(sight, shown, _logistic(odds), inside, rng)
+        odds = _odds(chance) + rng.logistic(size=len(boxes))
+        inside = covered_share(boxes, sight.region[None]) > 0.5
+        return self._report(sight, shown, expit(odds), inside, rng)
 
     def _false_people(self, sight: Sight, rng: np.random.Generator) -> Boxes:
         scene = sight.scene
@@ -109,16 +110,6 @@ def _heights(sight: Sight, boxes: Boxes) -> Row:
     return np.asarray((boxes[:, 3] - boxes[:, 1]) * min(1.0, sight.scale[1]))
 
 
-def _shown(boxes: Boxes, region: Row) -> Row:
-    """Return the share of each box that lies in a region, (N,) in [0, 1]."""
-    areas = np.maximum(box_area(boxes), 1e-9)
-    return np.asarray(box_intersection(boxes, as_boxes([region]))[:, 0] / areas)
-
-
-def _logistic(x: Row) -> Row:
-    return np.asarray(1.0 / (1.0 + np.exp(-np.clip(x, -40, 40))))
-
-
-def _logit(p: Row) -> Row:
-    kept = np.clip(p, 1e-9, 1 - 1e-9)
-    return np.asarray(np.log(kept / (1 - kept)))
+def _odds(chance: Row) -> Row:
+    """Return log-odds, finite also for chances that rounding or settings bring to 0 or 1."""
+    return np.asarray(logit(np.clip(chance, 1e-9, 1 - 1e-9)))

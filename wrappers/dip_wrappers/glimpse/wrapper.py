@@ -183,7 +183,7 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
 
     def answer(self) -> Boxes:
         """Return what would be answered now, (N, 4) scene frame, surest first."""
-        return self._answered(self.found)
+        return self._answered(self.found).boxes
 
     def answer_after(self, region: Any) -> Boxes:
         """Return what would be answered after a look, which is not taken.
@@ -199,19 +199,20 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
         crop = cut_crop(
             episode.scene.image, box, episode.view, rules.crop_size, rules.size_multiple
         )
-        return self._answered(self._corrected(crop))
+        return self._answered(self._corrected(crop)).boxes
 
-    def _answered(self, found: Detections) -> Boxes:
-        return found.above(self.answer_score).boxes[: self.crowd.config.max_boxes]
+    def _answered(self, found: Detections) -> Detections:
+        sure = found.above(self.answer_score)
+        return sure.take(np.arange(min(len(sure), self.crowd.config.max_boxes)))
 
     def _act(self, regions: Boxes) -> Any:
         """Say in words what an action means, and hear what the detector makes of the crops."""
         episode = self.episode
         if not len(regions):
-            boxes = self.answer()
-            scores = tuple(self.found.above(self.answer_score).scores[: len(boxes)].tolist())
-            think = Think(f"{len(boxes)} found.")
-            answer = Answer(episode.view.scene_to_text(boxes), scores=scores)
+            answered = self._answered(self.found)
+            think = Think(f"{len(answered)} found.")
+            boxes = episode.view.scene_to_text(answered.boxes)
+            answer = Answer(boxes, scores=tuple(answered.scores.tolist()))
             return self.env.step(episode.grammar.format([think, answer]))
         width, height = episode.view.text_size
         look = Look(regions * (width, height, width, height))
