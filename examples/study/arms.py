@@ -17,7 +17,7 @@ class Arm:
         name: in folders and tables.
         says: what it is, in a few words.
         colour: in all plots; told apart also without red and green (source: Okabe and Ito 2008,
-            with greys and a brown).
+            with greys, a brown and a wine).
         learns: from what.
         reward: fields of ``RewardConfig`` that differ from the library's defaults.
         rules: fields of ``EpisodeConfig`` that differ from the starting model's, in training and
@@ -67,6 +67,17 @@ CORE = (
 )
 """What training does, and what each reward does."""
 
+LOOK_HEAVY = Arm(
+    "grpo_look_heavy",
+    "GRPO, the look reward weighs as much as the accuracy reward",
+    "#882255",
+    reward={"look_weight": 0.45, "accuracy_weight": 0.45},
+)
+"""Asks whether the default weighs the look reward too little to do anything."""
+
+CHOICE: Mapping[str, Arm] = {arm.name: arm for arm in (*CORE, LOOK_HEAVY)}
+"""Arms that the main table may hold, by name."""
+
 REWARDS = (
     GRPO,
     Arm("f_beta_2", "F-beta, beta 2: recall counts double", "#009e73", reward={"beta": 2.0}),
@@ -83,8 +94,5 @@ REWARDS = (
 )
 """Accuracy rewards; the first is the library's default."""
 
-QUICK = (BASE, SFT_LONGER, GRPO)
-"""The main comparison."""
-
-COLOURS: Mapping[str, str] = {arm.name: arm.colour for arm in (*CORE, *REWARDS)}
+COLOURS: Mapping[str, str] = {arm.name: arm.colour for arm in (*CHOICE.values(), *REWARDS)}
 """Of each arm by name."""

@@ -13,7 +13,6 @@ from sections import SECTIONS, Context
 from stats import ROUNDS
 from tables import markdown, plural
 
-FILE = "RESULTS.md"
 INTERVALS = f"""\
 A value is the mean over seeds of a metric pooled over scenes. In brackets is its 95 % interval: a
 percentile bootstrap of {ROUNDS} samples that draws scenes and, for arms with several, seeds, both
@@ -54,7 +53,7 @@ def write_report(context: Context) -> Path:
     if not context.study.gpu:
         lines += GPU.splitlines()
     context.folder.mkdir(parents=True, exist_ok=True)
-    path = context.folder / FILE
+    path = context.folder / f"{context.named('RESULTS')}.md"
     path.write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     return path
 

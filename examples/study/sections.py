@@ -22,7 +22,6 @@ from dip_env.metrics.intervals import Interval
 from dip_env.scenes import make_source
 from dip_wrappers.controls import first_regions
 
-FIGURES = "figures"
 SHOWN = ("F1", "precision", "recall", "boxes_per_person", "looks", "well_formed", "look")
 COMPARED = ("F1", "precision", "recall", "F1_50_95")
 REWARD_SHOWN = ("F1", "precision", "recall", "F1_50_95", "boxes", "boxes_per_person")
@@ -58,10 +57,19 @@ class Context:
         found = {name: self.measured(self.study.core, name) for name in self.study.presets}
         return {name: pairs for name, pairs in found.items() if pairs}
 
+    def named(self, word: str) -> str:
+        """Return a word with the name of the study, where it has one."""
+        return f"{word}_{self.study.name}" if self.study.name else word
+
     def figure(self, name: str) -> Path:
         """Return where a picture goes."""
-        (self.folder / FIGURES).mkdir(parents=True, exist_ok=True)
-        return self.folder / FIGURES / name
+        folder = self.folder / self.named("figures")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder / name
+
+    def picture(self, name: str, words: str) -> list[str]:
+        """Return the lines that show a picture."""
+        return [f"![{words}]({self.named('figures')}/{name})", ""]
 
 
 def core(context: Context) -> list[str]:
@@ -81,11 +89,12 @@ def core(context: Context) -> list[str]:
         *_names(arms),
         *tables.by_metric(arms, SHOWN),
         "",
-        *tables.gains(arms, COMPARED, BASE.name),
-        "",
-        *tables.gains(arms, COMPARED, SFT_LONGER.name),
-        "",
-        *_picture("core.png", "F1, precision and recall of each arm"),
+        *(
+            line
+            for before in _asked((BASE, SFT_LONGER, GRPO), context)
+            for line in [*tables.gains(arms, COMPARED, before.name), ""]
+        ),
+        *context.picture("core.png", "F1, precision and recall of each arm"),
     ]
 
 
@@ -107,7 +116,7 @@ def rewards(context: Context) -> list[str]:
         "",
         *tables.gains(arms, REWARD_SHOWN, GRPO.name),
         "",
-        *_picture("rewards.png", "precision and recall of each run"),
+        *context.picture("rewards.png", "precision and recall of each run"),
     ]
 
 
@@ -125,18 +134,19 @@ def domains(context: Context) -> list[str]:
         "",
         *tables.across(found, "F1"),
         "",
-        *tables.across(found, "F1", BASE.name),
-        "",
-        *tables.across(found, "F1", SFT_LONGER.name),
-        "",
-        f"`{GRPO.name}` against the start, then against being taught on:",
+        *(
+            line
+            for before in _asked((BASE, SFT_LONGER), context)
+            for line in [*tables.across(found, "F1", before.name), ""]
+        ),
+        f"`{GRPO.name}` against what else can be done:",
         "",
         *verdicts(context),
         "",
     ]
     if gains:
         plots.intervals(gains, f"F1 - F1 of {BASE.name}, paired", context.figure("domains.png"))
-        lines += _picture("domains.png", "gain in F1 over the starting model")
+        lines += context.picture("domains.png", "gain in F1 over the starting model")
     return lines
 
 
@@ -184,7 +194,7 @@ def looking(context: Context) -> list[str]:
             "",
             *tables.gain_harm(controls),
             "",
-            *_picture(f"looks_{name}.jpg", f"where the looks of {job.folder} land"),
+            *context.picture(f"looks_{name}.jpg", f"where the looks of {job.folder} land"),
         ]
     regions = context.start.rules.max_regions
     budget = {NONE: 0, **{first_regions(k).name: k for k in range(1, regions)}, OWN: regions}
@@ -197,7 +207,7 @@ def looking(context: Context) -> list[str]:
         for name, controls in found.items()
     }
     plots.budget(values, context.figure("budget.png"))
-    return lines + _picture("budget.png", "F1 against the number of regions looked at")
+    return lines + context.picture("budget.png", "F1 against the number of regions looked at")
 
 
 def learning(context: Context) -> list[str]:
@@ -216,7 +226,9 @@ def learning(context: Context) -> list[str]:
             "",
             *tables.training(logs),
             "",
-            *_picture(f"curves_{part}.png", "over steps: mean of the seeds, lowest and highest"),
+            *context.picture(
+                f"curves_{part}.png", "over steps: mean of the seeds, lowest and highest"
+            ),
         ]
     return ["## 5. While learning", "", *lines] if lines else []
 
@@ -235,7 +247,7 @@ def failures(context: Context) -> list[str]:
         words = f"the {len(places)} of {measured.count} {scenes} scenes with the {name} F1"
         page = gallery(measured, places, source, rules, words)
         page.save(context.figure(f"gallery_{name}.jpg"), quality=85)
-        lines += _picture(f"gallery_{name}.jpg", words)
+        lines += context.picture(f"gallery_{name}.jpg", words)
     return lines
 
 
@@ -247,7 +259,7 @@ def verdicts(context: Context) -> list[str]:
     found = context.everywhere()
     return [
         line
-        for before in (BASE, SFT_LONGER)
+        for before in _asked((BASE, SFT_LONGER), context)
         for line in tables.verdict(found, before.name, GRPO.name)
     ]
 
@@ -259,6 +271,11 @@ def grpo_leads(context: Context) -> bool:
         return False
     gains = [difference("F1", runs[arm.name], runs[GRPO.name]) for arm in (BASE, SFT_LONGER)]
     return all(gain.value is not None and gain.value > 0 for gain in gains)
+
+
+def _asked(arms: Sequence[Arm], context: Context) -> list[Arm]:
+    """Return those of some arms that the study has."""
+    return [arm for arm in arms if arm in context.study.core]
 
 
 def _gains(arm: Arm, found: Mapping[str, tables.ArmRuns]) -> dict[str, Interval]:
@@ -281,7 +298,3 @@ def _names(arms: tables.ArmRuns) -> list[str]:
     """Say what each arm is."""
     rows = [[f"`{arm.name}`", arm.says] for arm, _ in arms]
     return [*tables.markdown(["arm", "what"], rows, numbers=False), ""]
-
-
-def _picture(name: str, words: str) -> list[str]:
-    return [f"![{words}]({FIGURES}/{name})", ""]

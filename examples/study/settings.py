@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from arms import CORE, QUICK, Arm
+from arms import BASE, CHOICE, CORE, GRPO, LOOK_HEAVY, SFT_LONGER, Arm
 
 from dip_env.errors import ConfigError
 
@@ -27,6 +27,10 @@ class Study:
     """Each arm is trained once with each."""
     only: str = ",".join(PARTS)
     """Parts of the study, with commas between."""
+    arms: str = ",".join(arm.name for arm in CORE)
+    """Arms of the core and domains parts, with commas between; also grpo_look_heavy."""
+    name: str = ""
+    """Of the report: RESULTS_<name>.md with its pictures in figures_<name>; RESULTS.md without."""
     jobs: int = 2
     """Runs side by side, each a process of its own."""
     threads: int = 1
@@ -42,6 +46,9 @@ class Study:
     grpo is not ahead of both."""
     gpu: bool = False
     """The core rows with a larger model on a GPU; see the end of the report."""
+    night: bool = False
+    """What the look reward does where looking can still get better: arms with and without it learn
+    on night scenes, where the bundled model was not taught to look."""
     photos: Path | None = None
     """Folder of photographs with a COCO json, measured as a curiosity."""
     steps: int = 30
@@ -101,9 +108,12 @@ class Study:
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
                 raise ConfigError(f"{name}: expected different values, at least one, got {values}")
-        unknown = [part for part in self.only.split(",") if part not in PARTS]
-        if unknown:
-            raise ConfigError(f"only: expected some of {','.join(PARTS)}, got {unknown[0]!r}")
+        for name, choice in (("only", PARTS), ("arms", tuple(CHOICE))):
+            unknown = [word for word in getattr(self, name).split(",") if word not in choice]
+            if unknown:
+                raise ConfigError(
+                    f"{name}: expected some of {','.join(choice)}, got {unknown[0]!r}"
+                )
 
     @property
     def parts(self) -> tuple[Part, ...]:
@@ -114,7 +124,8 @@ class Study:
     @property
     def core(self) -> tuple[Arm, ...]:
         """The arms of the main table."""
-        return QUICK if self.quick else CORE
+        asked = self.arms.split(",")
+        return tuple(arm for name, arm in CHOICE.items() if name in asked)
 
     @property
     def episodes(self) -> int:
@@ -126,7 +137,8 @@ def defaults(arguments: Sequence[str]) -> Study:
     """Return the defaults that a command line starts from.
 
     Args:
-        arguments: of the command line; ``--quick`` and ``--gpu`` bring defaults of their own.
+        arguments: of the command line; ``--quick``, ``--gpu`` and ``--night`` bring defaults of
+            their own.
 
     Returns:
         The settings before the other arguments.
@@ -135,6 +147,7 @@ def defaults(arguments: Sequence[str]) -> Study:
     if "--gpu" in arguments:
         study = replace(
             study,
+            name="gpu",
             out=Path("runs/study_gpu"),
             model="runs/small/model",
             only="core,domains",
@@ -146,9 +159,22 @@ def defaults(arguments: Sequence[str]) -> Study:
             sft_learning_rate=1e-5,
             n=256,
         )
+    if "--night" in arguments:
+        arms = (BASE.name, GRPO.name, "grpo_no_look_reward", LOOK_HEAVY.name)
+        study = replace(
+            study,
+            name="night",
+            out=Path("runs/study_night"),
+            only="core,looking",
+            arms=",".join(arms),
+            train_preset="night",
+            presets=("night",),
+        )
     if "--quick" in arguments:
         study = replace(
             study,
+            name="quick",
+            arms=",".join((BASE.name, SFT_LONGER.name, GRPO.name)),
             seeds=(0,),
             only="core,domains",
             steps=25,

@@ -35,6 +35,7 @@ LAST = 10
 LOGGED = {
     "reward/total": "reward, each arm's own",
     "reward/accuracy": "accuracy term",
+    "reward/look": "look term",
     "rollout/looked": "rollouts that look",
     "rollout/boxes": "boxes an answer",
     "train/entropy": "entropy, nats a token",
