@@ -82,27 +82,73 @@ def group_advantages(
     if not bool(torch.isfinite(rewards_P_G).all()):
         raise ValueError(f"rewards: expected finite numbers, got {rewards_P_G.tolist()}")
     rewards = rewards_P_G.double()
-    mixed = spread(rewards)
-    if kind == "dr_grpo":
-        values = centred(rewards)
-    elif kind in ("grpo", "gigpo"):
-        values = centred(rewards) / (deviation(rewards, dim=1) + eps)
-    elif kind == "batch_std":
-        values = centred(rewards) / (deviation(rewards) + eps)
-    elif kind == "rloo":
-        members = rewards.shape[1]
-        values = centred(rewards) * (members / max(members - 1, 1))
-    elif kind == "gdpo":
+    if kind != "gdpo":
+        mixed = spread(rewards)
+        values = _scaled(centred(rewards), rewards, kind, eps)
+    else:
         terms, weights = _checked_terms(rewards, terms_P_G_K, term_weights)
-        differ = spread(terms)  # (P, K)
-        scores = centred(terms) / (deviation(terms, dim=1) + eps)
-        scores = torch.where(differ[:, None], scores, 0.0) @ weights
+        mixed = (spread(terms) & (weights > 0)).any(dim=1)
+        scores = _compared_alone(terms, eps) @ weights
         # The mean over the batch is that of the groups, 0 up to rounding.
         values = (scores - scores.mean()) / (deviation(scores) + eps)
-        mixed = (differ & (weights > 0)).any(dim=1)
-    else:
-        raise ValueError(f"kind: expected one of {get_args(AdvantageKind)}, got {kind!r}")
     return Advantages(torch.where(mixed[:, None], values, 0.0).float(), mixed)
+
+
+def term_part(
+    terms_P_G_K: Tensor,
+    term_weights: Sequence[float] | Tensor,
+    term: int,
+    kind: AdvantageKind = "batch_std",
+    eps: float = 1e-4,
+) -> Tensor:
+    """Return how much of every advantage comes from one reward term (source: ours).
+
+    Every kind is linear in the terms once its deviations are known, so that the parts of all terms
+    add up to the advantages of ``group_advantages``.
+
+    Args:
+        terms_P_G_K: unweighted reward terms (P, G, K).
+        term_weights: weight of each term, K numbers; the rewards are the weighted sums.
+        term: which of the K.
+        kind: of the advantage; that of ``gigpo`` is its episodes' part.
+        eps: added to the standard deviation, in units of reward.
+
+    Returns:
+        float32 (P, G); 0 for groups that are not mixed.
+
+    Raises:
+        ValueError: as ``group_advantages``.
+    """
+    weights = torch.as_tensor(term_weights, dtype=torch.float64)
+    rewards = terms_P_G_K.double() @ weights
+    mixed = group_advantages(rewards, kind, eps, terms_P_G_K, weights).mixed
+    if kind == "gdpo":
+        alone = _compared_alone(terms_P_G_K.double(), eps)
+        part = alone[..., term] * weights[term] / (deviation(alone @ weights) + eps)
+    else:
+        own = centred(terms_P_G_K[..., term].double()) * weights[term]
+        part = _scaled(own, rewards, kind, eps)
+    return torch.where(mixed[:, None], part, 0.0).float()
+
+
+def _scaled(differences: Tensor, rewards: Tensor, kind: AdvantageKind, eps: float) -> Tensor:
+    """Bring differences (P, G) to a siblings' mean to the scale that a kind gives these rewards."""
+    if kind == "dr_grpo":
+        return differences
+    if kind in ("grpo", "gigpo"):
+        return differences / (deviation(rewards, dim=1) + eps)
+    if kind == "batch_std":
+        return differences / (deviation(rewards) + eps)
+    if kind == "rloo":
+        members = rewards.shape[1]
+        return differences * (members / max(members - 1, 1))
+    raise ValueError(f"kind: expected one of {get_args(AdvantageKind)}, got {kind!r}")
+
+
+def _compared_alone(terms: Tensor, eps: float) -> Tensor:
+    """Compare each term (P, G, K) with that of the siblings; 0 where theirs are all equal."""
+    scores = centred(terms) / (deviation(terms, dim=1) + eps)
+    return torch.where(spread(terms)[:, None], scores, 0.0)
 
 
 def spread(values: Tensor) -> Tensor:

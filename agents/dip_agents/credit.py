@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
+from torch import Tensor
 
-from dip_agents.advantages import AdvantageKind, Advantages, group_advantages
+from dip_agents.advantages import AdvantageKind, Advantages, group_advantages, term_part
 from dip_agents.turn_credit import turn_advantages
 
 if TYPE_CHECKING:
     from dip_agents.rollouts import Rollout, RolloutGroup
+
+LookCredit = Literal["episode", "causal"]
+LOOK = "look"
 
 
 def credit(
@@ -19,6 +23,7 @@ def credit(
     kind: AdvantageKind = "batch_std",
     turn_weight: float = 1.0,
     turn_discount: float = 0.95,
+    look_credit: LookCredit = "episode",
 ) -> Advantages:
     """Return the advantages of all rollouts of a step.
 
@@ -29,29 +34,32 @@ def credit(
             (``info["anchors"]``) to that of the episode.
         turn_weight: of the turns' part in ``gigpo``.
         turn_discount: of later rewards in ``gigpo``, per turn.
+        look_credit: ``episode`` pays the look term to every turn of a rollout, ``causal`` to the
+            turns that could still look. What is ambiguous is measured on the siblings, so that
+            nothing a rollout says after its last look can change the term: there it is noise, and
+            leaving it out moves no expected gradient (source: ours).
 
     Returns:
         The advantages.
 
     Raises:
-        ValueError: when groups differ in size, or rollouts lack what the kind reads.
+        ValueError: when groups differ in size, or rollouts lack what is read.
     """
+    found = _compared(groups, kind, turn_weight, turn_discount)
+    return found if look_credit == "episode" else _causal(found, groups, kind)
+
+
+def _compared(
+    groups: Sequence[RolloutGroup], kind: AdvantageKind, turn_weight: float, turn_discount: float
+) -> Advantages:
+    """Return the advantages, the look term being paid to every turn."""
     rewards = torch.tensor(
         [[rollout.reward for rollout in group.rollouts] for group in groups], dtype=torch.float64
     )
     if kind == "gdpo":
-        weights = groups[0].rollouts[0].weights
-        if not weights:
-            raise ValueError("gdpo: expected Rollout.weights to name the reward terms, got none")
-        terms = [
-            [[rollout.terms[name] for name in weights] for rollout in group.rollouts]
-            for group in groups
-        ]
+        terms, weights = _terms(groups, kind)
         return group_advantages(
-            rewards,
-            kind,
-            terms_P_G_K=torch.tensor(terms, dtype=torch.float64),
-            term_weights=list(weights.values()),
+            rewards, kind, terms_P_G_K=terms, term_weights=list(weights.values())
         )
     episodes = group_advantages(rewards, kind)
     if kind != "gigpo":
@@ -74,6 +82,38 @@ def credit(
             ]
         )
     return Advantages(episodes.values, mixed, turns)
+
+
+def _causal(found: Advantages, groups: Sequence[RolloutGroup], kind: AdvantageKind) -> Advantages:
+    """Take the look term's part off the turns that had no look left."""
+    terms, weights = _terms(groups, "causal look_credit")
+    if LOOK not in weights:
+        raise ValueError(f"causal look_credit: expected a term {LOOK!r}, got {list(weights)}")
+    part = term_part(terms, list(weights.values()), list(weights).index(LOOK), kind).tolist()
+    turns: list[list[list[float]]] = [[] for _ in groups]
+    for row, group in enumerate(groups):
+        for member, rollout in enumerate(group.rollouts):
+            left = rollout.info.get("looks_left")
+            if left is None:
+                raise ValueError(
+                    'causal look_credit: expected Rollout.info["looks_left"], got none'
+                )
+            paid = [float(found.values[row, member])] * len(left)
+            if found.turns is not None:
+                paid = list(found.turns[row][member])
+            turns[row].append(
+                [p if n else p - part[row][member] for p, n in zip(paid, left, strict=True)]
+            )
+    return Advantages(found.values, found.mixed, turns)
+
+
+def _terms(groups: Sequence[RolloutGroup], reader: str) -> tuple[Tensor, dict[str, float]]:
+    """Return the reward terms of all rollouts, (P, G, K), and the weight of each by name."""
+    weights = groups[0].rollouts[0].weights
+    if not weights:
+        raise ValueError(f"{reader}: expected Rollout.weights to name the reward terms, got none")
+    rows = [[[r.terms[name] for name in weights] for r in group.rollouts] for group in groups]
+    return torch.tensor(rows, dtype=torch.float64), weights
 
 
 def turn_rewards(rollout: Rollout) -> list[float]:

@@ -355,7 +355,13 @@ class GRPOTrainer:
 
     def _credit(self, groups: Sequence[RolloutGroup]) -> Advantages:
         config = self.config
-        return credit(groups, config.advantage, config.turn_weight, config.turn_discount)
+        return credit(
+            groups,
+            config.advantage,
+            config.turn_weight,
+            config.turn_discount,
+            config.look_credit,
+        )
 
     def _checked(self, groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
         sizes = [len(group.rollouts) for group in groups]

@@ -8,6 +8,7 @@ from typing import Literal, get_args
 
 from dip_agents.advantages import AdvantageKind
 from dip_agents.aggregation import AggregationKind
+from dip_agents.credit import LookCredit
 from dip_agents.entropy_target import LARGEST_WEIGHT
 from dip_agents.kl import KlKind
 from dip_agents.reward_schedule import parse_schedule
@@ -52,6 +53,8 @@ class GRPOConfig:
     """Weight of the turns' part of the advantage in gigpo, see ``turn_advantages``."""
     turn_discount: float = 0.95
     """What a reward is worth one turn earlier in gigpo; below 1 it counts against looking."""
+    look_credit: LookCredit = "episode"
+    """Whether the look term is paid to all turns, or only to those that could still look."""
     equal_groups: EqualGroups = "drop"
     """Groups of equal rewards teach nothing: leave them out, or play further scenes for them."""
     max_resamples: int = 3
@@ -161,6 +164,7 @@ class GRPOConfig:
             ("aggregation", AggregationKind),
             ("loss", LossKind),
             ("equal_groups", EqualGroups),
+            ("look_credit", LookCredit),
             ("kl_kind", KlKind),
             ("lr_schedule", LearningRateSchedule),
         ):

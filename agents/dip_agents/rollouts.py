@@ -27,10 +27,11 @@ class Rollout:
         buffer: its tokens.
         reward: total reward of the environment.
         terms: every reward term by name, unweighted, in [0, 1].
-        info: ``turns looks look_area boxes truth_count parse_failures ending transcript anchors``;
-            ending is ``answer``, ``max_turns`` or ``token_budget``; anchors name what was shown
-            before each turn (see ``turn_credit``). ``box_shapes`` adds its numbers. An environment
-            that pays turns one by one adds ``turn_rewards``, one number per turn.
+        info: ``turns looks look_area boxes truth_count parse_failures ending transcript anchors
+            looks_left``; ending is ``answer``, ``max_turns`` or ``token_budget``; anchors name what
+            was shown before each turn (see ``turn_credit``), and ``looks_left`` how often each turn
+            could still look. ``box_shapes`` adds its numbers. An environment that pays turns one by
+            one adds ``turn_rewards``, one number per turn.
         weights: of every term; the reward is the weighted sum.
     """
 
@@ -140,6 +141,7 @@ class _Table:
         first = next_anchor("", prompt.ids, [image.key for image in prompt.images])
         self.shown = [first] * group_size
         self.anchors: list[list[str]] = [[] for _ in range(group_size)]
+        self.looks_left: list[list[int]] = [[] for _ in range(group_size)]
         self.endings: list[str | None] = [None] * group_size
         self.seconds = time.perf_counter() - began
 
@@ -156,6 +158,7 @@ class _Table:
         buffer.append_policy(sample.ids, sample.logprobs)
         if sample.ids:  # a turn without tokens has nothing to learn
             self.anchors[member].append(self.shown[member])
+            self.looks_left[member].append(episode.looks_left)
         action = self.chat.text(sample.ids)
         turn = self.group.step_member(member, action)
         if self.recorder is not None:
@@ -184,16 +187,24 @@ class _Table:
     def rollouts(self) -> RolloutGroup:
         """Return what was played, after the end."""
         rollouts = [
-            _rollout(self.group, member, buffer, str(ending), anchors)
-            for member, (buffer, ending, anchors) in enumerate(
-                zip(self.buffers, self.endings, self.anchors, strict=True)
+            _rollout(
+                self.group,
+                member,
+                self.buffers[member],
+                str(self.endings[member]),
+                {"anchors": self.anchors[member], "looks_left": self.looks_left[member]},
             )
+            for member in range(len(self.buffers))
         ]
         return RolloutGroup(self.scene_index, rollouts, self.seconds)
 
 
 def _rollout(
-    group: EpisodeGroup, member: int, buffer: TokenBuffer, ending: str, anchors: list[str]
+    group: EpisodeGroup,
+    member: int,
+    buffer: TokenBuffer,
+    ending: str,
+    of_turns: dict[str, list[Any]],
 ) -> Rollout:
     episode, terms = group.episodes[member], group.terms[member]
     outcome, scene = episode.outcome, episode.scene
@@ -207,7 +218,7 @@ def _rollout(
         "parse_failures": sum(segments is None for segments in outcome.segments_per_turn),
         "ending": ending,
         "transcript": transcript,
-        "anchors": anchors,
+        **of_turns,
         **box_shapes(outcome.answer, outcome.looks, scene.truth, scene.size),
     }
     weights = episode.config.reward.weights

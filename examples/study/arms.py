@@ -22,6 +22,7 @@ class Arm:
         reward: fields of ``RewardConfig`` that differ from the library's defaults.
         rules: fields of ``EpisodeConfig`` that differ from the starting model's, in training and
             in measurement.
+        learning: fields of ``GRPOConfig`` that differ from the study's.
         fresh: each demonstration shows a scene of its own, instead of the scenes that the other
             arms learn from, as often as these play them.
     """
@@ -32,6 +33,7 @@ class Arm:
     learns: Learns = "rewards"
     reward: Mapping[str, Any] = field(default_factory=dict)
     rules: Mapping[str, Any] = field(default_factory=dict)
+    learning: Mapping[str, Any] = field(default_factory=dict)
     fresh: bool = False
 
 
@@ -75,7 +77,16 @@ LOOK_HEAVY = Arm(
 )
 """Asks whether the default weighs the look reward too little to do anything."""
 
-CHOICE: Mapping[str, Arm] = {arm.name: arm for arm in (*CORE, LOOK_HEAVY)}
+LOOK_CAUSAL = Arm(
+    "grpo_look_causal",
+    "as grpo_look_heavy, the look reward paid to the turns that could look",
+    "#117733",
+    reward=LOOK_HEAVY.reward,
+    learning={"look_credit": "causal"},
+)
+"""Asks whether it is in the way of the answers."""
+
+CHOICE: Mapping[str, Arm] = {arm.name: arm for arm in (*CORE, LOOK_HEAVY, LOOK_CAUSAL)}
 """Arms that the main table may hold, by name."""
 
 REWARDS = (

@@ -159,6 +159,7 @@ def _train(study: Study, start: Start, arm: Arm, seed: int) -> Job | None:
             kl_weight=study.kl_weight,
             eval_interval=study.watch_interval if study.watch_n else 0,
             seed=seed,
+            **arm.learning,
         )
         habits = GRPO_HABITS
     else:

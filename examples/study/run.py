@@ -3,6 +3,7 @@
     python examples/study/run.py                      # hours on two CPU cores; stop it at any time
     python examples/study/run.py --report             # what there is so far
     python examples/study/run.py --quick              # the main comparison, minutes
+    python examples/study/run.py --night              # what the look reward does on night scenes
     python examples/study/run.py --only core,domains  # parts: core, rewards, domains, looking
 
 Every arm starts from the same model and learns from the same scenes with the same number of

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from arms import BASE, CHOICE, CORE, GRPO, LOOK_HEAVY, SFT_LONGER, Arm
+from arms import BASE, CHOICE, CORE, GRPO, LOOK_CAUSAL, LOOK_HEAVY, SFT_LONGER, Arm
 
 from dip_env.errors import ConfigError
 
@@ -28,7 +28,8 @@ class Study:
     only: str = ",".join(PARTS)
     """Parts of the study, with commas between."""
     arms: str = ",".join(arm.name for arm in CORE)
-    """Arms of the core and domains parts, with commas between; also grpo_look_heavy."""
+    """Arms of the core and domains parts, with commas between; also grpo_look_heavy and
+    grpo_look_causal."""
     name: str = ""
     """Of the report: RESULTS_<name>.md with its pictures in figures_<name>; RESULTS.md without."""
     jobs: int = 2
@@ -160,7 +161,7 @@ def defaults(arguments: Sequence[str]) -> Study:
             n=256,
         )
     if "--night" in arguments:
-        arms = (BASE.name, GRPO.name, "grpo_no_look_reward", LOOK_HEAVY.name)
+        arms = (BASE.name, GRPO.name, "grpo_no_look_reward", LOOK_HEAVY.name, LOOK_CAUSAL.name)
         study = replace(
             study,
             name="night",

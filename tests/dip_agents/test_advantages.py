@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dip_agents.advantages import group_advantages
+from dip_agents.advantages import group_advantages, term_part
 
 KINDS = ["grpo", "dr_grpo", "batch_std", "rloo", "gigpo"]
 EVERY = [*KINDS, "gdpo"]
@@ -206,3 +206,21 @@ def test_terms_of_another_shape_are_named():
             terms_P_G_K=torch.full((1, 1, 1), torch.nan),
             term_weights=[1],
         )
+
+
+@pytest.mark.parametrize("kind", EVERY)
+@pytest.mark.parametrize("seed", range(5))
+def test_the_parts_of_all_terms_add_up_to_the_advantage(seed, kind):
+    rewards, terms = play(seed)
+    parts = [term_part(torch.as_tensor(terms), WEIGHTS, k, kind) for k in range(3)]
+    wanted = advantages(rewards, kind, terms).values
+    torch.testing.assert_close(sum(parts), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_part_is_the_difference_in_its_term_on_the_scale_of_the_reward():
+    # Rewards 0.5 and 0.1, weights 0.5: half of the first term, +-0.1, and of the second, +-0.3.
+    terms = torch.tensor([[[0.2, 0.8], [0.0, 0.2]]])
+    assert term_part(terms, [0.5, 0.5], 0, "dr_grpo").tolist()[0] == pytest.approx([0.05, -0.05])
+    assert term_part(terms, [0.5, 0.5], 1, "dr_grpo").tolist()[0] == pytest.approx([0.15, -0.15])
+    equal = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])  # what one term gives the other takes
+    assert term_part(equal, [0.5, 0.5], 0, "grpo").tolist() == [[0.0, 0.0]]

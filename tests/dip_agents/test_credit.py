@@ -81,3 +81,58 @@ def test_gigpo_without_anchors_is_refused():
     bare = SimpleNamespace(reward=1.0, info={})
     with pytest.raises(ValueError, match=r'gigpo: expected Rollout.info\["anchors"\], got none'):
         credit([group(bare, bare)], "gigpo")
+
+
+def looker(look, accuracy, left=(1, 0), **more):
+    terms = {"look": look, "accuracy": accuracy}
+    weights = {"look": 0.5, "accuracy": 0.5}
+    reward = 0.5 * look + 0.5 * accuracy
+    anchors = tuple(map(str, range(len(left))))
+    info = {"looks_left": list(left)}
+    return rollout(reward, anchors, terms=terms, weights=weights, info=info, **more)
+
+
+def test_causal_credit_pays_the_look_to_the_turns_that_could_look():
+    groups = [group(looker(1.0, 0.0), looker(0.0, 0.4), looker(0.2, 0.2, left=(2, 1, 1)))]
+    # Rewards 0.5, 0.2, 0.2, mean 0.3; without the look 0, 0.2, 0.1, mean 0.1.
+    got = credit(groups, "dr_grpo", look_credit="causal")
+    assert got.values[0].tolist() == pytest.approx([0.2, -0.1, -0.1])
+    assert got.turns[0][0] == pytest.approx([0.2, -0.1])
+    assert got.turns[0][1] == pytest.approx([-0.1, 0.1])
+    assert got.turns[0][2] == pytest.approx([-0.1, -0.1, -0.1])  # it could still look, and did not
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "batch_std", "rloo", "gdpo", "gigpo"])
+def test_causal_credit_of_looks_that_all_did_alike_changes_nothing(kind):
+    groups = [group(looker(0.3, 0.0), looker(0.3, 0.4)), group(looker(0.1, 0.1), looker(0.1, 0.2))]
+    every, causal = credit(groups, kind), credit(groups, kind, look_credit="causal")
+    assert torch.equal(every.values, causal.values)
+    for row, members in enumerate(causal.turns):
+        for member, turns in enumerate(members):
+            wanted = every.turns[row][member] if every.turns else [every.values[row, member]] * 2
+            assert turns == pytest.approx([float(w) for w in wanted])
+
+
+def test_causal_credit_adds_up_over_many_groups_to_the_credit_of_episodes():
+    """Where look and answer are independent, the answers' expected credit is the same."""
+    chances = torch.Generator().manual_seed(0)
+    draws = torch.rand(4000, 4, 2, generator=chances).tolist()
+    groups = [group(*(looker(look, right) for look, right in rows)) for rows in draws]
+    right = torch.tensor(draws)[..., 1]
+    turns = torch.tensor(credit(groups, "dr_grpo", look_credit="causal").turns)
+    pulls = (right - right.mean(dim=1, keepdim=True)) * turns[..., 1]
+    every = (right - right.mean(dim=1, keepdim=True)) * turns[..., 0]
+    assert float(pulls.mean()) == pytest.approx(float(every.mean()), abs=0.002)
+    assert float(pulls.var()) < 0.8 * float(every.var())  # and wavers less
+
+
+def test_causal_credit_says_what_it_lacks():
+    with pytest.raises(ValueError, match=r"causal look_credit: expected Rollout.weights"):
+        credit([group(rollout(0.0), rollout(1.0))], look_credit="causal")
+    terms = {"terms": {"accuracy": 1.0}, "weights": {"accuracy": 1.0}}
+    with pytest.raises(ValueError, match=r"expected a term 'look', got \['accuracy'\]"):
+        credit([group(rollout(1.0, **terms), rollout(1.0, **terms))], look_credit="causal")
+    bare = looker(1.0, 0.0)
+    del bare.info["looks_left"]
+    with pytest.raises(ValueError, match=r'expected Rollout.info\["looks_left"\], got none'):
+        credit([group(bare, looker(0.0, 0.0))], look_credit="causal")

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dip_agents.engines.base import Sampling
+from dip_agents.engines.base import Sample, Sampling
 from dip_agents.engines.hf import HFEngine
 from dip_agents.rollout_metrics import ENDINGS
 from dip_agents.rollouts import collect
@@ -187,6 +187,7 @@ def test_anchors_name_what_each_turn_was_shown(micro, toy, brief_rules):
         for rollout, row in zip(group.rollouts, anchors, strict=True):
             assert len(row) == len(turn_segments(rollout.buffer.loss_mask)) == rollout.info["turns"]
             assert len(set(row)) == len(row)
+            assert len(rollout.info["looks_left"]) == len(row)
         # Random words are no look: who failed in the same way reads the same message.
         env = {}
         for rollout, row in zip(group.rollouts, anchors, strict=True):
@@ -216,3 +217,24 @@ def test_an_answer_cut_by_the_budget_in_the_last_turn_counts_as_cut(micro, toy, 
         HFEngine(vlm), toy, [0], 4, rules, seed=0, sampling=Sampling(1.0, 20, prompt + 64)
     )
     assert {r.info["ending"] for r in roomy[0].rollouts} == {"max_turns"}
+
+
+class Says:
+    """An engine whose rows say given texts, one a turn."""
+
+    def __init__(self, vlm, texts):
+        self.chat, self.texts = vlm.chat, texts
+
+    def play(self, openings, group_size, reply, sampling, turn_seed):
+        for row, turns in enumerate(self.texts):
+            for text in turns:
+                ids = self.chat.tokenizer(text, add_special_tokens=False)["input_ids"]
+                reply(row, Sample(tuple(ids), (0.0,) * len(ids), truncated=False))
+
+
+def test_each_turn_knows_how_often_it_could_look(micro, toy, brief_rules):
+    look, answer = "<think>a</think><look>[[0,0,30,30]]</look>", "<answer>[]</answer>"
+    engine = Says(micro("qwen3_vl"), [[look, answer], [answer], ["neither", answer]])
+    (group,) = collect(engine, toy, [0], 3, replace(brief_rules, max_looks=1), seed=0)
+    assert [r.info["looks_left"] for r in group.rollouts] == [[1, 0], [1], [1, 1]]
+    assert [r.info["looks"] for r in group.rollouts] == [1, 0, 0]

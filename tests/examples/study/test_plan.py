@@ -112,6 +112,23 @@ def test_parts_ask_for_their_runs_only(load, toy_study, start):
     assert {job.seed for job in plan(quick, start)} == {None, 0}
 
 
+def test_the_night_study_asks_what_the_look_reward_does_where_looks_are_not_learned(load, start):
+    study = load("settings").defaults(["--night"])
+    found = trainings(load("plan").plan(study, start))
+    assert {arm for arm, _ in found} == {
+        "grpo", "grpo_no_look_reward", "grpo_look_heavy", "grpo_look_causal"
+    }  # fmt: skip
+    assert {job.setting["scenes"]["preset"] for job in found.values()} == {"night"}
+    paid = {arm: job.setting["rules"]["reward"] for (arm, _), job in found.items()}
+    assert paid["grpo_look_causal"] == paid["grpo_look_heavy"]
+    assert paid["grpo_look_heavy"]["look_weight"] == paid["grpo_look_heavy"]["accuracy_weight"]
+    terms = ("format_weight", "look_weight", "accuracy_weight")
+    assert sum(paid["grpo_look_heavy"][name] for name in terms) == pytest.approx(1.0)
+    assert sum(getattr(RewardConfig(), name) for name in terms) == pytest.approx(1.0)
+    credit = {arm: job.setting["config"]["look_credit"] for (arm, _), job in found.items()}
+    assert [arm for arm, kind in credit.items() if kind == "causal"] == ["grpo_look_causal"]
+
+
 def test_photographs_are_measured_when_they_are_given(load, toy_study, start):
     found = load("plan").plan(replace(toy_study, only="core"), start, photos="abc")
     photos = [job for job in found if job.scenes == "photos"]
@@ -123,6 +140,7 @@ def test_photographs_are_measured_when_they_are_given(load, toy_study, start):
     ("changes", "words"),
     [
         ({"only": "core,everything"}, "only: expected some of .*, got 'everything'"),
+        ({"arms": "base,gipo"}, "arms: expected some of base,.*, got 'gipo'"),
         ({"seeds": (1, 1)}, r"seeds: expected different values, at least one, got \(1, 1\)"),
         ({"jobs": 0}, "jobs: expected at least 1, got 0"),
     ],

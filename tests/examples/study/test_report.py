@@ -77,6 +77,21 @@ def test_the_same_folders_give_the_same_files(load, toy_study, context, jobs, fi
     assert written() == first
 
 
+def test_a_named_study_leaves_the_report_of_another_alone(load, toy_study, context, jobs, finish):
+    study = replace(toy_study, name="night", arms="base,grpo", only="core")
+    for job in load("plan").plan(study, context(study, jobs).start):
+        finish(job, study.out)
+    path = load("report").write_report(
+        context(study, load("plan").plan(study, context(study, jobs).start))
+    )
+    assert path.name == "RESULTS_night.md"
+    text = path.read_text()
+    assert "](figures_night/core.png)" in text
+    assert not (path.parent / "figures").exists()
+    assert "sft_longer" not in text  # nobody asked for it, so that nothing is missing
+    assert "not finished" not in text.lower()
+
+
 def test_a_report_on_parts_says_what_is_missing(load, toy_study, context, jobs, finish):
     done = [j for j in jobs if j.seed in (None, 0) and j.arm in ("base", "grpo")]
     done = [j for j in done if j.kind != "looking"]
