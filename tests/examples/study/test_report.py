@@ -148,7 +148,7 @@ def test_a_curve_is_smoothed_by_its_neighbours(load):
 
 def test_the_commands_of_the_report_know_their_options(load):
     words = set(re.findall(r"--[a-z-]+", load("run").__doc__))
-    assert words == {"--out", "--report", "--quick", "--only", "--write"}
+    assert words == {"--out", "--report", "--quick", "--night", "--only", "--write"}
     fields = load("settings").Study.__dataclass_fields__
     assert all(word[2:].replace("-", "_") in fields for word in words)
     assert Path(load("run").__file__).name == load("provenance").SCRIPT.rpartition("/")[2]
