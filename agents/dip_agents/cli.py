@@ -26,9 +26,10 @@ from dip_agents.cli_arguments import (
 from dip_agents.commands import SceneArgs, Score, run_scenes, run_score
 from dip_agents.engines.base import new_version
 from dip_agents.evaluate import evaluate, print_results
-from dip_agents.experiment_text import check_matplotlib, experiment_markdown, experiment_plot
+from dip_agents.experiment_text import experiment_markdown, experiment_plot
 from dip_agents.experiments import run_experiment, variations
 from dip_agents.models import load_model
+from dip_agents.needs import needs
 from dip_agents.oracle import OraclePolicy
 from dip_agents.policy import Policy
 from dip_agents.ranks import Ranks
@@ -241,7 +242,7 @@ def _evaluate(args: Evaluate, console: Console) -> int:
 
 
 def _experiment(args: Experiment, console: Console) -> int:
-    check_matplotlib()
+    needs("matplotlib", "play")
     ways = variations(
         args.kind, args.rules, view_sizes=args.view_sizes, tiles=args.tiles, seed=args.seed
     )

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from dip_agents.looking_text import gain_harm_table
 from dip_agents.markdown import number, shown, table
-from dip_env.errors import ConfigError
 
 Report = Mapping[str, Any]
 
@@ -50,18 +48,6 @@ def experiment_markdown(report: Report) -> str:
     if any("gain_harm" in arm for arm in report["arms"].values()):
         parts += ["Scenes in which F1 rose or fell against no looks:", gain_harm_table(report)]
     return "\n\n".join(parts) + "\n"
-
-
-def check_matplotlib() -> None:
-    """Say at once what is missing, not after the measurement.
-
-    Raises:
-        ConfigError: without matplotlib.
-    """
-    if find_spec("matplotlib") is None:
-        raise ConfigError(
-            'expected the package matplotlib for the plots: pip install "dip-env[play]"'
-        )
 
 
 def experiment_plot(report: Report, path: Path) -> None:

@@ -31,8 +31,8 @@ from sections import Context, grpo_leads, verdicts
 from settings import Study, defaults
 from transformers.utils.logging import disable_progress_bar
 
-from dip_agents.experiment_text import check_matplotlib
 from dip_agents.models import load_model
+from dip_agents.needs import needs
 from dip_agents.weights import fingerprint
 from dip_env.errors import ConfigError, DipError
 
@@ -63,7 +63,7 @@ def run(study: Study, command: str) -> int:
     Returns:
         0, or 1 when runs failed, or a quick study does not come out as the whole one.
     """
-    check_matplotlib()
+    needs("matplotlib", "play")
     start = start_of(study)
     jobs = plan(study, start, photos_of(study.photos))
     left = []

@@ -1,9 +1,7 @@
 import pytest
 from PIL import Image
 
-from dip_agents import experiment_text
-from dip_agents.experiment_text import check_matplotlib, experiment_markdown, experiment_plot
-from dip_env.errors import ConfigError
+from dip_agents.experiment_text import experiment_markdown, experiment_plot
 
 
 def values(**numbers):
@@ -54,9 +52,3 @@ def test_a_plot_is_drawn_of_each_kind(kind, arms, tmp_path):
         colours = picture.convert("RGB").getcolors(1 << 24)
     # The line and points of the first colour are there, (0, 114, 178).
     assert sum(count for count, colour in colours if colour == (0, 114, 178)) > 100
-
-
-def test_without_matplotlib_the_extra_is_named_before_anything_is_measured(monkeypatch):
-    monkeypatch.setattr(experiment_text, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match=r'pip install "dip-env\[play\]"'):
-        check_matplotlib()

@@ -132,7 +132,7 @@ def test_the_worst_and_the_best_scenes_are_chosen_the_same_way_always(load, colu
 
 
 def test_a_missing_matplotlib_is_named_before_hours_of_runs(load, monkeypatch, capsys):
-    monkeypatch.setattr("dip_agents.experiment_text.find_spec", lambda name: None)
+    monkeypatch.setattr("dip_agents.needs.find_spec", lambda name: None)
     assert load("run").main(["--report"]) == 2
     assert "error: expected the package matplotlib" in capsys.readouterr().err
 

@@ -1,0 +1,66 @@
+"""What every adapter plays: scenes and rules, told as to ``gym.make("DIPCrowd-v0", ...)``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from gymnasium.utils import seeding
+
+from dip_env.config import EpisodeConfig
+from dip_env.env import open_source, pick_scene
+from dip_env.episode import Episode
+from dip_env.group import EpisodeGroup
+from dip_env.scenes.base import SceneSource
+
+
+class Task:
+    """Scenes and rules.
+
+    Args:
+        scenes: as for ``DIPCrowdEnv``, like all further arguments.
+        root: folder of the data, for readers.
+        split: part of the data.
+        scene_seed: seed of a procedural source.
+        source_kwargs: further arguments of the source.
+        **rules: any field of ``EpisodeConfig`` and ``RewardConfig``.
+
+    Raises:
+        ConfigError: for an unknown name or a value out of range.
+    """
+
+    def __init__(
+        self,
+        scenes: str | SceneSource = "crowd",
+        root: str | None = None,
+        split: str = "train",
+        scene_seed: int = 0,
+        source_kwargs: Mapping[str, Any] | None = None,
+        **rules: Any,
+    ) -> None:
+        """Open the source."""
+        self.config = EpisodeConfig.from_keywords(rules)
+        self.source = open_source(scenes, root, split, scene_seed, source_kwargs)
+
+    def scene_of(self, seed: int) -> int:
+        """Return the scene that ``DIPCrowdEnv.reset(seed=seed)`` picks."""
+        return pick_scene(self.source, seeding.np_random(seed)[0])
+
+    def checked(self, scene: int) -> int:
+        """Return a scene's index.
+
+        Raises:
+            IndexError: for a scene that the source does not have.
+            TypeError: for an index that is not an integer.
+        """
+        return pick_scene(self.source, seeding.np_random(0)[0], scene)
+
+    def episode(self, scene: int) -> Episode:
+        """Start an episode on its own; its look term is measured by the annotation prior."""
+        index = self.checked(scene)
+        return Episode(self.source[index], self.config, index)
+
+    def group(self, scene: int, size: int) -> EpisodeGroup:
+        """Start a group; with three members or more the look term is measured on siblings."""
+        index = self.checked(scene)
+        return EpisodeGroup(self.source[index], self.config, size, scene_index=index)

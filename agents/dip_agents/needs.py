@@ -1,0 +1,24 @@
+"""The install line for a library that is not there."""
+
+from __future__ import annotations
+
+from importlib.util import find_spec
+
+from dip_env.errors import ConfigError
+
+
+def needs(package: str, extra: str) -> None:
+    """Say at once what is missing, and how to get it.
+
+    Args:
+        package: name to import.
+        extra: of this distribution that brings it.
+
+    Raises:
+        ConfigError: when the package is not installed.
+    """
+    if find_spec(package) is None:
+        raise ConfigError(
+            f"expected the package {package}, which is not installed: "
+            f'pip install "dip-env[{extra}]"'
+        )

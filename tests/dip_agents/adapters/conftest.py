@@ -1,0 +1,124 @@
+"""The parity suite: what every adapter must show and pay, whatever its trainer looks like."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from dip_agents.adapters.task import Task
+from dip_env.episode import Episode, Message
+
+RULES = {
+    "scenes": "toy", "view_size": 128, "crop_size": 64, "max_looks": 2, "max_regions": 2,
+    "max_turns": 3,
+}  # fmt: skip
+"""Keywords of the task, as for ``gym.make``; JSON values only."""
+SEEDS = (0, 1, 5)
+LOOK = "<think>closer</think><look>[[8,8,60,70],[64,10,120,90]]</look>"
+ANSWER = "<think>one</think><answer>[[30,40,50,90]]</answer>"
+SCRIPTS = (
+    (LOOK, ANSWER),
+    ("<think>at once</think><answer>[[10,40,30,90],[80,40,100,95]]</answer>",),
+    # Malformed, refused, and out of turns without an answer.
+    ("<look>[[1,2,3]]</look>", "<think>out</think><look>[[500,500,600,600]]</look>", "I wonder"),
+    # A look that is paid but not shown, as in a single pass.
+    ("<think>both</think><look>[[0,0,64,64]]</look><answer>[]</answer>",),
+)
+"""What four siblings say, turn by turn."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """One message of the environment.
+
+    Args:
+        text: what it says.
+        images: shape and bytes of each image.
+    """
+
+    text: str
+    images: tuple[tuple[tuple[int, ...], bytes], ...]
+
+
+@dataclass(frozen=True)
+class Played:
+    """One episode as a trainer saw it.
+
+    Args:
+        shown: messages of the environment, in order.
+        reward: in all.
+        terms: every reward term, unweighted.
+    """
+
+    shown: tuple[Shown, ...]
+    reward: float
+    terms: dict[str, float]
+
+
+def pixels(image: Any) -> tuple[tuple[int, ...], bytes]:
+    """Return shape and bytes of an image, as an array or as PIL's."""
+    array = np.asarray(image)
+    assert array.dtype == np.uint8
+    return array.shape, array.tobytes()
+
+
+def shown(text: str, images: Any = ()) -> Shown:
+    """Return a message in the form that is compared."""
+    return Shown(text, tuple(pixels(image) for image in images))
+
+
+def _of(message: Message) -> Shown:
+    return shown(message.text, message.images)
+
+
+def _played(episode: Episode, reward: float, terms: Any) -> Played:
+    messages = tuple(_of(m) for m in episode.transcript if m.role == "user")
+    return Played(messages, reward, terms.as_dict())
+
+
+def expected_alone(seed: int, **rules: Any) -> list[Played]:
+    """Play each script in an episode of its own, on the scene that a seed picks."""
+    task = Task(**RULES | rules)
+    found = []
+    for script in SCRIPTS:
+        episode = task.episode(task.scene_of(seed))
+        reward = sum(episode.step(text).reward for text in script)
+        assert episode.done and episode.score is not None
+        found.append(_played(episode, reward, episode.score.terms))
+    return found
+
+
+def expected_group(seed: int, **rules: Any) -> list[Played]:
+    """Play the scripts as one group, whose look terms are measured on siblings."""
+    task = Task(**RULES | rules)
+    group = task.group(task.scene_of(seed), len(SCRIPTS))
+    for member, script in enumerate(SCRIPTS):
+        for text in script:
+            group.step_member(member, text)
+    assert group.done
+    return [
+        _played(episode, score.terms.total(task.config.reward.weights), score.terms)
+        for episode, score in zip(group.episodes, group.scores, strict=True)
+    ]
+
+
+@pytest.fixture(params=SEEDS)
+def seed(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+@pytest.fixture
+def parity() -> SimpleNamespace:
+    """Everything above: RULES, SCRIPTS, expected_alone, expected_group, shown, Played."""
+    return SimpleNamespace(
+        RULES=RULES,
+        SCRIPTS=SCRIPTS,
+        Played=Played,
+        shown=shown,
+        expected_alone=expected_alone,
+        expected_group=expected_group,
+    )
