@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +54,64 @@ def write_coco(tmp_path: Path) -> Callable[..., Path]:
         return tmp_path
 
     return write
+
+
+class ChatTestServer(ThreadingHTTPServer):
+    """A server that speaks the chat protocol and keeps what it was asked."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _ChatHandler)
+        self.lock = threading.Lock()
+        self.bodies: list[dict[str, Any]] = []
+        self.headers: list[dict[str, str]] = []
+        self.paths: list[str] = []
+        self.now = self.most = 0
+        self.answer: Callable[[dict[str, Any]], Any] = lambda body: self.said("<answer>[]</answer>")
+        self.address = f"http://127.0.0.1:{self.server_address[1]}"
+
+    @staticmethod
+    def said(text: str, reason: str = "stop", **more: Any) -> tuple[int, dict[str, Any]]:
+        """Return status and JSON of an answer."""
+        message = {"role": "assistant", "content": text}
+        return 200, {"choices": [{"message": message, "finish_reason": reason, **more}]}
+
+
+class _ChatHandler(BaseHTTPRequestHandler):
+    server: ChatTestServer
+
+    def do_POST(self) -> None:
+        made = self.server
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with made.lock:
+            made.bodies.append(body)
+            made.headers.append(dict(self.headers))
+            made.paths.append(self.path)
+            made.now += 1
+            made.most = max(made.most, made.now)
+        status, content, *headers = made.answer(body)
+        with made.lock:
+            made.now -= 1
+        raw = content if isinstance(content, bytes) else json.dumps(content).encode()
+        self.send_response(status)
+        for name, value in headers:
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(raw)))
+        self.end_headers()
+        with contextlib.suppress(BrokenPipeError):  # the client has given up
+            self.wfile.write(raw)
+
+    def log_message(self, *args: Any) -> None:
+        pass
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[ChatTestServer]:
+    """Return a server whose ``answer`` (body -> status and JSON or bytes) a test may replace."""
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    made = ChatTestServer()
+    thread = threading.Thread(target=made.serve_forever, args=(0.01,))
+    thread.start()
+    yield made
+    made.shutdown()
+    thread.join()
+    made.server_close()

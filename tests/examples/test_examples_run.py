@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
@@ -71,13 +72,43 @@ def test_the_baselines_come_out_in_the_order_of_what_they_know():
     assert rewards["oracle, misses 50%"] > rewards["random"]
 
 
-def test_a_policy_of_ones_own_is_a_function_or_a_class():
-    out = run("own_policy.py", "--scenes", "toy")
-    assert "text only (n=4)" in out and "blobs (n=4)" in out
+def test_a_policy_of_ones_own_is_a_function_a_server_or_an_agent_without_words(server):
+    assert len((EXAMPLES / "own_policy.py").read_text().splitlines()) < 60
+
+    def look_then_answer(body):
+        if len(body["messages"]) == 1:
+            return server.said("<think>left</think><look>[[0,0,200,200]]</look>")
+        return server.said("<think>none</think><answer>[]</answer>")
+
+    server.answer = look_then_answer
+    out = run("own_policy.py", "--scenes", "toy", "--server", server.address, "--model", "mine")
+    assert "function (n=4)" in out and "server (n=4)" in out
     failures = next(line for line in out.splitlines() if "parse_failures" in line)
     assert failures.count("0.000 [0.000, 0.000]") == 2
-    gain = next(line for line in out.splitlines() if "F1" in line).split("│")[-2]
-    assert float(gain.split()[0]) > 0.5
+    found = re.search(r"agent without words: F1 ([\d.]+)", out)
+    assert found and float(found[1]) > 0.3
+    assert {body["model"] for body in server.bodies} == {"mine"}
+    assert len(server.bodies) == 8  # two turns in each of four scenes
+    parts = server.bodies[-1]["messages"][2]["content"]
+    assert any(part["type"] == "image_url" for part in parts)  # the crop
+    assert "server" not in run("own_policy.py", "--n", 2)
+
+
+def test_a_numeric_agent_learns_from_stable_baselines3(tmp_path):
+    pytest.importorskip("stable_baselines3", reason="the extra sb3 is not installed")
+    small = {
+        "--scenes": "toy", "--n": 2, "--curve-n": 2, "--train-scenes": 2, "--steps": 64,
+        "--seeds": 5, "--envs": 1, "--out": tmp_path,
+    }  # fmt: skip
+    out = run("train_sb3.py", *(word for pair in small.items() for word in pair))
+    rows = re.findall(r"^\| ([\w ,]+) \| ([\d.]+ \S+ \S+ \| ){2}([\d.]+)", out, re.M)
+    assert [row[0] for row in rows] == ["random", "grid scan", "PPO, seed 5", "knowing the truth"]
+    assert all(0 <= float(row[2]) <= 1 for row in rows)
+    curve = (tmp_path / "curves.csv").read_text().splitlines()
+    assert curve[0] == "seed,looks taken,F1" and curve[1].startswith("5,0,") and len(curve) == 3
+    assert (tmp_path / "ppo_5.zip").is_file()
+    with Image.open(tmp_path / "curves.png") as picture:
+        assert picture.width == 720
 
 
 def test_scenes_of_ones_own_are_checked_and_played():

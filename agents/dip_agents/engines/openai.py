@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dip_agents.chat_tokens import plain_text
 from dip_agents.engines.base import Chunk, EngineError, Reply, Sample, Sampling, TurnSeed
-from dip_agents.engines.openai_http import ChatServer, message_json
+from dip_agents.engines.openai_http import ChatServer, first_choice, message_json
 from dip_env.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ class OpenAIEngine:
 
     def _sample(self, row: _Row, answer: dict[str, Any]) -> Sample:
         """Return what the server said as a sample and append it to the row."""
-        choice = _first_choice(answer)
+        choice = first_choice(answer)
         text, truncated = choice["message"]["content"] or "", choice["finish_reason"] == "length"
         row.messages.append({"role": "assistant", "content": text})
         ids, logprobs = self._given_tokens(row, answer, choice)
@@ -205,21 +205,3 @@ class _Row:
     ids: list[int]
     messages: list[dict[str, Any]]
     turn: int = 0
-
-
-def _first_choice(answer: dict[str, Any]) -> dict[str, Any]:
-    """Return the choice of an answer, or say which field is missing."""
-    try:
-        choice = answer["choices"][0]
-        text, reason = choice["message"]["content"], choice["finish_reason"]
-    except (KeyError, IndexError, TypeError) as error:
-        raise EngineError(
-            "server: expected choices[0] with message.content and finish_reason, "
-            f"got {str(answer)[:200]} ({type(error).__name__}: {error})"
-        ) from error
-    if not (text is None or isinstance(text, str)) or reason not in ("stop", "length"):
-        raise EngineError(
-            "server: expected text that ended by stop or length, "
-            f"got {str(text)[:100]!r} and {reason!r}"
-        )
-    return choice

@@ -150,6 +150,24 @@ def message_json(message: Message, plain: Callable[[str], str]) -> dict[str, Any
     return {"role": message.role, "content": parts}
 
 
+def first_choice(answer: dict[str, Any]) -> dict[str, Any]:
+    """Return the choice of an answer, or say which field is missing."""
+    try:
+        choice = answer["choices"][0]
+        text, reason = choice["message"]["content"], choice["finish_reason"]
+    except (KeyError, IndexError, TypeError) as error:
+        raise EngineError(
+            "server: expected choices[0] with message.content and finish_reason, "
+            f"got {str(answer)[:200]} ({type(error).__name__}: {error})"
+        ) from error
+    if not (text is None or isinstance(text, str)) or reason not in ("stop", "length"):
+        raise EngineError(
+            "server: expected text that ended by stop or length, "
+            f"got {str(text)[:100]!r} and {reason!r}"
+        )
+    return choice
+
+
 def _read(error: urllib.error.HTTPError) -> bytes:
     """Return what came with an error status, as far as it came."""
     try:

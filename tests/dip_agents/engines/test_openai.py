@@ -1,13 +1,10 @@
 """Against a small server on this machine that speaks the protocol."""
 
 import base64
-import contextlib
 import io
-import json
 import logging
 import threading
 import time
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import numpy as np
 import pytest
@@ -33,49 +30,8 @@ def said(text, reason="stop", **more):
 
 
 @pytest.fixture
-def server(monkeypatch):
-    """Return a server whose ``answer`` (body -> status and JSON or bytes) a test may replace."""
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self):
-            body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            with made.lock:
-                made.bodies.append(body)
-                made.headers.append(dict(self.headers))
-                made.paths.append(self.path)
-                made.now += 1
-                made.most = max(made.most, made.now)
-            status, content, *headers = made.answer(body)
-            with made.lock:
-                made.now -= 1
-            raw = content if isinstance(content, bytes) else json.dumps(content).encode()
-            self.send_response(status)
-            for name, value in headers:
-                self.send_header(name, value)
-            self.send_header("Content-Length", str(len(raw)))
-            self.end_headers()
-            with contextlib.suppress(BrokenPipeError):  # the client has given up
-                self.wfile.write(raw)
-
-        def log_message(self, *args):
-            pass
-
-    made = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    made.lock = threading.Lock()
-    made.bodies, made.headers, made.paths, made.now, made.most = [], [], [], 0, 0
-    made.answer = lambda body: said(ANSWER)
-    made.address = f"http://127.0.0.1:{made.server_address[1]}"
-    thread = threading.Thread(target=made.serve_forever, args=(0.01,))
-    thread.start()
-    yield made
-    made.shutdown()
-    thread.join()
-    made.server_close()
-
-
-@pytest.fixture
 def engine(server, micro):
+    server.answer = lambda body: said(ANSWER)
     return OpenAIEngine(server.address, "small", micro().chat, backoff=0.0)
 
 

@@ -1,0 +1,169 @@
+"""A stable-baselines3 agent learns where to look; a simulated detector answers.
+
+    pip install "dip-env[sb3]"
+    python examples/train_sb3.py                     # PPO, seeds 0 to 2, some minutes on two cores
+
+The overview has a quarter of the scene's pixels along each side, so that most people are too small
+for the detector there, and three looks must do. PPO is compared with random looks, with a scan of
+fixed places and with looks that know the truth: as many looks, the same held-out scenes.
+"""
+
+from __future__ import annotations
+
+import csv
+import time
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import gymnasium as gym
+import torch
+import tyro
+from stable_baselines3 import PPO
+from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.vec_env import SubprocVecEnv
+
+import dip_env  # noqa: F401 (registers DIPCrowd-v0)
+from dip_agents.glimpse_policies import (
+    Chooser,
+    GridScan,
+    OracleLooks,
+    RandomLooks,
+    glimpse_scores,
+    play_glimpses,
+)
+from dip_env.scenes import SceneSource, make_source
+from dip_env.scenes.sliced import SlicedScenes
+from dip_env.scenes.stored import StoredScenes
+from dip_wrappers.glimpse import Glimpse, GridLooks, SimulatedDetector
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What is learned, and how long."""
+
+    out: Path = Path("runs/sb3")
+    """Folder of the models, the curves and the drawn scenes."""
+    scenes: str = "drone"
+    """Preset of the scenes."""
+    n: int = 256
+    """Held-out scenes of the table."""
+    curve_n: int = 64
+    """Further held-out scenes, played while PPO learns."""
+    train_scenes: int = 600
+    """Scenes to learn from."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Each learns anew."""
+    steps: int = 32_768
+    """Looks that each seed takes."""
+    envs: int = 4
+    """Environments side by side, each in a process of its own."""
+    shaping: float = 1.0
+    """What a look earns at once for what it adds to the accuracy; 0 pays at the end only."""
+    discount: float = 0.9
+    """Of PPO, and of the shaping."""
+
+
+class Curve(BaseCallback):
+    """Keep F1 on held-out scenes while PPO learns.
+
+    Args:
+        env: held-out scenes.
+        scenes: which of them.
+        interval: looks between two measurements.
+    """
+
+    def __init__(self, env: Glimpse, scenes: range, interval: int) -> None:
+        """Begin an empty curve."""
+        super().__init__()
+        self.env, self.scenes, self.interval = env, scenes, interval
+        self.rows: list[tuple[int, float]] = []
+
+    def measure(self) -> None:
+        """Add a point."""
+        scores = glimpse_scores(play_glimpses(self.model, self.env, self.scenes))
+        self.rows.append((self.num_timesteps, scores["F1"].value or 0.0))
+
+    def _on_rollout_start(self) -> None:
+        if not self.rows or self.num_timesteps - self.rows[-1][0] >= self.interval:
+            self.measure()
+
+    def _on_training_end(self) -> None:
+        self.measure()
+
+    def _on_step(self) -> bool:
+        return True
+
+
+def make_env(source: SceneSource, shaping: float, discount: float) -> Glimpse:
+    env = gym.make(
+        "DIPCrowd-v0", scenes=source, view_size=192, crop_size=192, max_looks=3, max_turns=5,
+        format_weight=0.0, look_weight=0.0, accuracy_weight=1.0, disable_env_checker=True,
+    )  # fmt: skip
+    return Glimpse(
+        env, SimulatedDetector(), GridLooks((3, 5)), cells=16, shaping=shaping, discount=discount,
+        keys=("looked", "found", "doubt", "budget"),
+    )  # fmt: skip
+
+
+def row(name: str, chooser: Chooser, env: Glimpse, scenes: range) -> None:
+    scores = glimpse_scores(play_glimpses(chooser, env, scenes))
+    cells = " | ".join(f"{v.value:.3f} [{v.low:.3f}, {v.high:.3f}]" for v in scores.values())
+    print(f"| {name} | {cells} |", flush=True)
+
+
+def main(settings: Settings) -> None:
+    torch.set_num_threads(1)  # the environments have the other cores
+    began = time.perf_counter()
+
+    def drawn(split: str) -> SceneSource:
+        # Drawing a scene takes as long as thirty looks at it: keep what is drawn.
+        folder = settings.out / "scenes" / settings.scenes / split
+        return StoredScenes(make_source(settings.scenes, split=split), folder)
+
+    held_out = make_env(drawn("val"), 0.0, settings.discount)
+    measured = range(settings.n)
+    watched = range(settings.n, settings.n + settings.curve_n)
+    print("| looks | precision | recall | F1 |\n|---|---:|---:|---:|")
+    row("random", RandomLooks(held_out), held_out, measured)
+    row("grid scan", GridScan(held_out), held_out, measured)
+    learn_from = SlicedScenes(drawn("train"), 0, settings.train_scenes)
+    make = partial(make_env, learn_from, settings.shaping, settings.discount)
+    curves: dict[int, list[tuple[int, float]]] = {}
+    for seed in settings.seeds:
+        envs = SubprocVecEnv([make] * settings.envs)
+        model = PPO(
+            "MultiInputPolicy", envs, n_steps=1024 // settings.envs, batch_size=256, n_epochs=4,
+            gamma=settings.discount, learning_rate=1e-3, ent_coef=0.01, seed=seed, device="cpu",
+            policy_kwargs={"net_arch": [128]},
+        )  # fmt: skip
+        curve = Curve(held_out, watched, settings.steps // 8)
+        model.learn(settings.steps, callback=curve)
+        envs.close()
+        model.save(settings.out / f"ppo_{seed}")
+        curves[seed] = curve.rows
+        row(f"PPO, seed {seed}", model, held_out, measured)
+    row("knowing the truth", OracleLooks(held_out), held_out, measured)
+    save_curves(curves, settings.out)
+    print(f"{(time.perf_counter() - began) / 60:.1f} minutes; models and curves: {settings.out}")
+
+
+def save_curves(curves: dict[int, list[tuple[int, float]]], folder: Path) -> None:
+    from matplotlib.figure import Figure
+
+    figure = Figure((6, 3.5), layout="constrained")
+    axis = figure.subplots()
+    with (folder / "curves.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["seed", "looks taken", "F1"])
+        for seed, rows in curves.items():
+            writer.writerows([seed, steps, f"{f1:.4f}"] for steps, f1 in rows)
+            axis.plot(*zip(*rows, strict=True), marker="o", markersize=3, label=f"seed {seed}")
+    axis.set(xlabel="looks taken while learning", ylabel="F1, further held-out scenes")
+    axis.legend(frameon=False)
+    axis.grid(alpha=0.3)
+    figure.savefig(folder / "curves.png", dpi=120)
+
+
+if __name__ == "__main__":
+    main(tyro.cli(Settings, description=__doc__.splitlines()[0]))
