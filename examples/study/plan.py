@@ -21,7 +21,7 @@ from dip_agents.grpo_config import GRPOConfig
 from dip_agents.sft import SFTConfig
 from dip_env.config import EpisodeConfig, RewardConfig
 
-Kind = Literal["train", "measure", "looking"]
+Kind = Literal["train", "measure", "looking", "noise"]
 
 FIRST_SCENE = 100_000_000
 """Training scenes of the study begin here, beyond those that any model was taught on."""
@@ -136,6 +136,8 @@ def _wanted(study: Study, start: Start, photos: str | None) -> Iterator[Job]:
             yield _measure(study, start, arm, _train(study, start, arm, seed), in_domain)
         for arm in (BASE, GRPO) if "looking" in study.parts else ():
             yield _looking(study, start, arm, _train(study, start, arm, seed), in_domain)
+        if "looking" in study.parts:
+            yield _noise(study, start, in_domain)
         for arm in (BASE, SFT_LONGER, GRPO) if photos else ():
             trained = _train(study, start, arm, seed)
             job = _measure(study, start, arm, trained, PHOTOS)
@@ -218,6 +220,19 @@ def _looking(study: Study, start: Start, arm: Arm, trained: Job | None, preset: 
         **_of_model(study, start, arm, trained),
     }
     return Job("looking", arm.name, trained.seed if trained else None, preset, setting, trained)
+
+
+def _noise(study: Study, start: Start, preset: str) -> Job:
+    setting = {
+        "kind": "noise",
+        "scenes": {"preset": preset, "first": FIRST_MEASURED, "count": study.looking_n},
+        "group_size": study.group_size,
+        "temperature": study.temperature,
+        "start": start.fingerprint,
+        "rules": asdict(rules_of(GRPO, start, trained=True)),
+        "limits": {"max_new_tokens": study.max_new_tokens, "token_budget": study.token_budget},
+    }
+    return Job("noise", BASE.name, None, preset, setting)
 
 
 def _of_model(study: Study, start: Start, arm: Arm, trained: Job | None) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from typing import Any
 
 from looking import load_looking
 from measure import Columns, Measured
+from noise import load_noise
 from plan import Job, Kind
 from runs import finished, record_of
 from stats import Runs
@@ -65,6 +66,10 @@ class Results:
             for control, columns in load_looking(self.out / job.folder).items():
                 found.setdefault(control, {})[job.seed] = columns
         return found
+
+    def noise(self, arm: str) -> Runs:
+        """Return the sums of two groups in each scene; empty where nothing is finished."""
+        return {job.seed: load_noise(self.out / job.folder) for job in self.jobs("noise", arm)}
 
     def logs(self, arm: str) -> dict[int | None, list[dict[str, float | None]]]:
         """Return the logged numbers of each step, by seed; without runs that logged nothing."""

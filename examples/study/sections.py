@@ -196,6 +196,18 @@ def looking(context: Context) -> list[str]:
             "",
             *context.picture(f"looks_{name}.jpg", f"where the looks of {job.folder} land"),
         ]
+    noise = context.results.noise(BASE.name)
+    if noise:
+        lines += [
+            f"### Is what the look reward pays a signal? Two groups of {context.study.group_size} "
+            f"by `{BASE.name}`",
+            "",
+            f"Rollouts at temperature {context.study.temperature:g} in "
+            f"{context.study.looking_n} scenes; the differences to a scene's mean, pooled.",
+            "",
+            *tables.noise(noise),
+            "",
+        ]
     regions = context.start.rules.max_regions
     budget = {NONE: 0, **{first_regions(k).name: k for k in range(1, regions)}, OWN: regions}
     values = {

@@ -52,6 +52,16 @@ def _f1(sums: Sums) -> Floats:
     return _over(2 * sums.of("tp"), sums.of("counted") + sums.of("people")[:, None])
 
 
+def _correlation(pair: str) -> Callable[[Sums], Floats]:
+    """Correlation of a pair of ``noise.py`` within scenes, pooled over them."""
+
+    def metric(sums: Sums) -> Floats:
+        spreads = np.sqrt(sums.of(f"{pair}_xx") * sums.of(f"{pair}_yy"))
+        return _over(sums.of(f"{pair}_xy"), spreads)
+
+    return metric
+
+
 METRICS: Mapping[str, Callable[[Sums], Floats]] = {
     "F1": lambda sums: _f1(sums)[:, 0],
     "precision": lambda sums: _over(sums.of("tp")[:, 0], sums.of("counted")[:, 0]),
@@ -67,10 +77,16 @@ METRICS: Mapping[str, Callable[[Sums], Floats]] = {
     "look_area": _per_episode("area"),
     "covered": lambda sums: _over(sums.of("covered"), sums.of("ambiguous")),
     "reward": _per_episode("reward"),
+    "same_people": _correlation("people"),
+    "same_look": _correlation("look"),
+    "as_prior": _correlation("prior"),
+    "with_accuracy": _correlation("accuracy"),
+    "look_share": lambda sums: _over(sums.of("weighed_look"), sums.of("weighed_reward")),
 }
 """Metrics by name, each from sums over scenes; NaN where one is not defined. Boxes and people are
 those that count; ``well_formed`` is the format term, and F1 is at IoU 0.5. Where looks landed
-(``regions``, ``look_area``, ``covered``) is known in the part on looking only."""
+(``regions``, ``look_area``, ``covered``) is known in the part on looking only, and the correlations
+(the last ones) where two groups played."""
 
 
 def value(metric: str, runs: Runs) -> Interval:

@@ -44,6 +44,15 @@ LOGGED = {
 }
 """What the curves show, by log key."""
 
+NOISE = {
+    "same_people": "who is ambiguous, to one group and to another",
+    "same_look": "the look term of a rollout, on its siblings and on another group",
+    "as_prior": "the look term, on siblings and by the annotation prior",
+    "with_accuracy": "the look term and the accuracy term of a rollout",
+    "look_share": "squares of the look term's part of the reward, over those of the reward",
+}
+"""What two groups in each scene tell, by metric."""
+
 ArmRuns = Sequence[tuple[Arm, Runs]]
 """Arms with their runs on the same scenes, those without any left out."""
 
@@ -208,6 +217,16 @@ def gain_harm(controls: Mapping[str, Runs]) -> list[str]:
         )
     header = ["looks, against none", "F1 rose", "fell", "stayed", "mean rise", "mean fall"]
     return markdown(header, rows)
+
+
+def noise(runs: Runs) -> list[str]:
+    """Say what two groups agree on, and what the look term has to do with the rest.
+
+    Args:
+        runs: of ``noise.py``.
+    """
+    rows = [[words, show(value(metric, runs))] for metric, words in NOISE.items()]
+    return markdown(["within scenes", "correlation, or share"], rows)
 
 
 def training(

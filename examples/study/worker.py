@@ -25,12 +25,15 @@ from typing import Any
 import torch
 from looking import measure_looking
 from measure import greedy, measure
+from noise import measure_noise
 from plan import GRPO_HABITS, SFT_HABITS
 from provenance import provenance
 from rich.console import Console
 from runs import DONE, JOB, write_whole
 from transformers.utils.logging import disable_progress_bar
 
+from dip_agents.engines.base import Sampling
+from dip_agents.engines.choose import engine_for
 from dip_agents.grpo_config import GRPOConfig
 from dip_agents.models import LoadedModel, load_model, save_model
 from dip_agents.recipes import measure_model, reinforce, teach
@@ -99,6 +102,11 @@ def _do(job: Mapping[str, Any], folder: Path) -> None:
     else:
         held_out, indices = held_out_scenes(setting["scenes"], job["photos"])
         rules = read_rules(setting["rules"])
+        if setting["kind"] == "noise":
+            sampling = Sampling(setting["temperature"], **setting["limits"])
+            engine = engine_for(loaded.vlm)
+            measure_noise(engine, held_out, indices, rules, setting["group_size"], sampling, folder)
+            return
         policy = greedy(loaded.vlm, setting["limits"])
         if setting["kind"] == "looking":
             measure_looking(policy, held_out, indices, rules, folder)

@@ -14,6 +14,7 @@ import pytest
 
 from dip_agents.oracle import OraclePolicy
 from dip_env.config import EpisodeConfig
+from dip_env.episode import Episode
 from dip_env.scenes import ToyScenes
 
 
@@ -38,6 +39,16 @@ def columns() -> Callable[..., dict[str, np.ndarray]]:
     return make
 
 
+def oracle_outcome(source: Any, index: int, rules: EpisodeConfig, seed: int) -> Any:
+    """Return what comes of an oracle's flawed episode."""
+    policy = OraclePolicy(source, rules, miss_rate=0.4, jitter=0.1)
+    episode = Episode(source[index], rules, index)
+    while not episode.done:
+        (said,) = policy.act([episode.observation()], [seed])
+        episode.step(said.text)
+    return episode.outcome
+
+
 @pytest.fixture
 def finish(load) -> Callable[..., None]:
     """Return a function that finishes a run without a model: a flawed oracle plays toy scenes."""
@@ -56,7 +67,15 @@ def finish(load) -> Callable[..., None]:
             source = ToyScenes()
             policy = OraclePolicy(source, rules, miss_rate=miss_rate)
             indices = range(job.setting["scenes"]["count"])
-            if job.kind == "looking":
+            if job.kind == "noise":
+                noise, size = load("noise"), job.setting["group_size"]
+                rows = []
+                for index in indices:
+                    said = [oracle_outcome(source, index, rules, k) for k in range(2 * size)]
+                    parts = said[:size], said[size:]
+                    rows.append(noise.scene_columns(*parts, source[index], rules))
+                noise.save_noise(rows, indices, folder)
+            elif job.kind == "looking":
                 load("looking").measure_looking(policy, source, indices, rules, folder)
             else:
                 load("measure").measure(policy, source, indices, rules).save(folder)

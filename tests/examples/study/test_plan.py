@@ -104,6 +104,7 @@ def test_parts_ask_for_their_runs_only(load, toy_study, start):
     looking = plan(replace(toy_study, only="looking"), start)
     assert {(job.kind, job.arm) for job in looking} == {
         ("looking", "base"),
+        ("noise", "base"),
         ("looking", "grpo"),
         ("train", "grpo"),
     }
