@@ -29,7 +29,7 @@ class Arm:
 
     name: str
     says: str
-    colour: str
+    colour: str = "#000000"
     learns: Learns = "rewards"
     reward: Mapping[str, Any] = field(default_factory=dict)
     rules: Mapping[str, Any] = field(default_factory=dict)

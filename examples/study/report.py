@@ -11,6 +11,7 @@ from typing import Any
 from results import Results
 from sections import SECTIONS, Context
 from stats import ROUNDS
+from summary import summary
 from tables import markdown, plural
 
 INTERVALS = f"""\
@@ -46,7 +47,7 @@ def write_report(context: Context) -> Path:
     Returns:
         The file.
     """
-    lines = head(context)
+    lines = head(context) + summary(context.study, context.results)
     for section in SECTIONS:
         lines += section(context)
     lines += runs(context.results)

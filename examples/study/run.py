@@ -27,8 +27,9 @@ from provenance import command_of
 from report import write_report
 from results import Results
 from runs import Ways, play
-from sections import Context, grpo_leads, verdicts
+from sections import Context, grpo_leads
 from settings import Study, defaults
+from summary import verdicts
 from transformers.utils.logging import disable_progress_bar
 
 from dip_agents.models import load_model
@@ -81,7 +82,7 @@ def run(study: Study, command: str) -> int:
     folder = Path(__file__).parent if study.write else study.out
     context = Context(study, start, Results(jobs, study.out), folder)
     path = write_report(context)
-    print("\n".join(verdicts(context)))
+    print("\n".join(verdicts(study, context.results)))
     print(f"{path}: {len(context.results.done)} of {len(jobs)} runs")
     if study.quick and not grpo_leads(context):
         print(f"{GRPO.name} is not ahead of {BASE.name} and {SFT_LONGER.name}", file=sys.stderr)

@@ -139,10 +139,13 @@ def domains(context: Context) -> list[str]:
             for before in _asked((BASE, SFT_LONGER), context)
             for line in [*tables.across(found, "F1", before.name), ""]
         ),
-        f"`{GRPO.name}` against what else can be done:",
+        "What changes there: people found, boxes that hold one, boxes for each person.",
         "",
-        *verdicts(context),
-        "",
+        *(
+            line
+            for metric in ("recall", "precision", "boxes_per_person")
+            for line in [*tables.across(_kept(found, (BASE, SFT_LONGER, GRPO)), metric), ""]
+        ),
     ]
     if gains:
         plots.intervals(gains, f"F1 - F1 of {BASE.name}, paired", context.figure("domains.png"))
@@ -266,16 +269,6 @@ def failures(context: Context) -> list[str]:
 SECTIONS = (core, rewards, domains, photos, looking, learning, failures)
 
 
-def verdicts(context: Context) -> list[str]:
-    """Say how GRPO compares with the start and with being taught on, scenes by scenes."""
-    found = context.everywhere()
-    return [
-        line
-        for before in _asked((BASE, SFT_LONGER), context)
-        for line in tables.verdict(found, before.name, GRPO.name)
-    ]
-
-
 def grpo_leads(context: Context) -> bool:
     """Tell whether GRPO's F1 in-domain is above that of the start and of being taught on."""
     runs = {arm.name: own for arm, own in context.everywhere().get(context.study.presets[0], ())}
@@ -283,6 +276,11 @@ def grpo_leads(context: Context) -> bool:
         return False
     gains = [difference("F1", runs[arm.name], runs[GRPO.name]) for arm in (BASE, SFT_LONGER)]
     return all(gain.value is not None and gain.value > 0 for gain in gains)
+
+
+def _kept(found: Mapping[str, tables.ArmRuns], arms: Sequence[Arm]) -> dict[str, tables.ArmRuns]:
+    """Return the runs of some arms only."""
+    return {scenes: [p for p in pairs if p[0] in arms] for scenes, pairs in found.items()}
 
 
 def _asked(arms: Sequence[Arm], context: Context) -> list[Arm]:

@@ -34,7 +34,15 @@ def test_a_report_holds_every_part_and_its_pictures(load, toy_study, context, jo
         finish(job, toy_study.out, miss_rate=0.6 if job.arm == "base" else 0.2, steps=12)
     path = load("report").write_report(context(toy_study, jobs))
     text = path.read_text()
-    for heading in ("## 1. What", "## 2. Acc", "## 3. In", "## 4. Does", "## 5. W", "## 6. W"):
+    for heading in (
+        "## What comes out",
+        "## 1. What",
+        "## 2. Acc",
+        "## 3. In",
+        "## 4. Does",
+        "## 5. W",
+        "## 6. W",
+    ):
         assert heading in text
     assert "Not finished" not in text
     assert "- Command: `python examples/study/run.py`" in text
@@ -102,8 +110,21 @@ def test_a_report_on_parts_says_what_is_missing(load, toy_study, context, jobs, 
     missing = [job for job in jobs if job not in done]
     assert all(f"- `{job.folder}`" in text for job in missing)
     assert "`sft_longer` is not finished: nothing to compare with." in text
-    assert "- `toy`: `grpo` is" in text and "- `toy`: not finished." in text
+    said = text.partition("## What comes out")[2].partition("## 1.")[0]
+    assert "- `toy`: `grpo` is" in said and "than `sft_longer`" not in said
     assert "## 4." not in text
+
+
+def test_what_comes_out_compares_all_that_can_be_compared(load, toy_study, jobs, finish):
+    for job in jobs:
+        finish(job, toy_study.out, miss_rate=0.0 if job.arm == "grpo" else 0.9)
+    said = load("summary").summary(toy_study, load("results").Results(jobs, toy_study.out))
+    lines = [line for line in said if line.startswith("- ")]
+    for arm in ("base", "sft_longer", "grpo_no_look_reward", "grpo_accuracy_only", "weighted_05"):
+        (line,) = (line for line in lines if f"than `{arm}`" in line)
+        assert line.startswith("- `toy`: `grpo` is **better** than")
+    assert sum("`own looks` is" in line for line in lines) == 2
+    assert len(lines) == len({*lines}) == 2 + 4 + 5 + 2
 
 
 @pytest.mark.parametrize(("misses", "ahead"), [(0.0, True), (0.6, False)])
@@ -121,7 +142,7 @@ def test_grpo_leads_where_it_finds_more_than_both(
 def test_nothing_finished_is_a_report_too(load, toy_study, context, jobs):
     text = load("report").write_report(context(toy_study, jobs)).read_text()
     assert f"**Not finished: {len(jobs)} of {len(jobs)} runs" in text
-    assert links(text) == [] and "## 1." not in text
+    assert links(text) == [] and "## 1." not in text and "comes out" not in text
 
 
 def test_the_worst_and_the_best_scenes_are_chosen_the_same_way_always(load, columns):
