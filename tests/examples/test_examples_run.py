@@ -111,6 +111,13 @@ def test_a_numeric_agent_learns_from_stable_baselines3(tmp_path):
         assert picture.width == 720
 
 
+def test_ray_workers_play_what_one_process_plays(monkeypatch):
+    pytest.importorskip("ray", reason="the ray extra is not installed")
+    monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "0" * 64)  # else Ray keeps one in the home folder
+    assert "same: True" in run("ray_envs.py", "--scenes", "toy", "--groups", 2, "--steps", 4)
+
+
 def test_scenes_of_ones_own_are_checked_and_played():
     out = run("own_scenes.py", "--images", 2)
     assert "2 scenes, all of them play" in out

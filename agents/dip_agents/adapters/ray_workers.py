@@ -1,0 +1,123 @@
+"""The Ray actors behind a vector environment: each plays a run of whole groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from dip_agents.needs import needs
+from dip_env.errors import ConfigError, DipError
+from dip_env.vector_env import DIPCrowdVectorEnv, Flags
+
+needs("ray", "ray")
+
+import ray  # noqa: E402
+from ray.exceptions import RayActorError  # noqa: E402
+
+
+class WorkerDiedError(DipError, RuntimeError):
+    """A process that played groups is gone, and their episodes with it."""
+
+
+class Workers:
+    """Actors that share P groups.
+
+    Args:
+        groups: P.
+        group_size: G, the members of each group.
+        count: actors, from 1 to P.
+        options: for Ray's ``options`` of each actor.
+        **keywords: as for ``DIPCrowdVectorEnv``.
+
+    Raises:
+        ConfigError: for more workers than groups, or none.
+        WorkerDiedError: when an actor could not start.
+    """
+
+    def __init__(
+        self, groups: int, group_size: int, count: int, options: Mapping[str, Any], **keywords: Any
+    ) -> None:
+        """Start them and wait until they stand."""
+        if not 1 <= count <= groups:
+            raise ConfigError(
+                f"num_workers: expected 1..{groups}, at most one a group, got {count}"
+            )
+        bounds = np.linspace(0, groups, count + 1).astype(int).tolist()
+        self.groups = [slice(start, stop) for start, stop in pairwise(bounds)]
+        """Which groups each plays."""
+        actor = ray.remote(_Part).options(**{"scheduling_strategy": "SPREAD", **options})
+        self.handles = [
+            actor.remote((part.stop - part.start) * group_size, group_size, **keywords)
+            for part in self.groups
+        ]
+        self.call("ping")
+
+    def call(self, method: str, *per_group: Sequence[Any]) -> list[Any]:
+        """Let every worker do something at the same time.
+
+        Args:
+            method: its name.
+            *per_group: arguments with P entries; a worker gets those of its groups.
+
+        Returns:
+            What each returned, in order.
+
+        Raises:
+            WorkerDiedError: when an actor is gone; what an actor raises comes as it is.
+        """
+        calls = [
+            getattr(handle, method).remote(*(values[part] for values in per_group))
+            for handle, part in zip(self.handles, self.groups, strict=True)
+        ]
+        results = []
+        for k, (call, part) in enumerate(zip(calls, self.groups, strict=True)):
+            try:
+                results.append(ray.get(call))
+            except RayActorError as error:
+                raise WorkerDiedError(
+                    f"expected worker {k} to play groups {part.start}..{part.stop - 1}, but it has "
+                    f"died; close this environment and make a new one. Ray says: {error}"
+                ) from error
+        return results
+
+    def end(self) -> None:
+        """End the actors."""
+        # Where Ray has been shut down they are gone, and asking would start it again.
+        for handle in self.handles if ray.is_initialized() else ():
+            ray.kill(handle)
+
+
+class _Part(DIPCrowdVectorEnv):
+    """The groups of one worker; infos leave it by environment, to be put together elsewhere."""
+
+    def ping(self) -> None:
+        """Answer, once the actor stands."""
+
+    def start(
+        self, seeds: Sequence[Any], scenes: Sequence[Any], chosen: Sequence[bool]
+    ) -> tuple[Any, ...]:
+        """Reset the groups that are chosen, of which there may be none."""
+        if not any(chosen):
+            return self._observations(), {}, self._ended()
+        mask = np.repeat(chosen, self.group_size)
+        options = {"scene": scenes, "reset_mask": mask}
+        observations, infos = self.reset(seed=seeds, options=options)
+        return observations, infos, self._ended()
+
+    def play(self, actions: Sequence[Sequence[str]]) -> tuple[Any, ...]:
+        """Take a step; G actions for each group."""
+        observations, *numbers, infos = self.step([text for row in actions for text in row])
+        return observations, infos, self._ended(), *numbers
+
+    def _ended(self) -> Flags:
+        """Return whose episodes have ended, (P, G)."""
+        return np.array([[e.done for e in group.episodes] for group in self._started()])
+
+    def _add_info(
+        self, vector_infos: dict[Any, Any], env_info: dict[str, Any], env_num: int
+    ) -> dict[Any, Any]:
+        vector_infos[env_num] = env_info
+        return vector_infos
