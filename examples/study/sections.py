@@ -8,7 +8,7 @@ from pathlib import Path
 
 import plots
 import tables
-from arms import BASE, CORE, GRPO, REWARDS, SFT_LONGER, Arm
+from arms import BASE, CHOICE, GRPO, REWARDS, SFT_LONGER, Arm
 from gallery import gallery, worst_and_best
 from looking import SHEET
 from PIL import Image
@@ -27,7 +27,9 @@ COMPARED = ("F1", "precision", "recall", "F1_50_95")
 REWARD_SHOWN = ("F1", "precision", "recall", "F1_50_95", "boxes", "boxes_per_person")
 GALLERY = 6
 """Scenes of each kind in the gallery."""
-LEARN: frozenset[str] = frozenset(arm.name for arm in (*CORE, *REWARDS) if arm.learns == "rewards")
+LEARN: frozenset[str] = frozenset(
+    arm.name for arm in (*CHOICE.values(), *REWARDS) if arm.learns == "rewards"
+)
 """Arms whose steps are logged as those of GRPO."""
 
 
