@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from gymnasium.utils import seeding
@@ -64,3 +64,22 @@ class Task:
         """Start a group; with three members or more the look term is measured on siblings."""
         index = self.checked(scene)
         return EpisodeGroup(self.source[index], self.config, size, scene_index=index)
+
+    def played(self, scene: int, actions: Sequence[Sequence[str]]) -> EpisodeGroup:
+        """Play a whole group by given words.
+
+        Args:
+            scene: index of the scene.
+            actions: what each of the G members says, turn by turn; one that has not ended then
+                has not answered.
+
+        Returns:
+            The group at its end.
+        """
+        group = self.group(scene, len(actions))
+        for member, texts in enumerate(actions):
+            for text in texts:
+                group.step_member(member, text)
+            if not group.episodes[member].done:
+                group.abandon(member)
+        return group

@@ -70,12 +70,7 @@ def single_pass_reward(task: Task, args: GRPOConfig) -> Callable[..., list[float
     """
 
     def play(scene: int, texts: list[str]) -> list[Score]:
-        group = task.group(scene, len(texts))
-        for member, text in enumerate(texts):
-            group.step_member(member, text)
-            if not group.episodes[member].done:
-                group.abandon(member)
-        return group.scores
+        return task.played(scene, [[text] for text in texts]).scores
 
     def dip_single_pass(
         completions: Sequence[Any], scene: Sequence[int], log_metric: LogMetric, **_: Any

@@ -80,12 +80,7 @@ def group_rewards(extra_info: Mapping[str, Any], actions: Sequence[Sequence[str]
         G rewards; with three rollouts or more the look term is measured on siblings.
     """
     task, scene = task_and_scene(extra_info)
-    group = task.group(scene, len(actions))
-    for member, texts in enumerate(actions):
-        for text in texts:
-            group.step_member(member, text)
-        if not group.episodes[member].done:
-            group.abandon(member)
+    group = task.played(scene, actions)
     return [terms.total(task.config.reward.weights) for terms in group.terms]
 
 
