@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -157,3 +158,8 @@ class ChatTokens:
 def plain_text(text: str) -> str:
     """Make quoted text harmless: no spelled-out special token, no half of a surrogate pair."""
     return text.replace("<|", "< |").encode("utf-8", "replace").decode("utf-8")
+
+
+def plain_message(message: Message) -> Message:
+    """Return a message whose text ``plain_text`` has made harmless."""
+    return replace(message, text=plain_text(message.text))

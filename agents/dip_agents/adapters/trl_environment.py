@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 from dip_agents.adapters.task import Task
 from dip_agents.adapters.trl_template import TokenBudget
-from dip_agents.chat_tokens import plain_text
+from dip_agents.chat_tokens import plain_message
 from dip_env.actions import Answer, Look, Segment
 from dip_env.boxes import Boxes
 from dip_env.episode import Episode, Message
@@ -25,7 +24,7 @@ def parts_of(message: Message) -> Parts:
     What the policy said is quoted in error messages, so special tokens it spells out are undone:
     a placeholder without an image would end the training.
     """
-    (chat,) = to_chat([replace(message, text=plain_text(message.text))])
+    (chat,) = to_chat([plain_message(message)])
     return list(chat["content"])
 
 

@@ -14,7 +14,7 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from dip_agents.chat_tokens import plain_text
+from dip_agents.chat_tokens import plain_message
 from dip_agents.needs import needs
 from dip_agents.token_buffer import PlaceholderError
 from dip_env.episode import Message
@@ -127,11 +127,7 @@ class DIPCrowdLoop(AgentLoopBase):
 
 def _chat(messages: Sequence[Message]) -> list[ChatMessage]:
     """Return messages for the processor's template, quoted special tokens made harmless."""
-    chat = to_chat(messages)
-    for part in (part for message in chat for part in message["content"]):
-        if part["type"] == "text":
-            part["text"] = plain_text(part["text"])
-    return chat
+    return to_chat([plain_message(message) for message in messages])
 
 
 def _images(chat: Sequence[ChatMessage]) -> list[Any]:
