@@ -8,9 +8,11 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from dip_env.boxes import covered_share
 from dip_env.metrics.intervals import Interval, bootstrap
 from dip_env.rewards import accuracy_reward
 from dip_wrappers.glimpse import Glimpse, GridLooks
+from dip_wrappers.glimpse.maps import weight_inside
 
 Counts = NDArray[np.int64]
 
@@ -60,6 +62,26 @@ class GridScan:
         """Return the next cell."""
         taken = len(self.env.episode.crops)
         return self.order[taken % len(self.order)], None
+
+
+class MostDetections:
+    """The cell with most detections, sure or not, in what has not been looked at: a rule by hand.
+
+    Args:
+        env: that it plays in.
+    """
+
+    def __init__(self, env: Glimpse) -> None:
+        """Keep the environment."""
+        self.env, self.cells = env, grid_of(env).cells
+
+    def predict(self, observation: Any, *, deterministic: bool = True) -> tuple[Any, Any]:
+        """Return the cell; of equal ones the first."""
+        cells = self.cells * np.tile(self.env.episode.scene.size, 2)
+        found = self.env.found
+        counts = weight_inside(cells, found.boxes, np.ones(len(found)))
+        looked = covered_share(cells, [crop.region for crop in self.env.episode.crops])
+        return int(np.argmax(counts * (1 - looked))), None
 
 
 class OracleLooks:

@@ -4,6 +4,7 @@ import pytest
 
 from dip_agents.glimpse_policies import (
     GridScan,
+    MostDetections,
     OracleLooks,
     RandomLooks,
     glimpse_scores,
@@ -12,7 +13,7 @@ from dip_agents.glimpse_policies import (
 from dip_env.scenes import make_source
 from dip_env.scenes.sliced import SlicedScenes
 from dip_env.scenes.stored import StoredScenes
-from dip_wrappers.glimpse import BoxLooks, Glimpse, GridLooks, SimulatedDetector
+from dip_wrappers.glimpse import BoxLooks, Detections, Glimpse, GridLooks, SimulatedDetector
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +48,27 @@ def test_a_scan_looks_at_the_middle_first_and_at_each_cell_once(env):
     assert GridScan(env, [8, 2]).order == [8, 2]
 
 
+def test_the_rule_goes_where_most_detections_have_not_been_looked_at(env):
+    # In thirds of 100 x 100: three unsure detections in cell 8, two sure ones in cell 0.
+    size = np.tile(env.crowd.source[0].size, 2) / 100
+    boxes = np.array([[5, 5, 9, 9], [15, 15, 19, 19], *[[x, 85, x + 3, 88] for x in (85, 90, 95)]])
+    scores = np.array([0.9, 0.9, 0.1, 0.1, 0.1])
+
+    def find(sight):
+        shown = sight.from_scene(boxes * size)
+        inside = (shown >= 0).all(axis=1) & (shown[:, 2:] <= sight.size).all(axis=1)
+        return Detections(shown[inside], scores[inside])
+
+    two = Glimpse(env.env, find, GridLooks((3,), overlap=0.0), keys=("budget",))
+    rule, seen = MostDetections(two), []
+    two.reset(options={"scene": 0})
+    for _ in range(3):
+        action, _ = rule.predict(None)
+        two.step(action)
+        seen.append(action)
+    assert seen[:2] == [8, 0]
+
+
 def test_an_answer_is_foretold_as_it_comes(env):
     env.reset(options={"scene": 1})
     before = env.answer()
@@ -70,6 +92,6 @@ def test_scores_are_worked_out_over_all_scenes():
 
 def test_actions_that_are_no_cells_are_refused(env):
     boxes = Glimpse(env.env, SimulatedDetector(), BoxLooks())
-    for make in (RandomLooks, GridScan, OracleLooks):
+    for make in (RandomLooks, GridScan, MostDetections, OracleLooks):
         with pytest.raises(TypeError, match="expected GridLooks with one region"):
             make(boxes)

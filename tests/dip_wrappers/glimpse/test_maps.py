@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dip_wrappers.glimpse.maps import looked_map, padded, weight_map
+from dip_wrappers.glimpse.maps import looked_map, padded, weight_inside, weight_map
 
 
 def test_a_cell_is_looked_at_as_far_as_one_region_covers_it():
@@ -19,6 +19,14 @@ def test_weights_are_summed_where_centres_lie():
     boxes = np.array([[0, 0, 10, 10], [2, 2, 4, 4], [70, 30, 90, 50], [-20, -20, -10, 60]])
     found = weight_map(boxes, [1.0, 2.0, 1.0, 0.0], (80, 40), 2)
     assert found == pytest.approx(np.array([[0.75, 0], [0, 0.5]]))
+
+
+def test_a_centre_counts_for_every_place_that_it_lies_in():
+    places = np.array([[0, 0, 10, 10], [5, 0, 20, 10], [30, 0, 40, 10]])
+    # Their centres: (2, 4), (10, 4) and (10, 10).
+    boxes = np.array([[0, 0, 4, 8], [4, 2, 16, 6], [8, 0, 12, 20]])
+    assert weight_inside(places, boxes, [1.0, 2.0, 4.0]).tolist() == [7.0, 6.0, 0.0]
+    assert weight_inside(places, np.zeros((0, 4)), []).tolist() == [0.0, 0.0, 0.0]
 
 
 def test_nothing_is_seen_where_nothing_is():

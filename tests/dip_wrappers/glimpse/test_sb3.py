@@ -37,6 +37,8 @@ def test_its_own_checker_finds_nothing_wrong(looks):
         warnings.filterwarnings("ignore", message=".*symmetric.*")
         check_env(make(looks), warn=True)
         check_env(make(looks, keys=("image", "crop", *MAPS), image_size=40, crop_size=40))
+        if isinstance(looks, GridLooks):
+            check_env(make(looks, keys=("places", "budget")))
 
 
 @pytest.mark.slow

@@ -80,6 +80,23 @@ def test_only_the_wanted_parts_are_made():
     assert list(obs) == list(env.observation_space) == ["budget", "doubt"]
 
 
+def test_places_are_the_cells_of_the_actions():
+    # 640 x 480 pixels: the first centre is in the upper left quarter, two are in the lower right.
+    people = np.array([[20, 20, 60, 60], [400, 300, 480, 450], [600, 400, 630, 470]], dtype=float)
+
+    def find(sight):
+        return Detections(sight.from_scene(people), [0.9, 0.6, 0.2])
+
+    env = make(find, GridLooks((2,), overlap=0.0), keys=("places", "budget"))
+    obs, _ = env.reset(options={"scene": 0})
+    assert env.observation_space.contains(obs)
+    assert obs["places"] == pytest.approx(
+        np.array([[np.log(2), np.log(1.9), 0], [0, 0, 0], [0, 0, 0], [np.log(3), np.log(1.8), 0]])
+    )
+    obs, *_ = env.step(1)
+    assert obs["places"][:, 2].tolist() == [0, 1, 0, 0]
+
+
 def test_shaping_adds_up_to_the_discounted_change_of_the_potential():
     plain, shaped = make(scenes="easy"), make(scenes="easy", shaping=2.0, discount=0.9)
     for env in (plain, shaped):
@@ -130,6 +147,7 @@ def test_a_detector_that_finds_more_than_an_answer_may_hold_gives_the_surest():
         ({}, {"shaping": float("nan")}, "shaping: expected at least 0"),
         ({}, {"keys": ("image", "smell")}, "keys: expected some of image"),
         ({}, {"keys": ()}, "keys: expected some of image"),
+        ({}, {"keys": ("places",), "looks": BoxLooks()}, "budget, got .'places'"),
     ],
 )
 def test_what_cannot_work_is_said_at_once(rules, settings, message):

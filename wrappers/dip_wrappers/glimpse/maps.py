@@ -33,6 +33,23 @@ def looked_map(regions: Boxes, size: tuple[int, int], cells: int) -> NDArray[np.
     return np.minimum(looked, 1.0).astype(np.float32)
 
 
+def weight_inside(places: Boxes, boxes: Boxes, weights: Any) -> NDArray[np.float64]:
+    """Sum weights over the places that the boxes' centres lie in; places may overlap.
+
+    Args:
+        places: (P, 4) xyxy.
+        boxes: (N, 4) xyxy, in the frame of ``places``.
+        weights: (N,) >= 0.
+
+    Returns:
+        (P,) >= 0; a centre on a place's border lies in it.
+    """
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    places = places[:, None]
+    inside = ((centres >= places[..., :2]) & (centres <= places[..., 2:])).all(axis=2)
+    return np.asarray(inside @ np.asarray(weights, dtype=np.float64))
+
+
 def weight_map(
     boxes: Boxes, weights: Any, size: tuple[int, int], cells: int
 ) -> NDArray[np.float32]:

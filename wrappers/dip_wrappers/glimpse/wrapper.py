@@ -11,7 +11,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from dip_env.actions import Answer, Look, Think
-from dip_env.boxes import Boxes, as_boxes
+from dip_env.boxes import Boxes, as_boxes, covered_share
 from dip_env.env import DIPCrowdEnv
 from dip_env.episode import Episode
 from dip_env.errors import ConfigError
@@ -20,11 +20,13 @@ from dip_env.views import Crop, cut_crop
 from dip_wrappers.glimpse.detections import NOTHING, Detections, looked_closer, suppressed, uncut
 from dip_wrappers.glimpse.detectors import Detector, Sight
 from dip_wrappers.glimpse.looks import GridLooks, Looks
-from dip_wrappers.glimpse.maps import looked_map, padded, weight_map
+from dip_wrappers.glimpse.maps import looked_map, padded, weight_inside, weight_map
 
 Arrays = dict[str, NDArray[Any]]
 KEYS = ("image", "crop", "looked", "found", "doubt", "budget")
-"""Parts of an observation."""
+"""Parts of an observation, whatever the looks."""
+PLACES = "places"
+"""A further part, for looks at the cells of grids."""
 
 
 class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordConstructorArgs):
@@ -35,7 +37,7 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
     used up the answer is given in the same step.
 
     ## Observation space
-    ``Dict``, with M the cells of the maps along each side:
+    ``Dict``, with M the cells of the maps along each side and P those of ``GridLooks`` together:
 
     | key | space | content |
     |---|---|---|
@@ -45,6 +47,8 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
     | found | float32 (M, M) | x / (1 + x) of the sum x of the scores of the detections there |
     | doubt | float32 (M, M) | the same of the sum of 4 s (1 - s): detections that may be wrong |
     | budget | float32 (1,) | share of the looks that are left |
+    | places | float32 (P, 3) | for each cell of ``GridLooks``: log(1 + x) of the number x of \
+    detections in it, and of the sum x of their scores; share that has been looked at |
 
     ## Answer
     The detections with a score of at least ``answer_score``: those of the overview, corrected by
@@ -63,7 +67,7 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
         image_size: S, longest side of ``image`` in pixels.
         crop_size: C, of ``crop``.
         cells: M.
-        keys: parts of the observation that are given, in this order.
+        keys: parts of the observation that are given, in this order; all but ``places`` without it.
         answer_score: least score of an answered detection.
         nms_iou: overlap above which only the surer of two detections is kept.
         shaping: weight of the potential.
@@ -117,8 +121,9 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
         ):  # fmt: skip
             if not value >= low:
                 raise ConfigError(f"{name}: expected at least {low}, got {value!r}")
-        if not keys or len({*keys}) != len(keys) or not {*keys} <= {*KEYS}:
-            raise ConfigError(f"keys: expected some of {', '.join(KEYS)}, got {tuple(keys)}")
+        known = (*KEYS, PLACES) if isinstance(self.looks, GridLooks) else KEYS
+        if not keys or len({*keys}) != len(keys) or not {*keys} <= {*known}:
+            raise ConfigError(f"keys: expected some of {', '.join(known)}, got {tuple(keys)}")
         self.image_size, self.crop_size, self.cells = image_size, crop_size, cells
         self.answer_score, self.nms_iou = answer_score, nms_iou
         self.shaping, self.discount = shaping, discount
@@ -134,6 +139,9 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
             "doubt": grid,
             "budget": spaces.Box(0.0, 1.0, (1,), np.float32),
         }
+        if isinstance(self.looks, GridLooks):
+            shape = (len(self.looks.cells), 3)
+            parts[PLACES] = spaces.Box(0.0, np.inf, shape, np.float32)
         self.observation_space = spaces.Dict({key: parts[key] for key in keys})  # type: ignore[assignment]
         makers: dict[str, Callable[[], NDArray[Any]]] = {
             "image": lambda: self._overview.copy(),
@@ -142,6 +150,7 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
             "found": lambda: self._map(self.found.scores),
             "doubt": lambda: self._map(4 * self.found.scores * (1 - self.found.scores)),
             "budget": self._budget,
+            PLACES: self._places,
         }
         self._makers = {key: makers[key] for key in keys}
 
@@ -254,6 +263,16 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
 
     def _map(self, weights: NDArray[np.float64]) -> NDArray[np.float32]:
         return weight_map(self.found.boxes, weights, self.episode.scene.size, self.cells)
+
+    def _places(self) -> NDArray[np.float32]:
+        assert isinstance(self.looks, GridLooks)  # no other looks have this part
+        places = self.looks.cells * np.tile(self.episode.scene.size, 2)
+        sums = [
+            weight_inside(places, self.found.boxes, weights)
+            for weights in (np.ones(len(self.found)), self.found.scores)
+        ]
+        looked = covered_share(places, [crop.region for crop in self.episode.crops])
+        return np.stack([*np.log1p(sums), looked], axis=1).astype(np.float32)
 
     def _budget(self) -> NDArray[np.float32]:
         left = self.episode.looks_left / self.crowd.config.max_looks
