@@ -84,8 +84,7 @@ class Curve(BaseCallback):
 
     def measure(self) -> None:
         """Add a point."""
-        scores = glimpse_scores(play_glimpses(self.model, self.env, self.scenes))
-        self.rows.append((self.num_timesteps, scores["F1"].value or 0.0))
+        self.rows.append((self.num_timesteps, f1_of(self.model, self.env, self.scenes)))
 
     def _on_rollout_start(self) -> None:
         if not self.rows or self.num_timesteps - self.rows[-1][0] >= self.interval:
@@ -109,6 +108,10 @@ def make_env(source: SceneSource, shaping: float, discount: float) -> Glimpse:
     )  # fmt: skip
 
 
+def f1_of(chooser: Chooser, env: Glimpse, scenes: range) -> float:
+    return glimpse_scores(play_glimpses(chooser, env, scenes))["F1"].value or 0.0
+
+
 def row(name: str, chooser: Chooser, env: Glimpse, scenes: range) -> None:
     scores = glimpse_scores(play_glimpses(chooser, env, scenes))
     cells = " | ".join(f"{v.value:.3f} [{v.low:.3f}, {v.high:.3f}]" for v in scores.values())
@@ -127,10 +130,13 @@ def main(settings: Settings) -> None:
     held_out = make_env(drawn("val"), 0.0, settings.discount)
     measured = range(settings.n)
     watched = range(settings.n, settings.n + settings.curve_n)
+    rules: dict[str, Chooser] = {
+        "random": RandomLooks(held_out), "grid scan": GridScan(held_out),
+        "most detections": MostDetections(held_out), "knowing the truth": OracleLooks(held_out),
+    }  # fmt: skip
     print("| looks | precision | recall | F1 |\n|---|---:|---:|---:|")
-    row("random", RandomLooks(held_out), held_out, measured)
-    row("grid scan", GridScan(held_out), held_out, measured)
-    row("most detections", MostDetections(held_out), held_out, measured)
+    for name, rule in rules.items():
+        row(name, rule, held_out, measured)
     learn_from = SlicedScenes(drawn("train"), 0, settings.train_scenes)
     make = partial(make_env, learn_from, settings.shaping, settings.discount)
     curves: dict[int, list[tuple[int, float]]] = {}
@@ -146,16 +152,22 @@ def main(settings: Settings) -> None:
         model.save(settings.out / f"ppo_{seed}")
         curves[seed] = curve.rows
         row(f"PPO, seed {seed}", model, held_out, measured)
-    row("knowing the truth", OracleLooks(held_out), held_out, measured)
-    save_curves(curves, settings.out)
+    levels = {name: f1_of(rule, held_out, watched) for name, rule in rules.items()}
+    save_curves(curves, levels, settings.out)
     print(f"{(time.perf_counter() - began) / 60:.1f} minutes; models and curves: {settings.out}")
 
 
-def save_curves(curves: dict[int, list[tuple[int, float]]], folder: Path) -> None:
+def save_curves(
+    curves: dict[int, list[tuple[int, float]]], levels: dict[str, float], folder: Path
+) -> None:
     from matplotlib.figure import Figure
 
-    figure = Figure((6, 3.5), layout="constrained")
+    figure = Figure((7, 3.5), layout="constrained")
     axis = figure.subplots()
+    for name, f1 in levels.items():
+        axis.axhline(f1, color="0.6", linewidth=1, linestyle="--")
+        place = {"xycoords": ("axes fraction", "data"), "va": "center"}
+        axis.annotate(name, (1.01, f1), fontsize=8, color="0.4", **place)
     with (folder / "curves.csv").open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(["seed", "looks taken", "F1"])
@@ -163,7 +175,7 @@ def save_curves(curves: dict[int, list[tuple[int, float]]], folder: Path) -> Non
             writer.writerows([seed, steps, f"{f1:.4f}"] for steps, f1 in rows)
             axis.plot(*zip(*rows, strict=True), marker="o", markersize=3, label=f"seed {seed}")
     axis.set(xlabel="looks taken while learning", ylabel="F1, further held-out scenes")
-    axis.legend(frameon=False)
+    axis.legend(frameon=False, loc="lower center", ncols=3)
     axis.grid(alpha=0.3)
     figure.savefig(folder / "curves.png", dpi=120)
 

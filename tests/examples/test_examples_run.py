@@ -103,14 +103,14 @@ def test_a_numeric_agent_learns_from_stable_baselines3(tmp_path):
     out = run("train_sb3.py", *(word for pair in small.items() for word in pair))
     rows = re.findall(r"^\| ([\w ,]+) \| ([\d.]+ \S+ \S+ \| ){2}([\d.]+)", out, re.M)
     assert [row[0] for row in rows] == [
-        "random", "grid scan", "most detections", "PPO, seed 5", "knowing the truth",
+        "random", "grid scan", "most detections", "knowing the truth", "PPO, seed 5",
     ]  # fmt: skip
     assert all(0 <= float(row[2]) <= 1 for row in rows)
     curve = (tmp_path / "curves.csv").read_text().splitlines()
     assert curve[0] == "seed,looks taken,F1" and curve[1].startswith("5,0,") and len(curve) == 3
     assert (tmp_path / "ppo_5.zip").is_file()
     with Image.open(tmp_path / "curves.png") as picture:
-        assert picture.width == 720
+        assert picture.width == 840
 
 
 def test_ray_workers_play_what_one_process_plays(monkeypatch):
