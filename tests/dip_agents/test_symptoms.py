@@ -159,6 +159,12 @@ def test_a_change_of_one_number_shows_one_symptom_and_the_number(honest, change,
     assert str(symptom) == f"{name}: {symptom.sign}; what usually helps: {symptom.remedy}"
 
 
+def test_rounding_to_bfloat16_is_no_symptom_at_the_temperature_that_training_samples_at(honest):
+    # What the bundled model measures on a CPU at temperature 0.5; weights one step old: 0.07.
+    assert names(honest | {"train/behaviour_gap": 0.029}, honest) == []
+    assert names(honest | {"train/behaviour_gap": 0.07}, honest) == ["silent off-policy"]
+
+
 def test_what_is_not_measured_shows_nothing(honest):
     assert symptoms({}, {}) == []
     assert names({"train/entropy": 0.0, "train/loss": 1.0}, {"train/loss": 2.0}) == []
