@@ -20,6 +20,7 @@ from pathlib import Path
 import gymnasium as gym
 import torch
 import tyro
+from matplotlib.figure import Figure
 from stable_baselines3 import PPO
 from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import SubprocVecEnv
@@ -160,8 +161,6 @@ def main(settings: Settings) -> None:
 def save_curves(
     curves: dict[int, list[tuple[int, float]]], levels: dict[str, float], folder: Path
 ) -> None:
-    from matplotlib.figure import Figure
-
     figure = Figure((7, 3.5), layout="constrained")
     axis = figure.subplots()
     for name, f1 in levels.items():
