@@ -109,6 +109,8 @@ def _line(
     points = sorted((p for p in points if "F1" in p[1]["metrics"]), key=lambda point: point[0])
     found = [arm["metrics"]["F1"] for _, arm in points]
     places, values = [place for place, _ in points], [one["value"] for one in found]
-    spread = [[v - f["low"] for v, f in zip(values, found, strict=True)],
-              [f["high"] - v for v, f in zip(values, found, strict=True)]]  # fmt: skip
+    spread = [  # one scene has no interval
+        [0.0 if one["low"] is None else one["value"] - one["low"] for one in found],
+        [0.0 if one["high"] is None else one["high"] - one["value"] for one in found],
+    ]
     axis.errorbar(places, values, spread, color=colour, marker="o", capsize=3, label=label)

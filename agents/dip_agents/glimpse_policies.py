@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 
 from dip_env.boxes import covered_share
 from dip_env.metrics.intervals import Interval, bootstrap
-from dip_env.rewards import accuracy_reward
 from dip_wrappers.glimpse import Glimpse, GridLooks
 from dip_wrappers.glimpse.maps import weight_inside
 
@@ -97,11 +96,7 @@ class OracleLooks:
 
     def predict(self, observation: Any, *, deterministic: bool = True) -> tuple[Any, Any]:
         """Return the best cell; of equally good ones the first."""
-        scene = self.env.episode.scene
-        worth = [
-            accuracy_reward(self.env.answer_after(cell), scene.truth, scene.ignore_boxes)
-            for cell in self.cells
-        ]
+        worth = [self.env.worth(self.env.answer_after(cell)) for cell in self.cells]
         return int(np.argmax(worth)), None
 
 

@@ -87,6 +87,11 @@ class PlacesPolicy(MultiInputActorCriticPolicy):
         logits = self.features_extractor.features_dim
         if not isinstance(self.action_space, spaces.Discrete) or self.action_space.n != logits:
             raise ConfigError(f"action_space: expected Discrete({logits}), got {self.action_space}")
+        if self.mlp_extractor.latent_dim_pi != logits:
+            raise ConfigError(
+                "net_arch: expected no layers for the actor, such as {'pi': [], 'vf': [64]}, "
+                f"got {self.net_arch}"
+            )
         self.action_net = nn.Identity()  # the scores are the logits
         options: dict[str, Any] = {"lr": lr_schedule(1), **self.optimizer_kwargs}
         self.optimizer = self.optimizer_class(self.parameters(), **options)

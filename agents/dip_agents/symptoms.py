@@ -42,8 +42,8 @@ MOST_CUT = 0.2
 MOST_UNREAD = 0.2
 """Share of turns that are malformed or refused; taught models begin below 0.1."""
 LARGEST_GAP = 0.05
-"""Mean ``|log old - log sampler|`` in nats; bfloat16 alone comes to about 0.013 at temperature 1, and
-to twice that at 0.5, since rounded logits are divided by it."""
+"""Mean ``|log old - log sampler|`` in nats; bfloat16 alone comes to about 0.013 at temperature 1,
+and to twice that at 0.5, since rounded logits are divided by it."""
 FEWEST_MIXED = 0.1
 """Share of groups with something to teach; below, the scenes of a step are played for nothing."""
 

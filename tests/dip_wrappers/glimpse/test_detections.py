@@ -8,8 +8,9 @@ from dip_env.errors import ConfigError
 from dip_wrappers.glimpse.detections import (
     NOTHING,
     Detections,
+    Finding,
     joined,
-    looked_closer,
+    merged,
     suppressed,
     uncut,
 )
@@ -27,6 +28,12 @@ found = st.lists(st.tuples(corner, st.floats(0, 1)), max_size=12).map(
 def test_a_score_outside_0_to_1_is_refused(score):
     with pytest.raises(ConfigError, match=r"expected scores in \[0, 1\]"):
         Detections([[0, 0, 1, 1]], [score])
+
+
+@pytest.mark.parametrize("boxes", [[0, 0, 1, 1], [[0, 0, 1, float("nan")]], [[0, 0, 1]]])
+def test_what_are_no_boxes_is_refused(boxes):
+    with pytest.raises(ConfigError, match=r"^detections: (boxes: )?expected .*, got"):
+        Detections(boxes, [0.5])
 
 
 def test_each_box_needs_a_score():
@@ -49,13 +56,27 @@ def test_of_overlapping_boxes_the_surest_is_kept(detections, threshold):
         )
 
 
-def test_what_lies_in_a_region_is_for_the_closer_look_to_say():
-    before = Detections([[10, 10, 20, 20], [28, 10, 34, 20], [50, 50, 60, 60]], [0.9, 0.8, 0.7])
-    closer = Detections([[11, 10, 21, 20]], [0.6])
-    after = looked_closer(before, [5, 5, 30, 30], closer)
+FAR = Finding(
+    np.array([0, 0, 100, 100]), 0.25,
+    Detections([[10, 10, 20, 20], [28, 10, 34, 20], [50, 50, 60, 60]], [0.9, 0.8, 0.7]),
+)  # fmt: skip
+NEAR = Finding(np.array([5, 5, 30, 30]), 0.5, Detections([[11, 10, 21, 20]], [0.6]))
+
+
+@pytest.mark.parametrize("order", [[FAR, NEAR], [NEAR, FAR]])
+def test_what_lies_in_a_region_is_for_the_closer_look_to_say_in_any_order(order):
     # The first is corrected, the second is cut off by the region, the third lies elsewhere.
+    after = merged(order)
     assert after.boxes.tolist() == [[28, 10, 34, 20], [50, 50, 60, 60], [11, 10, 21, 20]]
     assert after.scores.tolist() == [0.8, 0.7, 0.6]
+
+
+def test_of_pictures_equally_close_the_later_one_decides():
+    # Enlarging shows nothing new: 2 and 3 pixels for one are equally close.
+    one = Finding(np.array([0, 0, 50, 50]), 3.0, Detections([[10, 10, 20, 20]], [0.9]))
+    two = Finding(np.array([5, 5, 60, 60]), 2.0, Detections([[30, 30, 40, 40]], [0.4]))
+    assert merged([one, two]).scores.tolist() == [0.4]
+    assert merged([two, one]).scores.tolist() == [0.9]
 
 
 def test_boxes_at_a_border_where_the_scene_goes_on_are_cut_off():
@@ -72,4 +93,5 @@ def test_nothing_stays_nothing():
     assert (
         len(suppressed(NOTHING)) == len(joined()) == len(uncut(NOTHING, (9, 9), (True,) * 4)) == 0
     )
-    assert len(looked_closer(NOTHING, [0, 0, 1, 1], NOTHING)) == 0
+    assert len(merged([Finding(np.array([0, 0, 1, 1]), 1.0, NOTHING)])) == 0
+    assert len(merged([])) == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 
 from dip_env.boxes import Boxes, as_boxes, box_iou
 from dip_env.errors import ConfigError
+
+MARGIN = 1.0
+"""Pixels from the border of a picture in which a box may be cut off."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -21,7 +25,8 @@ class Detections:
         scores: (N,) in [0, 1].
 
     Raises:
-        ConfigError: for unequal numbers, or scores that are no numbers in [0, 1].
+        ConfigError: for what is no (N, 4) of finite numbers, unequal numbers of boxes and scores,
+            or scores that are no numbers in [0, 1].
     """
 
     boxes: Boxes
@@ -29,7 +34,13 @@ class Detections:
 
     def __post_init__(self) -> None:
         """Check and convert, so that any detector may return lists."""
-        boxes = as_boxes(self.boxes)
+        try:
+            boxes = as_boxes(self.boxes)
+        except ValueError as error:
+            raise ConfigError(f"detections: {error}") from error
+        if not np.isfinite(boxes).all():
+            wrong = boxes[~np.isfinite(boxes).all(axis=1)][0]
+            raise ConfigError(f"detections: expected finite boxes, got {wrong.tolist()}")
         scores = np.asarray(self.scores, dtype=np.float64).reshape(-1)
         if len(boxes) != len(scores):
             raise ConfigError(f"detections: expected {len(boxes)} scores, got {len(scores)}")
@@ -81,27 +92,53 @@ def suppressed(detections: Detections, iou_threshold: float = 0.5) -> Detections
     return detections.take(order[kept])
 
 
-def looked_closer(before: Detections, region: Any, closer: Detections) -> Detections:
-    """Let a closer look correct what was thought of its region.
-
-    Earlier boxes that lie wholly in the region are dropped: the closer look would have found them
-    again if they were there. Boxes across its border stay, as the closer look cuts them off.
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """What was found in one picture.
 
     Args:
-        before: found so far, scene frame.
-        region: (4,) xyxy that the closer look shows, scene frame.
-        closer: what it found, scene frame.
+        inside: (4,) xyxy, scene frame: whoever lies in it was shown whole.
+        scale: pixels of the picture per pixel of the scene; more than 1 shows nothing new.
+        detections: those whose boxes were whole in the picture, scene frame.
+    """
+
+    inside: NDArray[np.float64]
+    scale: float
+    detections: Detections
+
+
+def merged(findings: Sequence[Finding], iou_threshold: float = 0.5) -> Detections:
+    """Join what was found from near and far; in any order, the closer picture decides.
+
+    Boxes that lie wholly in what a closer picture showed are dropped: it would have found them
+    again if they were there. Of pictures equally close the later one decides. Boxes across the
+    border of the closer picture stay, as it cuts them off.
+
+    Args:
+        findings: in the order in which the pictures were seen.
+        iou_threshold: of ``suppressed``.
 
     Returns:
-        The remaining earlier ones and the closer ones, without suppression.
+        Detections, scene frame, surest first.
     """
-    low, high = np.asarray(region[:2]), np.asarray(region[2:])
-    inside = np.all((before.boxes[:, :2] >= low) & (before.boxes[:, 2:] <= high), axis=1)
-    return joined(before.take(np.flatnonzero(~inside)), closer)
+    ranks = [(min(1.0, finding.scale), order) for order, finding in enumerate(findings)]
+    kept = []
+    for rank, finding in zip(ranks, findings, strict=True):
+        left = finding.detections
+        for other_rank, other in zip(ranks, findings, strict=True):
+            if other_rank > rank:
+                left = left.take(~_lie_in(left.boxes, other.inside))
+        kept.append(left)
+    return suppressed(joined(*kept), iou_threshold)
+
+
+def _lie_in(boxes: Boxes, region: NDArray[np.float64]) -> NDArray[np.bool_]:
+    low, high = region[:2], region[2:]
+    return np.all((boxes[:, :2] >= low) & (boxes[:, 2:] <= high), axis=1)
 
 
 def uncut(
-    detections: Detections, size: tuple[int, int], open_sides: Any, margin: float = 1.0
+    detections: Detections, size: tuple[int, int], open_sides: Any, margin: float = MARGIN
 ) -> Detections:
     """Drop boxes that a crop cuts off: half a person is a wrong box.
 

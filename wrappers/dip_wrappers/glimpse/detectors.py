@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dip_env.boxes import Boxes
 from dip_env.scenes.base import Scene
-from dip_wrappers.glimpse.detections import Detections
+from dip_wrappers.glimpse.detections import MARGIN, Detections
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +45,12 @@ class Sight:
         x1, y1, x2, y2 = self.region
         width, height = self.scene.size
         return x1 > 0.5, y1 > 0.5, x2 < width - 0.5, y2 < height - 0.5
+
+    @property
+    def inside(self) -> NDArray[np.float64]:
+        """What is shown without a border in which boxes may be cut off, (4,) xyxy scene frame."""
+        cut = np.array(self.open_sides) * MARGIN / np.tile(self.scale, 2)
+        return self.region + cut * (1, 1, -1, -1)
 
     def to_scene(self, boxes: Boxes) -> Boxes:
         """Convert (N, 4) boxes from pixels of the image to the scene frame."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -11,13 +11,13 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from dip_env.actions import Answer, Look, Think
-from dip_env.boxes import Boxes, as_boxes, covered_share
+from dip_env.boxes import Boxes, as_boxes, clip_boxes, covered_share
 from dip_env.env import DIPCrowdEnv
 from dip_env.episode import Episode
 from dip_env.errors import ConfigError
 from dip_env.rewards import accuracy_reward
 from dip_env.views import Crop, cut_crop
-from dip_wrappers.glimpse.detections import NOTHING, Detections, looked_closer, suppressed, uncut
+from dip_wrappers.glimpse.detections import NOTHING, Detections, Finding, merged, uncut
 from dip_wrappers.glimpse.detectors import Detector, Sight
 from dip_wrappers.glimpse.looks import GridLooks, Looks
 from dip_wrappers.glimpse.maps import looked_map, padded, weight_inside, weight_map
@@ -143,16 +143,8 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
             shape = (len(self.looks.cells), 3)
             parts[PLACES] = spaces.Box(0.0, np.inf, shape, np.float32)
         self.observation_space = spaces.Dict({key: parts[key] for key in keys})  # type: ignore[assignment]
-        makers: dict[str, Callable[[], NDArray[Any]]] = {
-            "image": lambda: self._overview.copy(),
-            "crop": self._last_crop,
-            "looked": self._looked,
-            "found": lambda: self._map(self.found.scores),
-            "doubt": lambda: self._map(4 * self.found.scores * (1 - self.found.scores)),
-            "budget": self._budget,
-            PLACES: self._places,
-        }
-        self._makers = {key: makers[key] for key in keys}
+        self.keys = tuple(keys)
+        self._findings: list[Finding] = []
 
     @property
     def episode(self) -> Episode:
@@ -173,8 +165,8 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
         episode = self.episode
         whole = np.array([0.0, 0.0, *episode.scene.size])
         sight = Sight(episode.opening.images[0], whole, episode.scene)
-        self.found = suppressed(self._detected(sight), self.nms_iou)
-        self._overview = padded(sight.image, self.image_size)
+        self._findings = [self._finding(sight)]
+        self.found = merged(self._findings, self.nms_iou)
         return self._observe(), self._with_found(info)
 
     def step(self, action: Any) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
@@ -182,11 +174,11 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
         before = self._potential() if self.shaping else 0.0
         regions = self.looks.regions(action)
         _, reward, terminated, truncated, info = self._act(regions)
-        if not terminated and self.episode.looks_left == 0:
+        if not (terminated or truncated) and self.episode.looks_left == 0:
             _, reward, terminated, truncated, info = self._act(np.zeros((0, 4)))
         reward = float(reward)
         if self.shaping:
-            after = 0.0 if terminated else self._potential()
+            after = 0.0 if terminated or truncated else self._potential()
             reward += self.shaping * (self.discount * after - before)
         return self._observe(), reward, terminated, truncated, self._with_found(info)
 
@@ -208,7 +200,18 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
         crop = cut_crop(
             episode.scene.image, box, episode.view, rules.crop_size, rules.size_multiple
         )
-        return self._answered(self._corrected(crop)).boxes
+        seen = [*self._findings, self._finding_in(crop)]
+        return self._answered(merged(seen, self.nms_iou)).boxes
+
+    def worth(self, boxes: Boxes) -> float:
+        """Return the accuracy in [0, 1] that an answer of boxes, (N, 4) scene frame, would earn."""
+        scene, paid = self.episode.scene, self.crowd.config.reward
+        answer, truth, ignored = (
+            clip_boxes(part, scene.size) for part in (boxes, scene.truth, scene.ignore_boxes)
+        )
+        return accuracy_reward(
+            answer, truth, ignored, paid.accuracy, paid.beta, paid.precision_weight, paid.iou
+        )
 
     def _answered(self, found: Detections) -> Detections:
         sure = found.above(self.answer_score)
@@ -227,44 +230,54 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
         look = Look(regions * (width, height, width, height))
         known = len(episode.crops)
         result = self.env.step(episode.grammar.format([Think("Closer."), look]))
-        for crop in episode.crops[known:]:
-            self.found = self._corrected(crop)
+        if (refused := result[-1]["parse_error"]) is not None:
+            raise ConfigError(
+                f"looks: expected regions that the environment can show, got "
+                f"{regions.tolist()} in shares of the image: {refused}"
+            )
+        self._findings += [self._finding_in(crop) for crop in episode.crops[known:]]
+        self.found = merged(self._findings, self.nms_iou)
         return result
 
-    def _corrected(self, crop: Crop) -> Detections:
-        """Return the detections after a crop."""
-        closer = self._detected(Sight(crop.image, crop.region, self.episode.scene))
-        return suppressed(looked_closer(self.found, crop.region, closer), self.nms_iou)
+    def _finding_in(self, crop: Crop) -> Finding:
+        return self._finding(Sight(crop.image, crop.region, self.episode.scene))
 
-    def _detected(self, sight: Sight) -> Detections:
-        """Return what the detector finds, scene frame, without what the picture cuts off."""
+    def _finding(self, sight: Sight) -> Finding:
+        """Return what the detector finds, without what the picture cuts off."""
         whole = uncut(self.detector(sight), sight.size, sight.open_sides)
-        return Detections(sight.to_scene(whole.boxes), whole.scores)
+        found = Detections(sight.to_scene(whole.boxes), whole.scores)
+        return Finding(sight.inside, min(sight.scale), found)
 
     def _potential(self) -> float:
         """Return the accuracy that an answer would earn now."""
-        scene, paid = self.episode.scene, self.crowd.config.reward
-        return accuracy_reward(
-            self.answer(), scene.truth, scene.ignore_boxes,
-            paid.accuracy, paid.beta, paid.precision_weight, paid.iou,
-        )  # fmt: skip
+        return self.worth(self.answer())
 
     def _observe(self) -> Arrays:
-        return {key: make() for key, make in self._makers.items()}
+        return {key: getattr(self, f"_see_{key}")() for key in self.keys}
 
-    def _last_crop(self) -> NDArray[np.uint8]:
+    def _see_image(self) -> NDArray[np.uint8]:
+        return padded(self.episode.opening.images[0], self.image_size)
+
+    def _see_crop(self) -> NDArray[np.uint8]:
         if self.episode.crops:
             return padded(self.episode.crops[-1].image, self.crop_size)
         return np.zeros((self.crop_size, self.crop_size, 3), np.uint8)
 
-    def _looked(self) -> NDArray[np.float32]:
+    def _see_looked(self) -> NDArray[np.float32]:
         regions = [crop.region for crop in self.episode.crops]
         return looked_map(as_boxes(regions), self.episode.scene.size, self.cells)
 
-    def _map(self, weights: NDArray[np.float64]) -> NDArray[np.float32]:
-        return weight_map(self.found.boxes, weights, self.episode.scene.size, self.cells)
+    def _see_found(self) -> NDArray[np.float32]:
+        return self._map(self.found.scores)
 
-    def _places(self) -> NDArray[np.float32]:
+    def _see_doubt(self) -> NDArray[np.float32]:
+        return self._map(4 * self.found.scores * (1 - self.found.scores))
+
+    def _see_budget(self) -> NDArray[np.float32]:
+        left = self.episode.looks_left / self.crowd.config.max_looks
+        return np.array([left], np.float32)
+
+    def _see_places(self) -> NDArray[np.float32]:
         assert isinstance(self.looks, GridLooks)  # no other looks have this part
         places = self.looks.cells * np.tile(self.episode.scene.size, 2)
         sums = [
@@ -274,9 +287,8 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
         looked = covered_share(places, [crop.region for crop in self.episode.crops])
         return np.stack([*np.log1p(sums), looked], axis=1).astype(np.float32)
 
-    def _budget(self) -> NDArray[np.float32]:
-        left = self.episode.looks_left / self.crowd.config.max_looks
-        return np.array([left], np.float32)
+    def _map(self, weights: NDArray[np.float64]) -> NDArray[np.float32]:
+        return weight_map(self.found.boxes, weights, self.episode.scene.size, self.cells)
 
     def _with_found(self, info: dict[str, Any]) -> dict[str, Any]:
         """Add the detections so far, (N, 4) view frame, and their scores."""
