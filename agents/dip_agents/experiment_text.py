@@ -84,10 +84,13 @@ def experiment_plot(report: Report, path: Path) -> None:
         figure = Figure(figsize=(7.0, 0.8 + 0.34 * len(arms)), dpi=140, layout="constrained")
         axis = figure.subplots()
         for row, arm in enumerate(arms.values()):
-            found = arm["metrics"]["F1"]
-            axis.plot([found["low"], found["high"]], [row, row], color=COLOURS[0], linewidth=2)
+            if (found := arm["metrics"].get("F1")) is None:  # nobody there, nothing answered
+                continue
+            if found["low"] is not None:
+                axis.plot([found["low"], found["high"]], [row, row], color=COLOURS[0], linewidth=2)
             axis.plot(found["value"], row, "o", color=COLOURS[0])
-        axis.axvline(arms[report["reference"]]["metrics"]["F1"]["value"], color="0.7", zorder=0)
+        if (own := arms[report["reference"]]["metrics"].get("F1")) is not None:
+            axis.axvline(own["value"], color="0.7", zorder=0)
         axis.set_yticks(range(len(arms)), list(arms))
         axis.invert_yaxis()
         axis.set_xlabel("F1")

@@ -71,10 +71,7 @@ class ServerPolicy:
         bodies = [self._body(o, seed) for o, seed in zip(observations, seeds, strict=True)]
         with ThreadPoolExecutor(self.concurrency, "server") as pool:
             choices = [first_choice(answer) for answer in pool.map(self.server.ask, bodies)]
-        return [
-            Completion(c["message"]["content"] or "", truncated=c["finish_reason"] == "length")
-            for c in choices
-        ]
+        return [_completion(choice) for choice in choices]
 
     def _body(self, observation: Observation, seed: int) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -85,3 +82,14 @@ class ServerPolicy:
         }
         # Servers differ in how many bits they take; 31 are safe.
         return body | ({"seed": seed % 2**31} if self.temperature > 0 else {})
+
+
+def _completion(choice: dict[str, Any]) -> Completion:
+    """Return what was said; a think that the server moved out of the text is put back."""
+    message, cut = choice["message"], choice["finish_reason"] == "length"
+    text = message["content"] or ""
+    # Servers differ in what they call it.
+    thought = message.get("reasoning_content") or message.get("reasoning")
+    if thought:
+        text = f"<think>{thought}" + ("" if cut and not text else f"</think>{text}")
+    return Completion(text, truncated=cut)

@@ -52,3 +52,17 @@ def test_a_plot_is_drawn_of_each_kind(kind, arms, tmp_path):
         colours = picture.convert("RGB").getcolors(1 << 24)
     # The line and points of the first colour are there, (0, 114, 178).
     assert sum(count for count, colour in colours if colour == (0, 114, 178)) > 100
+
+
+@pytest.mark.parametrize("kind", ["look-budget", "controls"])
+def test_one_scene_and_an_undefined_score_are_drawn_without_interval(kind, tmp_path):
+    pytest.importorskip("matplotlib")
+    place = {"look-budget": 0, "controls": None}[kind]
+    arms = {"own": arm(0.5, "own"), "none": arm(0.2, place=place), "empty": arm(0.2, place=place)}
+    if kind == "controls":
+        arms["own"] = arm(0.5)
+    for one in arms.values():
+        one["metrics"]["F1"] |= {"low": None, "high": None}
+    del arms["empty"]["metrics"]["F1"]
+    experiment_plot(report(kind, arms), tmp_path / "a.png")
+    assert (tmp_path / "a.png").stat().st_size > 1000

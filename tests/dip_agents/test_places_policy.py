@@ -22,10 +22,12 @@ def make(keys=KEYS, at_once=1):
     return Glimpse(env, SimulatedDetector(), GridLooks((2,), at_once=at_once), keys=keys)
 
 
-def ppo(env):
+def ppo(env, **policy):
     from dip_agents.places_policy import PlacesPolicy
 
-    return sb3.PPO(PlacesPolicy, env, n_steps=32, batch_size=16, seed=0, device="cpu")
+    return sb3.PPO(
+        PlacesPolicy, env, n_steps=32, batch_size=16, seed=0, device="cpu", policy_kwargs=policy
+    )
 
 
 def logits(model, places, budget=0.5):
@@ -75,3 +77,8 @@ def test_it_learns_and_comes_back_from_a_file(tmp_path):
 def test_other_spaces_are_refused(settings, message):
     with pytest.raises(ConfigError, match=message):
         ppo(make(**settings))
+
+
+def test_layers_between_scores_and_logits_are_refused():
+    with pytest.raises(ConfigError, match=r"net_arch: expected no layers for the actor, .*\[64\]"):
+        ppo(make(), net_arch=[64])

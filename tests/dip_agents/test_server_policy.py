@@ -54,6 +54,23 @@ def test_many_are_asked_at_once_and_come_back_in_order(server, toy):
     assert 1 <= server.most <= 3
 
 
+@pytest.mark.parametrize("name", ["reasoning", "reasoning_content"])
+@pytest.mark.parametrize(
+    ("content", "reason", "said"),
+    [
+        ("<answer>[]</answer>", "stop", "<think>a</think><answer>[]</answer>"),
+        (None, "length", "<think>a"),
+        ("<ans", "length", "<think>a</think><ans"),
+    ],
+)
+def test_a_think_that_the_server_split_off_is_put_back(server, toy, name, content, reason, said):
+    message = {"role": "assistant", "content": content, name: "a"}
+    choice = {"message": message, "finish_reason": reason}
+    server.answer = lambda body: (200, {"choices": [choice]})
+    (got,) = ServerPolicy(server.address, "m").act([Episode(toy[0]).observation()], [0])
+    assert (got.text, got.truncated) == (said, reason == "length")
+
+
 def test_what_the_server_refuses_is_an_error_and_no_empty_action(server, toy):
     server.answer = lambda body: (400, b"no images, please")
     policy = ServerPolicy(server.address, "m")

@@ -10,6 +10,7 @@ from gymnasium.utils import seeding
 from dip_env.config import EpisodeConfig
 from dip_env.env import open_source, pick_scene
 from dip_env.episode import Episode
+from dip_env.errors import ConfigError
 from dip_env.group import EpisodeGroup
 from dip_env.scenes.base import SceneSource
 
@@ -41,6 +42,23 @@ class Task:
         """Open the source."""
         self.config = EpisodeConfig.from_keywords(rules)
         self.source = open_source(scenes, root, split, scene_seed, source_kwargs)
+
+    def check_processor(self, processor: Any) -> None:
+        """See to it that a processor shows images in the size that the prompts speak of.
+
+        Args:
+            processor: of a Qwen-VL model, which rounds sides to multiples of an image token's.
+
+        Raises:
+            ConfigError: when it would resize what the rules let a policy see.
+        """
+        images = processor.image_processor
+        side = int(images.patch_size) * int(images.merge_size)
+        if self.config.size_multiple % side:
+            raise ConfigError(
+                f"size_multiple: expected a multiple of {side} for this processor, "
+                f"got {self.config.size_multiple}"
+            )
 
     def scene_of(self, seed: int) -> int:
         """Return the scene that ``DIPCrowdEnv.reset(seed=seed)`` picks."""

@@ -66,11 +66,7 @@ def environment_factory(
     if args.max_completion_length is None:
         raise ConfigError("max_completion_length: expected a number of tokens, got None")
     budget = TokenBudget(processor, args.max_completion_length, reserve)
-    if task.config.size_multiple % budget.side:
-        raise ConfigError(
-            f"size_multiple: expected a multiple of {budget.side} for this processor, "
-            f"got {task.config.size_multiple}"
-        )
+    task.check_processor(processor)
     return partial(DIPEnvironment, task, budget)
 
 

@@ -101,7 +101,8 @@ def _by_group(
 def _group_size(args: GRPOConfig, scenes: Sequence[int | None]) -> int:
     """Return how many rollouts of a scene come in a row, in training or in evaluation."""
     sizes = (args.num_generations, args.num_generations_eval or args.num_generations)
-    for size in sizes:
+    # The larger first: groups of eight on a scene each would pass for groups of four, too.
+    for size in sorted(sizes, reverse=True):
         starts = range(0, len(scenes), size)
         if not len(scenes) % size and all(len(set(scenes[i : i + size])) == 1 for i in starts):
             return size

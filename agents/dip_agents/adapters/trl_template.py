@@ -74,12 +74,6 @@ class TokenBudget:
             )
 
     @property
-    def side(self) -> int:
-        """Pixels along the side of the square that one image token stands for."""
-        images = self.processor.image_processor
-        return int(images.patch_size) * int(images.merge_size)
-
-    @property
     def room(self) -> int:
         """Tokens that calls and replies may take together."""
         return self.max_completion_length - self.reserve

@@ -58,13 +58,14 @@ class DIPCrowdLoop(AgentLoopBase):
             their placeholders; the reward by the annotation prior, and its terms.
 
         Raises:
-            ConfigError: for a row that names no scene and task.
+            ConfigError: for a row that names no scene and task, or a processor that would resize.
             PlaceholderError: when the policy sampled an image placeholder.
             ValueError: for a model without images, or an opening longer than ``prompt_length``.
         """
         self._assert_mm_supported(True)
         aside = partial(self.loop.run_in_executor, _ENVIRONMENT)
         task, scene = await aside(task_and_scene, row.get("extra_info"))
+        task.check_processor(self.processor)
         episode = await aside(task.episode, scene)
         chat = await aside(lambda: _chat([episode.opening]))
         ids: list[int] = await self.ct_build_initial_tokens(chat, images=_images(chat))

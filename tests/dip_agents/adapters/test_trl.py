@@ -21,6 +21,7 @@ from dip_agents.adapters import trl as adapter
 from dip_agents.adapters import trl_rewards
 from dip_agents.adapters.task import Task
 from dip_agents.adapters.trl_environment import DIPEnvironment
+from dip_agents.adapters.trl_rewards import _group_size
 from dip_agents.adapters.trl_template import TOOL_TEMPLATE, TokenBudget
 from dip_agents.models import load_model, tiny_texts
 from dip_agents.tiny.model import build_tiny
@@ -175,6 +176,12 @@ def test_rollouts_of_different_scenes_are_no_group(parity, processor):
     in_evaluation = SimpleNamespace(num_generations=4, num_generations_eval=2)
     pay = adapter.dip_rewards(task, in_evaluation)
     assert len(pay(environments=environments, log_metric=no_log)) == 4
+
+
+def test_groups_of_an_evaluation_with_more_rollouts_stay_whole():
+    larger = SimpleNamespace(num_generations=2, num_generations_eval=4)
+    assert _group_size(larger, [5, 5, 5, 5, 7, 7, 7, 7]) == 4
+    assert _group_size(larger, [5, 5, 7, 7]) == 2
 
 
 def test_a_rollout_that_stops_without_an_answer_is_paid_as_truncated(parity, processor):

@@ -251,6 +251,12 @@ def test_special_tokens_that_the_policy_spells_out_are_quoted_harmless(parity, t
     assert output.reward_score == episode.step(parity.SCRIPTS[1][0]).reward
 
 
+def test_a_processor_that_would_resize_is_refused(parity, tiny, row):
+    rules = parity.RULES | {"size_multiple": 28}
+    with pytest.raises(ConfigError, match="size_multiple: expected a multiple of 32"):
+        play(tiny()[1], row(SCENE, **rules), parity.SCRIPTS[0])
+
+
 def test_a_sampled_placeholder_is_an_error(parity, tiny, row):
     processor = tiny()[1]
     pad = processor.tokenizer.convert_tokens_to_ids(IMAGE)

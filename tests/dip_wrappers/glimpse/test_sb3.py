@@ -64,4 +64,4 @@ def test_its_algorithms_learn_and_play_on(name, looks, options):
         action, _ = model.predict(observation, deterministic=True)
         observation, _, done, _, _ = env.step(action)
         steps += 1
-    assert 1 <= steps <= 3
+    assert steps <= 2  # as many as there are looks

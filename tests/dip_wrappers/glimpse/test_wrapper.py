@@ -1,11 +1,15 @@
+import copy
+
 import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.utils.env_checker import check_env
+from PIL import Image
 
 import dip_env  # noqa: F401 (registers the environment)
 from dip_env.errors import ConfigError
 from dip_env.rewards import accuracy_reward
+from dip_env.scenes.base import Scene
 from dip_wrappers.glimpse import (
     BoxLooks,
     Detections,
@@ -163,3 +167,51 @@ def test_another_environment_is_refused():
 def test_reset_comes_first():
     with pytest.raises(gym.error.ResetNeeded):
         make().step(0)
+
+
+def test_a_coarse_look_takes_nothing_from_a_fine_one():
+    answers = []
+    for order in ((1, 0), (0, 1)):  # the upper left quarter and the whole image
+        env = make(truthful, GridLooks((1, 2)), rules={**RULES, "crop_size": 320, "max_looks": 3})
+        env.reset(options={"scene": 1})
+        for action in order:
+            env.step(action)
+        answers.append(np.sort(env.answer(), axis=0))
+    assert len(answers[0]) > 0
+    assert answers[0] == pytest.approx(answers[1], abs=1)
+
+
+def half_outside():
+    box = np.array([[-50.0, 100, 50, 300]], np.float32)
+    return Scene(
+        scene_id="half", size=(320, 320), boxes=box, visible_boxes=box,
+        visible_share=np.ones(1, np.float32), ignore=np.zeros(1, bool), labels=("person",),
+        load_image=lambda: Image.new("RGB", (320, 320)),
+    )  # fmt: skip
+
+
+def test_the_potential_is_what_the_environment_pays_for_people_half_outside():
+    def outside(sight):
+        return Detections(sight.from_scene(np.array([[-50.0, 100, 50, 300]])), [0.9])
+
+    env = make(outside, GridLooks((1,)), scenes=[half_outside()], shaping=1.0)
+    env.reset(options={"scene": 0})
+    assert env.worth(np.array([[0.0, 100, 50, 300]])) == 1.0
+    assert env.worth(env.answer()) == 1.0
+    info = env.step(env.looks.answer)[-1]
+    assert info["reward_terms"]["accuracy"] == 1.0
+
+
+def test_a_copy_sees_its_own_episode():
+    env = make(looks=GridLooks((2,)), keys=("looked",))
+    env.reset(options={"scene": 0})
+    other = copy.deepcopy(env)
+    assert other.step(0)[0]["looked"].any()
+    assert not env.step(env.looks.answer)[0]["looked"].any()
+
+
+def test_a_region_that_cannot_be_shown_is_an_error():
+    env = make(looks=BoxLooks(1e-5, 1e-5))
+    env.reset(seed=0)
+    with pytest.raises(ConfigError, match="looks: expected regions that the environment can show"):
+        env.step(np.zeros(3, np.float32))
