@@ -25,6 +25,9 @@ _TAG = re.compile(r"</?(?:think|look|answer)>")
 _OPENING_TAG = re.compile(r"<(think|look|answer)>")
 _OUTSIDE_TAGS = re.compile(r"\s*+")
 
+MAX_THINK_CHARS = 8192
+"""Of a grammar that is not told another number."""
+
 
 @dataclass(frozen=True)
 class Think:
@@ -43,6 +46,24 @@ class Think:
         """Keep out what would read as another segment."""
         if tag := _TAG.search(self.text):
             raise ValueError(f"think: expected text without tags, got {tag[0]}")
+
+
+def as_thought(text: str, max_chars: int = MAX_THINK_CHARS) -> Think:
+    """Make a thought of any text, such as one that a server has split off.
+
+    Args:
+        text: what was thought; tags of the grammar in it lose their shape.
+        max_chars: longest thought; the middle of a longer one is left out, which it then says.
+
+    Returns:
+        The thought.
+    """
+    text = _TAG.sub(lambda tag: tag[0].replace("<", "< "), text)
+    if len(text) > max_chars:
+        mark = f" [{len(text)} characters, the middle is left out] "
+        half = (max_chars - len(mark)) // 2
+        text = text[:half] + mark + text[-half:]
+    return Think(text)
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,7 +137,7 @@ class Grammar:
     max_regions: int = 3
     max_boxes: int = 1000
     max_chars: int = 65536
-    max_think_chars: int = 8192
+    max_think_chars: int = MAX_THINK_CHARS
 
     def parse(self, text: str) -> tuple[Segment, ...]:
         """Read an action.

@@ -245,7 +245,7 @@ class Episode:
             segments, error = None, err
 
         answers = [s for s in segments or () if isinstance(s, Answer)]
-        crops = () if answers else self._cut(regions)
+        crops = () if answers else self.cut(regions)
         self._messages.append(Message("assistant", action))
         self._segments_per_turn.append(segments)
         self._looks_taken += sum(isinstance(s, Look) for s in segments or ())
@@ -274,6 +274,21 @@ class Episode:
             raise EpisodeOverError("expected a running episode to abandon, as this one has ended")
         info = {"parse_error": None, "segments": None}
         return self._end((), info)
+
+    def cut(self, regions: Boxes) -> tuple[Crop, ...]:
+        """Cut crops out of the source image; that is no look yet.
+
+        Args:
+            regions: (R, 4) xyxy, scene frame.
+
+        Returns:
+            R crops, as a look at the regions would show them.
+        """
+        config = self.config
+        return tuple(
+            cut_crop(self.scene.image, region, self.view, config.crop_size, config.size_multiple)
+            for region in regions
+        )
 
     def end_info(self, score: Score) -> dict[str, Any]:
         """Return what ``info`` gains at the end.
@@ -317,14 +332,6 @@ class Episode:
                 shown_region(region, self.view, config.crop_size, config.size_multiple)
                 for region in self.view.text_to_scene(wanted)
             ]
-        )
-
-    def _cut(self, regions: Boxes) -> tuple[Crop, ...]:
-        """Cut crops out of the source image."""
-        config = self.config
-        return tuple(
-            cut_crop(self.scene.image, region, self.view, config.crop_size, config.size_multiple)
-            for region in regions
         )
 
     def _reply(self, error: Exception | None, crops: tuple[Crop, ...]) -> Message:

@@ -9,6 +9,7 @@ import re
 import gymnasium as gym
 import tyro
 
+from dip_agents.eval_result import show
 from dip_agents.evaluate import evaluate, print_results
 from dip_agents.glimpse_policies import glimpse_scores, play_glimpses
 from dip_agents.policy import CallablePolicy
@@ -45,7 +46,7 @@ def main(scenes: str = "toy", n: int = 4, server: str | None = None, model: str 
     print_results({name: evaluate(p, source, range(n), rules) for name, p in policies.items()})
     env = Glimpse(gym.make("DIPCrowd-v0", scenes=source), SimulatedDetector(), GridLooks((2,)))
     for name, score in glimpse_scores(play_glimpses(Doubtful(), env, range(n))).items():
-        print(f"agent without words: {name} {score.value:.3f} [{score.low:.3f}, {score.high:.3f}]")
+        print(f"agent without words: {name} {show(score)}")
 
 
 if __name__ == "__main__":

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from dip_agents.image_cache import ImageCache
 from dip_agents.token_buffer import EncodedImage, PlaceholderError
 from dip_env.episode import Message
+from dip_wrappers.chat import plain_text
 
 _DUMMY = "dummy reply"
 
@@ -153,13 +153,3 @@ class ChatTokens:
         for image, piece in zip(images, pieces[1:], strict=True):
             expanded += self.image_token * image.tokens + piece
         return list(self.tokenizer.encode(expanded, add_special_tokens=False)), images
-
-
-def plain_text(text: str) -> str:
-    """Make quoted text harmless: no spelled-out special token, no half of a surrogate pair."""
-    return text.replace("<|", "< |").encode("utf-8", "replace").decode("utf-8")
-
-
-def plain_message(message: Message) -> Message:
-    """Return a message whose text ``plain_text`` has made harmless."""
-    return replace(message, text=plain_text(message.text))

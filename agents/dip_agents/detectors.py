@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from dataclasses import replace
 from typing import Literal
 
@@ -12,7 +13,8 @@ from torch import nn
 
 from dip_agents.engines.choose import engine_for
 from dip_agents.models import load_model
-from dip_agents.policy import Policy
+from dip_agents.policy import Policy, conversation_key
+from dip_agents.seeds import derived_seed
 from dip_agents.vlm_policy import VLMPolicy
 from dip_env.actions import Answer
 from dip_env.config import EpisodeConfig
@@ -33,25 +35,38 @@ class PolicyDetector:
         policy: is shown the picture as an overview.
         rules: of the episodes that it knows; the looks are taken away.
         score: of boxes that the answer gives none.
+        seed: of a policy that samples, with the picture: one picture always gets one answer.
     """
 
-    def __init__(self, policy: Policy, rules: EpisodeConfig, score: float = 1.0) -> None:
+    def __init__(
+        self, policy: Policy, rules: EpisodeConfig, score: float = 1.0, seed: int = 0
+    ) -> None:
         """Take the looks away."""
-        self.policy, self.score = policy, score
+        self.policy, self.score, self.seed = policy, score, seed
         self.rules = replace(rules, max_looks=0, max_turns=1)
         self.asked = 0
         """Pictures so far."""
         self.unread = 0
-        """Of these, the ones whose answer was malformed, and which therefore count as empty."""
+        """Of these, the ones whose answer was malformed, and which therefore count as empty; the
+        first of them is logged as a warning."""
 
     def __call__(self, sight: Sight) -> Detections:
         """Return the boxes of the answer in pixels of the picture."""
-        episode = Episode(picture_scene(sight.image), self.rules)
-        (said,) = self.policy.act([episode.observation()], [self.asked])
+        episode = Episode(picture_scene(sight.image, sight.scene.target), self.rules)
+        observation = episode.observation()
+        picture = conversation_key(observation.messages)
+        (said,) = self.policy.act([observation], [derived_seed(self.seed, picture.hex())])
         self.asked += 1
-        segments = episode.step(said.text).info["segments"] or ()
-        answers = [segment for segment in segments if isinstance(segment, Answer)]
+        info = episode.step(said.text).info
+        answers = [s for s in info["segments"] or () if isinstance(s, Answer)]
         if not answers:
+            if not self.unread:
+                logging.getLogger(__name__).warning(
+                    "PolicyDetector: expected an answer, got %r (%s): such pictures count as empty "
+                    "and are counted in `unread`; this is said once",
+                    said.text[:80],
+                    info["parse_error"] or "no answer",
+                )
             self.unread += 1
             return NOTHING
         scores = [self.score if score is None else score for score in answers[0].scores]
@@ -103,11 +118,12 @@ def tiny_detector(device: Literal["auto", "cpu", "cuda"] = "auto") -> PolicyDete
     return PolicyDetector(policy, loaded.rules)
 
 
-def picture_scene(image: np.ndarray) -> Scene:
+def picture_scene(image: np.ndarray, target: str = "person") -> Scene:
     """Return a picture as a scene without truth.
 
     Args:
         image: RGB uint8 (h, w, 3).
+        target: what is to be found in it, a singular noun.
     """
     return Scene(
         scene_id="picture",
@@ -118,4 +134,5 @@ def picture_scene(image: np.ndarray) -> Scene:
         ignore=np.zeros(0, bool),
         labels=(),
         load_image=lambda: Image.fromarray(image),
+        target=target,
     )

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dip_env.boxes import covered_share
+from dip_env.errors import ConfigError
 from dip_env.metrics.intervals import Interval, bootstrap
 from dip_wrappers.glimpse import Glimpse, GridLooks
 from dip_wrappers.glimpse.maps import weight_inside
@@ -122,7 +123,12 @@ def play_glimpses(chooser: Chooser, env: Glimpse, scenes: Sequence[int]) -> Coun
 
     Returns:
         (S, 3): people found, boxes answered (but for those an ignore region drops), people there.
+
+    Raises:
+        ConfigError: for no scenes.
     """
+    if not len(scenes):
+        raise ConfigError("scenes: expected at least one, got none")
     counts = []
     for scene in scenes:
         observation, info = env.reset(options={"scene": scene})

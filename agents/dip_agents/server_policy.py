@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from dip_agents.chat_tokens import plain_text
 from dip_agents.engines.openai_http import ChatServer, first_choice, message_json
 from dip_agents.policy import Completion
+from dip_env.actions import as_thought
 from dip_env.episode import Observation
 from dip_env.errors import ConfigError
+from dip_wrappers.chat import plain_text
 
 
 class ServerPolicy:
@@ -76,7 +77,7 @@ class ServerPolicy:
     def _body(self, observation: Observation, seed: int) -> dict[str, Any]:
         body: dict[str, Any] = {
             "model": self.model,
-            "messages": [message_json(m, plain_text) for m in observation.messages],
+            "messages": [message_json(m) for m in observation.messages],
             "max_tokens": self.max_tokens,
             "temperature": self.temperature,
         }
@@ -85,11 +86,16 @@ class ServerPolicy:
 
 
 def _completion(choice: dict[str, Any]) -> Completion:
-    """Return what was said; a think that the server moved out of the text is put back."""
+    """Return what was said; a think that the server moved out of the text is put back.
+
+    The server has said where it ends, so tags that it quotes, as from the prompt, end nothing.
+    """
     message, cut = choice["message"], choice["finish_reason"] == "length"
-    text = message["content"] or ""
+    said = message["content"] or ""
     # Servers differ in what they call it.
     thought = message.get("reasoning_content") or message.get("reasoning")
-    if thought:
-        text = f"<think>{thought}" + ("" if cut and not text else f"</think>{text}")
-    return Completion(text, truncated=cut)
+    if not thought:
+        return Completion(said, truncated=cut)
+    end = "" if cut and not said else "</think>"
+    thought = as_thought(plain_text(thought)).text
+    return Completion(f"<think>{thought}{end}{said}", truncated=cut)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import gymnasium as gym
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from torch import nn
 import dip_env  # noqa: F401
 from dip_agents.detectors import PolicyDetector, TorchvisionDetector, picture_scene, tiny_detector
 from dip_agents.policy import CallablePolicy
+from dip_agents.scripted import RandomPolicy
 from dip_env.boxes import box_iou
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
@@ -48,10 +51,29 @@ def test_an_answer_comes_back_in_pixels_of_the_picture_with_its_scores():
 
 
 @pytest.mark.parametrize("text", ["people everywhere", "<think>a</think><answer>[[1,2"])
-def test_an_answer_that_cannot_be_read_is_empty_and_counted(text):
+def test_an_answer_that_cannot_be_read_is_empty_counted_and_warned_of_once(text, caplog):
     detector, _ = answering(text)
     assert len(detector(sight())) == len(detector(sight())) == 0
     assert (detector.asked, detector.unread) == (2, 2)
+    (record,) = caplog.records
+    assert repr(text) in record.getMessage()
+
+
+def test_the_policy_is_asked_for_what_is_to_be_found_in_the_scene():
+    detector, seen = answering("<think>none</think><answer>[]</answer>")
+    one = sight()
+    detector(replace(one, scene=replace(one.scene, target="vehicle")))
+    assert "Find every vehicle" in seen[0]
+
+
+def test_one_picture_always_gets_one_answer_of_a_policy_that_samples():
+    rules = replace(RULES, max_looks=0)
+    detector = PolicyDetector(RandomPolicy(rules), rules)
+    first, second = sight(), sight(32, 64)
+    found = [detector(one).boxes.tolist() for one in (first, second, first)]
+    assert found[0] == found[2] != found[1]
+    again = PolicyDetector(RandomPolicy(rules), rules, seed=1)(first).boxes.tolist()
+    assert again != found[0]
 
 
 def test_the_tiny_model_finds_people_near_and_far():

@@ -10,6 +10,7 @@ from dip_agents.glimpse_policies import (
     glimpse_scores,
     play_glimpses,
 )
+from dip_env.errors import ConfigError
 from dip_env.scenes import make_source
 from dip_env.scenes.sliced import SlicedScenes
 from dip_env.scenes.stored import StoredScenes
@@ -34,6 +35,11 @@ def test_knowing_the_truth_beats_chance_and_chance_beats_not_looking(env):
         for chooser in (AnswerAtOnce(), RandomLooks(env), OracleLooks(env))
     ]
     assert f1[0] + 0.03 < f1[1] < f1[2] - 0.03
+
+
+def test_no_scenes_are_an_error(env):
+    with pytest.raises(ConfigError, match="scenes: expected at least one, got none"):
+        play_glimpses(RandomLooks(env), env, [])
 
 
 def test_a_scan_looks_at_the_middle_first_and_at_each_cell_once(env):

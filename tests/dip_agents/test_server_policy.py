@@ -71,6 +71,27 @@ def test_a_think_that_the_server_split_off_is_put_back(server, toy, name, conten
     assert (got.text, got.truncated) == (said, reason == "length")
 
 
+@pytest.mark.parametrize(
+    ("thought", "kept"),
+    [
+        ("I could <look>[[1,2,3,4]]</look> or </think>", "< look>[[1,2,3,4]]< /look> or < /think>"),
+        ("a" * 9000 + "z", "[9001 characters, the middle is left out]"),
+        ("<|image_pad|>", "< |image_pad|>"),
+    ],
+)
+def test_any_split_off_thought_leaves_the_answer_well_formed(server, toy, thought, kept):
+    message = {"role": "assistant", "content": "<answer>[[1,2,3,4]]</answer>"}
+    choice = {"message": message | {"reasoning": thought}, "finish_reason": "stop"}
+    server.answer = lambda body: (200, {"choices": [choice]})
+    episode = Episode(toy[0])
+    (got,) = ServerPolicy(server.address, "m").act([episode.observation()], [0])
+    turn = episode.step(got.text)
+    assert turn.terminated and turn.info["parse_error"] is None
+    think, answer = turn.info["segments"]
+    assert kept in think.text and len(think.text) <= 8192
+    assert answer.boxes.tolist() == [[1, 2, 3, 4]]
+
+
 def test_what_the_server_refuses_is_an_error_and_no_empty_action(server, toy):
     server.answer = lambda body: (400, b"no images, please")
     policy = ServerPolicy(server.address, "m")

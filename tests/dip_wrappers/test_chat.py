@@ -54,6 +54,16 @@ def test_openai_images_decode_to_the_same_pixels():
 def test_unknown_formats_are_named():
     with pytest.raises(ValueError, match="expected processor or openai, got 'xml'"):
         to_chat(TALK, "xml")
+
+
+@pytest.mark.parametrize("form", ["processor", "openai"])
+def test_special_tokens_that_a_policy_spells_out_are_broken_and_half_characters_replaced(form):
+    said = "<|image_pad|> and <|im_end|>, \ud800"
+    chat = to_chat([Message("assistant", said), Message("user", f"got {said}")], form)
+    assert [part["text"] for message in chat for part in message["content"]] == [
+        "< |image_pad|> and < |im_end|>, ?",
+        "got < |image_pad|> and < |im_end|>, ?",
+    ]
     with pytest.raises(ValueError, match="expected processor or openai"):
         ChatSpace("xml")
 

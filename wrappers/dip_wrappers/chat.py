@@ -37,9 +37,24 @@ def image_url(image: NDArray[np.uint8]) -> str:
     return PNG_PREFIX + base64.b64encode(buffer.getvalue()).decode("ascii")
 
 
+def plain_text(text: str) -> str:
+    """Make quoted text harmless: no spelled-out special token, no half of a surrogate pair.
+
+    What a policy said is quoted in error messages and in transcripts. A tokenizer would read an
+    image placeholder that it spells as one, without an image, and an end of turn as the end.
+
+    Args:
+        text: of a message.
+
+    Returns:
+        The text, encodable, with a space inside ``<|``.
+    """
+    return text.replace("<|", "< |").encode("utf-8", "replace").decode("utf-8")
+
+
 def _part(part: str | NDArray[np.uint8], format: ChatFormat) -> dict[str, Any]:
     if isinstance(part, str):
-        return {"type": "text", "text": part}
+        return {"type": "text", "text": plain_text(part)}
     if format == "openai":
         return {"type": "image_url", "image_url": {"url": image_url(part)}}
     return {"type": "image", "image": Image.fromarray(part)}
@@ -53,7 +68,8 @@ def to_chat(messages: Sequence[Message], format: ChatFormat = "processor") -> li
         format: the shape of the image parts, see ``ChatFormat``.
 
     Returns:
-        One ``{"role": ..., "content": [parts]}`` for each message.
+        One ``{"role": ..., "content": [parts]}`` for each message, its texts made harmless by
+        ``plain_text``.
 
     Raises:
         ValueError: for an unknown format.

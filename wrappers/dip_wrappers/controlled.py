@@ -62,6 +62,11 @@ class Control:
     overview: Callable[[Pixels, Episode], Pixels] = _own_overview
     crop: Callable[[Crop, Episode], Pixels] = _own_crop
 
+    @property
+    def changes_pixels(self) -> bool:
+        """Whether it shows other pictures than the environment, and not just other places."""
+        return self.overview is not _own_overview or self.crop is not _own_crop
+
     def episode(
         self,
         scene: Scene,
@@ -150,11 +155,11 @@ class ControlledEpisode(Episode):
             ) from error
         return text
 
-    def _cut(self, regions: Boxes) -> tuple[Crop, ...]:
-        """Cut crops, then put what the control shows in their place."""
+    def cut(self, regions: Boxes) -> tuple[Crop, ...]:
+        """Cut crops, then put what the control shows in their place; see ``Episode.cut``."""
         return tuple(
             replace(crop, image=self._shown("crop", crop.image, crop))
-            for crop in super()._cut(regions)
+            for crop in super().cut(regions)
         )
 
     def _shown(self, what: str, image: Pixels, crop: Crop | None = None) -> Pixels:

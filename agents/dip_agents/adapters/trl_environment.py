@@ -7,7 +7,6 @@ from typing import Any
 
 from dip_agents.adapters.task import Task
 from dip_agents.adapters.trl_template import TokenBudget
-from dip_agents.chat_tokens import plain_message
 from dip_env.actions import Answer, Look, Segment
 from dip_env.boxes import Boxes
 from dip_env.episode import Episode, Message
@@ -24,7 +23,7 @@ def parts_of(message: Message) -> Parts:
     What the policy said is quoted in error messages, so special tokens it spells out are undone:
     a placeholder without an image would end the training.
     """
-    (chat,) = to_chat([plain_message(message)])
+    (chat,) = to_chat([message])
     return list(chat["content"])
 
 
@@ -49,7 +48,7 @@ class BudgetedEpisode(Episode):
         regions = super()._regions(segments)
         # Neither beside an answer nor in the last turn are crops shown.
         if len(regions) and not isinstance(segments[-1], Answer) and self.turns_left > 1:
-            crops = self._cut(regions)
+            crops = self.cut(regions)
             left = self.looks_left - sum(isinstance(s, Look) for s in segments)
             text = crops_message(
                 crops,

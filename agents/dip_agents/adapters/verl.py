@@ -14,7 +14,6 @@ from functools import partial
 from typing import Any
 from uuid import uuid4
 
-from dip_agents.chat_tokens import plain_message
 from dip_agents.needs import needs
 from dip_agents.token_buffer import PlaceholderError
 from dip_env.episode import Message
@@ -67,7 +66,7 @@ class DIPCrowdLoop(AgentLoopBase):
         task, scene = await aside(task_and_scene, row.get("extra_info"))
         task.check_processor(self.processor)
         episode = await aside(task.episode, scene)
-        chat = await aside(lambda: _chat([episode.opening]))
+        chat = await aside(lambda: to_chat([episode.opening]))
         ids: list[int] = await self.ct_build_initial_tokens(chat, images=_images(chat))
         mask: list[int] = []
         logprobs: list[float] | None = [] if sampling_params.get("logprobs") else None
@@ -92,8 +91,8 @@ class DIPCrowdLoop(AgentLoopBase):
                 turn = await aside(episode.step, actions[-1])
             if turn.message is None:
                 break
-            chat += _chat([Message("assistant", actions[-1])])
-            longer = chat + _chat([turn.message])
+            chat += to_chat([Message("assistant", actions[-1])])
+            longer = chat + to_chat([turn.message])
             merged, *aligned = await self.ct_merge_context_msg(chat, longer, ids, mask, logprobs)
             # One more token must fit, or there is nothing left to say.
             if len(aligned[0]) >= limit:
@@ -124,11 +123,6 @@ class DIPCrowdLoop(AgentLoopBase):
         if banned & set(said.token_ids):
             raise PlaceholderError("the policy sampled a placeholder; the server must ban it")
         return said
-
-
-def _chat(messages: Sequence[Message]) -> list[ChatMessage]:
-    """Return messages for the processor's template, quoted special tokens made harmless."""
-    return to_chat([plain_message(message) for message in messages])
 
 
 def _images(chat: Sequence[ChatMessage]) -> list[Any]:

@@ -8,10 +8,10 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from dip_agents.chat_tokens import plain_text
 from dip_agents.engines.base import Chunk, EngineError, Reply, Sample, Sampling, TurnSeed
 from dip_agents.engines.openai_http import ChatServer, first_choice, message_json
 from dip_env.errors import ConfigError
+from dip_wrappers.chat import plain_text
 
 if TYPE_CHECKING:
     from dip_agents.chat_tokens import ChatTokens
@@ -106,7 +106,7 @@ class OpenAIEngine:
         """
         rows: list[_Row] = []
         for chunk in prompts:
-            messages = [message_json(m, plain_text) for m in chunk.messages]
+            messages = [message_json(m) for m in chunk.messages]
             rows += [_Row(len(rows) + g, list(chunk.ids), list(messages)) for g in range(repeats)]
         pool = ThreadPoolExecutor(self.concurrency, "server")
         asked: dict[Future[dict[str, Any]], _Row] = {}
@@ -123,7 +123,7 @@ class OpenAIEngine:
                     if answer is None:
                         continue
                     row.ids.extend(answer.ids)
-                    row.messages += [message_json(m, plain_text) for m in answer.messages]
+                    row.messages += [message_json(m) for m in answer.messages]
                     row.turn += 1
                     body = self._body(row, sampling, turn_seed)
                     asked[pool.submit(self.server.ask, body)] = row

@@ -10,13 +10,12 @@ import time
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
 from typing import Any
 
 from dip_agents.engines.base import EngineError
 from dip_env.episode import Message
 from dip_env.errors import ConfigError
-from dip_wrappers.chat import image_url
+from dip_wrappers.chat import plain_text, to_chat
 
 BUSY = (408, 409, 425, 429, 500, 502, 503, 504)
 """Statuses after which another try may work."""
@@ -132,22 +131,11 @@ class ChatServer:
         return repr(text[:200])
 
 
-def message_json(message: Message, plain: Callable[[str], str]) -> dict[str, Any]:
-    """Return a message as the protocol has it, images as PNG data addresses.
-
-    Args:
-        message: text and pixels.
-        plain: makes quoted text harmless.
-    """
+def message_json(message: Message) -> dict[str, Any]:
+    """Return a message as servers take it: images as PNG data addresses, the policy's as a text."""
     if message.role == "assistant":
-        return {"role": "assistant", "content": plain(message.text)}
-    parts = [
-        {"type": "text", "text": plain(part)}
-        if isinstance(part, str)
-        else {"type": "image_url", "image_url": {"url": image_url(part)}}
-        for part in message.parts
-    ]
-    return {"role": message.role, "content": parts}
+        return {"role": "assistant", "content": plain_text(message.text)}
+    return to_chat([message], "openai")[0]
 
 
 def first_choice(answer: dict[str, Any]) -> dict[str, Any]:

@@ -36,6 +36,11 @@ def test_what_are_no_boxes_is_refused(boxes):
         Detections(boxes, [0.5])
 
 
+def test_boxes_given_by_width_and_height_are_refused_with_the_likely_cause():
+    with pytest.raises(ConfigError, match=r"got \[100.0, 100.0, 20.0, 40.0\]; is that x,y,width"):
+        Detections([[0, 0, 1, 1], [100, 100, 20, 40]], [0.5, 0.5])
+
+
 def test_each_box_needs_a_score():
     with pytest.raises(ConfigError, match="expected 2 scores, got 1"):
         Detections([[0, 0, 1, 1], [0, 0, 2, 2]], [0.5])

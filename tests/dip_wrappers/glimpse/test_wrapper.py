@@ -7,9 +7,18 @@ from gymnasium.utils.env_checker import check_env
 from PIL import Image
 
 import dip_env  # noqa: F401 (registers the environment)
+from dip_env.episode import Episode
 from dip_env.errors import ConfigError
 from dip_env.rewards import accuracy_reward
 from dip_env.scenes.base import Scene
+from dip_wrappers.controlled import Control, LookControl
+from dip_wrappers.controls import (
+    blank_crops,
+    coarse_overview,
+    no_image,
+    own_looks,
+    random_looks,
+)
 from dip_wrappers.glimpse import (
     BoxLooks,
     Detections,
@@ -147,8 +156,11 @@ def test_a_detector_that_finds_more_than_an_answer_may_hold_gives_the_surest():
         ({"max_looks": 0}, {}, "max_looks >= 1 and max_regions >= 1, got 0"),
         ({"max_regions": 2}, {"looks": GridLooks(at_once=3)}, "max_regions >= 3"),
         ({"max_turns": 2}, {}, "more turns than looks, got 2 and 2"),
-        ({}, {"cells": 0}, "cells: expected at least 1"),
-        ({}, {"shaping": float("nan")}, "shaping: expected at least 0"),
+        ({}, {"cells": 0}, "cells: expected a finite number >= 1, got 0"),
+        ({}, {"shaping": float("nan")}, "shaping: expected a finite number >= 0"),
+        ({}, {"answer_score": 1.5}, r"answer_score: expected a number in \[0, 1\], got 1.5"),
+        ({}, {"nms_iou": -0.1}, r"nms_iou: expected a number in \[0, 1\]"),
+        ({}, {"discount": 3.0}, r"discount: expected a number in \[0, 1\]"),
         ({}, {"keys": ("image", "smell")}, "keys: expected some of image"),
         ({}, {"keys": ()}, "keys: expected some of image"),
         ({}, {"keys": ("places",), "looks": BoxLooks()}, "budget, got .'places'"),
@@ -208,6 +220,48 @@ def test_a_copy_sees_its_own_episode():
     other = copy.deepcopy(env)
     assert other.step(0)[0]["looked"].any()
     assert not env.step(env.looks.answer)[0]["looked"].any()
+
+
+def test_scenes_of_unequal_crowds_play_side_by_side():
+    envs = gym.vector.SyncVectorEnv([lambda: make(scenes="crowd")] * 2)
+    _, infos = envs.reset(seed=0)
+    assert len({len(found) for found in infos["found_boxes"]}) == 2
+    _, _, terminated, _, infos = envs.step([envs.single_action_space.n - 1] * 2)
+    assert terminated.all()
+    assert [len(f) for f in infos["found_scores"]] == [len(f) for f in infos["found_boxes"]]
+
+
+@pytest.mark.parametrize("control", [blank_crops(), no_image(), coarse_overview(32)])
+def test_a_detector_that_reads_no_pixels_is_not_played_under_a_control_of_pictures(control):
+    crowd = LookControl(gym.make("DIPCrowd-v0", scenes="toy", **RULES), control)
+    with pytest.raises(ConfigError, match=r"reads pixels under the control .*SimulatedDetector"):
+        Glimpse(crowd, SimulatedDetector()).reset(seed=0)
+
+
+def test_what_a_look_would_bring_is_foretold_under_the_control_too():
+    def find(image):
+        seen = [[0, 0, *image.shape[1::-1]]] * int(image[0, 0].tolist() == [0, 0, 255])
+        return np.reshape(seen, (-1, 4)), [1.0] * len(seen)
+
+    crowd = gym.make("DIPCrowd-v0", scenes="toy", **{**RULES, "crop_size": 320})
+    blue = np.array([0, 0, 255], np.uint8)
+    control = Control("blue crops", crop=lambda crop, episode: np.full_like(crop.image, blue))
+    for shown, boxes in ((own_looks(), 0), (control, 1)):
+        env = Glimpse(LookControl(crowd, shown), ImageDetector(find), GridLooks((1,)))
+        env.reset(options={"scene": 3})
+        foretold = env.answer_after(env.looks.cells[0])
+        env.step(0)
+        assert len(foretold) == boxes
+        np.testing.assert_array_equal(env.answer(), foretold)
+        crowd.unwrapped.new_episode = Episode
+
+
+@pytest.mark.parametrize("control", [random_looks(), own_looks()])
+def test_a_control_of_places_is_played_with_any_detector(control):
+    crowd = LookControl(gym.make("DIPCrowd-v0", scenes="toy", **RULES), control)
+    env = Glimpse(crowd, SimulatedDetector(), GridLooks((2,)))
+    env.reset(seed=0)
+    assert not env.step(0)[2]
 
 
 def test_a_region_that_cannot_be_shown_is_an_error():

@@ -25,8 +25,8 @@ class Detections:
         scores: (N,) in [0, 1].
 
     Raises:
-        ConfigError: for what is no (N, 4) of finite numbers, unequal numbers of boxes and scores,
-            or scores that are no numbers in [0, 1].
+        ConfigError: for what is no (N, 4) of finite numbers, boxes that end before they begin,
+            unequal numbers of boxes and scores, or scores that are no numbers in [0, 1].
     """
 
     boxes: Boxes
@@ -41,6 +41,11 @@ class Detections:
         if not np.isfinite(boxes).all():
             wrong = boxes[~np.isfinite(boxes).all(axis=1)][0]
             raise ConfigError(f"detections: expected finite boxes, got {wrong.tolist()}")
+        if (turned := (boxes[:, 2:] < boxes[:, :2]).any(axis=1)).any():
+            raise ConfigError(
+                "detections: expected x1,y1,x2,y2 with x1 <= x2 and y1 <= y2, got "
+                f"{boxes[turned][0].tolist()}; is that x,y,width,height?"
+            )
         scores = np.asarray(self.scores, dtype=np.float64).reshape(-1)
         if len(boxes) != len(scores):
             raise ConfigError(f"detections: expected {len(boxes)} scores, got {len(scores)}")

@@ -66,7 +66,11 @@ class Sight:
 
 
 class Detector(Protocol):
-    """Finds people in one picture."""
+    """Finds people in one picture.
+
+    One that does not read the picture says so by an attribute ``reads_pixels = False``, so that no
+    control which changes pictures is believed to have changed anything.
+    """
 
     def __call__(self, sight: Sight) -> Detections:
         """Return boxes in pixels of ``sight.image``, with scores."""

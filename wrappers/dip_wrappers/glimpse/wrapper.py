@@ -16,7 +16,8 @@ from dip_env.env import DIPCrowdEnv
 from dip_env.episode import Episode
 from dip_env.errors import ConfigError
 from dip_env.rewards import accuracy_reward
-from dip_env.views import Crop, cut_crop
+from dip_env.views import Crop
+from dip_wrappers.controlled import Control, ControlledEpisode
 from dip_wrappers.glimpse.detections import NOTHING, Detections, Finding, merged, uncut
 from dip_wrappers.glimpse.detectors import Detector, Sight
 from dip_wrappers.glimpse.looks import GridLooks, Looks
@@ -116,11 +117,15 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
             )
         for name, value, low in (
             ("image_size", image_size, 1), ("crop_size", crop_size, 1), ("cells", cells, 1),
-            ("answer_score", answer_score, 0), ("nms_iou", nms_iou, 0), ("shaping", shaping, 0),
-            ("discount", discount, 0),
+            ("shaping", shaping, 0),
         ):  # fmt: skip
-            if not value >= low:
-                raise ConfigError(f"{name}: expected at least {low}, got {value!r}")
+            if not low <= value < np.inf:
+                raise ConfigError(f"{name}: expected a finite number >= {low}, got {value!r}")
+        for name, value in (
+            ("answer_score", answer_score), ("nms_iou", nms_iou), ("discount", discount),
+        ):  # fmt: skip
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name}: expected a number in [0, 1], got {value!r}")
         known = (*KEYS, PLACES) if isinstance(self.looks, GridLooks) else KEYS
         if not keys or len({*keys}) != len(keys) or not {*keys} <= {*known}:
             raise ConfigError(f"keys: expected some of {', '.join(known)}, got {tuple(keys)}")
@@ -160,9 +165,15 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Arrays, dict[str, Any]]:
-        """Start an episode and let the detector see the overview; as that of the environment."""
+        """Start an episode and let the detector see the overview; as that of the environment.
+
+        Raises:
+            ConfigError: under a control that changes pictures, with a detector that reads none.
+        """
         _, info = self.env.reset(seed=seed, options=options)
         episode = self.episode
+        if isinstance(episode, ControlledEpisode) and episode.control.changes_pixels:
+            self._check_reads_pixels(episode.control)
         whole = np.array([0.0, 0.0, *episode.scene.size])
         sight = Sight(episode.opening.images[0], whole, episode.scene)
         self._findings = [self._finding(sight)]
@@ -195,11 +206,8 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
         Returns:
             (N, 4) scene frame, surest first.
         """
-        episode, rules = self.episode, self.crowd.config
-        box = np.asarray(region) * np.tile(episode.scene.size, 2)
-        crop = cut_crop(
-            episode.scene.image, box, episode.view, rules.crop_size, rules.size_multiple
-        )
+        episode = self.episode
+        (crop,) = episode.cut(np.asarray(region)[None] * np.tile(episode.scene.size, 2))
         seen = [*self._findings, self._finding_in(crop)]
         return self._answered(merged(seen, self.nms_iou)).boxes
 
@@ -212,6 +220,13 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
         return accuracy_reward(
             answer, truth, ignored, paid.accuracy, paid.beta, paid.precision_weight, paid.iou
         )
+
+    def _check_reads_pixels(self, control: Control) -> None:
+        if not getattr(self.detector, "reads_pixels", True):
+            raise ConfigError(
+                f"detector: expected one that reads pixels under the control {control.name!r}, "
+                f"which changes pictures, got {type(self.detector).__name__}, which reads the truth"
+            )
 
     def _answered(self, found: Detections) -> Detections:
         sure = found.above(self.answer_score)
@@ -291,6 +306,9 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
         return weight_map(self.found.boxes, weights, self.episode.scene.size, self.cells)
 
     def _with_found(self, info: dict[str, Any]) -> dict[str, Any]:
-        """Add the detections so far, (N, 4) view frame, and their scores."""
-        boxes = self.episode.view.scene_to_view(self.found.boxes)
-        return {**info, "found_boxes": boxes, "found_scores": self.found.scores.copy()}
+        """Add the detections so far, (N, 4) view frame, and their scores.
+
+        They are lists for the same reason as in ``dip_env.env.info_of``: their number differs.
+        """
+        boxes = self.episode.view.scene_to_view(self.found.boxes).tolist()
+        return {**info, "found_boxes": boxes, "found_scores": self.found.scores.tolist()}
