@@ -237,15 +237,17 @@ class Episode:
 
         segments: tuple[Segment, ...] | None = None
         regions: Boxes = np.zeros((0, 4))
+        crops: tuple[Crop, ...] = ()
+        reply: Message | None = None
         error: ActionParseError | ActionRefusedError | None = None
         try:
             segments = self.grammar.parse(action)
             regions = self._regions(segments)
+            crops, reply = self._show(segments, regions)
         except (ActionParseError, ActionRefusedError) as err:
-            segments, error = None, err
+            segments, regions, error = None, np.zeros((0, 4)), err
 
         answers = [s for s in segments or () if isinstance(s, Answer)]
-        crops = () if answers else self.cut(regions)
         self._messages.append(Message("assistant", action))
         self._segments_per_turn.append(segments)
         self._looks_taken += sum(isinstance(s, Look) for s in segments or ())
@@ -257,7 +259,7 @@ class Episode:
             self._answer = answers[0]
         if answers or self.turns_left == 0:
             return self._end(crops, info)
-        reply = self._reply(error, crops)
+        reply = reply or self._reply(error)
         self._messages.append(reply)
         return Turn(reply, crops, 0.0, terminated=False, truncated=False, info=info)
 
@@ -334,16 +336,33 @@ class Episode:
             ]
         )
 
-    def _reply(self, error: Exception | None, crops: tuple[Crop, ...]) -> Message:
-        """Return the message after an action that did not end the episode."""
+    def _show(
+        self, segments: tuple[Segment, ...], regions: Boxes
+    ) -> tuple[tuple[Crop, ...], Message | None]:
+        """Return one action's crops and, unless it ends the episode, their message, or refuse."""
+        if not len(regions) or isinstance(segments[-1], Answer):
+            return (), None
+        crops = self.cut(regions)
+        turns_left = self.turns_left - 1
+        if not turns_left:
+            return crops, None
+        looks_left = self.looks_left - sum(isinstance(s, Look) for s in segments)
+        text = prompts.crops_message(
+            crops,
+            self.view,
+            turns_left,
+            looks_left,
+            first=len(self.crops) + 1,
+            brief=self.config.brief,
+        )
+        return crops, Message("user", text, tuple(crop.image for crop in crops), captioned=True)
+
+    def _reply(self, error: Exception | None) -> Message:
+        """Return the message after an action that showed nothing and did not end the episode."""
         left = (self.turns_left, self.looks_left)
         if error is not None:
             return Message("user", prompts.error_message(error, *left))
-        if not crops:
-            return Message("user", prompts.nudge_message(*left))
-        first = len(self.crops) - len(crops) + 1
-        text = prompts.crops_message(crops, self.view, *left, first=first, brief=self.config.brief)
-        return Message("user", text, tuple(crop.image for crop in crops), captioned=True)
+        return Message("user", prompts.nudge_message(*left))
 
     def _end(self, crops: tuple[Crop, ...], info: dict[str, Any]) -> Turn:
         """Close the episode, scored unless a group does that."""

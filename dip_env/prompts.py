@@ -29,12 +29,18 @@ def task_prompt(view: View, config: EpisodeConfig, grammar: Grammar, target: str
         frame = f"pixels of this {width}x{height} image"
     else:
         frame = f"thousandths of the width and height of this {width}x{height} image"
-    looks = (
-        f"up to {count(config.max_looks, 'look')}, each showing its regions enlarged: "
-        "look where you are not sure"
-        if config.max_looks
-        else "no looks"
-    )
+    if not config.max_looks:
+        looks = "no looks"
+    elif config.max_turns == 1:
+        looks = (
+            f"up to {count(config.max_looks, 'look')} in it, which show nothing: name the regions "
+            "where you are not sure"
+        )
+    else:
+        looks = (
+            f"up to {count(config.max_looks, 'look')}, each showing its regions enlarged: "
+            "look where you are not sure"
+        )
     return (
         f"Find every {target} in the image. Boxes are x1,y1,x2,y2 in {frame}, from its top left "
         f"corner. You have {count(config.max_turns, 'turn')} to answer, and {looks}.\n"

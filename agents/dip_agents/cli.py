@@ -37,6 +37,7 @@ from dip_agents.recipes import measure_model, reinforce, report_gain, teach
 from dip_agents.scripted import GridScanPolicy, RandomPolicy
 from dip_agents.vlm_policy import VLMPolicy
 from dip_env.config import EpisodeConfig
+from dip_env.episode import Episode
 from dip_env.errors import ConfigError
 from dip_env.scenes.augmented import AugmentedScenes
 from dip_env.scenes.base import SceneSource
@@ -225,7 +226,7 @@ def _views(args: Sft, part: SceneArgs) -> AugmentedScenes:
 
 
 def _evaluate(args: Evaluate, console: Console) -> int:
-    source, policy_for = _players(args, "evaluate")
+    source, policy_for = _players(args, "evaluate", args.rules)
     result = evaluate(
         policy_for(args.rules),
         source,
@@ -246,12 +247,15 @@ def _experiment(args: Experiment, console: Console) -> int:
     ways = variations(
         args.kind, args.rules, view_sizes=args.view_sizes, tiles=args.tiles, seed=args.seed
     )
-    source, policy_for = _players(args, "experiment")
+    every = dict.fromkeys(way.arm.config for way in ways)
+    largest = max(rules.view_size for rules in every)
+    source, policy_for = _players(args, "experiment", replace(args.rules, view_size=largest))
+    policies = {rules: policy_for(rules) for rules in every}
     with Progress(console=console, transient=True) as progress:
         task = progress.add_task(args.kind, total=None)
         report = run_experiment(
             args.kind,
-            policy_for,
+            policies.__getitem__,  # whatever has no room is known before anything is played
             source,
             range(min(args.n, len(source))),
             ways,
@@ -270,8 +274,10 @@ def _experiment(args: Experiment, console: Console) -> int:
     return 0
 
 
-def _players(args: PlayArgs, command: str) -> tuple[SceneSource, Callable[[EpisodeConfig], Policy]]:
-    """Open the scenes, and return who plays them under given rules."""
+def _players(
+    args: PlayArgs, command: str, largest: EpisodeConfig
+) -> tuple[SceneSource, Callable[[EpisodeConfig], Policy]]:
+    """Open the scenes, and return who plays them under given rules, none with a larger overview."""
     if args.policy == "model":
         args.sampler.check_measuring(command)
     source = args.source.open(args.split)
@@ -281,10 +287,16 @@ def _players(args: PlayArgs, command: str) -> tuple[SceneSource, Callable[[Episo
         return source, {"random": RandomPolicy, "grid": GridScanPolicy}[args.policy]
     vlm = load_model(args.model.model, device=args.model.device, dtype=args.model.dtype).vlm
     policy = VLMPolicy(
-        args.sampler.open(vlm, args.rules, args.model.token_budget),
+        args.sampler.open(vlm, largest, args.model.token_budget),
         args.temperature,
         args.model.max_new_tokens,
         args.model.token_budget,
         args.batch_size,
     )
-    return source, lambda rules: policy
+
+    def policy_for(rules: EpisodeConfig) -> Policy:
+        if len(source):
+            policy.check_room(Episode(source[0], rules).observation())
+        return policy
+
+    return source, policy_for

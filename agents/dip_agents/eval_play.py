@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -48,6 +49,19 @@ class Arm:
 
 
 @dataclass(frozen=True, eq=False)
+class Ended:
+    """How one episode ended.
+
+    Args:
+        turn: the last one, which holds the reward and, in ``info``, its terms and the truth.
+        cut_turns: turns whose text a limit of tokens cut, or left no room for.
+    """
+
+    turn: Turn
+    cut_turns: int
+
+
+@dataclass(frozen=True, eq=False)
 class Record:
     """What the groups of one arm came to, scene by scene.
 
@@ -67,15 +81,15 @@ class Record:
         """Begin an empty list for each rollout."""
         self.answers.extend([] for _ in range(self.group_size))
 
-    def add(self, index: int, group: EpisodeGroup, last: Sequence[Turn]) -> None:
+    def add(self, index: int, group: EpisodeGroup, ended: Sequence[Ended]) -> None:
         """Keep what a finished group came to.
 
         Args:
             index: place of its scene in the source.
             group: after its end.
-            last: the last turn of each member.
+            ended: how each member ended.
         """
-        self.sums.append(tally(group, last))
+        self.sums.append(tally(group, ended))
         place = self.truth.add(index, group.scene)
         for rows, episode in zip(self.answers, group.episodes, strict=True):
             rows += coco_detections(place, episode.outcome.answer, answer_scores(episode))
@@ -88,7 +102,7 @@ def play(
     batch_size: int,
     seed: int,
     writer: TraceWriter | None = None,
-) -> list[list[Turn]]:
+) -> list[list[Ended]]:
     """Play groups to their end, asking the policy about all unfinished episodes together.
 
     Args:
@@ -99,13 +113,14 @@ def play(
         writer: where to record every episode, if anywhere.
 
     Returns:
-        The last turn of each member of each group, with its reward and, in ``info``, the truth.
+        How each member of each group ended.
 
     Raises:
         ValueError: when the policy returns another number of completions than observations.
     """
     traces = [GroupRecorder(writer, group, seed) for group in groups] if writer else []
     last: list[list[Turn]] = [[] for _ in groups]
+    cut: Counter[tuple[int, int]] = Counter()
     while True:
         live = [
             (g, m, episode)
@@ -114,7 +129,10 @@ def play(
             if not episode.done
         ]
         if not live:
-            return last
+            return [
+                [Ended(turn, cut[g, m]) for m, turn in enumerate(turns)]
+                for g, turns in enumerate(last)
+            ]
         texts: dict[tuple[int, int], str] = {}
         for start in range(0, len(live), batch_size):
             batch = live[start : start + batch_size]
@@ -124,7 +142,9 @@ def play(
                 raise ValueError(
                     f"policy: expected {len(batch)} completions, got {len(completions)}"
                 )
-            texts |= {(g, m): c.text for (g, m, _), c in zip(batch, completions, strict=True)}
+            for (g, m, _), completion in zip(batch, completions, strict=True):
+                texts[g, m] = completion.text
+                cut[g, m] += completion.truncated
         for g in sorted({g for g, _, _ in live}):
             group = groups[g]
             actions = [texts.get((g, m)) for m in range(len(group.episodes))]
@@ -133,29 +153,30 @@ def play(
                 traces[g].step(actions, last[g])
 
 
-def tally(group: EpisodeGroup, last: Sequence[Turn]) -> dict[str, float]:
+def tally(group: EpisodeGroup, ended: Sequence[Ended]) -> dict[str, float]:
     """Sum up what the members of a finished group did.
 
     Args:
         group: after its end.
-        last: the last turn of each member, which holds its reward and terms.
+        ended: how each member ended.
 
     Returns:
         A number for each name in ``eval_score.TALLIES``, summed over the members.
     """
     sums = dict.fromkeys(TALLIES, 0.0)
-    for episode, turn in zip(group.episodes, last, strict=True):
+    for episode, end in zip(group.episodes, ended, strict=True):
         outcome = episode.outcome
         turns = outcome.segments_per_turn
         counted = {
             "looks": sum(isinstance(s, Look) for segments in turns for s in segments or ()),
             "parse_failures": sum(segments is None for segments in turns),
+            "cut_turns": end.cut_turns,
             "boxes": len(outcome.answer),
             "unscored_boxes": sum(score is None for score in answer_scores(episode)),
             "truth": len(group.scene.truth),
-            "reward": turn.reward,
+            "reward": end.turn.reward,
             "episodes": 1,
-            **turn.info["reward_terms"],
+            **end.turn.info["reward_terms"],
         }
         for name in TALLIES:
             sums[name] += counted[name]

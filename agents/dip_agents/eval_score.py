@@ -22,6 +22,7 @@ TALLIES = (
     "accuracy",
     "looks",
     "parse_failures",
+    "cut_turns",
     "boxes",
     "unscored_boxes",
     "truth",
@@ -57,8 +58,10 @@ RATES: Mapping[str, tuple[str, str]] = {
     "looks_per_episode": ("looks", "episodes"),
     "boxes_per_truth": ("boxes", "truth"),
     "parse_failures": ("parse_failures", "episodes"),
+    "cut_turns": ("cut_turns", "episodes"),
 }
-"""Metrics that are one tally over another (``parse_failures``: malformed turns per episode)."""
+"""Metrics that are one tally over another (``parse_failures``: malformed turns per episode,
+``cut_turns``: those that a limit of tokens cut)."""
 
 METRICS = (*MATCHED, *RANKED, *RATES)
 """Every metric of an evaluation, in the order of the table."""

@@ -185,8 +185,8 @@ def _measure(
                     for index, scene in zip(chunk, scenes, strict=True)
                 ]
                 ends = play(policy, groups, batch_size=batch_size, seed=seed, writer=writer)
-                for index, group, last in zip(chunk, groups, ends, strict=True):
-                    records[name].add(index, group, last)
+                for index, group, ended in zip(chunk, groups, ends, strict=True):
+                    records[name].add(index, group, ended)
                     if on_group is not None:
                         on_group(name, group)
             done += len(chunk)

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from dip_agents.experiments import SINGLE_PASS
 from dip_agents.looking_text import gain_harm_table
 from dip_agents.markdown import number, shown, table
 
@@ -22,19 +23,20 @@ def experiment_markdown(report: Report) -> str:
         report: what ``run_experiment`` returns, or the same read from a file.
 
     Returns:
-        A table of the arms and, where one has no looks, one of the scenes that gained or were
-        harmed, each under a line that says what it holds.
+        A table of the arms, what was left out, and a table of the scenes that gained or were
+        harmed by looks, where there are arms that differ in looks alone; each under a line that
+        says what it holds.
     """
     reference = report["reference"]
     head = ("arm", "F1", f"F1 against {reference}", "precision", "recall", "boxes per person",
-            "malformed turns", "regions", "share of the image")  # fmt: skip
+            "malformed turns", "cut turns", "regions", "share of the image")  # fmt: skip
     rows = [
         (
             name,
             shown(arm["metrics"], "F1"),
             shown(arm.get("against_reference", {}), "F1", sign=True),
             *(number(arm["metrics"], key) for key in ("precision", "recall", "boxes_per_truth")),
-            number(arm["metrics"], "parse_failures"),
+            *(number(arm["metrics"], key) for key in ("parse_failures", "cut_turns")),
             *(number(arm["looks"], key) for key in ("regions", "area")),
         )
         for name, arm in report["arms"].items()
@@ -42,9 +44,11 @@ def experiment_markdown(report: Report) -> str:
     words = (
         f"{report['experiment']}: {report['n']} scenes, played once in every arm; F1 at IoU 0.5, "
         "pooled over scenes; 95 % intervals over scenes, differences paired. Regions and share: "
-        "what the looks of an episode took."
+        "what the looks of an episode took. Malformed turns are outside the grammar, cut turns ran "
+        "into a limit of tokens; both per episode."
     )
     parts = [words, table(head, rows)]
+    parts += [f"Left out: {what}: {why}." for what, why in report["left_out"].items()]
     if any("gain_harm" in arm for arm in report["arms"].values()):
         parts += ["Scenes in which F1 rose or fell against no looks:", gain_harm_table(report)]
     return "\n\n".join(parts) + "\n"
@@ -52,6 +56,8 @@ def experiment_markdown(report: Report) -> str:
 
 def experiment_plot(report: Report, path: Path) -> None:
     """Draw F1 with its intervals: lines where arms have an order, else one row for each arm.
+
+    Beside F1 over the resolution stands what looks bring there, scene by scene.
 
     Args:
         report: what ``run_experiment`` returns.
@@ -66,19 +72,32 @@ def experiment_plot(report: Report, path: Path) -> None:
         axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
         for axis, series in zip(axes, names, strict=True):
             own = (report["own_places"][series], report["arms"][report["reference"]])
-            _line(axis, [*_points(report, series), own], COLOURS[0], None)
+            points = [(place, arm["metrics"]) for place, arm in [*_points(report, series), own]]
+            _line(axis, points, COLOURS[0], None)
             axis.set_xlabel(series)
-            axis.set_xticks(sorted({own[0], *(place for place, _ in _points(report, series))}))
+            axis.set_xticks(sorted(place for place, _ in points))
+            for name in {SINGLE_PASS} & set(report["arms"]):
+                if (found := report["arms"][name]["metrics"].get("F1")) is not None:
+                    axis.axhline(found["value"], color=COLOURS[1], linestyle="--", label=name)
         axes[0].set_ylabel("F1")
+        if axes[0].get_legend_handles_labels()[0]:
+            axes[0].legend(frameon=False)
     elif ordered:
-        figure = Figure(figsize=(6.0, 3.8), dpi=140, layout="constrained")
-        axis = figure.subplots()
+        figure = Figure(figsize=(9.0, 3.8), dpi=140, layout="constrained")
+        axis, gains = figure.subplots(1, 2)
         names = list(dict.fromkeys(report["arms"][name]["series"] for name in ordered))
         for series, colour in zip(names, COLOURS, strict=False):
-            _line(axis, _points(report, series), colour, series)
-        axis.set_xlabel("pixels that the overview shows, longest side")
+            points = [(place, arm["metrics"]) for place, arm in _points(report, series)]
+            _line(axis, points, colour, series)
         axis.set_ylabel("F1")
         axis.legend(frameon=False)
+        for series, colour in zip(names, COLOURS, strict=False):
+            points = [(x, arm["gain_harm"]) for x, arm in _points(report, series) if arm["without"]]
+            _line(gains, points, colour, None, "mean")
+        gains.axhline(0, color="0.7", zorder=0)
+        gains.set_ylabel("mean change of F1 by looks")
+        for side in (axis, gains):
+            side.set_xlabel("pixels that the overview shows, longest side")
     else:
         arms = report["arms"]
         figure = Figure(figsize=(7.0, 0.8 + 0.34 * len(arms)), dpi=140, layout="constrained")
@@ -107,10 +126,14 @@ def _points(report: Report, series: str) -> list[tuple[float, Mapping[str, Any]]
 
 
 def _line(
-    axis: Any, points: list[tuple[float, Mapping[str, Any]]], colour: str, label: Any
+    axis: Any,
+    points: list[tuple[float, Mapping[str, Any]]],
+    colour: str,
+    label: Any,
+    name: str = "F1",
 ) -> None:
-    points = sorted((p for p in points if "F1" in p[1]["metrics"]), key=lambda point: point[0])
-    found = [arm["metrics"]["F1"] for _, arm in points]
+    points = sorted((p for p in points if name in p[1]), key=lambda point: point[0])
+    found = [values[name] for _, values in points]
     places, values = [place for place, _ in points], [one["value"] for one in found]
     spread = [  # one scene has no interval
         [0.0 if one["low"] is None else one["value"] - one["low"] for one in found],

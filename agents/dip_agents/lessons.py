@@ -121,7 +121,7 @@ class LessonData(Dataset[Lesson]):
             ``overview_scale`` too.
         chat: the learner's tokens.
         seed: of the demonstrator.
-        single_pass: share of lessons without a look: their rules allow none.
+        without_looks: share of lessons without a look: their rules allow none.
         blurred: share of lessons whose overview is blurred, so that the small can be found in
             crops only; what a look shows is easily neglected where the overview shows it too.
             None where the rules allow no look before the answer.
@@ -135,12 +135,12 @@ class LessonData(Dataset[Lesson]):
         teacher: Callable[..., OraclePolicy],
         chat: ChatTokens,
         seed: int = 0,
-        single_pass: float = 0.0,
+        without_looks: float = 0.0,
         blurred: float = 0.0,
     ) -> None:
         """Keep everything; nothing is drawn yet."""
         self.source, self.count, self.config = source, min(count, len(source)), config
-        self.chat, self.seed, self.single_pass = chat, seed, single_pass
+        self.chat, self.seed, self.without_looks = chat, seed, without_looks
         self.policy = teacher(source, config)
         # Without a look nothing makes up for the blur.
         self.blurred = blurred if config.max_looks > 0 and config.max_turns > 1 else 0.0
@@ -157,9 +157,9 @@ class LessonData(Dataset[Lesson]):
         rules, scene = self.config, self.source[index]
         # Spread evenly over the lessons, whatever their order.
         place = (index * GOLDEN) % 1
-        if place < self.single_pass:
+        if place < self.without_looks:
             rules = replace(rules, max_looks=0)
-        elif place < self.single_pass + self.blurred:
+        elif place < self.without_looks + self.blurred:
             return play_lesson(
                 scene,
                 index,

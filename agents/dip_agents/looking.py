@@ -188,17 +188,18 @@ def usual_controls(
         tiles: let the oracle look at tiles, for a policy that was taught so.
 
     Returns:
-        Random looks, oracle looks, crops blanked, crops from another place, overview blurred, no
-        image, and the first 1 to ``max_regions`` - 1 regions only.
+        Random looks, oracle places (regions as many and as large as the policy's own), oracle
+        looks (its own regions, as many as the rules allow), crops blanked, crops from another
+        place, overview blurred, no image, and the first 1 to ``max_regions`` - 1 regions only.
     """
     # All that the looks of an episode may hold, so that a second look goes on where one ended.
     whole = replace(config, max_regions=config.max_looks * config.max_regions)
+    oracle = partial(oracle_regions, config=whole, tiles=tiles)
+    where = " at tiles" if tiles else ""
     return (
         random_looks(seed),
-        placed_looks(
-            partial(oracle_regions, config=whole, tiles=tiles),
-            "oracle looks at tiles" if tiles else "oracle looks",
-        ),
+        placed_looks(oracle, f"oracle places{where}", as_asked=True),
+        placed_looks(oracle, f"oracle looks{where}"),
         blank_crops(),
         crops_from_elsewhere(seed),
         blurred_overview(),

@@ -20,9 +20,12 @@ SAME = 1e-9
 """Change in a scene's F1 that is rounding."""
 
 
-COMPARED = ("F1", "precision", "recall", "accuracy", "boxes_per_truth", "parse_failures")
+COMPARED = (
+    "F1", "precision", "recall", "accuracy", "boxes_per_truth", "parse_failures", "cut_turns",
+)  # fmt: skip
 """Metrics of an evaluation that mean the same whether looks are allowed or not. Malformed turns
-tell a policy that a control has put out of words from one that sees less."""
+tell a policy that a control has put out of words from one that sees less, and cut turns one that a
+limit of tokens keeps from saying what it would."""
 
 
 def compared(score: EvalScore) -> Values:
@@ -45,13 +48,15 @@ def compared(score: EvalScore) -> Values:
             tallies["accuracy"],
             tallies["boxes"],
             tallies["parse_failures"],
+            tallies["cut_turns"],
             tallies["episodes"],
         ],
         axis=1,
     )
 
     def values(counts: Floats) -> dict[str, float | None]:
-        found, counted, people, accuracy, said, failed, episodes = (counts @ columns).tolist()
+        sums = (counts @ columns).tolist()
+        found, counted, people, accuracy, said, failed, cut, episodes = sums
         return {
             "F1": ratio(2 * found, counted + people),
             "precision": ratio(found, counted),
@@ -59,6 +64,7 @@ def compared(score: EvalScore) -> Values:
             "accuracy": ratio(accuracy, episodes),
             "boxes_per_truth": ratio(said, people),
             "parse_failures": ratio(failed, episodes),
+            "cut_turns": ratio(cut, episodes),
         }
 
     return values

@@ -165,7 +165,8 @@ class OraclePolicy:
         smallest: people are left out who appear less tall than this many pixels in the overview
             and in every crop seen so far; 0 answers those too whom nobody could see.
         overview_scale: see ``shown_heights``, in (0, 1].
-        single_turn: look and answer in one action (no crop is ever seen).
+        single_pass: look and answer in one action (no crop is ever seen), as it does anyway where
+            there is one turn only.
     """
 
     def __init__(
@@ -184,7 +185,7 @@ class OraclePolicy:
         decimals: int = 0,
         smallest: float = 0.0,
         overview_scale: float = 1.0,
-        single_turn: bool = False,
+        single_pass: bool = False,
     ) -> None:
         """Check the rates and keep everything.
 
@@ -218,7 +219,7 @@ class OraclePolicy:
         self.decimals = decimals
         self.smallest = smallest
         self.overview_scale = overview_scale
-        self.single_turn = single_turn
+        self.single_pass = single_pass
         self.grammar = Grammar(config.max_regions, config.max_boxes)
         # Drawing a scene can cost far more than playing it, and each is asked for every turn.
         self._scene = lru_cache(maxsize=64)(source.__getitem__)
@@ -258,12 +259,9 @@ class OraclePolicy:
         looks: tuple[Segment, ...] = ()
         if observation.turn == 0 and observation.looks_left > 0:
             looks = self.look_segments(scene, view, rng)
-        if looks and not self.single_turn and may_look(observation):
+        if looks and not self.single_pass and may_look(observation):
             return looks
-        return (
-            *(looks if self.single_turn else ()),
-            *self.answer_segments(scene, view, rng, observation.crops),
-        )
+        return (*looks, *self.answer_segments(scene, view, rng, observation.crops))
 
     def answer_segments(
         self, scene: Scene, view: View, rng: np.random.Generator, crops: Sequence[Crop] = ()

@@ -52,6 +52,12 @@ def may_look(observation: Observation) -> bool:
     return observation.looks_left > 0 and observation.turns_left > 1
 
 
+def must_answer_at_once(observation: Observation) -> bool:
+    """Tell whether look and answer must share the one action there is: the single pass."""
+    first = observation.turn == 0
+    return first and observation.looks_left > 0 and observation.turns_left == 1
+
+
 def random_boxes(
     n: int, size: tuple[float, float], rng: np.random.Generator, heights: tuple[float, float]
 ) -> NDArray[np.float64]:

@@ -83,7 +83,7 @@ def teach(
         teacher,
         vlm.chat,
         config.seed,
-        single_pass=config.single_pass,
+        without_looks=config.without_looks,
         blurred=config.blurred,
     )
     if not ranks.first:

@@ -16,6 +16,7 @@ from dip_agents.printing import (
     PERSON_ASPECT,
     make_answer,
     may_look,
+    must_answer_at_once,
     printable,
     random_boxes,
     reading_order,
@@ -58,17 +59,17 @@ class RandomPolicy:
         ]
 
     def _text(self, observation: Observation, rng: np.random.Generator) -> str:
-        view = observation.view
-        if may_look(observation) and rng.random() < 0.5:
+        view, at_once = observation.view, must_answer_at_once(observation)
+        segments: list[Segment] = [Think("random.")]
+        if (may_look(observation) or at_once) and rng.random() < 0.5:
             n = int(rng.integers(1, self.config.max_regions + 1))
             regions = random_boxes(n, view.scene_size, rng, (0.1, 0.5))
-            segment: Segment = Look(printable(regions, view, outward=True))
-        else:
+            segments.append(Look(printable(regions, view, outward=True)))
+        if len(segments) == 1 or at_once:
             n = int(rng.integers(0, self.max_people + 1))
-            segment = make_answer(
-                printable(random_boxes(n, view.scene_size, rng, (0.05, 0.5)), view)
-            )
-        return self.grammar.format((Think("random."), segment))
+            boxes = random_boxes(n, view.scene_size, rng, (0.05, 0.5))
+            segments.append(make_answer(printable(boxes, view)))
+        return self.grammar.format(segments)
 
 
 class GridScanPolicy:
@@ -109,17 +110,18 @@ class GridScanPolicy:
         view, seen = observation.view, len(observation.crops)
         columns, rows = self.cells
         todo = range(seen, min(columns * rows, seen + self.config.max_regions))
-        if todo and may_look(observation):
+        at_once = must_answer_at_once(observation)
+        segments: list[Segment] = []
+        if todo and (may_look(observation) or at_once):
             width, height = view.scene_size[0] / columns, view.scene_size[1] / rows
             corners = [(i % columns * width, i // columns * height) for i in todo]
             cells = np.array([(x, y, x + width, y + height) for x, y in corners])
-            segments: tuple[Segment, ...] = (
-                Think(f"cells {todo.start + 1} to {todo.stop}."),
-                Look(printable(cells, view)),
-            )
-        else:
+            segments += [
+                Think(f"cells {todo.start + 1} to {todo.stop}."), Look(printable(cells, view)),
+            ]  # fmt: skip
+        if not segments or at_once:
             boxes = printable(self._people(view), view)[: self.config.max_boxes]
-            segments = (Think("the grid."), make_answer(boxes[reading_order(boxes)]))
+            segments += [Think("the grid."), make_answer(boxes[reading_order(boxes)])]
         return self.grammar.format(segments)
 
     def _people(self, view: View) -> NDArray[np.float64]:

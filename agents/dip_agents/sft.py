@@ -74,7 +74,7 @@ class SFTConfig:
     """Width it shrinks to while the rate falls, so that samples come close to likely numbers."""
     dense_weight: float = 0.0
     """Weight of the dense auxiliary loss on the image tokens (for models from scratch)."""
-    single_pass: float = 0.0
+    without_looks: float = 0.0
     """Share of lessons whose rules allow no look, so that the model can do without."""
     blurred: float = 0.0
     """Share of lessons with a blurred overview, to learn to read crops."""
@@ -106,10 +106,10 @@ class SFTConfig:
             raise ConfigError(
                 f"final_sigma: expected 0..{self.coordinate_sigma}, got {self.final_sigma}"
             )
-        if min(self.single_pass, self.blurred) < 0 or self.single_pass + self.blurred > 1:
+        if min(self.without_looks, self.blurred) < 0 or self.without_looks + self.blurred > 1:
             raise ConfigError(
-                "single_pass, blurred: expected shares >= 0 that are at most 1 together, "
-                f"got {self.single_pass}, {self.blurred}"
+                "without_looks, blurred: expected shares >= 0 that are at most 1 together, "
+                f"got {self.without_looks}, {self.blurred}"
             )
         if self.blurred and not self.smallest > 0:
             raise ConfigError(

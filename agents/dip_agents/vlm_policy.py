@@ -9,6 +9,7 @@ from dip_agents.engines.base import Chunk, Engine, Sample, Sampling
 from dip_agents.policy import Completion, conversation_key
 from dip_agents.token_buffer import TokenBuffer
 from dip_env.episode import Message, Observation
+from dip_env.errors import ConfigError
 
 
 class VLMPolicy:
@@ -22,7 +23,7 @@ class VLMPolicy:
         temperature: 0 is greedy.
         max_new_tokens: tokens of one turn.
         token_budget: tokens of one episode; an observation that does not fit gets an empty,
-            truncated completion.
+            truncated completion, which evaluations count (``cut_turns``).
         batch_size: conversations that are decoded together.
     """
 
@@ -44,6 +45,23 @@ class VLMPolicy:
         # A finished conversation is never asked for again, and looks like any other.
         self._kept = 4 * batch_size
         self._spoken: OrderedDict[bytes, TokenBuffer] = OrderedDict()
+
+    def check_room(self, observation: Observation) -> None:
+        """See to it that an episode can begin at all, before many are played.
+
+        Args:
+            observation: the first of an episode.
+
+        Raises:
+            ConfigError: when its image and task leave no room for a word.
+        """
+        tokens = len(self._buffer(observation))
+        if tokens >= self.token_budget:
+            width, height = observation.view.view_size
+            raise ConfigError(
+                f"token_budget: expected more than {tokens}, which the first message takes with an "
+                f"overview of {width}x{height}, got {self.token_budget}"
+            )
 
     def act(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[Completion]:
         """Sample one turn for each observation.

@@ -177,7 +177,7 @@ def _train(study: Study, start: Start, arm: Arm, seed: int) -> Job | None:
             final_sigma=None,
             dense_weight=0.0,  # its heads are no part of a saved model: they would begin anew
             # Every demonstration has the form that is measured, as every rollout of GRPO has.
-            single_pass=0.0,
+            without_looks=0.0,
             blurred=0.0,
             seed=seed,
         )

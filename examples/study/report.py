@@ -31,7 +31,7 @@ python examples/study/larger.py --out runs/small/untrained
 dip sft --model runs/small/untrained --out runs/small --device cuda \\
   --mix easy=1 crowd=3 --scene-count 50000 --views 6 --store runs/scenes --workers 8 \\
   --steps 12000 --batch-size 64 --optimizer muon --learning-rate 1e-3 --decay-steps 3000 \\
-  --coordinate-sigma 1.5 --final-sigma 0.5 --dense-weight 1 --single-pass 0.2 \\
+  --coordinate-sigma 1.5 --final-sigma 0.5 --dense-weight 1 --without-looks 0.2 \\
   --blurred 0.35 --look tiles --smallest 8
 python examples/study/run.py --gpu
 ```

@@ -125,7 +125,7 @@ def test_metrics_file_has_every_metric_with_its_interval(tmp_path):
     names = (
         "precision recall F1 mean_iou JI AP_tied AP50_tied AP75_tied count_mae "
         "duplicates_per_answer reward format look accuracy looks_per_episode boxes_per_truth "
-        "parse_failures"
+        "parse_failures cut_turns"
     )
     assert set(METRICS) == {*names.split(), "AP", "AP50"}
     for name in names.split():
@@ -136,6 +136,17 @@ def test_metrics_file_has_every_metric_with_its_interval(tmp_path):
     assert loaded["counts"]["tp"] + loaded["counts"]["fn"] == 6
     assert loaded["n"] == 4
     assert loaded["look_reference"] == "prior"
+
+
+def test_turns_that_a_limit_of_tokens_cut_are_counted():
+    class Talker:
+        def act(self, observations, seeds):
+            return [Completion("<think>an", truncated=o.turn == 0) for o in observations]
+
+    rules = replace(CONFIG, max_turns=3)
+    result = evaluate(Talker(), ToyScenes(), range(4), rules)
+    assert result.metrics["cut_turns"].value == 1
+    assert result.metrics["parse_failures"].value == 3
 
 
 def test_groups_of_three_read_their_siblings():

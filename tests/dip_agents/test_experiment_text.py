@@ -14,13 +14,15 @@ def arm(f1, series="s", place=None, **more):
         "place": place,
         "metrics": values(F1=f1, recall=0.25),
         "looks": values(regions=2.0, area=0.3),
+        "without": None,
         **more,
     }
 
 
 def report(kind, arms):
     return {
-        "experiment": kind, "n": 9, "reference": "own", "arms": arms, "own_places": {"s": 3}
+        "experiment": kind, "n": 9, "reference": "own", "arms": arms, "own_places": {"s": 3},
+        "left_out": {},
     }  # fmt: skip
 
 
@@ -32,7 +34,7 @@ def test_the_table_shows_what_is_there_and_a_dash_for_the_rest():
     }
     text = experiment_markdown(report("look-budget", arms))
     assert "look-budget: 9 scenes" in text
-    assert "| own | 0.500 [0.400, 0.600] | - | - | 0.250 | - | - | 2.000 | 0.300 |" in text
+    assert "| own | 0.500 [0.400, 0.600] | - | - | 0.250 | - | - | - | 2.000 | 0.300 |" in text
     assert "| none | 0.250 [0.150, 0.350] | -0.250 [-0.350, -0.150] |" in text
     assert "| own | 3 | 1 | 5 | +0.500 | - | +0.200 [+0.100, +0.300] |" in text
 
@@ -41,7 +43,17 @@ def test_the_table_shows_what_is_there_and_a_dash_for_the_rest():
     ("kind", "arms"),
     [
         ("look-budget", {"own": arm(0.5, "own"), "none": arm(0.2, place=0)}),
-        ("resolution", {"own": arm(0.5, place=384), "less": arm(0.2, place=96)}),
+        (
+            "resolution",
+            {
+                "own": arm(0.5, place=384, without="none", gain_harm=values(mean=0.3)),
+                "none": arm(0.2, "no looks", place=384),
+            },
+        ),
+        (
+            "look-budget",
+            {"own": arm(0.5, "own"), "less": arm(0.2, place=0), "single pass": arm(0.3, "p")},
+        ),
         ("controls", {"own": arm(0.5), "none": arm(0.2)}),
     ],
 )
@@ -52,6 +64,11 @@ def test_a_plot_is_drawn_of_each_kind(kind, arms, tmp_path):
         colours = picture.convert("RGB").getcolors(1 << 24)
     # The line and points of the first colour are there, (0, 114, 178).
     assert sum(count for count, colour in colours if colour == (0, 114, 178)) > 100
+
+
+def test_what_was_left_out_is_named_with_its_reason():
+    found = report("look-budget", {"own": arm(0.5)}) | {"left_out": {"single pass": "no words"}}
+    assert "Left out: single pass: no words." in experiment_markdown(found)
 
 
 @pytest.mark.parametrize("kind", ["look-budget", "controls"])

@@ -4,7 +4,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dip_agents.experiments import KINDS, run_experiment, variations
+from dip_agents.experiments import KINDS, left_out, run_experiment, variations
+from dip_agents.oracle import OraclePolicy
 from dip_agents.policy import Completion
 from dip_agents.printing import make_answer, printable
 from dip_env import EpisodeConfig, ToyScenes
@@ -48,6 +49,7 @@ def test_a_smaller_budget_costs_what_the_policy_needed_it_for():
     assert f1(found) == {
         "own looks": 1,
         "no looks": 0,
+        "single pass": 0,
         "first region only": 0,
         "regions 0.5x as wide": 1,
         "regions 0.7x as wide": 1,
@@ -70,10 +72,34 @@ def test_several_looks_are_taken_away_one_by_one():
     assert names[:4] == ["own looks", "no looks", "1 look at most", "2 looks at most"]
 
 
+def test_the_single_pass_pays_looks_whose_crops_nobody_sees():
+    # Everybody it would answer after a look is answered; the looks are taken, no crop is there.
+    source = ToyScenes()
+    found = run_experiment(
+        "look-budget",
+        lambda rules: OraclePolicy(source, rules, look="whole"),
+        source,
+        SCENES,
+        variations("look-budget", RULES),
+    )
+    arm = found["arms"]["single pass"]
+    assert arm["metrics"]["F1"]["value"] > 0.9
+    assert arm["looks"]["area"]["value"] == 1
+    assert found["left_out"] == {}
+
+
+def test_the_single_pass_is_left_out_with_a_reason_where_the_prompt_cannot_ask_for_it():
+    brief = replace(RULES, brief=True)
+    assert "single pass" not in [way.name for way in variations("look-budget", brief)]
+    found = report("look-budget", brief)
+    assert list(found["left_out"]) == ["single pass"]
+    assert left_out("controls", brief) == {}
+
+
 def test_controls_are_those_of_a_report_beside_no_looks():
     found = f1(report("controls", tiles=True))
     assert found["no looks"] == 0
-    assert {"random looks", "oracle looks at tiles", "no image"} <= set(found)
+    assert {"random looks", "oracle looks at tiles", "oracle places at tiles"} <= set(found)
     assert found["crops blanked"] == 1  # it reads no pixels
 
 
@@ -84,6 +110,15 @@ def test_coordinates_change_what_is_printed_and_nothing_else():
         "norm1000, own looks", "norm1000, no looks", "pixel, own looks", "pixel, no looks"
     ]  # fmt: skip
     assert list(found.values()) == [1, 0, 1, 0]
+
+
+def test_what_looks_bring_is_said_at_every_step_and_in_every_format():
+    for kind in ("coordinates", "resolution"):
+        arms = report(kind)["arms"]
+        gains = {name: arm["gain_harm"] for name, arm in arms.items() if "gain_harm" in arm}
+        assert list(gains) == [name for name in arms if name.endswith("own looks")]
+        assert all(gain["mean"] == {"value": 1, "low": 1, "high": 1} for gain in gains.values())
+        assert all(arms[arms[name]["without"]]["series"] == "no looks" for name in gains)
 
 
 def test_resolution_takes_details_or_changes_the_size():
@@ -111,10 +146,16 @@ def test_arms_have_different_names_and_the_report_is_plain_json(kind):
 
 
 def test_what_cannot_be_compared_is_refused():
-    with pytest.raises(ConfigError, match="expected max_looks >= 1, got 0"):
+    with pytest.raises(ConfigError, match="max_looks >= 1 and max_turns >= 2, got 0 and 3"):
         variations("look-budget", replace(RULES, max_looks=0))
+    with pytest.raises(ConfigError, match="max_turns >= 2, got 1 and 1"):
+        variations("controls", replace(RULES, max_turns=1))
+    with pytest.raises(ConfigError, match="coordinates: expected a prompt that says"):
+        variations("coordinates", replace(RULES, brief=True))
     ways = variations("coordinates", RULES)
     with pytest.raises(ConfigError, match="at least one scene"):
         run_experiment("coordinates", Needy, ToyScenes(), [], ways)
     with pytest.raises(ConfigError, match="one arm named 'pixel, own looks', got several"):
         run_experiment("coordinates", Needy, ToyScenes(), [0], [*ways, ways[0]])
+    with pytest.raises(ConfigError, match=r"expected without to name one of .*, got 'pixel, no l"):
+        run_experiment("coordinates", Needy, ToyScenes(), [0], ways[:1])

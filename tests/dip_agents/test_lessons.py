@@ -93,7 +93,7 @@ def test_who_is_only_blurred_is_neither_answered_nor_a_dense_target_of_the_overv
 
 def test_lessons_are_shared_out_between_forms(micro, toy, brief_rules):
     chat = micro("qwen3_vl").chat
-    made = LessonData(toy, 4, brief_rules, OraclePolicy, chat, single_pass=0.25, blurred=0.5)
+    made = LessonData(toy, 4, brief_rules, OraclePolicy, chat, without_looks=0.25, blurred=0.5)
     plain = LessonData(toy, 4, brief_rules, OraclePolicy, chat)
     images = [made[index].buffer.images for index in range(4)]
     # Multiples of the golden ratio: .0 and .236 are under .25, .618 is under .75, .854 is not.

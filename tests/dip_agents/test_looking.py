@@ -265,6 +265,7 @@ def test_the_usual_controls_cover_every_kind():
     names = [control.name for control in usual_controls(replace(CONFIG, max_regions=3))]
     assert names == [
         "random looks",
+        "oracle places",
         "oracle looks",
         "crops blanked",
         "crops from another place",
@@ -290,6 +291,7 @@ def test_the_oracle_can_look_at_tiles_in_a_policys_place():
     for tiles in (False, True):
         controls = usual_controls(config, tiles=tiles)
         (oracle,) = [c for c in controls if c.name.startswith("oracle looks")]
+        assert f"oracle places{' at tiles' * tiles}" in [c.name for c in controls]
         assert oracle.name == "oracle looks" + " at tiles" * tiles
         episode = oracle.episode(ToyScenes()[0], config)
         episode.step("<look>[[0,0,9,9]]</look>")

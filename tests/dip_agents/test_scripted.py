@@ -156,18 +156,36 @@ def test_style_options_change_the_words_and_nothing_else():
     assert segments_of(silent[1].text)[0] == segments_of(plain[1].text)[1]
 
 
-def test_single_turn_form_looks_and_answers_in_one_action():
-    _, turns = play(OraclePolicy(Row(), CONFIG, single_turn=True), Row(), 0)
+def test_single_pass_form_looks_and_answers_in_one_action():
+    _, turns = play(OraclePolicy(Row(), CONFIG, single_pass=True), Row(), 0)
     assert len(turns) == 1
     assert turns[0].info["reward_terms"]["format"] == 1.0
 
 
-@pytest.mark.parametrize("rules", [{"max_looks": 0}, {"max_turns": 1}])
-def test_without_room_for_a_look_the_oracle_just_answers(rules):
-    config = replace(CONFIG, **rules)
+def test_without_looks_the_oracle_just_answers():
+    config = replace(CONFIG, max_looks=0)
     _, turns = play(OraclePolicy(Row(), config), Row(), 0, config)
     assert len(turns) == 1
     assert turns[0].info["reward_terms"]["accuracy"] == 1.0
+
+
+def test_where_there_is_one_turn_everybody_looks_and_answers_in_it():
+    config = replace(CONFIG, max_turns=1)
+    forms = set()
+    for policy in (OraclePolicy(Row(), config), GridScanPolicy(config), RandomPolicy(config)):
+        for seed in range(8):
+            episode = Episode(Row()[0], config, scene_index=0)
+            (said,) = policy.act([episode.observation()], [seed])
+            turn = episode.step(said.text)
+            assert turn.terminated and turn.info["parse_error"] is None
+            assert isinstance(turn.info["segments"][-1], Answer)
+            looked = any(isinstance(segment, Look) for segment in turn.info["segments"])
+            assert turn.crops == () and bool(len(episode.looks)) is looked
+            forms.add((type(policy).__name__, looked))
+    assert forms == {
+        ("OraclePolicy", True), ("GridScanPolicy", True),
+        ("RandomPolicy", True), ("RandomPolicy", False),
+    }  # fmt: skip
 
 
 def test_oracle_noise_has_the_size_it_is_told():

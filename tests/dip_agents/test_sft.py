@@ -198,7 +198,7 @@ def test_a_run_may_be_prolonged_until_its_rate_falls(
     [
         ("steps", 0),
         ("learning_rate", 0.0),
-        ("single_pass", 1.5),
+        ("without_looks", 1.5),
         ("blurred", 1.5),
         ("blurred", -0.1),
         ("blurred", 0.1),  # whom nobody can see would be answered, since smallest is 0

@@ -6,6 +6,7 @@ from dip_agents.engines.hf import HFEngine
 from dip_agents.policy import Policy
 from dip_agents.vlm_policy import VLMPolicy
 from dip_env.episode import Episode, Message
+from dip_env.errors import ConfigError
 
 
 def test_it_is_a_policy(micro):
@@ -51,6 +52,15 @@ def test_a_conversation_beyond_the_budget_is_told_as_truncated(micro, toy, brief
     completion = policy.act([Episode(toy[0], brief_rules).observation()], [0])[0]
     assert completion.truncated
     assert completion.text == ""
+
+
+def test_an_episode_that_cannot_begin_is_refused_beforehand(micro, toy, brief_rules):
+    policy = VLMPolicy(HFEngine(micro("qwen3_vl")), token_budget=10)
+    first = Episode(toy[0], brief_rules).observation()
+    with pytest.raises(ConfigError, match=r"token_budget: expected more than \d+, .* got 10"):
+        policy.check_room(first)
+    roomy = VLMPolicy(HFEngine(micro("qwen3_vl")), token_budget=500)
+    roomy.check_room(first)
 
 
 def numbered(toy, rules, count):

@@ -26,6 +26,12 @@ def test_the_prompt_names_task_size_budget_and_the_grammars_own_format():
     assert GRAMMAR.describe() in text
 
 
+def test_the_prompt_of_a_single_pass_says_that_looks_share_the_turn_and_show_nothing():
+    text = prompts.task_prompt(VIEW, EpisodeConfig(max_turns=1, max_looks=2), GRAMMAR)
+    assert "You have 1 turn to answer, and up to 2 looks in it, which show nothing" in text
+    assert "enlarged" not in text and GRAMMAR.describe() in text
+
+
 @pytest.mark.parametrize("coordinate_format", ["pixel", "norm1000"])
 @pytest.mark.parametrize("max_looks", [0, 2])
 def test_the_prompt_is_short(coordinate_format, max_looks):

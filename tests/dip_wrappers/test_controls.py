@@ -110,6 +110,18 @@ def test_placed_looks_go_through_the_list_and_begin_anew():
     assert few.looks.tolist() == [places[0], places[0]]
 
 
+def test_placed_looks_as_asked_change_places_and_nothing_else():
+    # Middles 25,25 and 250,250: the second cannot be centred on without leaving the image.
+    places = [[20, 20, 30, 30], [245, 245, 255, 255]]
+    control = placed_looks(lambda scene, view: places, as_asked=True)
+    episode = control.episode(ruler(), CONFIG)
+    episode.step("<look>[[100,100,120,110]]</look>")
+    assert episode.looks.tolist() == [[15, 20, 35, 30]]
+    episode.step("<look>[[100,100,140,120],[0,0,20,20]]</look>")
+    # The second place, then the first again, each as large as the region that was asked for.
+    assert episode.looks.tolist()[1:] == [[216, 236, 256, 256], [15, 15, 35, 35]]
+
+
 def test_the_first_regions_of_each_look_are_kept():
     said = "<look>[[0,0,30,20],[5,5,9,9],[7,7,9,9]]</look>"
     assert words(first_regions(1), said) == "<look>[[0,0,30,20]]</look>"

@@ -56,13 +56,18 @@ def random_looks(seed: int = 0) -> Control:
     return Control("random looks", regions=anywhere)
 
 
-def placed_looks(pick: Callable[[Scene, View], Any], name: str = "oracle looks") -> Control:
+def placed_looks(
+    pick: Callable[[Scene, View], Any], name: str = "oracle looks", *, as_asked: bool = False
+) -> Control:
     """Look where somebody else would: at the true ambiguous people, when the oracle picks.
 
     Args:
         pick: from the scene with its truth and the frames to regions (R, 4), text frame, best
-            first. A look takes the next ``max_regions`` of them, and begins anew after the last.
+            first. A look takes the next of them, and begins anew after the last.
         name: of the control.
+        as_asked: take as many regions as were asked for, each as large as was asked, around the
+            middles of those picked, so that the places alone differ; otherwise up to
+            ``max_regions`` as large as they were picked.
 
     Returns:
         The control.
@@ -70,10 +75,24 @@ def placed_looks(pick: Callable[[Scene, View], Any], name: str = "oracle looks")
 
     def picked(regions: Boxes, episode: Episode, taken: int) -> Boxes:
         places = np.asarray(pick(episode.scene, episode.view), dtype=np.float64)
+        if as_asked:
+            # Whoever asks for more regions than were picked sees the first ones again.
+            turn = (taken + np.arange(len(regions))) % len(places)
+            return _moved(regions, places[turn], episode.view)
         first = taken if taken < len(places) else 0
         return places[first : first + episode.config.max_regions]
 
     return Control(name, regions=picked)
+
+
+def _moved(regions: Boxes, places: Boxes, view: View) -> Boxes:
+    """Move regions (R, 4) to the middles of places (R, 4), in the image and on whole numbers."""
+    size = np.array(view.text_size, dtype=np.float64)
+    inside = clip_boxes(regions, view.text_size)
+    sides = inside[:, 2:] - inside[:, :2]
+    corner = np.round((places[:, :2] + places[:, 2:] - sides) / 2)
+    corner = np.clip(corner, 0, np.maximum(np.floor(size - sides), 0))
+    return np.concatenate([corner, corner + sides], axis=1)
 
 
 def first_regions(k: int) -> Control:
