@@ -16,8 +16,6 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import Field
-
 from dip_agents.adapters.task import Task
 from dip_agents.needs import needs
 from dip_env.episode import Message
@@ -28,6 +26,7 @@ from dip_wrappers.chat import to_chat
 needs("verifiers", "verifiers")
 
 import verifiers.v1 as vf  # noqa: E402
+from pydantic import Field  # noqa: E402
 
 from dip_agents.adapters.verifiers_harness import CrowdHarness, said  # noqa: E402
 
