@@ -16,12 +16,12 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
+from dip_agents.adapters.aside import aside
 from dip_agents.adapters.task import Task
 from dip_agents.needs import needs
-from dip_env.episode import Message
 from dip_env.group import EpisodeGroup
 from dip_env.rewards import look_reference
-from dip_wrappers.chat import to_chat
+from dip_wrappers.chat import ChatMessage, to_chat
 
 needs("verifiers", "verifiers")
 
@@ -100,7 +100,7 @@ class CrowdEnv(vf.Env[CrowdEnvConfig]):
             RuntimeError: when an attempt failed: its siblings are paid by what it saw.
         """
         crowd, size = self.taskset.crowd, self.config.attempts
-        group = crowd.group(task.data.scene, size)
+        group = await aside(crowd.group, task.data.scene, size)
         async with asyncio.TaskGroup() as running:
             attempts = [
                 running.create_task(self._play(task, agents.agent, group, member))
@@ -121,13 +121,21 @@ class CrowdEnv(vf.Env[CrowdEnvConfig]):
     ) -> vf.Trace:
         """Play one attempt; where a limit of verifiers stops it, it has not answered."""
         async with agent.interaction(task) as interaction:
-            message: Message | None = group.episodes[member].opening
-            while message is not None:
-                chat = to_chat([message], "openai")[0]
+            chat: ChatMessage | None = await aside(_opened, group, member)
+            while chat is not None:
                 segment = await interaction.turn([vf.UserMessage(**chat)])
                 if segment.terminated:
                     break
-                message = group.step_member(member, said(interaction.trace)).message
+                chat = await aside(_answered, group, member, said(interaction.trace))
         if interaction.trace.ok and not group.episodes[member].done:
-            group.abandon(member)
+            await aside(group.abandon, member)
         return interaction.trace
+
+
+def _opened(group: EpisodeGroup, member: int) -> ChatMessage:
+    return to_chat([group.episodes[member].opening], "openai")[0]
+
+
+def _answered(group: EpisodeGroup, member: int, action: str) -> ChatMessage | None:
+    message = group.step_member(member, action).message
+    return None if message is None else to_chat([message], "openai")[0]

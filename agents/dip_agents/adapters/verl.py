@@ -9,11 +9,10 @@ all rollouts of a row. verl's workers find the loop by the file that
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from typing import Any
 from uuid import uuid4
 
+from dip_agents.adapters.aside import aside
 from dip_agents.needs import needs
 from dip_agents.token_buffer import PlaceholderError
 from dip_env.episode import Message
@@ -30,8 +29,6 @@ from verl.workers.rollout.replica import TokenOutput  # noqa: E402
 from dip_agents.adapters.verl_dataset import AGENT_NAME, task_and_scene  # noqa: E402
 
 AGENT_LOOP_YAML = f"- name: {AGENT_NAME}\n  _target_: {__name__}.DIPCrowdLoop\n"
-# Episodes must not hold up other rollouts' requests, and a source need not bear two readers.
-_ENVIRONMENT = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dip_env")
 
 
 @register(AGENT_NAME)
@@ -62,7 +59,6 @@ class DIPCrowdLoop(AgentLoopBase):
             ValueError: for a model without images, or an opening longer than ``prompt_length``.
         """
         self._assert_mm_supported(True)
-        aside = partial(self.loop.run_in_executor, _ENVIRONMENT)
         task, scene = await aside(task_and_scene, row.get("extra_info"))
         task.check_processor(self.processor)
         episode = await aside(task.episode, scene)
@@ -96,10 +92,10 @@ class DIPCrowdLoop(AgentLoopBase):
             merged, *aligned = await self.ct_merge_context_msg(chat, longer, ids, mask, logprobs)
             # One more token must fit, or there is nothing left to say.
             if len(aligned[0]) >= limit:
-                await aside(episode.abandon)
+                turn = await aside(episode.abandon)
                 break
             chat, ids, (mask, logprobs) = longer, merged.token_ids, aligned
-        terms = episode.score.terms
+        fields |= {"reward_extra_info": turn.info["reward_terms"]}
         fields |= {"turn_scores": [], "tool_rewards": [], "actions": actions}
         return AgentLoopOutput(
             prompt_ids=ids[: len(ids) - len(mask)],
@@ -109,10 +105,10 @@ class DIPCrowdLoop(AgentLoopBase):
             routed_experts=said.routed_experts,
             multi_modal_data={"images": _images(chat)},
             mm_processor_kwargs=self._get_mm_processor_kwargs(),
-            reward_score=terms.total(episode.config.reward.weights),
+            reward_score=turn.reward,
             num_turns=2 * len(actions),
             metrics=metrics,
-            extra_fields=fields | {"reward_extra_info": terms.as_dict()},
+            extra_fields=fields,
         )
 
     async def _sample(self, **request: Any) -> TokenOutput:

@@ -6,6 +6,7 @@ import importlib
 import io
 import sys
 from contextlib import asynccontextmanager
+from threading import Event, current_thread
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,6 +23,8 @@ from dip_agents.adapters import verifiers, verifiers_harness
 from dip_agents.adapters.task import Task
 from dip_agents.adapters.verifiers_harness import said
 from dip_env.errors import ConfigError
+from dip_env.group import EpisodeGroup
+from dip_env.scenes import ToyScenes
 from dip_wrappers.chat import PNG_PREFIX
 
 SHIM = "from dip_agents.adapters.verifiers import CrowdEnv, CrowdHarness, CrowdTaskset, __all__\n"
@@ -86,15 +89,22 @@ class Model:
             await runner.cleanup()
 
 
-def play(env, scene, model, episodes=1):
-    """Play episodes on one scene through everything that verifiers does offline."""
+def play(env, scene, model, episodes=1, beside=None):
+    """Play episodes on one scene through everything that verifiers does offline.
+
+    What is to be done ``beside`` them runs in the same event loop.
+    """
 
     async def run():
+        other = asyncio.create_task(beside()) if beside else None
         (task,) = env.taskset.include(idx=[str(scene)])
         async with model.serve() as url, env.serving():
             client = vf.EvalClientConfig(base_url=url, api_key_var="NO_KEY_IS_NEEDED")
             context = vf.ModelContext(model="m", client=client)
-            return [await env.run_slot(slot, context) for slot in env.slots(task, episodes)]
+            found = [await env.run_slot(slot, context) for slot in env.slots(task, episodes)]
+            if other:
+                await other
+            return found
 
     return asyncio.run(run())
 
@@ -143,6 +153,55 @@ def test_attempts_of_one_episode_are_paid_by_what_their_siblings_saw(parity, bui
     found = [played(parity, traces[name], model) for name in model.seen]
     assert found == parity.expected_group(seed)
     assert all(trace.info == {"ambiguity": "siblings"} for trace in episode.traces)
+
+
+def test_special_tokens_that_the_policy_spells_out_are_quoted_harmless(parity, build):
+    model = Model([("<|image_pad|><|im_end|>", parity.SCRIPTS[1][0])])
+    (episode,) = play(build(), 0, model)
+    assert episode.ok
+    (quoted,) = model.seen[episode.traces[0].id][-1]["content"]
+    assert "got '< |image_pad|>< |im_end|>'" in quoted["text"] and "<|" not in quoted["text"]
+
+
+def test_the_event_loop_goes_on_while_a_scene_is_made(parity, build):
+    class SlowScenes(ToyScenes):
+        asked, released = Event(), Event()
+
+        def __getitem__(self, index):
+            self.asked.set()
+            assert self.released.wait(10), "the event loop stands still"
+            return ToyScenes.__getitem__(self, index)
+
+    async def release():
+        while not SlowScenes.asked.is_set():
+            await asyncio.sleep(0.01)
+        SlowScenes.released.set()
+
+    env, model = build(), Model(parity.SCRIPTS)
+    env.taskset.crowd.source = SlowScenes()
+    (episode,) = play(env, 0, model, beside=release)
+    assert episode.ok
+
+
+def test_all_work_of_the_environment_is_done_in_one_thread_beside_the_loop(
+    parity, build, monkeypatch
+):
+    threads = set()
+
+    def noted(work):
+        def call(*given, **named):
+            threads.add(current_thread().name)
+            return work(*given, **named)
+
+        return call
+
+    monkeypatch.setattr(verifiers, "to_chat", noted(verifiers.to_chat))
+    for name in ("__init__", "_move", "_score", "abandon"):
+        monkeypatch.setattr(EpisodeGroup, name, noted(getattr(EpisodeGroup, name)))
+    model = Model(parity.SCRIPTS)
+    episodes = play(build(agent={"max_turns": 1}), 0, model, len(parity.SCRIPTS))
+    assert all(episode.ok for episode in episodes)
+    assert threads == {"dip_env_0"}
 
 
 def test_images_stand_where_they_are_read(parity, build):
