@@ -1,9 +1,10 @@
 """verl's agent loop: a rollout plays one episode, in tokens that are only ever appended to.
 
 verl shows a loop one rollout at a time, without its siblings: the look term is measured by the
-annotation prior, whatever ``ambiguity`` says. ``verl_dataset.group_rewards`` is for code that sees
-all rollouts of a row. verl's workers find the loop by the file that
-``actor_rollout_ref.rollout.agent.agent_loop_config_path`` names, with ``AGENT_LOOP_YAML`` in it.
+annotation prior, whatever the rules say, and ``extra_fields["ambiguity"]`` is ``annotation``.
+``verl_dataset.group_rewards`` is for code that sees all rollouts of a row. verl's workers find the
+loop by the file that ``actor_rollout_ref.rollout.agent.agent_loop_config_path`` names, with
+``AGENT_LOOP_YAML`` in it.
 """
 
 from __future__ import annotations
@@ -95,7 +96,7 @@ class DIPCrowdLoop(AgentLoopBase):
                 turn = await aside(episode.abandon)
                 break
             chat, ids, (mask, logprobs) = longer, merged.token_ids, aligned
-        fields |= {"reward_extra_info": turn.info["reward_terms"]}
+        fields |= {"reward_extra_info": turn.info["reward_terms"], "ambiguity": "annotation"}
         fields |= {"turn_scores": [], "tool_rewards": [], "actions": actions}
         return AgentLoopOutput(
             prompt_ids=ids[: len(ids) - len(mask)],

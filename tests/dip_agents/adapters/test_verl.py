@@ -153,6 +153,7 @@ def test_the_loop_shows_and_pays_what_an_episode_alone_does(parity, seed, tiny, 
         played.append(parity.Played(shown, output.reward_score, terms))
         assert output.num_turns == len(shown) + len(script)
         assert output.extra_fields["actions"] == list(script)
+        assert output.extra_fields["ambiguity"] == "annotation"
     assert played == parity.expected_alone(seed, size_multiple=PATCHES[family])
 
 
@@ -329,6 +330,7 @@ def test_verls_own_worker_finds_the_loop_and_trains_on_what_it_played(
     assert out.batch["rm_scores"].sum(-1).tolist() == pytest.approx([e.reward for e in expected])
     for name in ("format", "look", "accuracy"):
         assert out.non_tensor_batch[name].tolist() == [e.terms[name] for e in expected]
+    assert out.non_tensor_batch["ambiguity"].tolist() == ["annotation"] * len(scenes)
     for k, script in enumerate(parity.SCRIPTS):
         ids, mask = out.batch["responses"][k], out.batch["response_mask"][k].bool()
         assert processor.tokenizer.decode(ids[mask]) == "".join(text + END for text in script)
