@@ -26,6 +26,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 import dip_env  # noqa: F401 (registers DIPCrowd-v0)
+from dip_agents.eval_result import show
 from dip_agents.glimpse_policies import (
     Chooser,
     GridScan,
@@ -40,6 +41,9 @@ from dip_env.scenes import SceneSource, make_source
 from dip_env.scenes.sliced import SlicedScenes
 from dip_env.scenes.stored import StoredScenes
 from dip_wrappers.glimpse import Glimpse, GridLooks, SimulatedDetector
+
+LEVELS = (3, 5)
+"""Cells along each side of the two grids to look at."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ def make_env(source: SceneSource, shaping: float, discount: float) -> Glimpse:
         format_weight=0.0, look_weight=0.0, accuracy_weight=1.0, disable_env_checker=True,
     )  # fmt: skip
     return Glimpse(
-        env, SimulatedDetector(), GridLooks((3, 5)), shaping=shaping, discount=discount,
+        env, SimulatedDetector(), GridLooks(LEVELS), shaping=shaping, discount=discount,
         keys=("places", "budget"),
     )  # fmt: skip
 
@@ -115,8 +119,7 @@ def f1_of(chooser: Chooser, env: Glimpse, scenes: range) -> float:
 
 def row(name: str, chooser: Chooser, env: Glimpse, scenes: range) -> None:
     scores = glimpse_scores(play_glimpses(chooser, env, scenes))
-    cells = " | ".join(f"{v.value:.3f} [{v.low:.3f}, {v.high:.3f}]" for v in scores.values())
-    print(f"| {name} | {cells} |", flush=True)
+    print(f"| {name} | {' | '.join(map(show, scores.values()))} |", flush=True)
 
 
 def main(settings: Settings) -> None:
@@ -131,9 +134,11 @@ def main(settings: Settings) -> None:
     held_out = make_env(drawn("val"), 0.0, settings.discount)
     measured = range(settings.n)
     watched = range(settings.n, settings.n + settings.curve_n)
+    large = range(LEVELS[0] ** 2)
     rules: dict[str, Chooser] = {
-        "random": RandomLooks(held_out), "grid scan": GridScan(held_out),
-        "most detections": MostDetections(held_out), "knowing the truth": OracleLooks(held_out),
+        "random": RandomLooks(held_out), "random, large cells": RandomLooks(held_out, cells=large),
+        "grid scan": GridScan(held_out), "most detections": MostDetections(held_out),
+        "knowing the truth": OracleLooks(held_out),
     }  # fmt: skip
     print("| looks | precision | recall | F1 |\n|---|---:|---:|---:|")
     for name, rule in rules.items():
@@ -145,7 +150,8 @@ def main(settings: Settings) -> None:
         envs = SubprocVecEnv([make] * settings.envs)
         model = PPO(
             PlacesPolicy, envs, n_steps=512 // settings.envs, batch_size=64, n_epochs=10,
-            gamma=settings.discount, learning_rate=3e-3, ent_coef=0.01, seed=seed, device="cpu",
+            gamma=settings.discount, learning_rate=3e-3, ent_coef=0.01, device="cpu",
+            seed=seed * settings.envs,  # environment k of a run gets seed + k: no two get the same
         )  # fmt: skip
         curve = Curve(held_out, watched, settings.steps // 6)
         model.learn(settings.steps, callback=curve)

@@ -26,20 +26,27 @@ class Chooser(Protocol):
 
 
 class RandomLooks:
-    """Cells at random, the floor of every table.
+    """Cells at random, none twice in an episode: the floor of every table.
 
     Args:
-        env: whose cells.
+        env: that it plays in.
         seed: of the choice.
+        cells: their numbers; all without it. Small cells of a fine grid show few people each, so
+            that large cells alone are the harder floor.
     """
 
-    def __init__(self, env: Glimpse, seed: int = 0) -> None:
+    def __init__(self, env: Glimpse, seed: int = 0, cells: Sequence[int] | None = None) -> None:
         """Start the dice."""
-        self.cells, self.rng = len(grid_of(env).cells), np.random.default_rng(seed)
+        self.env, self.rng = env, np.random.default_rng(seed)
+        self.cells = list(range(len(grid_of(env).cells)) if cells is None else cells)
+        self.order: list[int] = []
 
     def predict(self, observation: Any, *, deterministic: bool = True) -> tuple[Any, Any]:
         """Return a cell."""
-        return int(self.rng.integers(self.cells)), None
+        taken = len(self.env.episode.crops)
+        if taken == 0:
+            self.order = self.rng.permutation(self.cells).tolist()
+        return self.order[taken % len(self.order)], None
 
 
 class GridScan:

@@ -37,6 +37,21 @@ def test_knowing_the_truth_beats_chance_and_chance_beats_not_looking(env):
     assert f1[0] + 0.03 < f1[1] < f1[2] - 0.03
 
 
+def test_random_looks_never_look_twice_at_the_same_and_keep_to_their_cells(env):
+    for cells in (None, [8, 2, 5]):
+        random, orders = RandomLooks(env, cells=cells), set()
+        for scene in range(4):
+            env.reset(options={"scene": scene})
+            seen = []
+            for _ in range(3):
+                action, _ = random.predict(None)
+                env.step(action)
+                seen.append(action)
+            assert len(set(seen)) == 3 and {*seen} <= set(cells or range(9))
+            orders.add(tuple(seen))
+        assert len(orders) > 1
+
+
 def test_no_scenes_are_an_error(env):
     with pytest.raises(ConfigError, match="scenes: expected at least one, got none"):
         play_glimpses(RandomLooks(env), env, [])

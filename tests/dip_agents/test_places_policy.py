@@ -4,10 +4,13 @@ import gymnasium as gym
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import dip_env  # noqa: F401 (registers DIPCrowd-v0)
+from dip_agents.glimpse_policies import RandomLooks, glimpse_scores, play_glimpses
 from dip_env.errors import ConfigError
-from dip_wrappers.glimpse import Glimpse, GridLooks, SimulatedDetector
+from dip_env.scenes.base import Scene
+from dip_wrappers.glimpse import Detections, Glimpse, GridLooks, SimulatedDetector
 
 sb3 = pytest.importorskip("stable_baselines3", reason="the extra sb3 is not installed")
 
@@ -65,6 +68,48 @@ def test_it_learns_and_comes_back_from_a_file(tmp_path):
     assert logits(again, places).tolist() == logits(model, places).tolist()
     again.set_env(env)
     again.learn(32)  # its optimizer knows the same parameters
+
+
+class Gatherings:
+    """Six small people in one quarter of each scene, which one is different from scene to scene."""
+
+    def __len__(self):
+        return 24
+
+    def __getitem__(self, index):
+        right, down = index % 2, index // 2 % 2
+        corners = [[x + 320 * right, y + 320 * down] for x in (40, 120, 200) for y in (60, 180)]
+        boxes = np.array([[x, y, x + 20, y + 50] for x, y in corners], np.float32)
+        return Scene(
+            scene_id=f"gathering-{index}", size=(640, 640), boxes=boxes, visible_boxes=boxes,
+            visible_share=np.ones(6, np.float32), ignore=np.zeros(6, bool), labels=("person",) * 6,
+            load_image=lambda: Image.new("RGB", (640, 640)),
+        )  # fmt: skip
+
+
+def near_or_far(sight):
+    """Be sure of people from near and suspect them from afar."""
+    boxes = sight.from_scene(sight.scene.truth.astype(np.float64))
+    seen = ((boxes >= 0) & (boxes <= np.tile(sight.size, 2))).all(axis=1)
+    return Detections(boxes[seen], np.full(seen.sum(), 0.9 if sight.scale[0] > 0.25 else 0.2))
+
+
+@pytest.mark.slow
+def test_ppo_learns_to_look_where_people_may_be():
+    crowd = gym.make(
+        "DIPCrowd-v0", scenes=Gatherings(), view_size=96, crop_size=128, max_looks=1, max_turns=3,
+        format_weight=0.0, look_weight=0.0, accuracy_weight=1.0, disable_env_checker=True,
+    )  # fmt: skip
+    env = Glimpse(crowd, near_or_far, GridLooks((2,)), keys=KEYS)
+    model = ppo(env)
+
+    def f1(chooser):
+        return glimpse_scores(play_glimpses(chooser, env, range(24)))["F1"].value
+
+    before, chance = f1(model), f1(RandomLooks(env))
+    assert before < 0.7 and chance < 0.5  # the right one of four, or an answer without a look
+    model.learn(768)
+    assert f1(model) == 1.0
 
 
 @pytest.mark.parametrize(
