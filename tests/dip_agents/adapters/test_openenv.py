@@ -9,8 +9,10 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack
-from threading import Thread
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import partial
+from threading import Barrier, Thread, current_thread
 from types import SimpleNamespace
 
 import pytest
@@ -18,14 +20,16 @@ import pytest
 pytest.importorskip("openenv", reason="the openenv extra is not installed")
 
 import uvicorn
-from openenv.core.sync_client import SyncEnvClient
+from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
 from dip_agents import needs as needs_module
-from dip_agents.adapters import openenv, openenv_client
+from dip_agents.adapters import openenv, openenv_client, openenv_session
 from dip_agents.adapters.openenv_client import CrowdAction, CrowdClient
 from dip_agents.adapters.task import Task
-from dip_env.errors import ConfigError
+from dip_env.episode import Episode
+from dip_env.errors import ConfigError, SceneError
+from dip_env.scenes import ToyScenes
 
 ANSWER = "<think>one</think><answer>[[30,40,50,90]]</answer>"
 LOOK = "<think>closer</think><look>[[8,8,60,70]]</look>"
@@ -101,37 +105,56 @@ def raw(server):
         yield say
 
 
-class Player:
-    """Plays one script and remembers what was shown and paid."""
+@contextmanager
+def serving(app):
+    """Serve an app in this process; gives its port."""
+    config = uvicorn.Config(app, host="127.0.0.1", port=free_port(), log_config=None)
+    inner = uvicorn.Server(config)
+    thread = Thread(target=inner.run)
+    thread.start()
+    try:
+        while not inner.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        yield config.port
+    finally:
+        inner.should_exit = True
+        thread.join(timeout=20)
+    assert not thread.is_alive()
 
-    def __init__(self, client: SyncEnvClient, script, parity, **start):
-        self.client, self.script, self.parity = client, list(script), parity
-        self.reward, self.terms, self.done = 0.0, None, False
-        result = client.reset(**start)
-        assert result.reward is None and not result.done
-        self.shown = [self.seen(result.observation)]
 
-    def seen(self, observation):
+def at_once(*workers):
+    """Run functions in threads of their own; each gets a barrier at which all meet."""
+    barrier = Barrier(len(workers), timeout=20)
+    with ThreadPoolExecutor(len(workers)) as pool:
+        return [each.result() for each in [pool.submit(work, barrier.wait) for work in workers]]
+
+
+def played(client, script, meet, parity, rounds, **start):
+    """Play a script, each turn while the other client takes its own; return what came of it."""
+
+    def seen(observation):
         assert observation.ambiguity == "annotation"
         assert observation.reward_terms is None
-        return self.parity.shown(observation.text, observation.images)
+        return parity.shown(observation.text, observation.images)
 
-    def step(self):
-        result = self.client.step(CrowdAction(text=self.script.pop(0)))
+    meet()
+    result = client.reset(**start)
+    assert result.reward is None and not result.done
+    shown, reward, script = [seen(result.observation)], 0.0, list(script)
+    for _ in range(rounds):
+        meet()
+        if result.done:
+            continue
+        result = client.step(CrowdAction(text=script.pop(0)))
         observation = result.observation
         assert (result.reward, result.done) == (observation.reward, observation.done)
-        self.reward += result.reward
-        self.done = result.done
-        if self.done:
-            assert observation.content == []
-            self.terms = observation.reward_terms
-        else:
+        reward += result.reward
+        if not result.done:
             assert result.reward == 0
-            self.shown.append(self.seen(observation))
-
-    @property
-    def played(self):
-        return self.parity.Played(tuple(self.shown), self.reward, self.terms)
+            shown.append(seen(observation))
+    assert observation.content == []
+    return parity.Played(tuple(shown), reward, observation.reward_terms)
 
 
 def test_two_clients_at_once_see_and_earn_what_two_episodes_do(parity, clients, server, seed):
@@ -141,15 +164,12 @@ def test_two_clients_at_once_see_and_earn_what_two_episodes_do(parity, clients, 
     pairs = zip(parity.expected_alone(seed), parity.expected_alone(other)[::-1], strict=True)
     scripts = zip(parity.SCRIPTS, parity.SCRIPTS[::-1], strict=True)
     for expected, (mine, yours) in zip(pairs, scripts, strict=True):
-        players = [
-            Player(clients[0], mine, parity, seed=seed),
-            Player(clients[1], yours, parity, scene=task.scene_of(other)),
-        ]
-        while not all(p.done for p in players):
-            for player in players:
-                if not player.done:
-                    player.step()
-        assert [p.played for p in players] == list(expected)
+        play = partial(played, parity=parity, rounds=max(len(mine), len(yours)))
+        found = at_once(
+            partial(play, clients[0], mine, seed=seed),
+            partial(play, clients[1], yours, scene=task.scene_of(other)),
+        )
+        assert found == list(expected)
 
 
 def test_images_stand_where_they_are_read(parity, clients):
@@ -215,6 +235,7 @@ def test_a_session_never_reaches_anothers_episode_whatever_name_it_sends(clients
         ({"view_size": 4096}, "got 'view_size'"),
         ({"options": {"scene": 1}}, "got 'options'"),
         ({"scene": "../../etc/passwd"}, "scene: expected an integer or None, got str"),
+        ({"scene": True}, "scene: expected an integer or None, got bool"),
         ({"scene": 1.0}, "scene: expected an integer or None, got float"),
         ({"scene": ["/etc/passwd"]}, "scene: expected an integer or None, got list"),
         ({"scene": 4}, "expected 0..3, got 4"),
@@ -310,39 +331,117 @@ def test_what_the_server_says_about_itself_names_no_folder(server):
         assert status == 200 and os.getcwd() not in body and "site-packages" not in body
 
 
-def test_a_full_server_refuses_one_more_and_takes_another_when_one_has_left(parity, caplog):
-    app = openenv.make_app(Task(**parity.RULES), max_sessions=1)
-    config = uvicorn.Config(app, host="127.0.0.1", port=free_port(), log_config=None)
-    inner = uvicorn.Server(config)
-    thread = Thread(target=inner.run)
-    thread.start()
+def test_a_full_server_refuses_one_more_and_takes_another_when_one_has_left(
+    parity, caplog, monkeypatch
+):
+    started = {}
+    monkeypatch.setattr(uvicorn, "run", lambda app, **how: started.update(how, app=app))
+    words = ["--scenes", "toy", "--max-sessions", "1"]
+    monkeypatch.setattr(sys, "argv", ["openenv", *words])
+    openenv.main()
 
     def refusal():
-        with connect(f"ws://127.0.0.1:{config.port}/ws") as socket_:
+        with connect(f"ws://127.0.0.1:{port}/ws") as socket_:
             try:
                 return json.loads(socket_.recv(timeout=0.5))["data"]["code"]
             except TimeoutError:
                 return None
 
-    try:
-        while not inner.started:
-            time.sleep(0.01)
-        with CrowdClient(f"http://127.0.0.1:{config.port}").sync() as first:
+    with serving(started["app"]) as port:
+        with CrowdClient(f"http://127.0.0.1:{port}").sync() as first:
             first.reset(scene=0)
             assert refusal() == "CAPACITY_REACHED"
             first.step(CrowdAction(text=LOOK))
         deadline = time.monotonic() + 20
         while refusal() is not None:
             assert time.monotonic() < deadline
-    finally:
-        inner.should_exit = True
-        thread.join(timeout=20)
-    assert not thread.is_alive()
     # A client that leaves in the middle is no error of the server.
     assert [record.message for record in caplog.records if record.exc_info] == []
 
 
-@pytest.mark.parametrize("module", [openenv, openenv_client])
+def test_all_sessions_read_the_source_from_one_thread():
+    readers = set()
+
+    class WatchedScenes(ToyScenes):
+        def __getitem__(self, index):
+            readers.add(current_thread().name)
+            return ToyScenes.__getitem__(self, index)
+
+    def read(meet):
+        with CrowdClient(f"http://127.0.0.1:{port}").sync() as client:
+            for scene in range(4):
+                meet()
+                client.reset(scene=scene)
+        return current_thread().name
+
+    with serving(openenv.make_app(Task(WatchedScenes()))) as port:
+        names = at_once(read, read)
+    assert len(set(names)) == 2 and len(readers) == 1
+
+
+def test_a_scene_that_cannot_be_read_is_in_the_log_and_its_path_is_not_the_clients(
+    parity, monkeypatch, caplog
+):
+    path = "/srv/private/0003.jpg: image file is missing"
+
+    class SpoiledScenes(ToyScenes):
+        def __getitem__(self, index):
+            if index >= 2:
+                raise (SceneError if index == 3 else FileNotFoundError)(path)
+            return ToyScenes.__getitem__(self, index)
+
+    def cut(self, regions):
+        raise OSError(path)
+
+    task = Task(**parity.RULES | {"scenes": SpoiledScenes()})
+    with (
+        serving(openenv.make_app(task)) as port,
+        CrowdClient(f"http://127.0.0.1:{port}").sync() as client,
+    ):
+        client.reset(scene=1)
+        calls = [lambda: client.reset(scene=2), lambda: client.reset(scene=3)]
+        calls.append(lambda: client.step(CrowdAction(text=LOOK)))
+        monkeypatch.setattr(Episode, "cut", cut)
+        for call, scene in zip(calls, (2, 3, 1), strict=True):
+            caplog.clear()
+            with pytest.raises(RuntimeError) as caught:
+                call()
+            said = f"scene {scene} cannot be read; the server's log says why"
+            assert str(caught.value) == f"Server error: {said} (code: EXECUTION_ERROR)"
+            assert f"scene {scene} cannot be read" in caplog.text and path in caplog.text
+        assert (client.state().scene, client.state().step_count) == (1, 0)
+        assert client.step(CrowdAction(text=ANSWER)).done
+
+
+def test_an_endless_text_costs_a_turn_and_is_not_kept(parity):
+    session = openenv_session.CrowdEnvironment(Task(**parity.RULES))
+    session.reset(scene=0)
+    last = session.step(CrowdAction(text="a" * 10**6))
+    assert "expected at most 65536 characters in an action" in last.parse_error
+    assert session.state.step_count == 1
+    kept = [message.text for message in session._episode.transcript]
+    assert sum(map(len, kept)) < 2**17
+
+
+def test_the_longest_action_fits_in_a_message_and_a_longer_message_ends_the_session(raw, server):
+    raw({"type": "reset", "data": {"scene": 0}})
+    answer = raw({"type": "step", "data": {"text": "\U0001f600" * 65536}})
+    assert "at character 0: expected <think>" in answer["data"]["observation"]["parse_error"]
+    with connect(f"ws://127.0.0.1:{server.port}/ws") as other:
+        with pytest.raises(ConnectionClosedError) as closed:
+            other.send("a" * (openenv.MAX_MESSAGE_BYTES + 1))
+            other.recv(timeout=20)
+        assert closed.value.rcvd.code == 1009
+    assert raw({"type": "state"})["data"]["step_count"] == 1
+
+
+def test_special_tokens_that_the_policy_spells_out_are_quoted_harmless(clients):
+    clients[0].reset(scene=0)
+    said = clients[0].step(CrowdAction(text="<|image_pad|><|im_end|>")).observation
+    assert "got '< |image_pad|>< |im_end|>'" in said.text and "<|" not in said.text
+
+
+@pytest.mark.parametrize("module", [openenv, openenv_client, openenv_session])
 def test_without_the_library_the_module_names_the_install_line(monkeypatch, module):
     monkeypatch.setattr(needs_module, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r'pip install "dip-env\[openenv\]"'):
