@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from gymnasium.utils import seeding
@@ -43,22 +43,53 @@ class Task:
         self.config = EpisodeConfig.from_keywords(rules)
         self.source = open_source(scenes, root, split, scene_seed, source_kwargs)
 
-    def check_processor(self, processor: Any) -> None:
+    def check_processor(
+        self, processor: Any, mm_processor_kwargs: Mapping[str, Any] | None = None
+    ) -> None:
         """See to it that a processor shows images in the size that the prompts speak of.
 
         Args:
-            processor: of a Qwen-VL model, which rounds sides to multiples of an image token's.
+            processor: of a Qwen-VL model, which rounds sides to multiples of an image token's and
+                keeps images within limits of their area.
+            mm_processor_kwargs: what the trainer will call it with, such as other limits.
 
         Raises:
             ConfigError: when it would resize what the rules let a policy see.
         """
         images = processor.image_processor
-        side = int(images.patch_size) * int(images.merge_size)
-        if self.config.size_multiple % side:
+        patch, multiple = int(images.patch_size), self.config.size_multiple
+        side = patch * int(images.merge_size)
+        if multiple % side:
             raise ConfigError(
-                f"size_multiple: expected a multiple of {side} for this processor, "
-                f"got {self.config.size_multiple}"
+                f"size_multiple: expected a multiple of {side} for this processor, got {multiple}"
             )
+        told = _resizing(mm_processor_kwargs or {})
+        if not told.pop("do_resize", getattr(images, "do_resize", True)):
+            return
+        for what, width, height in self._extremes():
+            expected = width * height // patch**2
+            got = images.get_number_of_image_patches(height, width, told)
+            if got != expected:
+                areas = [w * h for _, w, h in self._extremes()]
+                low = min(*areas, told.get("min_pixels", images.size["shortest_edge"]))
+                high = max(*areas, told.get("max_pixels", images.size["longest_edge"]))
+                where = "mm_processor_kwargs['size']" if told else "processor.image_processor.size"
+                raise ConfigError(
+                    f"processor: expected {expected} patches for {what} of {width}x{height}, "
+                    f"got {got}, as it resizes; set {where} = "
+                    f"{{'shortest_edge': {low}, 'longest_edge': {high}}}"
+                )
+
+    def _extremes(self) -> Iterator[tuple[str, int, int]]:
+        """Yield name, width and height of the largest and smallest images that may be shown."""
+        config = self.config
+        shown = {"an overview": config.view_size}
+        if config.max_looks and config.max_turns > 1:
+            shown["a crop"] = config.crop_size
+        for what, size in shown.items():
+            longest = size // config.size_multiple * config.size_multiple
+            yield what, longest, longest
+            yield what, longest, config.size_multiple
 
     def scene_of(self, seed: int) -> int:
         """Return the scene that ``DIPCrowdEnv.reset(seed=seed)`` picks."""
@@ -101,3 +132,15 @@ class Task:
             if not group.episodes[member].done:
                 group.abandon(member)
         return group
+
+
+def _resizing(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what a processor's keywords say about sizes, as its count of patches takes it."""
+    told = {**kwargs, **kwargs.get("images_kwargs", {})}
+    size = told.get("size") or {}
+    found = {
+        "do_resize": told.get("do_resize"),
+        "min_pixels": told.get("min_pixels", size.get("shortest_edge")),
+        "max_pixels": told.get("max_pixels", size.get("longest_edge")),
+    }
+    return {name: value for name, value in found.items() if value is not None}

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import re
+
 import gymnasium as gym
+import numpy as np
 import pytest
+import torch
 
 import dip_env  # noqa: F401
 from dip_agents.adapters.task import Task
+from dip_agents.tiny.model import build_tiny
 from dip_env.errors import ConfigError
 
 
@@ -52,3 +57,80 @@ def test_a_member_that_says_too_little_has_not_answered():
     group = Task("toy").played(0, [["<think>a</think>"], [], ["<answer>[]</answer>"]])
     assert group.done
     assert [episode.answered for episode in group.episodes] == [False, False, True]
+
+
+@pytest.fixture(scope="module")
+def processor():
+    """Of Qwen3-VL, whose limits each test sets."""
+    return build_tiny(["Find every person"], size="micro")[1]
+
+
+RULES = {"view_size": 128, "crop_size": 64}
+SIDES = [(128, 128), (128, 32), (64, 64), (64, 32)]
+"""Width and height of the largest and the smallest overview, then crop, under those rules."""
+KEPT = (64 * 32, 128 * 128)
+"""The tightest limits under which they keep their size."""
+
+
+def limits(low, high):
+    return {"shortest_edge": low, "longest_edge": high}
+
+
+def resizes(processor, sides, **kwargs):
+    """Whether the processor, called as trainers do, shows a picture in another size."""
+    pictures = [torch.zeros((3, height, width), dtype=torch.uint8) for width, height in sides]
+    out = processor(text=["<|image_pad|>" * len(sides)], images=pictures, **kwargs)
+    shown = [(16 * w, 16 * h) for _, h, w in np.asarray(out["image_grid_thw"]).tolist()]
+    return shown != sides
+
+
+@pytest.mark.filterwarnings("ignore:Passing `min_pixels`:FutureWarning")
+@pytest.mark.parametrize("low", [KEPT[0], KEPT[0] + 1, 64 * 64 + 1])
+@pytest.mark.parametrize("high", [KEPT[1], KEPT[1] - 1])
+@pytest.mark.parametrize("told", ["in the processor", "as size", "as pixels", "nested", "off"])
+def test_a_processor_is_refused_where_it_would_resize_and_the_named_limits_work(
+    processor, low, high, told
+):
+    processor.image_processor.size, kwargs = limits(1, 2**30), {}
+    match told:
+        case "in the processor":
+            processor.image_processor.size = limits(low, high)
+        case "as size":
+            kwargs = {"size": limits(low, high)}
+        case "as pixels":
+            kwargs = {"min_pixels": low, "max_pixels": high}
+        case "nested":
+            kwargs = {"images_kwargs": {"size": limits(low, high)}}
+        case "off":
+            processor.image_processor.size, kwargs = limits(low, high), {"do_resize": False}
+    task = Task("toy", **RULES)
+    if not resizes(processor, SIDES, **kwargs):
+        return task.check_processor(processor, kwargs)
+    with pytest.raises(ConfigError, match=r"expected \d+ patches for an? .* got \d+") as refused:
+        task.check_processor(processor, kwargs)
+    where, *named = re.search(
+        r"set (\S+) = {'shortest_edge': (\d+), 'longest_edge': (\d+)}", str(refused.value)
+    ).groups()
+    assert where.startswith("mm_processor_kwargs") == (told != "in the processor")
+    if told == "in the processor":
+        processor.image_processor.size = limits(*map(int, named))
+    else:
+        kwargs = {"size": limits(*map(int, named))}
+    assert not resizes(processor, SIDES, **kwargs)
+    task.check_processor(processor, kwargs)
+
+
+def test_the_refusal_names_the_picture_and_both_counts(processor):
+    processor.image_processor.size = limits(64 * 64, 2**20)
+    expected = (
+        r"expected 8 patches for a crop of 64x32, got 24, as it resizes; "
+        r"set processor.image_processor.size = {'shortest_edge': 2048, 'longest_edge': 1048576}"
+    )
+    with pytest.raises(ConfigError, match=expected):
+        Task("toy", **RULES).check_processor(processor)
+
+
+@pytest.mark.parametrize("rules", [{"max_looks": 0}, {"max_turns": 1}])
+def test_crops_that_nobody_sees_may_be_as_small_as_they_like(processor, rules):
+    processor.image_processor.size = limits(64 * 64, 2**20)
+    Task("toy", **RULES, **rules).check_processor(processor)
