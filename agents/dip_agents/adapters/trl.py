@@ -1,12 +1,23 @@
 """TRL's GRPOTrainer: tools over an episode, or looks and answer in a single message.
 
-With tools (``use_tool_template(processor)`` first, since the template of Qwen2.5-VL has none)::
+With tools (``use_tool_template(processor)`` first: the template of Qwen2.5-VL has none, and under
+others a placeholder that a model spells as the name of a tool ends the training)::
 
+    args = GRPOConfig(generation_kwargs=banned_tokens(processor), max_completion_length=2048, ...)
     GRPOTrainer(
         model, dip_rewards(task, args), args, trl_dataset(task, scenes),
         processing_class=processor, environment_factory=environment_factory(task, processor, args),
     )
 
+In a single message::
+
+    GRPOTrainer(
+        model, single_pass_reward(task, processor, args), args,
+        trl_dataset(task, scenes, "single_pass"), processing_class=processor,
+    )
+
+With vLLM write ``banned_tokens(processor, use_vllm=True)``. It reads the processor in the folder of
+the model, so one whose settings were changed must be saved there first.
 Look terms are measured on siblings as in ``EpisodeGroup``, see ``trl_rewards``.
 
 ``max_completion_length`` holds every token behind the prompt, those of images included. A reply
@@ -34,12 +45,15 @@ from datasets import Dataset  # noqa: E402
 from trl import GRPOConfig  # noqa: E402
 
 # These need torch, which the extra brings, too.
+from dip_agents.adapters.trl_budget import TokenBudget  # noqa: E402
 from dip_agents.adapters.trl_environment import DIPEnvironment  # noqa: E402
 from dip_agents.adapters.trl_rewards import dip_rewards, single_pass_reward  # noqa: E402
-from dip_agents.adapters.trl_template import TokenBudget, use_tool_template  # noqa: E402
+from dip_agents.adapters.trl_sampling import banned_tokens, check_banned  # noqa: E402
+from dip_agents.adapters.trl_template import use_tool_template  # noqa: E402
 
 __all__ = [
-    "dip_rewards", "environment_factory", "single_pass_reward", "trl_dataset", "use_tool_template",
+    "banned_tokens", "dip_rewards", "environment_factory", "single_pass_reward", "trl_dataset",
+    "use_tool_template",
 ]  # fmt: skip
 
 TOOLS_ONLY = (
@@ -50,7 +64,7 @@ TOOLS_ONLY = (
 
 
 def environment_factory(
-    task: Task, processor: Any, args: GRPOConfig, reserve: int = 256
+    task: Task, processor: Any, args: GRPOConfig, reserve: int | None = None
 ) -> Callable[[], DIPEnvironment]:
     """Return what the trainer takes under the same name.
 
@@ -58,15 +72,21 @@ def environment_factory(
         task: scenes and rules.
         processor: of a Qwen-VL model.
         args: of the trainer; its ``max_completion_length`` is the budget.
-        reserve: tokens of it that no look may use, see ``TokenBudget``.
+        reserve: tokens of it that no look may use, see ``TokenBudget``; by default a quarter.
+            Where each digit is a token, a box takes about 16, so an answer with 40 people needs
+            640.
 
     Raises:
-        ConfigError: when the processor would resize what the task shows, or without a budget.
+        ConfigError: when the processor would resize what the task shows, when a placeholder could
+            be sampled, or without a budget.
     """
     if args.max_completion_length is None:
         raise ConfigError("max_completion_length: expected a number of tokens, got None")
+    if reserve is None:
+        reserve = args.max_completion_length // 4
     budget = TokenBudget(processor, args.max_completion_length, reserve)
     task.check_processor(processor)
+    check_banned(processor, args)
     return partial(DIPEnvironment, task, budget)
 
 

@@ -6,67 +6,8 @@ import json
 from typing import Any
 
 from dip_agents.adapters.task import Task
-from dip_agents.adapters.trl_template import TokenBudget
-from dip_env.actions import Answer, Look, Segment
-from dip_env.boxes import Boxes
-from dip_env.episode import Episode, Message
-from dip_env.errors import ActionRefusedError
-from dip_env.prompts import crops_message
-from dip_wrappers.chat import to_chat
-
-Parts = list[dict[str, Any]]
-
-
-def parts_of(message: Message) -> Parts:
-    """Return a message's text and images in the order they are read, as chat templates take them.
-
-    What the policy said is quoted in error messages, so special tokens it spells out are undone:
-    a placeholder without an image would end the training.
-    """
-    (chat,) = to_chat([message])
-    return list(chat["content"])
-
-
-class BudgetedEpisode(Episode):
-    """An episode that refuses looks whose crops do not fit; see ``Episode`` for other arguments.
-
-    Args:
-        budget: what calls and replies may cost.
-    """
-
-    def __init__(self, *args: Any, budget: TokenBudget, **options: Any) -> None:
-        """Start with nothing spent."""
-        super().__init__(*args, **options)
-        self.budget = budget
-        self.spent = 0
-        """Tokens of calls and replies so far."""
-        self.looks_without_room = 0
-        """Actions refused because their crops did not fit."""
-
-    def _regions(self, segments: tuple[Segment, ...]) -> Boxes:
-        """Return what the looks of one action would show, (R, 4) scene frame, or refuse."""
-        regions = super()._regions(segments)
-        # Neither beside an answer nor in the last turn are crops shown.
-        if len(regions) and not isinstance(segments[-1], Answer) and self.turns_left > 1:
-            crops = self.cut(regions)
-            left = self.looks_left - sum(isinstance(s, Look) for s in segments)
-            text = crops_message(
-                crops,
-                self.view,
-                self.turns_left - 1,
-                left,
-                first=len(self.crops) + 1,
-                brief=self.config.brief,
-            )
-            images = tuple(crop.image for crop in crops)
-            tokens = self.budget.reply(parts_of(Message("user", text, images, captioned=True)))
-            room = max(0, self.budget.room - self.spent)
-            if tokens > room:
-                self.looks_without_room += 1
-                raise ActionRefusedError(
-                    f"expected a look that fits into the {room} tokens left, got one of {tokens}"
-                )
-        return regions
+from dip_agents.adapters.trl_budget import BudgetedEpisode, Parts, TokenBudget, parts_of
+from dip_env.episode import Message
 
 
 class DIPEnvironment:

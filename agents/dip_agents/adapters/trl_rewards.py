@@ -14,6 +14,7 @@ from accelerate.utils import gather_object
 
 from dip_agents.adapters.task import Task
 from dip_agents.adapters.trl_environment import DIPEnvironment
+from dip_agents.adapters.trl_sampling import check_banned
 from dip_env.errors import ConfigError
 from dip_env.rewards import Score, score_group
 
@@ -57,17 +58,24 @@ def dip_rewards(task: Task, args: GRPOConfig) -> Callable[..., list[float]]:
     return dip_reward
 
 
-def single_pass_reward(task: Task, args: GRPOConfig) -> Callable[..., list[float]]:
+def single_pass_reward(task: Task, processor: Any, args: GRPOConfig) -> Callable[..., list[float]]:
     """Return the reward function for rows of ``trl_dataset(..., "single_pass")``, without tools.
 
     Args:
         task: scenes and rules; ``max_turns=1`` makes the prompt say that there is one message.
+        processor: of a Qwen-VL model, only checked.
         args: of the trainer, which says how many rollouts a group has.
 
     Returns:
         A function that pays completions with looks and answer in one message each; one without
         an answer counts as truncated.
+
+    Raises:
+        ConfigError: when the processor would resize what the task shows, or when a placeholder
+            could be sampled.
     """
+    task.check_processor(processor)
+    check_banned(processor, args)
 
     def play(scene: int, texts: list[str]) -> list[Score]:
         return task.played(scene, [[text] for text in texts]).scores

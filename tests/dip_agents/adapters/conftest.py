@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -29,6 +32,7 @@ SCRIPTS = (
     ("<think>both</think><look>[[0,0,64,64]]</look><answer>[]</answer>",),
 )
 """What four siblings say, turn by turn."""
+CALL = re.compile(r"<think>(.*)</think><(look|answer)>(\[.*\])</\2>")
 
 
 @dataclass(frozen=True)
@@ -121,4 +125,91 @@ def parity() -> SimpleNamespace:
         shown=shown,
         expected_alone=expected_alone,
         expected_group=expected_group,
+    )
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Micro models lose by more, and by a lot where the cores are busy."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def built(family: str) -> tuple[Any, Any]:
+    """Return a new micro model that knows the words of tool conversations, and its processor."""
+    # Here, since the environment of verl has no TRL.
+    from transformers.utils import get_json_schema
+
+    from dip_agents.adapters.trl import TOOLS_ONLY
+    from dip_agents.adapters.trl_environment import DIPEnvironment
+    from dip_agents.adapters.trl_template import TOOL_TEMPLATE
+    from dip_agents.models import tiny_texts
+    from dip_agents.tiny.model import build_tiny
+
+    schemas = [json.dumps(get_json_schema(t)) for t in (DIPEnvironment.look, DIPEnvironment.answer)]
+    words = [*tiny_texts(), *schemas, TOOL_TEMPLATE, TOOLS_ONLY]
+    model, processor = build_tiny(words, family=family, size="micro")
+    processor.tokenizer.padding_side = "left"
+    return model, processor
+
+
+@pytest.fixture(scope="session")
+def processors() -> dict[str, Any]:
+    """Return a processor with the tool template for each family; do not change them."""
+    from dip_agents.adapters.trl import use_tool_template
+
+    found = {family: built(family)[1] for family in ("qwen2_5_vl", "qwen3_vl")}
+    for processor in found.values():
+        use_tool_template(processor)
+    return found
+
+
+@pytest.fixture
+def processor(processors: dict[str, Any]) -> Any:
+    """Of the family whose images have the sides of the parity rules."""
+    return processors["qwen3_vl"]
+
+
+@pytest.fixture(scope="session")
+def tools() -> SimpleNamespace:
+    """Return what TRL's tests share: args, factory, act, shown, no_log, built."""
+    from dip_agents.adapters.trl import banned_tokens, environment_factory
+
+    def args(processor: Any, **changes: Any) -> SimpleNamespace:
+        """Arguments of a trainer with groups of four."""
+        usual = {
+            "num_generations": 4,
+            "num_generations_eval": None,
+            "max_completion_length": 4000,
+            "use_vllm": False,
+            "generation_kwargs": banned_tokens(processor),
+        }
+        return SimpleNamespace(**usual | changes)
+
+    def factory(task: Task, processor: Any, reserve: int | None = None, **changes: Any) -> Any:
+        return environment_factory(task, processor, args(processor, **changes), reserve)
+
+    def act(environment: Any, text: str, through: str) -> Any:
+        """Say a text as a tool call where it can be one; return the reply."""
+        call = CALL.fullmatch(text) if through == "tools" else None
+        if call is None:
+            return environment._step(text)
+        thought, tool, boxes = call.groups()
+        return getattr(environment, tool)(thought, json.loads(boxes))
+
+    def parts(reply: list[dict[str, Any]]) -> Shown:
+        texts = [part["text"] for part in reply if part["type"] == "text"]
+        return shown("".join(texts), [p["image"] for p in reply if p["type"] == "image"])
+
+    return SimpleNamespace(
+        args=args,
+        factory=factory,
+        act=act,
+        shown=parts,
+        no_log=lambda name, value: None,
+        built=built,
     )

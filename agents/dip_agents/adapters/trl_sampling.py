@@ -1,0 +1,61 @@
+"""What a policy must not sample under TRL: placeholders of images and videos that nobody showed.
+
+TRL compares placeholders with features before it trains; where one is too many it drops the images
+of the whole batch without a word. With transformers it bans image placeholders, unless
+``generation_kwargs`` name other tokens; it never bans those of videos, and with vLLM nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dip_agents.engines.vllm_requests import BAN
+from dip_env.errors import ConfigError
+
+if TYPE_CHECKING:
+    from trl import GRPOConfig
+
+
+def banned_tokens(processor: Any, use_vllm: bool = False) -> dict[str, Any]:
+    """Return what ``GRPOConfig(generation_kwargs=...)`` must hold.
+
+    Args:
+        processor: of a Qwen-VL model.
+        use_vllm: as in the same config; vLLM takes other words for it than transformers.
+
+    Returns:
+        ``suppress_tokens`` for transformers, ``logit_bias`` for vLLM; add what else you need.
+    """
+    ids = _placeholders(processor)
+    return {"logit_bias": dict.fromkeys(ids, BAN)} if use_vllm else {"suppress_tokens": ids}
+
+
+def check_banned(processor: Any, args: GRPOConfig) -> None:
+    """See to it that no placeholder can be sampled.
+
+    Args:
+        processor: of the model.
+        args: of the trainer.
+
+    Raises:
+        ConfigError: when ``args.generation_kwargs`` leave one open to the policy.
+    """
+    own = args.generation_kwargs or {}
+    if args.use_vllm:
+        biases = own.get("logit_bias") or {}
+        # From a command line or a file the ids come as text.
+        banned = {int(token) for token, bias in biases.items() if bias <= BAN}
+    else:
+        banned = set(own.get("suppress_tokens") or ())
+    missing = [token for token in _placeholders(processor) if token not in banned]
+    if missing:
+        raise ConfigError(
+            f"generation_kwargs: expected to ban the placeholders {missing}, or one that the "
+            f"policy samples makes TRL train without images; got {own}. Write "
+            f"GRPOConfig(generation_kwargs=banned_tokens(processor, use_vllm={args.use_vllm}), ...)"
+        )
+
+
+def _placeholders(processor: Any) -> list[int]:
+    """Return the ids that stand for a part of an image or of a video."""
+    return [int(processor.image_token_id), int(processor.video_token_id)]
