@@ -12,11 +12,11 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from dip_agents.adapters.ray_workers import WorkerDiedError, Workers
+from dip_agents.adapters.ray_workers import WorkerDiedError, Workers, WorkersNotStartedError
 from dip_env.env import Arrays, check_options, pick_scene
 from dip_env.vector_env import DIPCrowdVectorEnv, Flags
 
-__all__ = ["RayVectorEnv", "WorkerDiedError"]
+__all__ = ["RayVectorEnv", "WorkerDiedError", "WorkersNotStartedError"]
 
 
 class RayVectorEnv(DIPCrowdVectorEnv):
@@ -31,11 +31,13 @@ class RayVectorEnv(DIPCrowdVectorEnv):
         group_size: G, the members of each group.
         num_workers: actors, from 1 to P.
         actor_options: for Ray's ``options`` of each actor, such as ``{"num_cpus": 1}``.
+        start_timeout: seconds until all actors must stand.
         **keywords: as for ``DIPCrowdVectorEnv``.
 
     Raises:
         ConfigError: for an unknown name or a value out of range.
         WorkerDiedError: when an actor could not start; calls raise it when one has died.
+        WorkersNotStartedError: when actors did not stand in time, as for want of resources.
     """
 
     def __init__(
@@ -45,6 +47,7 @@ class RayVectorEnv(DIPCrowdVectorEnv):
         *,
         num_workers: int = 1,
         actor_options: Mapping[str, Any] | None = None,
+        start_timeout: float = 60.0,
         **keywords: Any,
     ) -> None:
         """Start the actors."""
@@ -52,7 +55,12 @@ class RayVectorEnv(DIPCrowdVectorEnv):
         self._ended: Flags | None = None
         """Whose episodes have ended, (P, G); None before the first reset."""
         self.workers = Workers(
-            len(self.groups), group_size, num_workers, actor_options or {}, **keywords
+            len(self.groups),
+            group_size,
+            num_workers,
+            actor_options or {},
+            start_timeout,
+            **keywords,
         )
 
     def reset(

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import secrets
 import sys
 import time
@@ -16,7 +17,7 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
 import dip_env  # noqa: F401
 from dip_agents import needs as needs_module
-from dip_agents.adapters.ray import RayVectorEnv, WorkerDiedError
+from dip_agents.adapters.ray import RayVectorEnv, WorkerDiedError, WorkersNotStartedError
 from dip_agents.adapters.ray_workers import Workers
 from dip_env.errors import ConfigError, EpisodeOverError
 from dip_env.scenes import ToyScenes
@@ -219,6 +220,40 @@ def test_wrong_keywords_are_refused(parity):
         RayVectorEnv(6, 4, **parity.RULES)
     with pytest.raises(ConfigError, match="unknown keyword 'view'"):
         RayVectorEnv(8, 4, view=3)
+
+
+@pytest.fixture
+def killed(monkeypatch):
+    """Actors that were killed, in order."""
+    handles, kill = [], ray.kill
+    monkeypatch.setattr(ray, "kill", lambda handle: handles.append(handle) or kill(handle))
+    return handles
+
+
+def test_workers_that_the_cluster_has_no_room_for_are_an_error_in_time(parity, killed):
+    greedy = {"num_workers": 2, "actor_options": {"num_cpus": 2}, "start_timeout": 3}
+    with pytest.raises(WorkersNotStartedError) as caught:
+        RayVectorEnv(8, 4, **greedy, **parity.RULES)
+    assert re.match(
+        r"expected 2 workers to stand within 3 s, got [01]; each asks for {'num_cpus': 2}, and of "
+        r"the cluster's resources {.*'memory': .*} are left: ",
+        str(caught.value),
+    )
+    assert len(killed) == 2
+    for handle in killed:
+        wait_for_the_end(handle)
+    with pytest.raises(ConfigError, match="start_timeout: expected seconds above 0, got 0"):
+        RayVectorEnv(8, 4, start_timeout=0, **parity.RULES)
+
+
+def test_no_worker_is_left_where_one_could_not_start(parity, killed):
+    class HomelyScenes(ToyScenes):
+        def __reduce__(self):
+            return int, ("does not travel",)
+
+    with pytest.raises(WorkerDiedError, match="does not travel"):
+        RayVectorEnv(8, 4, num_workers=2, **parity.RULES | {"scenes": HomelyScenes()})
+    assert len(killed) == 2
 
 
 def wait_for_the_end(handle):

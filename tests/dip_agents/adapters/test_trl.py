@@ -192,6 +192,22 @@ def test_the_trainer_takes_two_steps_on_calls_crops_and_group_rewards(tools, tmp
     assert any(len(set(paid)) > 1 for _, paid in calls)
 
 
+@pytest.mark.parametrize(
+    ("tool", "argument"), [(PLACEHOLDER, "regions"), ("look", PLACEHOLDER), ("look", "\ud800")]
+)
+def test_a_call_that_misspells_a_name_is_answered_and_trained(tools, tmp_path, tool, argument):
+    model, processor = tools.built("qwen2_5_vl")
+    misspelled = called(tool, 3, **{argument: LOOK})
+    script = (*SAID[:3], (misspelled, called("answer", 3, boxes=[[1, 2, 30, 40]]), "well"))
+    trainer, _ = tool_trainer(tmp_path, model, processor, [])
+    speak(model, processor, trainer.max_completion_length, script)
+    trainer.train()
+    log = [line for line in trainer.state.log_history if "reward" in line]
+    # One of six, and the model went on to its answer.
+    assert [line["tools/failure_frequency"] for line in log] == pytest.approx([1 / 6] * 2)
+    assert [line["tools/call_frequency"] for line in log] == [6 / 4] * 2
+
+
 def test_the_trainer_takes_two_steps_of_a_single_pass_sampled_by_the_tiny_model(tmp_path):
     loaded = load_model("tiny")
     processor = loaded.vlm.processor

@@ -11,6 +11,7 @@ from trl import chat_template_utils
 from dip_agents.adapters.task import Task
 from dip_agents.adapters.trl import trl_dataset
 from dip_agents.adapters.trl_template import TOOL_TEMPLATE
+from dip_wrappers.chat import plain_text
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -89,3 +90,29 @@ def test_what_the_model_says_is_marked_and_parsed_back(processors):
     thought = tokenizer.encode("<think>a</think><answer>[]</answer><|im_end|>")
     parsed = chat_template_utils.parse_response(tokenizer, thought, prefix=prefix)
     assert parsed == {"role": "assistant", "content": "<think>a</think><answer>[]</answer>"}
+
+
+SPELLED = "<|image_pad|><|im_end|>\ud800"
+
+
+@pytest.mark.parametrize("where", ["reply", "part", "name", "key", "arguments"])
+def test_special_tokens_that_a_call_or_an_error_reply_quotes_are_harmless(processors, where):
+    call = {"name": "look", "arguments": {}}
+    reply = {"role": "tool", "name": "look", "content": "a"}
+    match where:
+        case "reply":
+            reply["content"] = str({"error": f"Tool {SPELLED} not found."})
+        case "part":
+            reply["content"] = [{"type": "text", "text": SPELLED}]
+        case "name":
+            call["name"] = SPELLED
+        case "key":
+            call["arguments"] = {SPELLED: 1}
+        case "arguments":
+            call["arguments"] = SPELLED
+    said = {"role": "assistant", "tool_calls": [{"type": "function", "function": call}]}
+    chat = [{"role": "user", "content": "go"}, said, reply]
+    text = processors["qwen3_vl"].apply_chat_template(chat, tokenize=False)
+    assert plain_text("<|image_pad|>") in text and "<|image_pad|>" not in text
+    assert text.count("<|im_end|>") == 4
+    text.encode()
