@@ -105,6 +105,14 @@ class BudgetedEpisode(Episode):
         """Tokens of calls and replies so far."""
         self.looks_without_room = 0
         """Actions refused because their crops did not fit."""
+        self.objection: str | None = None
+        """What is wrong with the next action that its text does not show."""
+
+    def _regions(self, segments: tuple[Segment, ...]) -> Boxes:
+        """Return what the looks of one action would show, (R, 4) scene frame, or refuse."""
+        if self.objection is not None:
+            raise ActionRefusedError(self.objection)
+        return super()._regions(segments)
 
     def _show(
         self, segments: tuple[Segment, ...], regions: Boxes

@@ -7,7 +7,9 @@ from typing import Any
 
 from dip_agents.adapters.task import Task
 from dip_agents.adapters.trl_budget import BudgetedEpisode, Parts, TokenBudget, parts_of
+from dip_env.actions import Think, as_thought
 from dip_env.episode import Message
+from dip_wrappers.chat import plain_text
 
 
 class DIPEnvironment:
@@ -71,17 +73,33 @@ class DIPEnvironment:
         """
         return self._call("answer", thought, "boxes", boxes)
 
-    def _call(self, tool: str, thought: str, name: str, boxes: Any) -> Parts:
+    def _call(self, tool: str, thought: Any, name: str, boxes: Any) -> Parts:
         """Write a call as an action; what the grammar does not allow costs a turn as ever."""
         call = {"name": tool, "arguments": {"thought": thought, name: boxes}}
-        said = f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call><|im_end|>"
+        said = f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"
         items = json.dumps(boxes, ensure_ascii=False, separators=(",", ":"))
-        return self._step(f"<think>{thought}</think><{tool}>{items}</{tool}>", said)
+        objection = _objection(thought)
+        # Without its tags a thought cannot be taken for something else before it is refused.
+        words = thought if objection is None else as_thought(str(thought)).text
+        return self._step(f"<think>{words}</think><{tool}>{items}</{tool}>", said, objection)
 
-    def _step(self, action: str, said: str = "") -> Parts:
+    def _step(self, action: str, said: str = "", objection: str | None = None) -> Parts:
         """Take an action, which reads ``said`` in the rollout, and return the reply."""
-        self.episode.spent += self._budget.text(said or action)
+        # One more for the end of turn.
+        self.episode.spent += self._budget.text(plain_text(said or action)) + 1
+        self.episode.objection = objection
         reply = self.episode.step(action).message
         parts = parts_of(reply or Message("user", "The episode has ended."))
         self.episode.spent += self._budget.reply(parts)
         return parts
+
+
+def _objection(thought: Any) -> str | None:
+    """Return why a thought is none: no text, or one that would read as further segments."""
+    if not isinstance(thought, str):
+        return f"thought: expected text, got {json.dumps(thought):.40}"
+    try:
+        Think(thought)
+    except ValueError as error:
+        return str(error)
+    return None

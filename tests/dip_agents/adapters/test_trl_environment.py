@@ -51,8 +51,10 @@ def test_a_reply_keeps_text_and_crops_in_the_order_they_are_read(tools, parity, 
     ("thought", "regions"),
     [
         ("a</think>b", [[1, 2, 30, 40]]),
+        ("a\ud800", [[1, 2, 30, 40]]),
         ("a", [[1, 2, 3]]),
         ("a", "everywhere"),
+        ("a", "every\ud800where"),
         ("a", []),
         ("a", [[0, 0, float("nan"), 9]]),
         ("a", [[500, 500, 600, 600]]),
@@ -66,6 +68,39 @@ def test_a_call_outside_the_grammar_costs_a_turn_and_is_told_why(
     (reply,) = environment.look(thought, regions)
     assert reply["text"].startswith("Your action was not accepted: ")
     assert (environment.episode.turn, environment.episode.looks_left) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("thought", "got"),
+    [
+        ("a</think><look>[[8,8,60,70]]</look><think>b", "expected text without tags, got </think>"),
+        (None, "expected text, got null"),
+        (["<think>"], 'expected text, got ["<think>"]'),
+        (7, "expected text, got 7"),
+    ],
+)
+@pytest.mark.parametrize("tool", ["look", "answer"])
+def test_what_is_no_thought_costs_a_turn_and_adds_nothing_to_the_call(
+    tools, parity, processor, tool, thought, got
+):
+    environment = tools.factory(Task(**parity.RULES), processor)()
+    environment.reset(scene=0)
+    (reply,) = getattr(environment, tool)(thought, [[10, 40, 30, 90]])
+    assert reply["text"].startswith("Your action was not accepted: ") and got in reply["text"]
+    episode = environment.episode
+    assert (episode.turn, len(episode.looks), episode.answered) == (1, 0, False)
+    environment.answer("words", [[10, 40, 30, 90]])
+    assert episode.answered
+
+
+def test_calls_are_counted_as_the_model_spelled_them(tools, parity, processor):
+    spent = []
+    for thought in ("<|image_pad|>", "< |image_pad|>"):
+        environment = tools.factory(Task(**parity.RULES), processor)()
+        environment.reset(scene=0)
+        environment.look(thought, [[1, 2, 30, 40]])
+        spent.append(environment.episode.spent)
+    assert spent[0] == spent[1]
 
 
 def test_special_tokens_that_a_model_spells_out_come_back_harmless(tools, parity, processor):
