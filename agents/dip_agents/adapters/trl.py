@@ -30,6 +30,7 @@ the answer the model gets one more message, which is trained like the others.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any, Literal
@@ -97,15 +98,19 @@ def trl_dataset(
 
     Args:
         task: scenes and rules.
-        scenes: places in the source.
+        scenes: places in the source, each once; more epochs show them again.
         form: with ``tools`` the environment shows image and task; otherwise they are drawn when a
             row is read, and nothing is stored.
 
     Raises:
-        ConfigError: for another form.
+        ConfigError: for another form, or a scene that comes twice: rollouts in a row on one scene
+            are taken for one group.
         IndexError: for a scene that the source does not have.
     """
     columns: dict[str, list[Any]] = {"scene": [task.checked(scene) for scene in scenes]}
+    for scene, times in Counter(columns["scene"]).most_common(1):
+        if times > 1:
+            raise ConfigError(f"scenes: expected each once, got scene {scene} {times} times")
     if form == "tools":
         prompt = [{"role": "system", "content": TOOLS_ONLY}, {"role": "user", "content": ""}]
         return Dataset.from_dict(columns | {"prompt": [prompt] * len(columns["scene"])})

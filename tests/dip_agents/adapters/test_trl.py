@@ -48,6 +48,9 @@ def test_dataset_rows_bring_the_scene_and_for_a_single_pass_the_opening(parity):
     assert parity.shown("", [row["image"]]) == parity.shown("", opening.images)
     with pytest.raises(ConfigError, match="form: expected tools or single_pass, got 'text'"):
         adapter.trl_dataset(task, [0], "text")
+    # Beside each other, two groups on one scene would be taken for one of twice the size.
+    with pytest.raises(ConfigError, match="scenes: expected each once, got scene 2 3 times"):
+        adapter.trl_dataset(task, [2, 0, 2, 2])
 
 
 def called(tool, member, **boxes):
