@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from accelerate import PartialState
-from accelerate.utils import gather_object
-
 from dip_agents.adapters.task import Task
 from dip_agents.adapters.trl_environment import DIPEnvironment
 from dip_agents.adapters.trl_sampling import check_banned
+from dip_agents.needs import needs
 from dip_env.errors import ConfigError
 from dip_env.rewards import Score, score_group
+
+needs("trl", "trl")
+# The extra brings it, too.
+from accelerate import PartialState  # noqa: E402
+from accelerate.utils import gather_object  # noqa: E402
 
 if TYPE_CHECKING:
     from trl import GRPOConfig

@@ -17,6 +17,7 @@ from trl import GRPOConfig, GRPOTrainer
 
 from dip_agents import needs as needs_module
 from dip_agents.adapters import trl as adapter
+from dip_agents.adapters import trl_rewards
 from dip_agents.adapters.task import Task
 from dip_agents.chat_tokens import ChatTokens
 from dip_agents.models import load_model
@@ -242,8 +243,9 @@ def test_the_trainer_takes_two_steps_of_a_single_pass_sampled_by_the_tiny_model(
     assert changed == any(len(set(paid)) > 1 for _, paid in calls)
 
 
-def test_without_trl_the_adapter_says_how_to_get_it(monkeypatch):
+@pytest.mark.parametrize("module", [adapter, trl_rewards], ids=["trl", "trl_rewards"])
+def test_without_trl_the_adapter_says_how_to_get_it(monkeypatch, module):
     monkeypatch.setattr(needs_module, "find_spec", lambda name: None)
-    spec = importlib.util.spec_from_file_location("adapter_again", adapter.__file__)
+    spec = importlib.util.spec_from_file_location("adapter_again", module.__file__)
     with pytest.raises(ConfigError, match=r'pip install "dip-env\[trl\]"'):
         spec.loader.exec_module(importlib.util.module_from_spec(spec))
