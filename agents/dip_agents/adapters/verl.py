@@ -36,8 +36,9 @@ AGENT_LOOP_YAML = f"- name: {AGENT_NAME}\n  _target_: {__name__}.DIPCrowdLoop\n"
 class DIPCrowdLoop(AgentLoopBase):
     """Plays the episode that a row of ``write_dataset`` names; made by verl.
 
-    verl's token builder and the processor count placeholders as verl computes features later; a
-    processor that enlarges small crops may be told otherwise by ``data.mm_processor_kwargs``.
+    verl's token builder and the processor count placeholders as verl computes features later. A
+    processor that would resize what it is shown, as one that enlarges small crops, is refused
+    unless ``min_pixels`` and ``max_pixels`` of ``data.mm_processor_kwargs`` tell it otherwise.
     """
 
     async def run(
@@ -61,7 +62,7 @@ class DIPCrowdLoop(AgentLoopBase):
         """
         self._assert_mm_supported(True)
         task, scene = await aside(task_and_scene, row.get("extra_info"))
-        task.check_processor(self.processor)
+        task.check_processor(self.processor, self._get_mm_processor_kwargs())
         episode = await aside(task.episode, scene)
         chat = await aside(lambda: to_chat([episode.opening]))
         ids: list[int] = await self.ct_build_initial_tokens(chat, images=_images(chat))

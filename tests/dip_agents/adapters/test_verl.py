@@ -90,7 +90,7 @@ def row(tmp_path):
     return build
 
 
-def play(processor, row, script, family="qwen3_vl", lengths=(1024, 2048), logprobs=True):
+def play(processor, row, script, family="qwen3_vl", lengths=(1024, 2048), logprobs=True, data=None):
     """Let the loop play one row with verl's own arguments; return its output and the server."""
     server = Server(processor.tokenizer, [script])
     rollout = {
@@ -98,7 +98,7 @@ def play(processor, row, script, family="qwen3_vl", lengths=(1024, 2048), logpro
         "response_length": lengths[1],
         "full_determinism": False,
     }
-    config = OmegaConf.create({"actor_rollout_ref": {"rollout": rollout}, "data": {}})
+    config = OmegaConf.create({"actor_rollout_ref": {"rollout": rollout}, "data": data or {}})
 
     async def run():
         loop = adapter.DIPCrowdLoop(
@@ -127,9 +127,9 @@ def placeholders(processor, ids):
     return list(ids).count(processor.tokenizer.convert_tokens_to_ids(IMAGE))
 
 
-def features(processor, images):
+def features(processor, images, **kwargs):
     """Return how many features the processor makes of images, each on its own."""
-    made = [processor.image_processor(images=[i], return_tensors="pt") for i in images]
+    made = [processor.image_processor(images=[i], return_tensors="pt", **kwargs) for i in images]
     return (
         sum(int(m["image_grid_thw"].prod()) for m in made)
         // processor.image_processor.merge_size**2
@@ -201,16 +201,36 @@ def test_fields_of_the_server_span_all_turns(parity, tiny, row):
     assert counts == {"spec_num_draft_tokens": 5}
 
 
-@pytest.mark.parametrize("enlarges", [False, True])
-def test_there_are_as_many_placeholders_as_features(parity, row, enlarges):
+ENLARGING, KEEPING = 160**2, 1
+"""Least pixels of an image, below which a processor enlarges it."""
+
+
+def with_limits(low):
+    """Return a processor of its own with a least and a largest area."""
     _, processor = build_tiny(["Find every person"], 0, "qwen3_vl", "micro")
-    if enlarges:
-        processor.image_processor.size = {"shortest_edge": 160**2, "longest_edge": 1024**2}
-    output, _ = play(processor, row(SCENE, **parity.RULES), parity.SCRIPTS[0])
-    images = output.multi_modal_data["images"]
-    assert len(images) == 3 and (features(processor, images) > 3 * 16) == enlarges
-    ids = output.prompt_ids + output.response_ids
-    assert placeholders(processor, ids) == features(processor, images)
+    processor.image_processor.size = {"shortest_edge": low, "longest_edge": 1024**2}
+    return processor
+
+
+def told(low):
+    """Return what verl's ``data`` says where it overrides those limits."""
+    return {"mm_processor_kwargs": {"min_pixels": low, "max_pixels": 1024**2}}
+
+
+@pytest.mark.parametrize(("low", "data"), [(KEEPING, {}), (ENLARGING, told(KEEPING))])
+def test_there_are_as_many_placeholders_as_features(parity, row, low, data):
+    processor = with_limits(low)
+    output, _ = play(processor, row(SCENE, **parity.RULES), parity.SCRIPTS[0], data=data)
+    images, ids = output.multi_modal_data["images"], output.prompt_ids + output.response_ids
+    found = features(processor, images, **data.get("mm_processor_kwargs", {}))
+    assert len(images) == 3 and placeholders(processor, ids) == found
+    assert output.mm_processor_kwargs == data.get("mm_processor_kwargs", {})
+
+
+@pytest.mark.parametrize(("low", "data"), [(ENLARGING, {}), (KEEPING, told(ENLARGING))])
+def test_a_processor_that_would_enlarge_crops_is_refused(parity, row, low, data):
+    with pytest.raises(ConfigError, match=r"expected \d+ patches for an? .* as it resizes"):
+        play(with_limits(low), row(SCENE, **parity.RULES), parity.SCRIPTS[0], data=data)
 
 
 def test_an_observation_without_room_ends_the_episode_before_it_is_appended(parity, tiny, row):
