@@ -87,36 +87,10 @@ class Workers:
         Raises:
             WorkerDiedError: when an actor is gone; what an actor raises comes as it is.
         """
-        return self._results(self._sent(method, *per_group))
-
-    def end(self) -> None:
-        """End the actors."""
-        # Where Ray has been shut down they are gone, and asking would start it again.
-        for handle in self.handles if ray.is_initialized() else ():
-            ray.kill(handle)
-
-    def _await_start(self, timeout: float, options: Mapping[str, Any]) -> None:
-        """Wait until all stand; Ray itself would wait for resources without end."""
-        pings = self._sent("ping")
-        standing, missing = ray.wait(pings, num_returns=len(pings), timeout=timeout)
-        if missing:
-            raise WorkersNotStartedError(
-                f"expected {len(pings)} workers to stand within {timeout:g} s, got "
-                f"{len(standing)}; each asks for {dict(options)}, and of the cluster's resources "
-                f"{ray.available_resources()} are left: ask for fewer workers or less for each, or "
-                f"raise start_timeout where machines are still to come"
-            )
-        self._results(pings)
-
-    def _sent(self, method: str, *per_group: Sequence[Any]) -> list[Any]:
-        """Tell every worker to do something; returns Ray's references to what comes of it."""
-        return [
+        calls = [
             getattr(handle, method).remote(*(values[part] for values in per_group))
             for handle, part in zip(self.handles, self.groups, strict=True)
         ]
-
-    def _results(self, calls: Sequence[Any]) -> list[Any]:
-        """Wait for what each worker returns."""
         results = []
         for k, (call, part) in enumerate(zip(calls, self.groups, strict=True)):
             try:
@@ -127,6 +101,26 @@ class Workers:
                     f"died; close this environment and make a new one. Ray says: {error}"
                 ) from error
         return results
+
+    def end(self) -> None:
+        """End the actors."""
+        # Where Ray has been shut down they are gone, and asking would start it again.
+        for handle in self.handles if ray.is_initialized() else ():
+            ray.kill(handle)
+
+    def _await_start(self, timeout: float, options: Mapping[str, Any]) -> None:
+        """Wait until all stand; Ray itself would wait for resources without end."""
+        pings = [handle.ping.remote() for handle in self.handles]
+        standing, missing = ray.wait(pings, num_returns=len(pings), timeout=timeout)
+        if missing:
+            raise WorkersNotStartedError(
+                f"expected {len(pings)} workers to stand within {timeout:g} s, got "
+                f"{len(standing)}; each asks for {dict(options)}, and of the cluster's resources "
+                f"{ray.available_resources()} are left: ask for fewer workers or less for each, or "
+                f"raise start_timeout where machines are still to come"
+            )
+        # Ray counts those that have died among the standing; asking again says who.
+        self.call("ping")
 
 
 class _Part(DIPCrowdVectorEnv):
