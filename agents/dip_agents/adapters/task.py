@@ -73,11 +73,15 @@ class Task:
                 areas = [w * h for _, w, h in self._extremes()]
                 low = min(*areas, told.get("min_pixels", images.size["shortest_edge"]))
                 high = max(*areas, told.get("max_pixels", images.size["longest_edge"]))
-                where = "mm_processor_kwargs['size']" if told else "processor.image_processor.size"
+                # verl hands on a nested `size` as a type that transformers does not take.
+                remedy = (
+                    f"processor.image_processor.size to shortest_edge {low}, longest_edge {high}"
+                    if mm_processor_kwargs is None
+                    else f"mm_processor_kwargs to min_pixels {low}, max_pixels {high}"
+                )
                 raise ConfigError(
                     f"processor: expected {expected} patches for {what} of {width}x{height}, "
-                    f"got {got}, as it resizes; set {where} = "
-                    f"{{'shortest_edge': {low}, 'longest_edge': {high}}}"
+                    f"got {got}, as it resizes; set {remedy}"
                 )
 
     def _extremes(self) -> Iterator[tuple[str, int, int]]:
