@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from dip_agents.adapters.ray_part import Part
 from dip_agents.needs import needs
 from dip_env.errors import ConfigError, DipError
-from dip_env.vector_env import DIPCrowdVectorEnv, Flags
 
 needs("ray", "ray")
 
@@ -63,7 +63,7 @@ class Workers:
         bounds = np.linspace(0, groups, count + 1).astype(int).tolist()
         self.groups = [slice(start, stop) for start, stop in pairwise(bounds)]
         """Which groups each plays."""
-        actor = ray.remote(_Part).options(**{"scheduling_strategy": "SPREAD", **options})
+        actor = ray.remote(Part).options(**{"scheduling_strategy": "SPREAD", **options})
         self.handles = [
             actor.remote((part.stop - part.start) * group_size, group_size, **keywords)
             for part in self.groups
@@ -121,36 +121,3 @@ class Workers:
             )
         # Ray counts those that have died among the standing; asking again says who.
         self.call("ping")
-
-
-class _Part(DIPCrowdVectorEnv):
-    """The groups of one worker; infos leave it by environment, to be put together elsewhere."""
-
-    def ping(self) -> None:
-        """Answer, once the actor stands."""
-
-    def start(
-        self, seeds: Sequence[Any], scenes: Sequence[Any], chosen: Sequence[bool]
-    ) -> tuple[Any, ...]:
-        """Reset the groups that are chosen, of which there may be none."""
-        if not any(chosen):
-            return self._observations(), {}, self._ended()
-        mask = np.repeat(chosen, self.group_size)
-        options = {"scene": scenes, "reset_mask": mask}
-        observations, infos = self.reset(seed=seeds, options=options)
-        return observations, infos, self._ended()
-
-    def play(self, actions: Sequence[Sequence[str]]) -> tuple[Any, ...]:
-        """Take a step; G actions for each group."""
-        observations, *numbers, infos = self.step([text for row in actions for text in row])
-        return observations, infos, self._ended(), *numbers
-
-    def _ended(self) -> Flags:
-        """Return whose episodes have ended, (P, G)."""
-        return np.array([[e.done for e in group.episodes] for group in self._started()])
-
-    def _add_info(
-        self, vector_infos: dict[Any, Any], env_info: dict[str, Any], env_num: int
-    ) -> dict[Any, Any]:
-        vector_infos[env_num] = env_info
-        return vector_infos
