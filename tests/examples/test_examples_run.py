@@ -4,19 +4,22 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from dip_agents.models import rules_of
+
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
-def run(name: str, *arguments: object, typed: str = "") -> str:
+def run(name: str, *arguments: object, typed: str = "", warnings: str = "error") -> str:
     """Run an example as a user does, without a network, and return what it prints."""
     done = subprocess.run(
-        [sys.executable, "-W", "error", str(EXAMPLES / name), *map(str, arguments)],
+        [sys.executable, "-W", warnings, str(EXAMPLES / name), *map(str, arguments)],
         input=typed,
         capture_output=True,
         text=True,
@@ -112,6 +115,15 @@ def test_a_numeric_agent_learns_from_stable_baselines3(tmp_path):
     assert (tmp_path / "ppo_5.zip").is_file()
     with Image.open(tmp_path / "curves.png") as picture:
         assert picture.width == 840
+
+
+def test_trl_trains_the_bundled_model_and_leaves_one_that_dip_can_play(tmp_path):
+    pytest.importorskip("trl", reason="the trl extra is not installed")
+    small = ("--scenes", "toy", "--steps", 1, "--scenes-per-step", 2, "--group-size", 2)
+    words = (*small, "--max-completion-length", 32, "--out", tmp_path)
+    out = run("train_trl.py", *words, warnings="default")  # TRL meets deprecations of transformers
+    assert re.search(r"^step 1: reward 0\.\d+, accuracy \d\.\d+, [\d.]+ s$", out, re.M)
+    assert rules_of(str(tmp_path)) == replace(rules_of("tiny"), max_turns=1, max_looks=0)
 
 
 def test_ray_workers_play_what_one_process_plays(monkeypatch):
