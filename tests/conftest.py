@@ -26,6 +26,12 @@ settings.register_profile("dip", deadline=None, derandomize=True)
 settings.load_profile("dip")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the files that hold slow tests: last, they would keep one worker busy alone."""
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: item.path not in slow)
+
+
 @pytest.fixture
 def toy() -> ToyScenes:
     return ToyScenes()

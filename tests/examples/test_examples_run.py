@@ -75,6 +75,7 @@ def test_the_baselines_come_out_in_the_order_of_what_they_know():
     assert rewards["oracle, misses 50%"] > rewards["random"]
 
 
+@pytest.mark.slow
 def test_a_policy_of_ones_own_is_a_function_a_server_or_an_agent_without_words(server):
     assert len((EXAMPLES / "own_policy.py").read_text().splitlines()) < 60
 
@@ -97,6 +98,7 @@ def test_a_policy_of_ones_own_is_a_function_a_server_or_an_agent_without_words(s
     assert "server" not in run("own_policy.py", "--n", 2)
 
 
+@pytest.mark.slow
 def test_a_numeric_agent_learns_from_stable_baselines3(tmp_path):
     pytest.importorskip("stable_baselines3", reason="the extra sb3 is not installed")
     small = {
@@ -117,6 +119,7 @@ def test_a_numeric_agent_learns_from_stable_baselines3(tmp_path):
         assert picture.width == 840
 
 
+@pytest.mark.slow
 def test_trl_trains_the_bundled_model_and_leaves_one_that_dip_can_play(tmp_path):
     pytest.importorskip("trl", reason="the trl extra is not installed")
     small = ("--scenes", "toy", "--steps", 1, "--scenes-per-step", 2, "--group-size", 2)
@@ -126,6 +129,7 @@ def test_trl_trains_the_bundled_model_and_leaves_one_that_dip_can_play(tmp_path)
     assert rules_of(str(tmp_path)) == replace(rules_of("tiny"), max_turns=1, max_looks=0)
 
 
+@pytest.mark.slow
 def test_ray_workers_play_what_one_process_plays(monkeypatch):
     pytest.importorskip("ray", reason="the ray extra is not installed")
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")

@@ -28,6 +28,7 @@ def test_the_bundled_model_has_learned_the_form_and_finds_people(preset, least):
     assert result.metrics["look"].value > 0.2
 
 
+@pytest.mark.slow
 def test_in_crowds_the_bundled_model_finds_more_people_with_its_looks():
     loaded = load_model("tiny", dtype="float32")
     source = make_source("crowd", split="val")
