@@ -20,6 +20,7 @@ from dip_agents.models import load_model
 from dip_agents.rollouts import collect
 from dip_env.config import RewardConfig
 from dip_env.scenes import make_source
+from dip_env.scenes.stored import StoredScenes
 
 CONFIG = GRPOConfig(
     steps=8,
@@ -35,11 +36,16 @@ HELD_OUT = range(1_000_000, 1_000_016)
 BEFORE, AFTER = 0.2, 0.3  # held-out reward; went from .08 to .45, with a broken loss to .08 at most
 
 
-def learn() -> tuple[float, float]:
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    """All runs learn from the same scenes: they are drawn once."""
+    return StoredScenes(make_source("easy", seed=0), tmp_path_factory.mktemp("scenes"))
+
+
+def learn(source) -> tuple[float, float]:
     """Return the mean reward on held-out scenes before and after eight steps."""
     loaded = load_model("tiny", dtype="bfloat16")
     rules = replace(loaded.rules, reward=RewardConfig(0.6, 0.0, 0.4))
-    source = make_source("easy", seed=0)
     engine = HFEngine(loaded.vlm)
 
     def play(step, scenes=None, members=CONFIG.group_size):
@@ -67,8 +73,8 @@ def mutated(monkeypatch, change):
 
 
 @pytest.mark.slow
-def test_grpo_lifts_the_reward_of_the_bundled_model_past_a_threshold():
-    before, after = learn()
+def test_grpo_lifts_the_reward_of_the_bundled_model_past_a_threshold(source):
+    before, after = learn(source)
     assert before < BEFORE
     assert after > AFTER
 
@@ -83,7 +89,7 @@ def test_grpo_lifts_the_reward_of_the_bundled_model_past_a_threshold():
     ],
     ids=["advantages negated", "mask inverted", "old logprobs shifted"],
 )
-def test_a_broken_loss_would_be_noticed(monkeypatch, change):
+def test_a_broken_loss_would_be_noticed(source, monkeypatch, change):
     mutated(monkeypatch, change)
-    _, after = learn()
+    _, after = learn(source)
     assert not after > AFTER
