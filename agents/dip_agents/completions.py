@@ -28,7 +28,7 @@ def completion_rows(
 
     Returns:
         P*G rows: step, scene, member, reward, terms, advantage, length and policy_tokens (in
-        tokens), turns, looks, ending, transcript.
+        tokens), turns, regions, ending, transcript.
     """
     return [
         {
@@ -41,7 +41,7 @@ def completion_rows(
             "length": len(rollout.buffer.ids),
             "policy_tokens": policy_tokens(rollout),
             "turns": rollout.info["turns"],
-            "looks": rollout.info["looks"],
+            "regions": rollout.info["regions"],
             "ending": rollout.info["ending"],
             "transcript": rollout.info["transcript"],
         }
@@ -88,8 +88,8 @@ def _readable(row: Mapping[str, Any]) -> str:
         f"## Step {row['step']}, scene {row['scene']}, member {row['member']}",
         "",
         f"reward {row['reward']:.3f} ({terms}), advantage {row['advantage']:+.3f}, "
-        f"{row['turns']} turns, {row['looks']} looks, {row['policy_tokens']} of {row['length']} "
-        f"tokens written, ending: {row['ending']}",
+        f"{row['turns']} turns, {row['regions']} regions looked at, {row['policy_tokens']} of "
+        f"{row['length']} tokens written, ending: {row['ending']}",
         "",
     ]
     for message in row["transcript"]:

@@ -34,7 +34,7 @@ HEADLINE = {
     "reward/total": "reward",
     "reward/accuracy": "accuracy",
     "reward/look": "look",
-    "rollout/looks": "looks",
+    "rollout/regions": "regions",
     "train/entropy": "entropy",
     "time/step": "s/step",
 }

@@ -46,8 +46,8 @@ def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Advantages) -> d
           of rollouts that were not truncated, where there are some), ``rollout/pixels`` (of
           different images, summed), ``rollout/surprisal`` (mean of -logprob of the sampled tokens
           whose logprob is known, an estimate of the entropy that costs nothing);
-        - ``rollout/turns``, ``rollout/looks``, ``rollout/look_area`` (share of the scene),
-          ``rollout/looked`` (share of rollouts with a look), ``rollout/boxes``,
+        - ``rollout/turns``, ``rollout/regions`` (looked at), ``rollout/look_area`` (share of the
+          scene), ``rollout/looked`` (share of rollouts with a look), ``rollout/boxes``,
           ``rollout/boxes_over_truth`` (ratio of the sums; 0 when no scene holds anybody),
           ``rollout/parse_failures`` (per rollout), ``rollout/truncated`` and
           ``rollout/ending_<how>`` (shares);
@@ -132,9 +132,9 @@ def _behaviour(rollouts: Sequence[Rollout]) -> dict[str, float]:
     shares = {how: endings.count(how) / len(endings) for how in ENDINGS}
     return {
         "rollout/turns": mean("turns"),
-        "rollout/looks": mean("looks"),
+        "rollout/regions": mean("regions"),
         "rollout/look_area": mean("look_area"),
-        "rollout/looked": float(np.mean([rollout.info["looks"] > 0 for rollout in rollouts])),
+        "rollout/looked": float(np.mean([rollout.info["regions"] > 0 for rollout in rollouts])),
         "rollout/boxes": boxes / len(rollouts),
         "rollout/boxes_over_truth": boxes / truth if truth else 0.0,
         "rollout/parse_failures": mean("parse_failures"),

@@ -27,7 +27,7 @@ class Rollout:
         buffer: its tokens.
         reward: total reward of the environment.
         terms: every reward term by name, unweighted, in [0, 1].
-        info: ``turns looks look_area boxes truth_count parse_failures ending transcript anchors
+        info: ``turns regions look_area boxes truth_count parse_failures ending transcript anchors
             looks_left``; ending is ``answer``, ``max_turns`` or ``token_budget``; anchors name what
             was shown before each turn (see ``turn_credit``), and ``looks_left`` how often each turn
             could still look. ``box_shapes`` adds its numbers. An environment that pays turns one by
@@ -211,7 +211,7 @@ def _rollout(
     transcript = [{"role": m.role, "text": m.text} for m in episode.transcript]
     info = {
         "turns": len(outcome.segments_per_turn),
-        "looks": len(outcome.looks),
+        "regions": len(outcome.looks),
         "look_area": union_area(outcome.looks) / (scene.size[0] * scene.size[1]),
         "boxes": len(outcome.answer),
         "truth_count": len(scene.truth),

@@ -14,7 +14,7 @@ def groups():
     def rollout(text, reward):
         info = {
             "turns": 1,
-            "looks": np.int64(2),
+            "regions": np.int64(2),
             "ending": "answer",
             "transcript": [
                 {"role": "user", "text": "Find é", "image": np.zeros((2, 3, 3), np.uint8)},
@@ -49,7 +49,7 @@ def test_each_rollout_is_one_json_line_with_all_that_was_said(tmp_path):
         "length": 3,
         "policy_tokens": 2,
         "turns": 1,
-        "looks": 2,
+        "regions": 2,
         "ending": "answer",
         "transcript": [
             {"role": "user", "text": "Find é", "image": "image (2, 3, 3)"},

@@ -118,7 +118,7 @@ class ToyWorld:
                 buffer.append_policy([token], [float(logp[token])])
         written = [i for i, m in zip(buffer.ids, buffer.loss_mask, strict=True) if m]
         reward = written.count(symbol) / len(written)
-        info = {"turns": 2, "looks": 1, "look_area": 0.5, "boxes": len(written), "truth_count": 2}
+        info = {"turns": 2, "regions": 1, "look_area": 0.5, "boxes": len(written), "truth_count": 2}
         info |= {"parse_failures": 0, "ending": "answer", "transcript": []}
         info["anchors"] = [f"symbol {symbol}", f"reply to {buffer.ids[2]}"]
         return ToyRollout(buffer, reward, {"accuracy": reward}, info)
@@ -435,7 +435,7 @@ def test_a_run_logs_every_number_the_readers_of_a_run_look_for(tmp_path):
         "group": ["frac_mixed", "frac_equal", "dropped"],
         "train": ["loss", "entropy", "approx_kl", "clip_fraction", "behaviour_gap", "grad_norm"],
         "train/importance": ["ratio", "ratio_min", "ratio_max"],
-        "rollout": ["dropped_truncated", "length_max", "looks", "boxes_over_truth", "turns"],
+        "rollout": ["dropped_truncated", "length_max", "regions", "boxes_over_truth", "turns"],
         "rollout/terminated": ["tokens_mean"],
         "time": ["collect", "update", "step", "environment", "environment_share"],
     }
@@ -456,7 +456,7 @@ def test_a_new_run_does_not_write_over_another_and_a_resume_needs_one(tmp_path):
     with pytest.raises(CheckpointError, match="expected a checkpoint, got none there"):
         trainer.resume()
     trainer.train()
-    with pytest.raises(CheckpointError, match="expected an empty folder for a new run; resume"):
+    with pytest.raises(CheckpointError, match="expected an empty folder for a new run; resume it"):
         make_trainer(SMALL, tmp_path).train()
     with pytest.raises(CheckpointError, match=r"clip_low None there, 0.1 here"):
         make_trainer(replace(SMALL, clip_low=0.1), tmp_path).resume()

@@ -88,7 +88,7 @@ def make_trainer(folder):
             token = int(torch.multinomial(logp.exp(), 1))
             buffer.append_policy([token], [float(logp[token])])
         reward = buffer.ids.count(3) / 3
-        info = dict.fromkeys(("turns", "looks", "look_area", "boxes", "parse_failures"), 0)
+        info = dict.fromkeys(("turns", "regions", "look_area", "boxes", "parse_failures"), 0)
         info |= {"truth_count": 1, "ending": "answer", "transcript": []}
         return Rollout(buffer, reward, {"accuracy": reward}, info)
 

@@ -92,7 +92,7 @@ def test_on_a_terminal_a_bar_shows_step_and_reward(tmp_path):
 
 
 def test_completions_are_written_at_the_first_and_each_nth_step_and_cut_on_resume(tmp_path):
-    info = {"turns": 1, "looks": 0, "ending": "answer", "transcript": []}
+    info = {"turns": 1, "regions": 0, "ending": "answer", "transcript": []}
     buffer = SimpleNamespace(ids=[1], loss_mask=[1])
     rollout = SimpleNamespace(buffer=buffer, reward=1.0, terms={}, info=info)
     groups = [SimpleNamespace(scene_index=0, rollouts=[rollout])]

@@ -33,7 +33,7 @@ def rollout(reward, written, *, looks=0, boxes=0, truth=2, ending="answer", fail
     buffer.append_policy([4] * written, [-0.5] * written)
     info = {
         "turns": 1 + looks,
-        "looks": looks,
+        "regions": looks,
         "look_area": 0.25 * looks,
         "boxes": boxes,
         "truth_count": truth,
@@ -86,7 +86,7 @@ def test_every_number_equals_the_count_by_hand():
             "rollout/pixels": 0.0,
             "rollout/surprisal": 0.5,
             "rollout/turns": 1.5,
-            "rollout/looks": 0.5,
+            "rollout/regions": 0.5,
             "rollout/look_area": 0.125,
             "rollout/looked": 0.25,
             "rollout/boxes": 1.0,

@@ -237,4 +237,4 @@ def test_each_turn_knows_how_often_it_could_look(micro, toy, brief_rules):
     engine = Says(micro("qwen3_vl"), [[look, answer], [answer], ["neither", answer]])
     (group,) = collect(engine, toy, [0], 3, replace(brief_rules, max_looks=1), seed=0)
     assert [r.info["looks_left"] for r in group.rollouts] == [[1, 0], [1], [1, 1]]
-    assert [r.info["looks"] for r in group.rollouts] == [1, 0, 0]
+    assert [r.info["regions"] for r in group.rollouts] == [1, 0, 0]
