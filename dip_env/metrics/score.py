@@ -132,8 +132,8 @@ def score_files(
 
     Returns:
         Plain values for JSON, never NaN: the metrics at the top level (fractions), and
-        ``protocol``, ``details``, ``undefined`` (why a metric is null), and, when asked for,
-        ``intervals``, ``breakdown`` and ``difference``.
+        ``protocol``, ``details``, ``undefined`` (why a metric is null), a ``warning`` where all
+        scores are equal, and, when asked for, ``intervals``, ``breakdown`` and ``difference``.
 
     Raises:
         SceneError: for a malformed file.
@@ -158,6 +158,12 @@ def score_files(
         "details": found.details(),
         "undefined": found.reasons(),
     }
+    if scores and len(detections.scores) > 1 and np.ptp(detections.scores) == 0:
+        result["warning"] = (
+            f"all {len(detections.scores)} scores are {detections.scores[0]:g}: what depends on "
+            "their order, such as AP and MR, follows that of the file; without scores "
+            "(--no-scores) nothing does"
+        )
     if breakdown:
         result["breakdown"] = break_down(
             kept, detections, found if isinstance(found, UnscoredScore) else None

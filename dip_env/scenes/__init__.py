@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dip_env.errors import ConfigError
+from dip_env.errors import ConfigError, SceneError
 from dip_env.scenes.base import Scene, SceneSource
 from dip_env.scenes.citypersons import CityPersonsScenes
 from dip_env.scenes.coco import CocoScenes
@@ -84,6 +84,8 @@ def make_source(
             raise ConfigError(f"root: expected a path, got {root!r}")
         # Nobody else turns ~ into the home folder: a shell leaves --root=~/data alone.
         folder = None if root is None else os.path.expanduser(root)
+        if folder is not None and not os.path.isdir(folder):
+            raise SceneError(f"{folder}: expected the folder of the data, which is missing")
         source: SceneSource = READERS[name](folder, split=split, **kwargs)
         return source
     if root is not None:

@@ -120,6 +120,13 @@ def test_scores_are_needed_unless_told_otherwise(write):
     assert score_files(truth, found, scores=False)["tp"] == 9
 
 
+def test_scores_that_are_all_equal_are_warned_of(files, write):
+    flat = write("flat.json", [row | {"score": 1.0} for row in found_json()])
+    assert "all 9 scores are 1: " in score_files(files[0], flat, "crowdhuman")["warning"]
+    assert "warning" not in score_files(*files, "crowdhuman")
+    assert "warning" not in score_files(files[0], flat, scores=False)
+
+
 def test_a_miss_rate_rule_is_only_taken_where_there_is_a_miss_rate(files):
     assert score_files(*files, "crowdhuman", mr_rule="caltech")["details"]["mr_rule"] == "caltech"
     for protocol in ("coco", "wider", "uavdt"):
