@@ -55,9 +55,17 @@ def test_both_commands_begin_from_nothing():
 
 
 def test_the_ten_lines_run(capsys):
-    (code,) = blocks("python")
-    exec(compile(code, "README.md", "exec"), {})
+    exec(compile(blocks("python")[0], "README.md", "exec"), {})
     assert "accuracy" in capsys.readouterr().out
+
+
+def test_the_numeric_environment_is_made_as_it_is_written():
+    names = {}
+    exec(compile(blocks("python")[1], "README.md", "exec"), names)
+    env = names["env"]
+    observation, _ = env.reset(seed=0)
+    assert env.observation_space.contains(observation)
+    assert env.action_space.n == 2 * 2 + 4 * 4 + 1
 
 
 def test_every_link_into_the_project_leads_somewhere():

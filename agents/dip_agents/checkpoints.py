@@ -150,6 +150,22 @@ def latest_checkpoint(root: Path | str) -> Path | None:
     return complete[-1][1] if complete else None
 
 
+def check_new_run(root: Path | str) -> None:
+    """See to it that a new run begins where none has been.
+
+    Args:
+        root: folder of the run's checkpoints; may not exist.
+
+    Raises:
+        CheckpointError: for a folder with a checkpoint.
+    """
+    if found := latest_checkpoint(root):
+        raise CheckpointError(
+            f"{found}: expected an empty folder for a new run; resume it, or choose another "
+            "(dip train: --resume, or --out)"
+        )
+
+
 def load_checkpoint(
     path: Path | str,
     expected_config: Mapping[str, Any] | None = None,

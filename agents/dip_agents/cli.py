@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from rich.progress import Progress
 from transformers.utils.logging import disable_progress_bar
 
 from dip_agents.audit import audit_main
+from dip_agents.checkpoints import check_new_run
 from dip_agents.cli_arguments import (
     TINY_SFT,
     Audit,
@@ -94,6 +96,8 @@ def _train_on(ranks: Ranks, args: Train, console: Console) -> int:
             f"eval_interval: expected 0 with eval_scenes 0, got {args.grpo.eval_interval}, and "
             "nothing to measure on"
         )
+    if not args.resume:
+        check_new_run(args.out / "checkpoints")  # before anything of that run is measured anew
     loaded = load_model(
         args.policy.model,
         device=args.policy.device,
@@ -264,13 +268,14 @@ def _experiment(args: Experiment, console: Console) -> int:
             workers=args.workers,
             on_batch=lambda done, total: progress.update(task, completed=done, total=total),
         )
-    args.out.mkdir(parents=True, exist_ok=True)
+    out = args.out or Path("runs/experiment") / args.kind
+    out.mkdir(parents=True, exist_ok=True)
     words = experiment_markdown(report)
-    (args.out / "experiment.json").write_text(json.dumps(report, indent=2) + "\n")
-    (args.out / "experiment.md").write_text(words, encoding="utf-8")
-    experiment_plot(report, args.out / "experiment.png")
+    (out / "experiment.json").write_text(json.dumps(report, indent=2) + "\n")
+    (out / "experiment.md").write_text(words, encoding="utf-8")
+    experiment_plot(report, out / "experiment.png")
     console.print(words, markup=False, soft_wrap=True)
-    console.print(f"experiment.json, experiment.md and experiment.png are in {args.out}")
+    console.print(f"experiment.json, experiment.md and experiment.png are in {out}")
     return 0
 
 

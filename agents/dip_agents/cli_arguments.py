@@ -191,8 +191,9 @@ class Experiment(PlayArgs):
     as large as it is and loses details."""
     tiles: bool = False
     """Let the oracle of controls look at tiles, as the bundled model was taught to."""
-    out: Path = Path("runs/experiment")
-    """Folder for experiment.json, experiment.md and experiment.png."""
+    out: Path | None = None
+    """Folder for experiment.json, experiment.md and experiment.png; runs/experiment/KIND by
+    default."""
 
 
 @dataclass(frozen=True)

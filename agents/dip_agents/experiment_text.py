@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dip_agents.experiments import SINGLE_PASS
+from dip_agents.looking import NONE
 from dip_agents.looking_text import gain_harm_table
 from dip_agents.markdown import number, shown, table
 
@@ -87,7 +88,9 @@ def experiment_plot(report: Report, path: Path) -> None:
         axis, gains = figure.subplots(1, 2)
         names = list(dict.fromkeys(report["arms"][name]["series"] for name in ordered))
         for series, colour in zip(names, COLOURS, strict=False):
-            points = [(place, arm["metrics"]) for place, arm in _points(report, series)]
+            # A little apart, so that no interval hides another.
+            off = 0.01 * max(report["arms"][name]["place"] for name in ordered) * (series == NONE)
+            points = [(place + off, arm["metrics"]) for place, arm in _points(report, series)]
             _line(axis, points, colour, series)
         axis.set_ylabel("F1")
         axis.legend(frameon=False)

@@ -98,7 +98,8 @@ def variations(
     if kind == "coordinates" and rules.brief:
         raise ConfigError(
             "coordinates: expected a prompt that says what printed numbers mean, got brief=True, "
-            "whose prompt is the same for both: the policy could not know the difference"
+            "whose prompt is the same for both: the policy could not know the difference "
+            "(--no-brief, or a --model that was taught on whole prompts)"
         )
     own = Variation(OWN, "own", None, Arm(rules), NONE)
     if kind == "look-budget":

@@ -20,6 +20,7 @@ from dip_agents.advantages import Advantages
 from dip_agents.checkpoints import (
     Checkpoint,
     CheckpointError,
+    check_new_run,
     check_random_state,
     check_weights,
     latest_checkpoint,
@@ -371,11 +372,8 @@ class GRPOTrainer:
         return list(groups)
 
     def _refuse_foreign_checkpoints(self) -> None:
-        found = self.checkpoints and latest_checkpoint(self.checkpoints)
-        if found:
-            raise CheckpointError(
-                f"{found}: expected an empty folder for a new run; resume, or choose another"
-            )
+        if self.checkpoints:
+            check_new_run(self.checkpoints)
 
 
 @dataclass(frozen=True)

@@ -82,9 +82,11 @@ def load_model(
         The model, in eval mode.
 
     Raises:
-        ConfigError: for a name that is neither known nor a folder nor on the hub's cache, or a
-            device that is not there.
+        ConfigError: for a name that is neither known nor a folder nor on the hub's cache, a
+            device that is not there, or a rank below 0.
     """
+    if lora_rank < 0:
+        raise ConfigError(f"lora_rank: expected a number >= 0, got {lora_rank}")
     place = _device(device)
     compute = _compute_dtype(dtype, place)
     rules: EpisodeConfig | None = TINY_RULES

@@ -3,6 +3,7 @@ import json
 import pytest
 from rich.console import Console
 
+from dip_agents.checkpoints import MANIFEST
 from dip_agents.cli import _train_on
 from dip_agents.cli_arguments import parse
 from dip_agents.models import save_model
@@ -100,7 +101,11 @@ def test_an_audit_that_an_adversary_wins_exits_with_1(run):
             "mix: expected a finite weight above 0, got 'crowd=-1'",
         ),
         (["evaluate", "--model", "nowhere"], "model: expected tiny"),
-        (["evaluate", "--scenes", "coco", "--root", "/nowhere"], "/nowhere"),
+        (
+            ["evaluate", "--scenes", "coco", "--root", "/nowhere"],
+            "/nowhere: expected the folder",
+        ),
+        (["train", "--lora-rank", "-1"], "lora_rank: expected a number >= 0, got -1"),
     ],
 )
 def test_bad_input_is_one_clear_line_and_exit_2(run, words, message):
@@ -131,6 +136,16 @@ def test_a_set_without_a_held_out_part_trains_unmeasured(run, folder, write_coco
     assert code == 0
     assert "before" not in shown
     assert (tmp_path / "run" / "model").is_dir()
+
+
+def test_a_second_run_in_the_same_folder_is_refused_before_it_measures_anything(run, tmp_path):
+    step = tmp_path / "checkpoints" / "step_000001"
+    step.mkdir(parents=True)
+    (step / MANIFEST).write_text("{}")
+    code, _, error = run("train", "--scenes", "toy", "--eval-scenes", 2, "--out", tmp_path)
+    assert code == 2
+    assert "expected an empty folder for a new run" in error and "--resume" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
 
 
 @pytest.mark.parametrize(

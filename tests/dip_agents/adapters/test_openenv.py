@@ -4,14 +4,17 @@ import http.client
 import importlib
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from functools import partial
+from pathlib import Path
 from threading import Barrier, Thread, current_thread
 from types import SimpleNamespace
 
@@ -451,3 +454,16 @@ def test_without_the_library_the_module_names_the_install_line(monkeypatch, modu
 def test_the_server_needs_no_torch():
     code = "import sys, dip_agents.adapters.openenv; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_the_readme_plays_an_episode_as_it_is_written(server):
+    readme = Path(__file__).parents[3] / "README.md"
+    (code,) = re.findall(
+        r"```python\n( *from dip_agents.adapters.openenv_client.*?)```",
+        readme.read_text(encoding="utf-8"),
+        re.DOTALL,
+    )
+    names = {}
+    exec(textwrap.dedent(code).replace("http://127.0.0.1:8000", server.url), names)
+    assert names["first"].images and "Find every person" in names["first"].text
+    assert names["last"].done and names["last"].reward_terms["format"] == 0
