@@ -298,10 +298,11 @@ def _players(
         args.model.token_budget,
         args.batch_size,
     )
+    first = source[0] if len(source) else None
 
     def policy_for(rules: EpisodeConfig) -> Policy:
-        if len(source):
-            policy.check_room(Episode(source[0], rules).observation())
+        if first is not None:
+            policy.check_room(Episode(first, rules).observation())
         return policy
 
     return source, policy_for

@@ -149,7 +149,8 @@ class GRPOTrainer:
         """
         config = self.config
         if self.step == 0:
-            self._refuse_foreign_checkpoints()
+            if self.checkpoints:
+                check_new_run(self.checkpoints)
             seed_everything(config.seed)
         self.ranks.agree("settings", asdict(config))
         if self.logger is not None:
@@ -370,10 +371,6 @@ class GRPOTrainer:
         if sizes != wanted:
             raise ValueError(f"collect: expected groups of sizes {wanted}, got {sizes}")
         return list(groups)
-
-    def _refuse_foreign_checkpoints(self) -> None:
-        if self.checkpoints:
-            check_new_run(self.checkpoints)
 
 
 @dataclass(frozen=True)
