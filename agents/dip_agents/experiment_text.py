@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dip_agents.experiments import SINGLE_PASS
 from dip_agents.looking import NONE
 from dip_agents.looking_text import gain_harm_table
 from dip_agents.markdown import number, shown, table
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Report = Mapping[str, Any]
 
@@ -64,64 +67,89 @@ def experiment_plot(report: Report, path: Path) -> None:
         report: what ``run_experiment`` returns.
         path: the PNG.
     """
-    from matplotlib.figure import Figure
-
-    ordered = [name for name, arm in report["arms"].items() if arm["place"] is not None]
-    if ordered and report["experiment"] == "look-budget":
-        names = list(dict.fromkeys(report["arms"][name]["series"] for name in ordered))
-        figure = Figure(figsize=(3.2 * len(names), 3.4), dpi=140, layout="constrained")
-        axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-        for axis, series in zip(axes, names, strict=True):
-            own = (report["own_places"][series], report["arms"][report["reference"]])
-            points = [(place, arm["metrics"]) for place, arm in [*_points(report, series), own]]
-            _line(axis, points, COLOURS[0], None)
-            axis.set_xlabel(series)
-            axis.set_xticks(sorted(place for place, _ in points))
-            for name in {SINGLE_PASS} & set(report["arms"]):
-                if (found := report["arms"][name]["metrics"].get("F1")) is not None:
-                    axis.axhline(found["value"], color=COLOURS[1], linestyle="--", label=name)
-        axes[0].set_ylabel("F1")
-        if axes[0].get_legend_handles_labels()[0]:
-            axes[0].legend(frameon=False)
-    elif ordered:
-        figure = Figure(figsize=(9.0, 3.8), dpi=140, layout="constrained")
-        axis, gains = figure.subplots(1, 2)
-        names = list(dict.fromkeys(report["arms"][name]["series"] for name in ordered))
-        for series, colour in zip(names, COLOURS, strict=False):
-            # A little apart, so that no interval hides another.
-            off = 0.01 * max(report["arms"][name]["place"] for name in ordered) * (series == NONE)
-            points = [(place + off, arm["metrics"]) for place, arm in _points(report, series)]
-            _line(axis, points, colour, series)
-        axis.set_ylabel("F1")
-        axis.legend(frameon=False)
-        for series, colour in zip(names, COLOURS, strict=False):
-            points = [(x, arm["gain_harm"]) for x, arm in _points(report, series) if arm["without"]]
-            _line(gains, points, colour, None, "mean")
-        gains.axhline(0, color="0.7", zorder=0)
-        gains.set_ylabel("mean change of F1 by looks")
-        for side in (axis, gains):
-            side.set_xlabel("pixels that the overview shows, longest side")
+    kind = report["experiment"]
+    if all(arm["place"] is None for arm in report["arms"].values()):
+        figure = _rows(report)
     else:
-        arms = report["arms"]
-        figure = Figure(figsize=(7.0, 0.8 + 0.34 * len(arms)), dpi=140, layout="constrained")
-        axis = figure.subplots()
-        for row, arm in enumerate(arms.values()):
-            if (found := arm["metrics"].get("F1")) is None:  # nobody there, nothing answered
-                continue
-            if found["low"] is not None:
-                axis.plot([found["low"], found["high"]], [row, row], color=COLOURS[0], linewidth=2)
-            axis.plot(found["value"], row, "o", color=COLOURS[0])
-        if (own := arms[report["reference"]]["metrics"].get("F1")) is not None:
-            axis.axvline(own["value"], color="0.7", zorder=0)
-        axis.set_yticks(range(len(arms)), list(arms))
-        axis.invert_yaxis()
-        axis.set_xlabel("F1")
+        figure = _budgets(report) if kind == "look-budget" else _resolutions(report)
     for axis in figure.axes:
         axis.grid(True, color="0.92")
         axis.set_axisbelow(True)
         axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{report['experiment']}, {report['n']} scenes, 95 % intervals", fontsize=9)
+    figure.suptitle(f"{kind}, {report['n']} scenes, 95 % intervals", fontsize=9)
     figure.savefig(path)
+
+
+def _budgets(report: Report) -> Figure:
+    """Draw one panel for each way to look less; own looks and the single pass stand in all."""
+    names = _ordered_series(report)
+    figure = _figure(3.2 * len(names), 3.4)
+    axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
+    for axis, series in zip(axes, names, strict=True):
+        own = (report["own_places"][series], report["arms"][report["reference"]])
+        points = [(place, arm["metrics"]) for place, arm in [*_points(report, series), own]]
+        _line(axis, points, COLOURS[0], None)
+        axis.set_xlabel(series)
+        axis.set_xticks(sorted(place for place, _ in points))
+        for name in {SINGLE_PASS} & set(report["arms"]):
+            if (found := report["arms"][name]["metrics"].get("F1")) is not None:
+                axis.axhline(found["value"], color=COLOURS[1], linestyle="--", label=name)
+    axes[0].set_ylabel("F1")
+    if axes[0].get_legend_handles_labels()[0]:
+        axes[0].legend(frameon=False)
+    return figure
+
+
+def _resolutions(report: Report) -> Figure:
+    """Draw F1 with and without looks over the resolution, and beside it what looks bring."""
+    figure = _figure(9.0, 3.8)
+    axis, gains = figure.subplots(1, 2)
+    # A little apart, so that no interval hides another.
+    apart = 0.01 * max(arm["place"] or 0 for arm in report["arms"].values())
+    for series, colour in zip(_ordered_series(report), COLOURS, strict=False):
+        off = apart * (series == NONE)
+        arms = _points(report, series)
+        _line(axis, [(place + off, arm["metrics"]) for place, arm in arms], colour, series)
+        brought = [(place, arm["gain_harm"]) for place, arm in arms if arm["without"]]
+        _line(gains, brought, colour, None, "mean")
+    axis.set_ylabel("F1")
+    axis.legend(frameon=False)
+    gains.axhline(0, color="0.7", zorder=0)
+    gains.set_ylabel("mean change of F1 by looks")
+    for side in (axis, gains):
+        side.set_xlabel("pixels that the overview shows, longest side")
+    return figure
+
+
+def _rows(report: Report) -> Figure:
+    """Draw one row for each arm."""
+    arms = report["arms"]
+    figure = _figure(7.0, 0.8 + 0.34 * len(arms))
+    axis = figure.subplots()
+    for row, arm in enumerate(arms.values()):
+        if (found := arm["metrics"].get("F1")) is None:  # nobody there, nothing answered
+            continue
+        if found["low"] is not None:
+            axis.plot([found["low"], found["high"]], [row, row], color=COLOURS[0], linewidth=2)
+        axis.plot(found["value"], row, "o", color=COLOURS[0])
+    if (own := arms[report["reference"]]["metrics"].get("F1")) is not None:
+        axis.axvline(own["value"], color="0.7", zorder=0)
+    axis.set_yticks(range(len(arms)), list(arms))
+    axis.invert_yaxis()
+    axis.set_xlabel("F1")
+    return figure
+
+
+def _figure(width: float, height: float) -> Figure:
+    from matplotlib.figure import Figure  # of an extra, which tables do without
+
+    return Figure(figsize=(width, height), dpi=140, layout="constrained")
+
+
+def _ordered_series(report: Report) -> list[str]:
+    """Return the series whose arms have an order, each once."""
+    ordered = (arm for arm in report["arms"].values() if arm["place"] is not None)
+    return list(dict.fromkeys(arm["series"] for arm in ordered))
 
 
 def _points(report: Report, series: str) -> list[tuple[float, Mapping[str, Any]]]:

@@ -47,8 +47,7 @@ def random_looks(seed: int = 0) -> Control:
     def anywhere(regions: Boxes, episode: Episode, taken: int) -> Boxes:
         rng = _rng(seed, episode.scene, taken.to_bytes(4, "little"))
         size = np.array(episode.view.text_size, dtype=np.float64)
-        inside = clip_boxes(regions, episode.view.text_size)
-        sides = inside[:, 2:] - inside[:, :2]
+        sides = _sides_inside(regions, episode.view)
         # On whole numbers, as most policies print them.
         corner = np.floor(rng.random(sides.shape) * (np.floor(size - sides) + 1))
         return np.concatenate([corner, corner + sides], axis=1)
@@ -88,8 +87,7 @@ def placed_looks(
 def _moved(regions: Boxes, places: Boxes, view: View) -> Boxes:
     """Move regions (R, 4) to the middles of places (R, 4), in the image and on whole numbers."""
     size = np.array(view.text_size, dtype=np.float64)
-    inside = clip_boxes(regions, view.text_size)
-    sides = inside[:, 2:] - inside[:, :2]
+    sides = _sides_inside(regions, view)
     corner = np.round((places[:, :2] + places[:, 2:] - sides) / 2)
     corner = np.clip(corner, 0, np.maximum(np.floor(size - sides), 0))
     return np.concatenate([corner, corner + sides], axis=1)
@@ -224,6 +222,12 @@ def no_image() -> Control:
         overview=lambda image, episode: _grey(image),
         crop=lambda crop, episode: _grey(crop.image),
     )
+
+
+def _sides_inside(regions: Boxes, view: View) -> Boxes:
+    """Return width and height of what regions (R, 4), text frame, show of the image, (R, 2)."""
+    inside = clip_boxes(regions, view.text_size)
+    return inside[:, 2:] - inside[:, :2]
 
 
 def _grey(image: Pixels) -> Pixels:
