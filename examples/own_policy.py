@@ -9,11 +9,11 @@ import re
 import gymnasium as gym
 import tyro
 
-from dip_agents.eval_result import show
-from dip_agents.evaluate import evaluate, print_results
-from dip_agents.glimpse_policies import glimpse_scores, play_glimpses
-from dip_agents.policy import CallablePolicy
-from dip_agents.server_policy import ServerPolicy
+from dip_agents.evaluation.evaluate import evaluate, print_results
+from dip_agents.evaluation.result import show
+from dip_agents.glimpse.baselines import glimpse_scores, play_glimpses
+from dip_agents.policies.base import CallablePolicy
+from dip_agents.policies.server import ServerPolicy
 from dip_env import EpisodeConfig, make_source
 from dip_wrappers.glimpse import Glimpse, GridLooks, SimulatedDetector
 

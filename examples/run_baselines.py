@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 import tyro
 
-from dip_agents.evaluate import evaluate, show
-from dip_agents.policy import Policy
-from dip_agents.scripted import GridScanPolicy, OraclePolicy, RandomPolicy
+from dip_agents.evaluation.evaluate import evaluate, show
+from dip_agents.policies.base import Policy
+from dip_agents.policies.scripted import GridScanPolicy, OraclePolicy, RandomPolicy
 from dip_env import EpisodeConfig, make_source
 
 

@@ -17,12 +17,12 @@ from pathlib import Path
 import torch
 import tyro
 
-from dip_agents.advantages import group_advantages
 from dip_agents.engines.base import Sampling
 from dip_agents.engines.hf import HFEngine
-from dip_agents.losses import policy_loss
-from dip_agents.models import load_model, save_model
-from dip_agents.rollouts import collect
+from dip_agents.grpo.rollouts import collect
+from dip_agents.models.loading import load_model, save_model
+from dip_agents.objectives.advantages import group_advantages
+from dip_agents.objectives.policy_loss import policy_loss
 from dip_env import make_source
 
 

@@ -26,8 +26,8 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 import dip_env  # noqa: F401 (registers DIPCrowd-v0)
-from dip_agents.eval_result import show
-from dip_agents.glimpse_policies import (
+from dip_agents.evaluation.result import show
+from dip_agents.glimpse.baselines import (
     Chooser,
     GridScan,
     MostDetections,
@@ -36,10 +36,10 @@ from dip_agents.glimpse_policies import (
     glimpse_scores,
     play_glimpses,
 )
-from dip_agents.places_policy import PlacesPolicy
+from dip_agents.glimpse.sb3_policy import PlacesPolicy
 from dip_env.scenes import SceneSource, make_source
-from dip_env.scenes.sliced import SlicedScenes
-from dip_env.scenes.stored import StoredScenes
+from dip_env.scenes.transforms.sliced import SlicedScenes
+from dip_env.scenes.transforms.stored import StoredScenes
 from dip_wrappers.glimpse import Glimpse, GridLooks, SimulatedDetector
 
 LEVELS = (3, 5)

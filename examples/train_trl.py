@@ -20,7 +20,7 @@ import tyro
 from trl import GRPOConfig, GRPOTrainer
 
 from dip_agents.adapters.task import Task
-from dip_agents.adapters.trl import (
+from dip_agents.adapters.trl.trainer import (
     banned_tokens,
     dip_rewards,
     environment_factory,
@@ -28,7 +28,7 @@ from dip_agents.adapters.trl import (
     trl_dataset,
     use_tool_template,
 )
-from dip_agents.models import load_model, save_model
+from dip_agents.models.loading import load_model, save_model
 
 
 @dataclass(frozen=True)

@@ -65,10 +65,10 @@ def main(settings: Settings) -> int:
 
     from dip_agents.engines.base import Sampling
     from dip_agents.engines.vllm import VLLMEngine
-    from dip_agents.grpo import GRPOTrainer
-    from dip_agents.grpo_config import GRPOConfig
-    from dip_agents.models import load_model
-    from dip_agents.rollouts import RolloutGroup, collect
+    from dip_agents.grpo.config import GRPOConfig
+    from dip_agents.grpo.rollouts import RolloutGroup, collect
+    from dip_agents.grpo.trainer import GRPOTrainer
+    from dip_agents.models.loading import load_model
     from dip_env import make_source
 
     loaded = load_model(

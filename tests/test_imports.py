@@ -56,7 +56,7 @@ def test_packages_import_only_what_stands_before_them(package):
 @pytest.mark.parametrize(
     ("package", "source"),
     [
-        ("dip_env", "def f():\n    if True:\n        import dip_agents.policy"),
+        ("dip_env", "def f():\n    if True:\n        import dip_agents.policies.base"),
         ("dip_env", "from dip_wrappers import chat"),
         ("dip_env", "import numpy, torch.nn"),
         ("dip_env", "import importlib\nimportlib.import_module('torch')"),

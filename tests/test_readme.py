@@ -6,40 +6,10 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-AS_ONE = ("dip_env/scenes/drawing/", "examples/study/")
-"""Folders with one line for all their files."""
-LISTED = ("dip_env", "wrappers/dip_wrappers", "agents/dip_agents", "examples")
 
 
 def blocks(language):
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
-
-
-def listed_in_tree():
-    (tree,) = (block for block in blocks("text") if block.startswith("dip_env/"))
-    folder, found = "", set()
-    for line in tree.splitlines():
-        name = line.split()[0]
-        if line.startswith("  "):
-            found.add(folder + name)
-        else:
-            folder = name
-    return found
-
-
-def files_there():
-    paths = set()
-    for top in LISTED:
-        for path in (ROOT / top).rglob("*.py"):
-            name = path.relative_to(ROOT).as_posix()
-            if path.name == "__init__.py":
-                continue
-            paths.add(next((folder for folder in AS_ONE if name.startswith(folder)), name))
-    return paths
-
-
-def test_the_tree_lists_every_file_and_no_other():
-    assert listed_in_tree() == files_there()
 
 
 def test_ci_runs_the_test_command_word_for_word():

@@ -13,7 +13,7 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from dip_env.metrics.box_sets import Floats, Indices
+from dip_env.formats.box_sets import Floats, Indices
 
 
 def best_pairs(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dip_env.metrics.box_sets import Detections, Floats, Truth
+from dip_env.formats.box_sets import Detections, Floats, Truth
 from dip_env.metrics.unscored import UnscoredScore, measure_unscored, ratio
 
 HEIGHTS = (50.0, 75.0, 100.0, 200.0)

@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from dip_env.metrics.box_sets import Floats, Indices
+from dip_env.formats.box_sets import Floats, Indices
 
 MissRateRule = Literal["caltech", "crowddet", "citypersons"]
 """Which point of the curve a reference belongs to, see :func:`log_average_miss_rate`."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dip_env.metrics.box_sets import Floats
+from dip_env.formats.box_sets import Floats
 
 Values = Callable[[Floats], Mapping[str, float | None]]
 """From how often each image counts, (I,), to metrics by name; None where one is not defined."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from dip_env.metrics.box_sets import Floats, Indices
+from dip_env.formats.box_sets import Floats, Indices
 
 _CHUNK = 1 << 18
 """Candidate pairs that are compared at once; bounds the memory, not the result."""

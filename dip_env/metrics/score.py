@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dip_env.errors import ConfigError
-from dip_env.metrics.box_sets import Detections, Floats, Truth
+from dip_env.formats.box_sets import Detections, Floats, Truth
+from dip_env.formats.coco_json import read_detections, read_truth
 from dip_env.metrics.breakdown import break_down
-from dip_env.metrics.citypersons import measure_citypersons
-from dip_env.metrics.coco import measure_coco
-from dip_env.metrics.coco_json import read_detections, read_truth
-from dip_env.metrics.crowdhuman import measure_crowdhuman
 from dip_env.metrics.curves import MISS_RATE_RULES, MissRateRule
 from dip_env.metrics.intervals import bootstrap, paired
-from dip_env.metrics.uavdt import measure_uavdt
+from dip_env.metrics.protocols.citypersons import measure_citypersons
+from dip_env.metrics.protocols.coco import measure_coco
+from dip_env.metrics.protocols.crowdhuman import measure_crowdhuman
+from dip_env.metrics.protocols.uavdt import measure_uavdt
+from dip_env.metrics.protocols.wider import measure_wider
 from dip_env.metrics.unscored import UnscoredScore, measure_unscored
-from dip_env.metrics.wider import measure_wider
 
 Protocol = Literal["coco", "crowdhuman", "citypersons", "wider", "uavdt"]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dip_env.formats.box_sets import Detections, Floats, Indices, Truth
 from dip_env.metrics.assignment import best_pairs, coordinate_rank
-from dip_env.metrics.box_sets import Detections, Floats, Indices, Truth
-from dip_env.metrics.crowdhuman import jaccard_index
-from dip_env.metrics.jaccard import Jaccard
 from dip_env.metrics.pairs import Pairs, shared_pairs
+from dip_env.metrics.protocols.crowdhuman import jaccard_index
+from dip_env.metrics.protocols.jaccard import Jaccard
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
 """The IoUs of COCO; the first is the one of every metric that names none."""

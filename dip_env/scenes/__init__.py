@@ -10,17 +10,17 @@ from typing import Any
 
 from dip_env.errors import ConfigError, SceneError
 from dip_env.scenes.base import Scene, SceneSource
-from dip_env.scenes.citypersons import CityPersonsScenes
-from dip_env.scenes.coco import CocoScenes
-from dip_env.scenes.crowdhuman import CrowdHumanScenes
-from dip_env.scenes.filtered import FilteredScenes
-from dip_env.scenes.hash_split import HashSplit
-from dip_env.scenes.mixed import MixedScenes
-from dip_env.scenes.procedural import PRESETS, ProceduralCrowd
-from dip_env.scenes.streamed import stream_scenes
+from dip_env.scenes.procedural.source import PRESETS, ProceduralCrowd
+from dip_env.scenes.readers.citypersons import CityPersonsScenes
+from dip_env.scenes.readers.coco import CocoScenes
+from dip_env.scenes.readers.crowdhuman import CrowdHumanScenes
+from dip_env.scenes.readers.uavdt import UAVDTScenes
+from dip_env.scenes.readers.wider_pedestrian import WiderPedestrianScenes
 from dip_env.scenes.toy import ToyScenes
-from dip_env.scenes.uavdt import UAVDTScenes
-from dip_env.scenes.wider_pedestrian import WiderPedestrianScenes
+from dip_env.scenes.transforms.filtered import FilteredScenes
+from dip_env.scenes.transforms.hash_split import HashSplit
+from dip_env.scenes.transforms.mixed import MixedScenes
+from dip_env.scenes.transforms.streamed import stream_scenes
 
 __all__ = [
     "CityPersonsScenes",

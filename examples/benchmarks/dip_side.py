@@ -16,17 +16,17 @@ from pathlib import Path
 from grpo_workload import MODEL_FOLDER, Run, Workload, fingerprint, peak_megabytes, regions_of
 from grpo_workload import reward as reward_of
 
-from dip_agents.advantages import Advantages
-from dip_agents.chat_tokens import ChatTokens
 from dip_agents.engines.base import Sampling
 from dip_agents.engines.hf import HFEngine
-from dip_agents.grpo import GRPOTrainer
-from dip_agents.grpo_config import GRPOConfig
-from dip_agents.logs import RunLogger
-from dip_agents.models import load_model
-from dip_agents.rollouts import Rollout, RolloutGroup, collect
-from dip_agents.update import PolicyModel
-from dip_agents.vlm import VLM
+from dip_agents.grpo.config import GRPOConfig
+from dip_agents.grpo.rollouts import Rollout, RolloutGroup, collect
+from dip_agents.grpo.trainer import GRPOTrainer
+from dip_agents.grpo.updater import PolicyModel
+from dip_agents.models.loading import load_model
+from dip_agents.models.vlm import VLM
+from dip_agents.objectives.advantages import Advantages
+from dip_agents.runtime.logger import RunLogger
+from dip_agents.tokens.chat import ChatTokens
 from dip_env.config import EpisodeConfig
 from dip_env.scenes import make_source
 from dip_env.scenes.base import Scene, SceneSource

@@ -33,9 +33,9 @@ from random_weights import TEXT_3B, TEXT_SMOKE, VISION_3B, VISION_SMOKE, qwen2_5
 from step_flops import FORWARD, FULL_UPDATE, LORA_UPDATE, Work, flops, peak_flops, wait
 
 from dip_agents.engines.hf import HFEngine
-from dip_agents.models import LANGUAGE_LINEARS
-from dip_agents.token_buffer import TokenBuffer
-from dip_agents.vlm import VLM, TokenLogprobs
+from dip_agents.models.loading import LANGUAGE_LINEARS
+from dip_agents.models.vlm import VLM, TokenLogprobs
+from dip_agents.tokens.buffer import TokenBuffer
 from dip_env.config import EpisodeConfig
 
 REAL = Workload(
@@ -53,7 +53,7 @@ MULTIPLE = 28
 @contextmanager
 def _each_member_repeats_the_prompt(vlm: VLM) -> Iterator[None]:
     held, vlm.shares_prefix = vlm.shares_prefix, False
-    log = logging.getLogger("dip_agents.vlm")
+    log = logging.getLogger("dip_agents.models.vlm")
     level = log.level
     log.setLevel(logging.ERROR)  # it would warn, and here it is meant
     try:

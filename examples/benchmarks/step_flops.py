@@ -22,8 +22,8 @@ from typing import Any
 
 import torch
 
-from dip_agents.rollouts import RolloutGroup
-from dip_agents.vlm import VLM
+from dip_agents.grpo.rollouts import RolloutGroup
+from dip_agents.models.vlm import VLM
 
 
 @dataclass(frozen=True)

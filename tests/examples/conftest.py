@@ -10,9 +10,9 @@ from types import ModuleType
 
 import pytest
 
-from dip_agents.models import save_model, tiny_texts
-from dip_agents.tiny.model import build_tiny
-from dip_agents.vlm import VLM
+from dip_agents.models.loading import save_model, tiny_texts
+from dip_agents.models.tiny.model import build_tiny
+from dip_agents.models.vlm import VLM
 from dip_env.config import EpisodeConfig
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dip_agents.models import rules_of
+from dip_agents.models.loading import rules_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
@@ -32,7 +32,7 @@ def run(name: str, *arguments: object, typed: str = "", warnings: str = "error")
 
 def test_every_example_is_run_by_a_test():
     tests = "".join(path.read_text() for path in Path(__file__).parent.glob("test_*.py"))
-    for path in EXAMPLES.glob("*.py"):
+    for path in EXAMPLES.glob("[!_]*.py"):
         assert f'"{path.name}"' in tests, path.name
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import pytest
 import torch
 
-from dip_agents.models import tiny_texts
-from dip_agents.tiny.model import build_tiny
-from dip_agents.token_buffer import TokenBuffer
-from dip_agents.vlm import VLM
+from dip_agents.models.loading import tiny_texts
+from dip_agents.models.tiny.model import build_tiny
+from dip_agents.models.vlm import VLM
+from dip_agents.tokens.buffer import TokenBuffer
 
 BENCHMARKS = Path(__file__).parents[2] / "examples" / "benchmarks"
 

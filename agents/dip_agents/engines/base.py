@@ -7,13 +7,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
-from dip_agents.token_buffer import EncodedImage
+from dip_agents.tokens.buffer import EncodedImage
 from dip_env.episode import Message
 from dip_env.errors import DipError
 
 if TYPE_CHECKING:
-    from dip_agents.chat_tokens import ChatTokens
-    from dip_agents.vlm import VLM
+    from dip_agents.models.vlm import VLM
+    from dip_agents.tokens.chat import ChatTokens
 
 
 class EngineError(DipError, RuntimeError):

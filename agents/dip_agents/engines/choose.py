@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from dip_agents.engines.generic import GenericEngine
 from dip_agents.engines.hf import HFEngine
-from dip_agents.generic_vlm import GenericVLM
-from dip_agents.vlm import VLM
+from dip_agents.models.generic_vlm import GenericVLM
+from dip_agents.models.vlm import VLM
 
 if TYPE_CHECKING:
     from dip_agents.engines.base import Engine

@@ -16,8 +16,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from dip_agents.engines.slot_cache import SlotCache
-from dip_agents.vlm import VLM
-from dip_agents.weights import base_layer, merged_weight
+from dip_agents.models.vlm import VLM
+from dip_agents.models.weights import base_layer, merged_weight
 
 
 class Decoder(Protocol):

@@ -10,12 +10,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dip_agents.chat_tokens import ChatTokens
 from dip_agents.engines.base import Chunk, Reply, Sample, Sampling, TurnSeed
 from dip_agents.engines.sampling import draw
-from dip_agents.generic_vlm import GenericVLM
-from dip_agents.token_buffer import EncodedImage
-from dip_agents.vlm import VLM
+from dip_agents.models.generic_vlm import GenericVLM
+from dip_agents.models.vlm import VLM
+from dip_agents.tokens.buffer import EncodedImage
+from dip_agents.tokens.chat import ChatTokens
 
 
 class GenericEngine:

@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from dip_agents.engines.base import Chunk, Reply, Sample, Sampling, TurnSeed
+from dip_agents.engines.cuda_graphs import graphed
 from dip_agents.engines.decoder import Decoder, decoder_for
-from dip_agents.engines.graphs import graphed
 from dip_agents.engines.sampling import draw
-from dip_agents.token_buffer import EncodedImage
-from dip_agents.vlm import VLM
-from dip_agents.weights import copy_weights
+from dip_agents.models.vlm import VLM
+from dip_agents.models.weights import copy_weights
+from dip_agents.tokens.buffer import EncodedImage
 
 REPLY_LAG = {"cpu": 4, "cuda": 16}
 """Steps of decoding that the environment gets to answer before the engine waits for it, by device:

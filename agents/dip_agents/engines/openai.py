@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dip_agents.engines.base import Chunk, EngineError, Reply, Sample, Sampling, TurnSeed
-from dip_agents.engines.openai_http import ChatServer, first_choice, message_json
+from dip_agents.engines.chat_client import ChatServer, first_choice, message_json
 from dip_env.errors import ConfigError
 from dip_wrappers.chat import plain_text
 
 if TYPE_CHECKING:
-    from dip_agents.chat_tokens import ChatTokens
-    from dip_agents.vlm import VLM
+    from dip_agents.models.vlm import VLM
+    from dip_agents.tokens.chat import ChatTokens
 
 logger = logging.getLogger(__name__)
 

@@ -24,10 +24,10 @@ from dip_agents.engines.vllm_requests import (
     sample_of,
     sampling_keywords,
 )
-from dip_agents.random_state import rng_state, set_rng_state
-from dip_agents.token_buffer import EncodedImage
-from dip_agents.vlm import VLM
-from dip_agents.weights import checkpoint_weights, write_checkpoint
+from dip_agents.models.vlm import VLM
+from dip_agents.models.weights import checkpoint_weights, write_checkpoint
+from dip_agents.runtime.random_state import rng_state, set_rng_state
+from dip_agents.tokens.buffer import EncodedImage
 from dip_env.errors import ConfigError
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from PIL import Image
 
 from dip_agents.engines.base import EngineError, Sample, Sampling
-from dip_agents.token_buffer import EncodedImage
+from dip_agents.tokens.buffer import EncodedImage
 
 if TYPE_CHECKING:
-    from dip_agents.vlm import VLM
+    from dip_agents.models.vlm import VLM
 
 BAN = -100.0
 """The lowest bias vLLM takes; times e^-100 is nothing beside any token in float32."""

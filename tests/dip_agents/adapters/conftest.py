@@ -144,11 +144,11 @@ def built(family: str) -> tuple[Any, Any]:
     # Here, since the environment of verl has no TRL.
     from transformers.utils import get_json_schema
 
-    from dip_agents.adapters.trl import TOOLS_ONLY
-    from dip_agents.adapters.trl_environment import DIPEnvironment
-    from dip_agents.adapters.trl_template import TOOL_TEMPLATE
-    from dip_agents.models import tiny_texts
-    from dip_agents.tiny.model import build_tiny
+    from dip_agents.adapters.trl.environment import DIPEnvironment
+    from dip_agents.adapters.trl.template import TOOL_TEMPLATE
+    from dip_agents.adapters.trl.trainer import TOOLS_ONLY
+    from dip_agents.models.loading import tiny_texts
+    from dip_agents.models.tiny.model import build_tiny
 
     schemas = [json.dumps(get_json_schema(t)) for t in (DIPEnvironment.look, DIPEnvironment.answer)]
     words = [*tiny_texts(), *schemas, TOOL_TEMPLATE, TOOLS_ONLY]
@@ -160,7 +160,7 @@ def built(family: str) -> tuple[Any, Any]:
 @pytest.fixture(scope="session")
 def processors() -> dict[str, Any]:
     """Return a processor with the tool template for each family; do not change them."""
-    from dip_agents.adapters.trl import use_tool_template
+    from dip_agents.adapters.trl.trainer import use_tool_template
 
     found = {family: built(family)[1] for family in ("qwen2_5_vl", "qwen3_vl")}
     for processor in found.values():
@@ -177,7 +177,7 @@ def processor(processors: dict[str, Any]) -> Any:
 @pytest.fixture(scope="session")
 def tools() -> SimpleNamespace:
     """Return what TRL's tests share: args, factory, act, shown, no_log, built."""
-    from dip_agents.adapters.trl import banned_tokens, environment_factory
+    from dip_agents.adapters.trl.trainer import banned_tokens, environment_factory
 
     def args(processor: Any, **changes: Any) -> SimpleNamespace:
         """Arguments of a trainer with groups of four."""

@@ -9,7 +9,7 @@ import torch
 
 import dip_env  # noqa: F401
 from dip_agents.adapters.task import Task
-from dip_agents.tiny.model import build_tiny
+from dip_agents.models.tiny.model import build_tiny
 from dip_env.errors import ConfigError
 
 

@@ -4,7 +4,7 @@ import torch
 
 from dip_agents.engines.base import Chunk, Sampling
 from dip_agents.engines.generic import GenericEngine
-from dip_agents.token_buffer import TokenBuffer
+from dip_agents.tokens.buffer import TokenBuffer
 from dip_env.episode import Message
 
 FAMILIES = ["llava", "idefics3", "internvl", "gemma3"]

@@ -16,8 +16,8 @@ from dip_agents.engines import hf
 from dip_agents.engines.base import Chunk, Sampling
 from dip_agents.engines.decoder import StockDecoder, TextDecoder, UnsupportedTextModelError
 from dip_agents.engines.hf import HFEngine
-from dip_agents.rollouts import collect
-from dip_agents.token_buffer import TokenBuffer
+from dip_agents.grpo.rollouts import collect
+from dip_agents.tokens.buffer import TokenBuffer
 from dip_env.episode import Message
 
 FAMILIES = ["qwen3_vl", "qwen2_5_vl"]

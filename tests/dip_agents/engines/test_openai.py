@@ -11,11 +11,11 @@ import pytest
 from PIL import Image
 
 from dip_agents.engines.base import Chunk, EngineError, Sampling
+from dip_agents.engines.chat_client import ChatServer
 from dip_agents.engines.openai import OpenAIEngine
-from dip_agents.engines.openai_http import ChatServer
-from dip_agents.evaluate import evaluate
-from dip_agents.rollouts import collect
-from dip_agents.vlm_policy import VLMPolicy
+from dip_agents.evaluation.evaluate import evaluate
+from dip_agents.grpo.rollouts import collect
+from dip_agents.policies.vlm import VLMPolicy
 from dip_env.episode import Message
 from dip_env.errors import ConfigError
 from dip_wrappers.chat import image_url

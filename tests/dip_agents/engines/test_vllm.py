@@ -22,8 +22,8 @@ from dip_agents.engines.vllm_requests import (
     one_placeholder_per_image,
     sample_of,
 )
-from dip_agents.models import _with_lora
-from dip_agents.vlm import VLM
+from dip_agents.models.loading import _with_lora
+from dip_agents.models.vlm import VLM
 from dip_env.episode import Message
 from dip_env.errors import ConfigError
 
@@ -474,8 +474,8 @@ def test_vllm_starts_from_the_trainers_weights_as_the_class_they_are(vllm, micro
 def test_vllm_samples_from_the_trainers_weights_before_and_after_a_sync(tmp_path):
     """See ``examples/vllm_check.py`` for training steps and for adapters."""
     os.environ.setdefault("VLLM_CPU_KVCACHE_SPACE", "1")
-    from dip_agents.models import load_model
-    from dip_agents.token_buffer import TokenBuffer
+    from dip_agents.models.loading import load_model
+    from dip_agents.tokens.buffer import TokenBuffer
 
     vlm = load_model("tiny", dtype="float32").vlm
     engine = VLLMEngine(vlm, token_budget=400, options={"enforce_eager": True})

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dip_env.metrics.box_sets import Detections, Truth
+from dip_env.formats.box_sets import Detections, Truth
 
 Box = Sequence[float]
 

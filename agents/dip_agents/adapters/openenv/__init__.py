@@ -1,0 +1,1 @@
+"""Scenes behind an OpenEnv server, and a client for it."""

@@ -1,0 +1,1 @@
+"""The vector environment with its groups on Ray workers."""

@@ -1,0 +1,123 @@
+"""The Ray actors behind a vector environment: each plays a run of whole groups."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from math import inf
+from typing import Any
+
+import numpy as np
+
+from dip_agents.adapters.ray.worker import Part
+from dip_agents.runtime.optional import needs
+from dip_env.errors import ConfigError, DipError
+
+needs("ray", "ray")
+
+import ray  # noqa: E402
+from ray.exceptions import RayActorError  # noqa: E402
+
+
+class WorkerDiedError(DipError, RuntimeError):
+    """A process that played groups is gone, and their episodes with it."""
+
+
+class WorkersNotStartedError(DipError, TimeoutError):
+    """Workers did not stand in time, most often because the cluster has no room for them."""
+
+
+class Workers:
+    """Actors that share P groups.
+
+    Args:
+        groups: P.
+        group_size: G, the members of each group.
+        count: actors, from 1 to P.
+        options: for Ray's ``options`` of each actor.
+        start_timeout: seconds until all must stand.
+        **keywords: as for ``DIPCrowdVectorEnv``.
+
+    Raises:
+        ConfigError: for more workers than groups, or none, or no time to start.
+        WorkerDiedError: when an actor could not start; the others are ended, here and below.
+        WorkersNotStartedError: when some did not stand in time.
+    """
+
+    def __init__(
+        self,
+        groups: int,
+        group_size: int,
+        count: int,
+        options: Mapping[str, Any],
+        start_timeout: float,
+        **keywords: Any,
+    ) -> None:
+        """Start them and wait until they stand."""
+        if not 1 <= count <= groups:
+            raise ConfigError(
+                f"num_workers: expected 1..{groups}, at most one a group, got {count}"
+            )
+        if not 0 < start_timeout < inf:
+            raise ConfigError(f"start_timeout: expected seconds above 0, got {start_timeout}")
+        bounds = np.linspace(0, groups, count + 1).astype(int).tolist()
+        self.groups = [slice(start, stop) for start, stop in pairwise(bounds)]
+        """Which groups each plays."""
+        actor = ray.remote(Part).options(**{"scheduling_strategy": "SPREAD", **options})
+        self.handles = [
+            actor.remote((part.stop - part.start) * group_size, group_size, **keywords)
+            for part in self.groups
+        ]
+        try:
+            self._await_start(start_timeout, options)
+        except BaseException:
+            self.end()
+            raise
+
+    def call(self, method: str, *per_group: Sequence[Any]) -> list[Any]:
+        """Let every worker do something at the same time.
+
+        Args:
+            method: its name.
+            *per_group: arguments with P entries; a worker gets those of its groups.
+
+        Returns:
+            What each returned, in order.
+
+        Raises:
+            WorkerDiedError: when an actor is gone; what an actor raises comes as it is.
+        """
+        calls = [
+            getattr(handle, method).remote(*(values[part] for values in per_group))
+            for handle, part in zip(self.handles, self.groups, strict=True)
+        ]
+        results = []
+        for k, (call, part) in enumerate(zip(calls, self.groups, strict=True)):
+            try:
+                results.append(ray.get(call))
+            except RayActorError as error:
+                raise WorkerDiedError(
+                    f"expected worker {k} to play groups {part.start}..{part.stop - 1}, but it has "
+                    f"died; close this environment and make a new one. Ray says: {error}"
+                ) from error
+        return results
+
+    def end(self) -> None:
+        """End the actors."""
+        # Where Ray has been shut down they are gone, and asking would start it again.
+        for handle in self.handles if ray.is_initialized() else ():
+            ray.kill(handle)
+
+    def _await_start(self, timeout: float, options: Mapping[str, Any]) -> None:
+        """Wait until all stand; Ray itself would wait for resources without end."""
+        pings = [handle.ping.remote() for handle in self.handles]
+        standing, missing = ray.wait(pings, num_returns=len(pings), timeout=timeout)
+        if missing:
+            raise WorkersNotStartedError(
+                f"expected {len(pings)} workers to stand within {timeout:g} s, got "
+                f"{len(standing)}; each asks for {dict(options)}, and of the cluster's resources "
+                f"{ray.available_resources()} are left: ask for fewer workers or less for each, or "
+                f"raise start_timeout where machines are still to come"
+            )
+        # Ray counts those that have died among the standing; asking again says who.
+        self.call("ping")

@@ -1,0 +1,143 @@
+"""Rewards for TRL: finds the groups among the rollouts, and pays them as ``EpisodeGroup`` does.
+
+TRL lays the rollouts of a prompt in a row, which may run on from one process into the next, and
+hands a reward function those of its own process; the rest is gathered here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from dip_agents.adapters.task import Task
+from dip_agents.adapters.trl.environment import DIPEnvironment
+from dip_agents.adapters.trl.sampling import check_banned
+from dip_agents.runtime.optional import needs
+from dip_env.errors import ConfigError
+from dip_env.rewards import Score, score_group
+
+needs("trl", "trl")
+# The extra brings it, too.
+from accelerate import PartialState  # noqa: E402
+from accelerate.utils import gather_object  # noqa: E402
+
+if TYPE_CHECKING:
+    from trl import GRPOConfig
+
+T = TypeVar("T")
+LogMetric = Callable[[str, float], None]
+"""What TRL gives every reward function to log with."""
+
+
+def dip_rewards(task: Task, args: GRPOConfig) -> Callable[..., list[float]]:
+    """Return the reward function for ``environment_factory``.
+
+    Args:
+        task: scenes and rules, those of the environments.
+        args: of the trainer, which says how many rollouts a group has.
+
+    Returns:
+        A function that pays the environments of a batch; a rollout that ended without an answer
+        counts as truncated.
+    """
+
+    def dip_reward(
+        environments: Sequence[DIPEnvironment], log_metric: LogMetric, **_: Any
+    ) -> list[float]:
+        episodes = [environment.episode for environment in environments]
+        for episode in episodes:
+            if not episode.done:
+                episode.abandon()
+        refused = sum(episode.looks_without_room for episode in episodes)
+        log_metric("looks_without_room", refused / len(episodes))
+        scores = _by_group(
+            args,
+            [episode.scene_index for episode in episodes],
+            [episode.outcome for episode in episodes],
+            lambda scene, outcomes: score_group(outcomes, task.source[scene], task.config),
+        )
+        return _paid(task, scores, log_metric)
+
+    return dip_reward
+
+
+def single_pass_reward(task: Task, processor: Any, args: GRPOConfig) -> Callable[..., list[float]]:
+    """Return the reward function for rows of ``trl_dataset(..., "single_pass")``, without tools.
+
+    Args:
+        task: scenes and rules; ``max_turns=1`` makes the prompt say that there is one message.
+        processor: of a Qwen-VL model, only checked.
+        args: of the trainer, which says how many rollouts a group has.
+
+    Returns:
+        A function that pays completions with looks and answer in one message each; one without
+        an answer counts as truncated.
+
+    Raises:
+        ConfigError: when the processor would resize what the task shows, or when a placeholder
+            could be sampled.
+    """
+    task.check_processor(processor)
+    check_banned(processor, args)
+
+    def play(scene: int, texts: list[str]) -> list[Score]:
+        return task.played(scene, [[text] for text in texts]).scores
+
+    def dip_single_pass(
+        completions: Sequence[Any], scene: Sequence[int], log_metric: LogMetric, **_: Any
+    ) -> list[float]:
+        scores = _by_group(args, scene, [_text(completion) for completion in completions], play)
+        return _paid(task, scores, log_metric)
+
+    return dip_single_pass
+
+
+def _by_group(
+    args: GRPOConfig,
+    scenes: Sequence[int | None],
+    own: Sequence[T],
+    score: Callable[[Any, list[T]], list[Score]],
+) -> list[Score]:
+    """Score what this process has among its siblings, wherever they are."""
+    rows = gather_object(list(zip(scenes, own, strict=True)))
+    first = PartialState().process_index * len(own)
+    size = _group_size(args, [scene for scene, _ in rows])
+    scores: list[Score] = []
+    for start in range(first - first % size, first + len(own), size):
+        group = rows[start : start + size]
+        scores += score(group[0][0], [item for _, item in group])
+    return scores[first % size :][: len(own)]
+
+
+def _group_size(args: GRPOConfig, scenes: Sequence[int | None]) -> int:
+    """Return how many rollouts of a scene come in a row, in training or in evaluation."""
+    sizes = (args.num_generations, args.num_generations_eval or args.num_generations)
+    # The larger first: groups of eight on a scene each would pass for groups of four, too.
+    for size in sorted(sizes, reverse=True):
+        starts = range(0, len(scenes), size)
+        if not len(scenes) % size and all(len(set(scenes[i : i + size])) == 1 for i in starts):
+            return size
+    raise ConfigError(
+        f"rollouts: expected {sizes[0]} in a row on one scene, {sizes[1]} in evaluation, "
+        f"got scenes {list(scenes)}"
+    )
+
+
+def _paid(task: Task, scores: Sequence[Score], log_metric: LogMetric) -> list[float]:
+    """Log every term and return the totals."""
+    for name in task.config.reward.weights:
+        log_metric(f"reward/{name}", sum(s.terms.as_dict()[name] for s in scores) / len(scores))
+    return [score.terms.total(task.config.reward.weights) for score in scores]
+
+
+def _text(completion: Any) -> str:
+    """Return what the policy said in a single pass."""
+    if isinstance(completion, str):
+        return completion
+    (message,) = completion
+    if extra := sorted(set(message) - {"role", "content"}):
+        raise ConfigError(
+            f"completion: expected plain text, got {extra} split off; "
+            "set response_template = None on the tokenizer"
+        )
+    return str(message["content"])

@@ -1,0 +1,128 @@
+"""TRL's GRPOTrainer: tools over an episode, or looks and answer in a single message.
+
+With tools (``use_tool_template(processor)`` first: the template of Qwen2.5-VL has none, and under
+others a placeholder that a model spells as the name of a tool ends the training)::
+
+    args = GRPOConfig(generation_kwargs=banned_tokens(processor), max_completion_length=2048, ...)
+    GRPOTrainer(
+        model, dip_rewards(task, args), args, trl_dataset(task, scenes),
+        processing_class=processor, environment_factory=environment_factory(task, processor, args),
+    )
+
+In a single message::
+
+    GRPOTrainer(
+        model, single_pass_reward(task, processor, args), args,
+        trl_dataset(task, scenes, "single_pass"), processing_class=processor,
+    )
+
+With vLLM write ``banned_tokens(processor, use_vllm=True)``. It reads the processor in the folder of
+the model, so one whose settings were changed must be saved there first.
+Look terms are measured on siblings as in ``EpisodeGroup``, see ``trl_rewards``.
+
+``max_completion_length`` holds every token behind the prompt, those of images included. A reply
+that does not fit makes TRL 1.16 drop it and end the rollout; were an image cut in two, the whole
+batch would be trained without any. So the environment counts as well, and refuses in words a look
+that has no room. It hears of nothing that a model says outside its calls, nor of calls that are no
+JSON (they end the rollout) or lack an argument (TRL answers); and it cannot end a rollout: after
+the answer the model gets one more message, which is trained like the others.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any, Literal
+
+from PIL import Image
+
+from dip_agents.adapters.task import Task
+from dip_agents.runtime.optional import needs
+from dip_env.errors import ConfigError
+
+needs("trl", "trl")
+from datasets import Dataset  # noqa: E402
+from trl import GRPOConfig  # noqa: E402
+
+# These need torch, which the extra brings, too.
+from dip_agents.adapters.trl.budget import TokenBudget  # noqa: E402
+from dip_agents.adapters.trl.environment import DIPEnvironment  # noqa: E402
+from dip_agents.adapters.trl.rewards import dip_rewards, single_pass_reward  # noqa: E402
+from dip_agents.adapters.trl.sampling import banned_tokens, check_banned  # noqa: E402
+from dip_agents.adapters.trl.template import use_tool_template  # noqa: E402
+
+__all__ = [
+    "banned_tokens", "dip_rewards", "environment_factory", "single_pass_reward", "trl_dataset",
+    "use_tool_template",
+]  # fmt: skip
+
+TOOLS_ONLY = (
+    "Act through the tools, one call in each message: `thought` is what would stand between "
+    "<think> and </think>, `regions` and `boxes` are the lists between the other tags."
+)
+"""The system message beside a task that describes the text grammar."""
+
+
+def environment_factory(
+    task: Task, processor: Any, args: GRPOConfig, reserve: int | None = None
+) -> Callable[[], DIPEnvironment]:
+    """Return what the trainer takes under the same name.
+
+    Args:
+        task: scenes and rules.
+        processor: of a Qwen-VL model.
+        args: of the trainer; its ``max_completion_length`` is the budget.
+        reserve: tokens of it that no look may use, see ``TokenBudget``; by default a quarter.
+            Where each digit is a token, a box takes about 16, so an answer with 40 people needs
+            640.
+
+    Raises:
+        ConfigError: when the processor would resize what the task shows, when a placeholder could
+            be sampled, or without a budget.
+    """
+    if args.max_completion_length is None:
+        raise ConfigError("max_completion_length: expected a number of tokens, got None")
+    if reserve is None:
+        reserve = args.max_completion_length // 4
+    budget = TokenBudget(processor, args.max_completion_length, reserve)
+    task.check_processor(processor)
+    check_banned(processor, args)
+    return partial(DIPEnvironment, task, budget)
+
+
+def trl_dataset(
+    task: Task, scenes: Iterable[int], form: Literal["tools", "single_pass"] = "tools"
+) -> Dataset:
+    """Return a row for each scene: ``prompt``, ``scene`` and, for a single pass, ``image``.
+
+    Args:
+        task: scenes and rules.
+        scenes: places in the source, each once; more epochs show them again.
+        form: with ``tools`` the environment shows image and task; otherwise they are drawn when a
+            row is read, and nothing is stored.
+
+    Raises:
+        ConfigError: for another form, or a scene that comes twice: rollouts in a row on one scene
+            are taken for one group.
+        IndexError: for a scene that the source does not have.
+    """
+    columns: dict[str, list[Any]] = {"scene": [task.checked(scene) for scene in scenes]}
+    for scene, times in Counter(columns["scene"]).most_common(1):
+        if times > 1:
+            raise ConfigError(f"scenes: expected each once, got scene {scene} {times} times")
+    if form == "tools":
+        prompt = [{"role": "system", "content": TOOLS_ONLY}, {"role": "user", "content": ""}]
+        return Dataset.from_dict(columns | {"prompt": [prompt] * len(columns["scene"])})
+    if form != "single_pass":
+        raise ConfigError(f"form: expected tools or single_pass, got {form!r}")
+
+    def rows(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        openings = {scene: task.episode(scene).opening for scene in set(batch["scene"])}
+        shown = [openings[scene] for scene in batch["scene"]]
+        return batch | {
+            "prompt": [[{"role": "user", "content": message.text}] for message in shown],
+            "image": [Image.fromarray(message.images[0]) for message in shown],
+        }
+
+    return Dataset.from_dict(columns).with_transform(rows)

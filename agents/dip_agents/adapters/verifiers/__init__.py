@@ -1,0 +1,1 @@
+"""Scenes as a verifiers (v1) taskset, environment and harness."""

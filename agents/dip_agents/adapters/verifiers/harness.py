@@ -1,0 +1,76 @@
+"""How a model is asked under verifiers, and what it said; knows no scenes.
+
+The chat harnesses that verifiers ships start a program for each turn, whose packages they install
+first. A conversation without tools needs neither.
+"""
+
+from __future__ import annotations
+
+from dip_agents.runtime.optional import needs
+
+needs("verifiers", "verifiers")
+
+import verifiers.v1 as vf  # noqa: E402
+from openai import AsyncOpenAI  # noqa: E402
+from verifiers.v1.dialects.chat import message_to_wire  # noqa: E402
+
+
+class CrowdHarness(vf.Harness[vf.HarnessConfig]):
+    """One chat completion for each turn, asked for in this process."""
+
+    APPENDS_SYSTEM_PROMPT = True
+    SUPPORTS_RESUME = True
+    EXECUTES_CODE = False
+    NEEDS_CONTAINER = False
+
+    async def launch(
+        self,
+        ctx: vf.ModelContext,
+        trace: vf.Trace,
+        runtime: vf.Runtime,
+        endpoint: str,
+        secret: str,
+        mcp_urls: dict[str, str],
+        data: vf.TaskData,
+    ) -> vf.ProgramResult:
+        """Send the conversation to verifiers' own endpoint, which records the answer.
+
+        Args:
+            ctx: names the model.
+            trace: unused, like ``runtime`` and ``mcp_urls``.
+            runtime: unused.
+            endpoint: address of the endpoint.
+            secret: key of this rollout.
+            mcp_urls: unused: verifiers refuses tools to this harness.
+            data: the conversation, as the prompt of a task.
+
+        Returns:
+            Success; a failed request raises.
+        """
+        system, conversation = self.resolve_prompt(data)
+        opening = [] if system is None else [vf.SystemMessage(content=system)]
+        messages = [message_to_wire(message) for message in [*opening, *(conversation or ())]]
+        # The limit of a turn is the agent's timeout.
+        async with AsyncOpenAI(base_url=endpoint, api_key=secret, timeout=None) as client:
+            await client.chat.completions.create(model=ctx.model, messages=messages)
+        return vf.ProgramResult(exit_code=0, stdout="", stderr="")
+
+
+def said(trace: vf.Trace) -> str:
+    """Return what the model said last, as one action.
+
+    Servers and renderers that know a reasoning channel move a leading think out of the text. It is
+    put back, and left open where the token limit cut it.
+
+    Args:
+        trace: of a rollout with at least one turn.
+
+    Returns:
+        The text as the grammar reads it.
+    """
+    message = trace.assistant_messages[-1]
+    text = message.content or ""
+    if message.reasoning_content is None:
+        return text
+    cut = not text and trace.calls[-1].finish_reason == "length"
+    return f"<think>{message.reasoning_content}" + ("" if cut else f"</think>{text}")

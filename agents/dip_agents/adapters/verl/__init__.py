@@ -1,0 +1,1 @@
+"""verl's agent loop over an episode, and the rows of its data set."""

@@ -1,0 +1,1 @@
+"""The ``dip`` command line: one command a file."""

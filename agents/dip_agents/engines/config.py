@@ -1,0 +1,108 @@
+"""Which engine samples, as the commands ask for it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dip_agents.engines.base import Engine
+from dip_agents.engines.choose import engine_for
+from dip_agents.engines.openai import OpenAIEngine
+from dip_agents.engines.vllm import HandOver, VLLMEngine
+from dip_agents.models.generic_vlm import GenericVLM
+from dip_agents.models.vlm import VLM
+from dip_env.config import EpisodeConfig
+from dip_env.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class EngineArgs:
+    """Who samples from the model."""
+
+    engine: Literal["own", "vllm", "openai"] = "own"
+    """own: the weights in this process; vllm: vLLM, which gets them after each step; openai: a
+    server, for evaluation."""
+    hand_over: HandOver = "merged"
+    """How vLLM gets the weights: all, LoRA merged (faster per token), or the LoRA alone."""
+    sleep: Literal[0, 1, 2] = 0
+    """vLLM gives the GPU back between rollouts: 1 keeps weights in host memory, 2 drops them."""
+    server: str | None = None
+    """Address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1."""
+    server_model: str | None = None
+    """Name of the model on that server; the name given by --model counts its tokens."""
+    key_variable: str | None = None
+    """Environment variable that holds the server's API key."""
+    concurrency: int = 16
+    """Most requests to the server at once."""
+
+    def __post_init__(self) -> None:
+        """Check what only vLLM does.
+
+        Raises:
+            ConfigError: for a setting of vLLM with another engine; the message names the field.
+        """
+        for name, default in (("hand_over", "merged"), ("sleep", 0)):
+            value = getattr(self, name)
+            if value != default and self.engine != "vllm":
+                raise ConfigError(
+                    f"{name}: expected {default} without --engine vllm, got {value} with "
+                    f"--engine {self.engine}"
+                )
+
+    def check_measuring(self, asked_by: str) -> None:
+        """Check that the engine keeps its weights from one rollout to the next.
+
+        Args:
+            asked_by: the setting or command that measures.
+
+        Raises:
+            ConfigError: when vLLM drops its weights and nothing hands them over again.
+        """
+        if self.sleep == 2:
+            raise ConfigError(
+                f"sleep: expected 0 or 1 with {asked_by}, got 2, which forgets the weights"
+            )
+
+    def open(self, vlm: VLM, rules: EpisodeConfig, token_budget: int) -> Engine:
+        """Return the engine.
+
+        Args:
+            vlm: the model; of a server only its processor is used.
+            rules: of the episodes; say how many images a row may hold, and how large.
+            token_budget: longest row.
+
+        Returns:
+            The engine, with the model's weights as they are now.
+
+        Raises:
+            ConfigError: for a server's settings without a server, or the other way round.
+        """
+        named = self.server is not None or self.server_model is not None
+        if named != (self.engine == "openai") or (self.server is None) != (
+            self.server_model is None
+        ):
+            raise ConfigError(
+                "engine openai: expected --engine openai, --server and --server-model together, "
+                f"got {self.engine!r}, {self.server!r} and {self.server_model!r}"
+            )
+        if self.server is not None and self.server_model is not None:
+            return OpenAIEngine(
+                self.server,
+                self.server_model,
+                vlm.chat,
+                key_variable=self.key_variable,
+                concurrency=self.concurrency,
+            )
+        if self.engine == "vllm":
+            if isinstance(vlm, GenericVLM):
+                kind = vlm.core.config.model_type
+                raise ConfigError(f"engine vllm: expected a Qwen-VL model, got {kind!r}")
+            return VLLMEngine(
+                vlm,
+                token_budget=token_budget,
+                max_images=1 + rules.max_looks * rules.max_regions,
+                max_image_side=max(rules.view_size, rules.crop_size),
+                hand_over=self.hand_over,
+                sleep=self.sleep,
+            )
+        return engine_for(vlm)

@@ -1,0 +1,1 @@
+"""Play policies on held-out scenes, score their answers, and audit rewards."""

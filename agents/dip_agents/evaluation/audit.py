@@ -1,0 +1,314 @@
+"""Play adversaries against a reward and see whether dishonesty pays.
+
+Every attack is played in two arrangements, since the look term reads the siblings: ``lone``, one
+adversary among honest rollouts, and ``group``, nothing but adversaries. It wins when it earns more
+on average than an honest policy of F1 0.5, or, for an attack that only tampers with the episode of
+a weak honest policy, noticeably more than that episode untouched. No image is drawn: an action
+that looks and answers at once is scored on its regions.
+
+Audit on crowds: where a scene holds one or two people, one sure box is a good answer and no attack.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from dip_agents.evaluation.adversaries import ADVERSARIES, Adversary, Boxes, Situation
+from dip_agents.policies.oracle import OraclePolicy
+from dip_env.config import EpisodeConfig
+from dip_env.episode import Episode
+from dip_env.rewards import Outcome, Score, score_group
+from dip_env.scenes.base import Scene, SceneSource
+
+GROUP_SIZE = 8
+"""Rollouts of one scene."""
+HONEST = (0.3, 0.5, 0.7)
+"""F1 of the honest policies; the first is the weak one, the second the bar."""
+SLACK = 0.01
+"""What tampering may gain by luck, such as a free box in an ignore region that meets somebody."""
+
+
+@dataclass(frozen=True)
+class Earned:
+    """What a policy earned on average over scenes (and rollouts).
+
+    Args:
+        reward: the weighted sum.
+        format: unweighted format term.
+        look: unweighted look term.
+        accuracy: unweighted accuracy term.
+    """
+
+    reward: float
+    format: float
+    look: float
+    accuracy: float
+
+
+@dataclass(frozen=True)
+class AuditRow:
+    """One policy of the audit.
+
+    Args:
+        name: of the adversary, or ``honest F1 0.5`` and so on.
+        lone: as one rollout among honest siblings of the bar's quality.
+        group: as a whole group.
+        f1: F1 at IoU .5 of the whole groups, pooled over scenes.
+        claim: what the reward must not fall for, empty for the honest.
+        tampers: whether it is also compared with the weak honest policy.
+    """
+
+    name: str
+    lone: Earned
+    group: Earned
+    f1: float
+    claim: str = ""
+    tampers: bool = False
+
+
+@dataclass(frozen=True)
+class Win:
+    """An adversary that was paid too well.
+
+    Args:
+        adversary: its name.
+        arrangement: ``lone`` or ``group``.
+        reward: what it earned.
+        rival: the honest policy it beat.
+        rival_reward: what that one earned.
+    """
+
+    adversary: str
+    arrangement: str
+    reward: float
+    rival: str
+    rival_reward: float
+
+
+@dataclass(frozen=True)
+class AuditReport:
+    """What the audit found.
+
+    Args:
+        honest: the honest policies, worst first.
+        adversaries: the attacks in the order of ``ADVERSARIES``.
+        scenes: how many scenes were played.
+        config: the rules and the reward.
+    """
+
+    honest: tuple[AuditRow, ...]
+    adversaries: tuple[AuditRow, ...]
+    scenes: int
+    config: EpisodeConfig
+
+    @property
+    def wins(self) -> list[Win]:
+        """Every adversary that beat its honest rival, per arrangement and rival."""
+        weak, bar = self.honest[0], self.honest[1]
+        found = []
+        for row in self.adversaries:
+            for arrangement in ("lone", "group"):
+                earned = getattr(row, arrangement).reward
+                rivals = [(bar, 0.0), (weak, SLACK)] if row.tampers else [(bar, 0.0)]
+                for rival, slack in rivals:
+                    honest = getattr(rival, arrangement).reward
+                    if earned > honest + slack:
+                        found.append(Win(row.name, arrangement, earned, rival.name, honest))
+        return found
+
+    @property
+    def passed(self) -> bool:
+        """True when no adversary wins."""
+        return not self.wins
+
+
+def _play(scene: Scene, config: EpisodeConfig, actions: Sequence[str]) -> Outcome:
+    """Play prepared actions, the last one again and again until the episode ends."""
+    episode = Episode(scene, config, deferred=True)
+    turn = 0
+    while not episode.done:
+        episode.step(actions[min(turn, len(actions) - 1)])
+        turn += 1
+    return episode.outcome
+
+
+class _Sums:
+    """Running sums of one policy in one arrangement."""
+
+    def __init__(self) -> None:
+        self.terms: list[list[float]] = []
+        self.counts = np.zeros(3)
+
+    def add(self, scores: Iterable[Score], config: EpisodeConfig) -> None:
+        for score in scores:
+            t, m = score.terms, score.matches
+            self.terms.append([t.total(config.reward.weights), t.format, t.look, t.accuracy])
+            self.counts += (len(m.pred), len(m.unmatched_pred), len(m.unmatched_truth))
+
+    @property
+    def earned(self) -> Earned:
+        reward, form, look, accuracy = np.mean(self.terms, axis=0).tolist()
+        return Earned(reward, form, look, accuracy)
+
+    @property
+    def f1(self) -> float:
+        found, invented, missed = self.counts
+        return float(2 * found / max(2 * found + invented + missed, 1))
+
+
+def run_audit(
+    source: SceneSource,
+    config: EpisodeConfig,
+    n: int = 16,
+    seed: int = 0,
+    *,
+    adversaries: Sequence[Adversary] = ADVERSARIES,
+) -> AuditReport:
+    """Play every adversary and the honest policies on the same scenes.
+
+    Args:
+        source: where the scenes come from; the first n are used.
+        config: the rules and the reward to be audited.
+        n: number of scenes.
+        seed: seed of all policies.
+        adversaries: which attacks.
+
+    Returns:
+        What everybody earned, and who won.
+
+    Raises:
+        ValueError: when n is not between 1 and the number of scenes.
+    """
+    if not 1 <= n <= len(source):
+        raise ValueError(f"n: expected 1 to {len(source)} scenes, got {n}")
+    honest = [
+        OraclePolicy(
+            source,
+            config,
+            miss_rate=1 - f1,
+            misses="hard",
+            false_positive_rate=1 - f1,
+            decimals=2,
+        )
+        for f1 in HONEST
+    ]
+    names = [f"honest F1 {f1}" for f1 in HONEST] + [a.name for a in adversaries]
+    lone, group = ({name: _Sums() for name in names} for _ in range(2))
+    for index in range(n):
+        scene = source[index]
+        played = _play_scene(scene, config, honest, adversaries, [seed, index])
+        siblings = played[1][: GROUP_SIZE - 1]
+        for name, outcomes in zip(names, played, strict=True):
+            group[name].add(score_group(outcomes, scene, config), config)
+            # The last rollout of every policy, so that the bar does not meet itself as a sibling.
+            alone = score_group([outcomes[-1], *siblings], scene, config)[:1]
+            lone[name].add(alone, config)
+    claims = [("", False)] * len(HONEST) + [(a.claim, a.tampers) for a in adversaries]
+    rows = tuple(
+        AuditRow(name, lone[name].earned, group[name].earned, group[name].f1, *claim)
+        for name, claim in zip(names, claims, strict=True)
+    )
+    return AuditReport(rows[: len(HONEST)], rows[len(HONEST) :], n, config)
+
+
+def _play_scene(
+    scene: Scene,
+    config: EpisodeConfig,
+    honest: Sequence[OraclePolicy],
+    adversaries: Sequence[Adversary],
+    seed: list[int],
+) -> list[list[Outcome]]:
+    """Return a group of outcomes for each honest policy, then for each adversary."""
+    common = Situation.of(scene, config)
+    played: list[list[Outcome]] = []
+    weak: list[Boxes] = []
+    known: dict[tuple[str, ...], Outcome] = {}  # many attacks say the same in every rollout
+    for k in range(len(honest) + len(adversaries)):
+        outcomes = []
+        for member in range(GROUP_SIZE):
+            rng = np.random.default_rng([*seed, member, k])
+            if k < len(honest):
+                boxes = honest[k].people(scene, common.view, rng)
+                weak += [boxes] if k == 0 else []
+                actions: Sequence[str] = common.usual(boxes)
+            else:
+                own = replace(common, rng=rng, weak=weak[member], shared_weak=weak[0])
+                actions = adversaries[k - len(honest)].attack(own)
+            key = tuple(actions)
+            if key not in known:
+                known[key] = _play(scene, config, actions)
+            outcomes.append(known[key])
+        played.append(outcomes)
+    return played
+
+
+def print_report(report: AuditReport, console: Console | None = None) -> None:
+    """Print what everybody earned, winners in red.
+
+    Args:
+        report: what ``run_audit`` found.
+        console: where to, standard output by default.
+    """
+    console = console or Console()
+    won = {win.adversary for win in report.wins}
+    table = Table(
+        title=f"mean reward on {report.scenes} scenes, groups of {GROUP_SIZE}; "
+        "lone: among honest F1 0.5 siblings",
+        title_justify="left",
+    )
+    table.add_column("policy", no_wrap=True)
+    for name in ("F1", "lone", "group", "format", "look lone", "look group", "accuracy"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("what must not pay")
+    for row in (*report.honest, *report.adversaries):
+        numbers = (
+            row.f1,
+            row.lone.reward,
+            row.group.reward,
+            row.group.format,
+            row.lone.look,
+            row.group.look,
+            row.group.accuracy,
+        )
+        style = "red" if row.name in won else "" if row.claim else "bold"
+        table.add_row(row.name, *(f"{v:.3f}" for v in numbers), row.claim, style=style)
+        if row is report.honest[-1]:
+            table.add_section()
+    console.print(table)
+    for win in report.wins:
+        console.print(
+            f"{win.adversary} ({win.arrangement}) earns {win.reward:.3f}, "
+            f"more than {win.rival} with {win.rival_reward:.3f}",
+            style="red",
+        )
+    if report.passed:
+        console.print("No adversary wins.")
+
+
+def audit_main(
+    source: SceneSource,
+    config: EpisodeConfig,
+    n: int = 16,
+    seed: int = 0,
+    console: Console | None = None,
+) -> int:
+    """Audit a reward and print the report.
+
+    Args:
+        source: where the scenes come from.
+        config: the rules and the reward.
+        n: number of scenes.
+        seed: seed of all policies.
+        console: where to, standard output by default.
+
+    Returns:
+        Exit code: 0 when no adversary wins, else 1.
+    """
+    report = run_audit(source, config, n, seed)
+    print_report(report, console)
+    return 0 if report.passed else 1

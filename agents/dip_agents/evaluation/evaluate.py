@@ -1,0 +1,226 @@
+"""Play a policy on scenes and measure it; the result, its table and comparison are re-exported."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from dip_agents.evaluation.play import Arm, Record, answer_scores, play, tally
+from dip_agents.evaluation.result import EvalResult, paired_gain, print_results, show
+from dip_agents.evaluation.scores import score_answers
+from dip_agents.policies.base import Policy
+from dip_env.config import EpisodeConfig
+from dip_env.formats.coco_json import as_detections, as_truth
+from dip_env.group import EpisodeGroup
+from dip_env.rewards import look_reference
+from dip_env.scenes.base import SceneSource
+from dip_env.scenes.transforms.streamed import stream_scenes
+from dip_wrappers.controlled import Control
+from dip_wrappers.controls import own_looks
+from dip_wrappers.traces import TraceWriter, describe_source
+
+__all__ = [
+    "Arm",
+    "EvalResult",
+    "answer_scores",
+    "evaluate",
+    "evaluate_arms",
+    "paired_gain",
+    "play",
+    "print_results",
+    "show",
+    "tally",
+]
+
+
+def evaluate(
+    policy: Policy,
+    source: SceneSource,
+    indices: Sequence[int],
+    config: EpisodeConfig,
+    *,
+    group_size: int = 1,
+    batch_size: int = 16,
+    out: str | Path | None = None,
+    seed: int = 0,
+    workers: int = 0,
+    control: Control | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
+) -> EvalResult:
+    """Play a policy on scenes and measure it.
+
+    Metrics of boxes are those of ``dip_env.metrics.unscored``, every rollout an image of its own,
+    so that with one rollout a scene ``metrics.json`` can be had again from ``truth.json`` and
+    ``detections.json``. Both are clipped to the image, as in the reward. They
+    differ from the reward's accuracy in one point: a reward never matches an exact repeat of a box.
+
+    Args:
+        policy: who acts.
+        source: where the scenes come from.
+        indices: which scenes, each at most once.
+        config: the rules.
+        group_size: rollouts per scene; from three on, the look term reads the siblings unless
+            ``config.reward.ambiguity`` asks for the annotation.
+        batch_size: most observations handed to the policy at once.
+        out: folder for ``metrics.json``, ``detections.json`` (the first rollout of each scene),
+            ``truth.json`` and ``traces/``; nothing is written without it.
+        seed: seed of the policy's randomness and of the bootstrap.
+        workers: processes that prepare scenes ahead; the results are the same with any number.
+        control: changes what the policy sees or where it looks, see ``dip_wrappers.controls``.
+        on_batch: called with (scenes done, scenes in all) after each batch.
+
+    Returns:
+        The metrics with intervals, and the score behind them.
+
+    Raises:
+        ValueError: for a repeated index or a size under 1.
+        SceneError: for two scenes with the same image id.
+    """
+    arm = Arm(config, control or own_looks())
+    folder = None if out is None else Path(out)
+    writer = None if folder is None else TraceWriter(folder / "traces", describe_source(source))
+    try:
+        ((record, result),) = _measure(
+            policy,
+            source,
+            indices,
+            {arm.control.name: arm},
+            group_size=group_size,
+            batch_size=batch_size,
+            seed=seed,
+            workers=workers,
+            writer=writer,
+            on_batch=on_batch,
+        ).values()
+    finally:
+        if writer is not None:
+            writer.close()
+    if folder is not None:
+        _write_json(folder / "metrics.json", result.to_json())
+        _write_json(folder / "detections.json", record.answers[0])
+        _write_json(folder / "truth.json", record.truth.data)
+    return result
+
+
+def evaluate_arms(
+    policy: Policy,
+    source: SceneSource,
+    indices: Sequence[int],
+    arms: Mapping[str, Arm],
+    *,
+    batch_size: int = 16,
+    seed: int = 0,
+    workers: int = 0,
+    on_batch: Callable[[int, int], None] | None = None,
+    on_group: Callable[[str, EpisodeGroup], None] | None = None,
+) -> dict[str, EvalResult]:
+    """Measure a policy in several ways on the same scenes, each scene drawn once.
+
+    Args:
+        policy: who acts.
+        source: where the scenes come from.
+        indices: which scenes, each at most once.
+        arms: the ways to play, by name; all with the same seeds, one rollout a scene.
+        batch_size: most observations handed to the policy at once.
+        seed: seed of the policy's randomness and of the bootstrap.
+        workers: processes that prepare scenes ahead; the results are the same with any number.
+        on_batch: called with (scenes done, scenes in all) after each batch.
+        on_group: called with the arm's name and each finished group, scenes in order.
+
+    Returns:
+        What ``evaluate`` returns for each arm alone, by name.
+
+    Raises:
+        ValueError: for a repeated index or a size under 1.
+        SceneError: for two scenes with the same image id.
+    """
+    measured = _measure(
+        policy,
+        source,
+        indices,
+        arms,
+        group_size=1,
+        batch_size=batch_size,
+        seed=seed,
+        workers=workers,
+        on_batch=on_batch,
+        on_group=on_group,
+    )
+    return {name: result for name, (_, result) in measured.items()}
+
+
+def _measure(
+    policy: Policy,
+    source: SceneSource,
+    indices: Sequence[int],
+    arms: Mapping[str, Arm],
+    *,
+    group_size: int,
+    batch_size: int,
+    seed: int,
+    workers: int,
+    writer: TraceWriter | None = None,
+    on_batch: Callable[[int, int], None] | None = None,
+    on_group: Callable[[str, EpisodeGroup], None] | None = None,
+) -> dict[str, tuple[Record, EvalResult]]:
+    """Play every arm on every scene."""
+    if len(set(indices)) != len(indices):
+        raise ValueError("indices: expected each scene at most once, got a repeated index")
+    if group_size < 1 or batch_size < 1:
+        raise ValueError(
+            f"group_size, batch_size: expected numbers >= 1, got {group_size}, {batch_size}"
+        )
+    records = {name: Record(group_size) for name in arms}
+    at_once = max(1, batch_size // group_size)
+    stream = stream_scenes(source, indices, workers=workers, ahead=2 * at_once)
+    done = 0
+    try:
+        for chunk in _chunks(indices, at_once):
+            scenes = [next(stream) for _ in chunk]
+            for name, arm in arms.items():
+                groups = [
+                    arm.group(scene, group_size, index)
+                    for index, scene in zip(chunk, scenes, strict=True)
+                ]
+                ends = play(policy, groups, batch_size=batch_size, seed=seed, writer=writer)
+                for index, group, ended in zip(chunk, groups, ends, strict=True):
+                    records[name].add(index, group, ended)
+                    if on_group is not None:
+                        on_group(name, group)
+            done += len(chunk)
+            if on_batch is not None:
+                on_batch(done, len(indices))
+    finally:
+        stream.close()  # ends the workers
+    return {
+        name: (record, _result(record, arms[name], indices, seed))
+        for name, record in records.items()
+    }
+
+
+def _result(record: Record, arm: Arm, indices: Sequence[int], seed: int) -> EvalResult:
+    """Score what one arm came to."""
+    # Read from what is written, so that whoever scores the files finds the same.
+    truth = as_truth(record.truth.data, "truth")
+    boxes = [as_detections(rows, truth, "detections") for rows in record.answers]
+    return EvalResult(
+        score=score_answers(record.sums, truth, boxes),
+        scene_indices=tuple(indices),
+        group_size=record.group_size,
+        look_reference=look_reference(arm.config, record.group_size),
+        seed=seed,
+        config=arm.config,
+        control=arm.control.name,
+    )
+
+
+def _chunks(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    for start in range(0, len(indices), size):
+        yield indices[start : start + size]
+
+
+def _write_json(path: Path, value: Any) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(value, allow_nan=False, indent=2) + "\n")

@@ -1,0 +1,191 @@
+"""Play groups of episodes with a policy, and keep what each came to; computes no metric."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from dip_agents.evaluation.coco import CocoTruth, coco_detections
+from dip_agents.evaluation.scores import TALLIES
+from dip_agents.policies.base import Policy
+from dip_agents.runtime.seeds import derived_seed
+from dip_env.actions import Answer, Look
+from dip_env.config import EpisodeConfig
+from dip_env.episode import Episode, Turn
+from dip_env.group import EpisodeGroup
+from dip_env.scenes.base import Scene
+from dip_wrappers.controlled import Control
+from dip_wrappers.controls import own_looks
+from dip_wrappers.traces import GroupRecorder, TraceWriter
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One way to play the scenes of an evaluation.
+
+    Args:
+        config: the rules.
+        control: changes what the policy sees or where it looks.
+    """
+
+    config: EpisodeConfig
+    control: Control = field(default_factory=own_looks)
+
+    def group(self, scene: Scene, group_size: int, index: int) -> EpisodeGroup:
+        """Start a group on a scene.
+
+        Args:
+            scene: the scene.
+            group_size: number of members.
+            index: place of the scene in its source.
+
+        Returns:
+            The group, before its first step.
+        """
+        start = self.control.episode
+        return EpisodeGroup(scene, self.config, group_size, index, new_episode=start)
+
+
+@dataclass(frozen=True, eq=False)
+class Ended:
+    """How one episode ended.
+
+    Args:
+        turn: the last one, which holds the reward and, in ``info``, its terms and the truth.
+        cut_turns: turns whose text a limit of tokens cut, or left no room for.
+    """
+
+    turn: Turn
+    cut_turns: int
+
+
+@dataclass(frozen=True, eq=False)
+class Record:
+    """What the groups of one arm came to, scene by scene.
+
+    Args:
+        group_size: rollouts of a scene.
+        sums: what ``tally`` says of each scene.
+        truth: the scenes as COCO has them.
+        answers: rows of COCO detections, one list for each rollout of a scene.
+    """
+
+    group_size: int
+    sums: list[dict[str, float]] = field(default_factory=list)
+    truth: CocoTruth = field(default_factory=CocoTruth)
+    answers: list[list[dict[str, Any]]] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        """Begin an empty list for each rollout."""
+        self.answers.extend([] for _ in range(self.group_size))
+
+    def add(self, index: int, group: EpisodeGroup, ended: Sequence[Ended]) -> None:
+        """Keep what a finished group came to.
+
+        Args:
+            index: place of its scene in the source.
+            group: after its end.
+            ended: how each member ended.
+        """
+        self.sums.append(tally(group, ended))
+        place = self.truth.add(index, group.scene)
+        for rows, episode in zip(self.answers, group.episodes, strict=True):
+            rows += coco_detections(place, episode.outcome.answer, answer_scores(episode))
+
+
+def play(
+    policy: Policy,
+    groups: Sequence[EpisodeGroup],
+    *,
+    batch_size: int,
+    seed: int,
+    writer: TraceWriter | None = None,
+) -> list[list[Ended]]:
+    """Play groups to their end, asking the policy about all unfinished episodes together.
+
+    Args:
+        policy: who acts.
+        groups: fresh groups, each with its scene's index.
+        batch_size: most observations handed to the policy at once.
+        seed: seed of the policy's randomness.
+        writer: where to record every episode, if anywhere.
+
+    Returns:
+        How each member of each group ended.
+
+    Raises:
+        ValueError: when the policy returns another number of completions than observations.
+    """
+    traces = [GroupRecorder(writer, group, seed) for group in groups] if writer else []
+    last: list[list[Turn]] = [[] for _ in groups]
+    cut: Counter[tuple[int, int]] = Counter()
+    while True:
+        live = [
+            (g, m, episode)
+            for g, group in enumerate(groups)
+            for m, episode in enumerate(group.episodes)
+            if not episode.done
+        ]
+        if not live:
+            return [
+                [Ended(turn, cut[g, m]) for m, turn in enumerate(turns)]
+                for g, turns in enumerate(last)
+            ]
+        texts: dict[tuple[int, int], str] = {}
+        for start in range(0, len(live), batch_size):
+            batch = live[start : start + batch_size]
+            seeds = [derived_seed(seed, e.scene_index or 0, m, e.turn) for _, m, e in batch]
+            completions = policy.act([e.observation() for _, _, e in batch], seeds)
+            if len(completions) != len(batch):
+                raise ValueError(
+                    f"policy: expected {len(batch)} completions, got {len(completions)}"
+                )
+            for (g, m, _), completion in zip(batch, completions, strict=True):
+                texts[g, m] = completion.text
+                cut[g, m] += completion.truncated
+        for g in sorted({g for g, _, _ in live}):
+            group = groups[g]
+            actions = [texts.get((g, m)) for m in range(len(group.episodes))]
+            last[g] = group.step(actions)
+            if traces:
+                traces[g].step(actions, last[g])
+
+
+def tally(group: EpisodeGroup, ended: Sequence[Ended]) -> dict[str, float]:
+    """Sum up what the members of a finished group did.
+
+    Args:
+        group: after its end.
+        ended: how each member ended.
+
+    Returns:
+        A number for each name in ``eval_score.TALLIES``, summed over the members.
+    """
+    sums = dict.fromkeys(TALLIES, 0.0)
+    for episode, end in zip(group.episodes, ended, strict=True):
+        outcome = episode.outcome
+        turns = outcome.segments_per_turn
+        counted = {
+            "looks": sum(isinstance(s, Look) for segments in turns for s in segments or ()),
+            "parse_failures": sum(segments is None for segments in turns),
+            "cut_turns": end.cut_turns,
+            "boxes": len(outcome.answer),
+            "unscored_boxes": sum(score is None for score in answer_scores(episode)),
+            "truth": len(group.scene.truth),
+            "reward": end.turn.reward,
+            "episodes": 1,
+            **end.turn.info["reward_terms"],
+        }
+        for name in TALLIES:
+            sums[name] += counted[name]
+    return sums
+
+
+def answer_scores(episode: Episode) -> Sequence[float | None]:
+    """Return the scores the policy gave its boxes, None each where it gave none."""
+    last = episode.outcome.segments_per_turn[-1]
+    if last and isinstance(last[-1], Answer):
+        return last[-1].scores
+    return ()

@@ -1,0 +1,170 @@
+"""From finished rollouts to every metric of an evaluation; plays nothing, writes nothing.
+
+Each metric is a function of how often each scene counts, so that a bootstrap over scenes matches
+boxes once; the rollouts of a scene always count together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from dip_env.formats.box_sets import Detections, Floats, Truth
+from dip_env.metrics.protocols.coco import CocoScore, measure_coco
+from dip_env.metrics.unscored import UnscoredScore, measure_unscored
+
+TALLIES = (
+    "reward",
+    "format",
+    "look",
+    "accuracy",
+    "looks",
+    "parse_failures",
+    "cut_turns",
+    "boxes",
+    "unscored_boxes",
+    "truth",
+    "episodes",
+)
+"""What is summed up over the rollouts of a scene."""
+
+Tallies = Mapping[str, Floats]
+"""Sums per scene, (S,) for each name in ``TALLIES``."""
+
+MATCHED = (
+    "precision",
+    "recall",
+    "F1",
+    "mean_iou",
+    "JI",
+    "AP_tied",
+    "AP50_tied",
+    "AP75_tied",
+    "count_mae",
+    "duplicates_per_answer",
+)
+"""Metrics of the answered boxes, see ``dip_env.metrics.unscored``; every rollout is an image."""
+
+RANKED = ("AP", "AP50")
+"""COCO's, only where every box of every answer carries a score."""
+
+RATES: Mapping[str, tuple[str, str]] = {
+    "reward": ("reward", "episodes"),
+    "format": ("format", "episodes"),
+    "look": ("look", "episodes"),
+    "accuracy": ("accuracy", "episodes"),
+    "looks_per_episode": ("looks", "episodes"),
+    "boxes_per_truth": ("boxes", "truth"),
+    "parse_failures": ("parse_failures", "episodes"),
+    "cut_turns": ("cut_turns", "episodes"),
+}
+"""Metrics that are one tally over another (``parse_failures``: malformed turns per episode,
+``cut_turns``: those that a limit of tokens cut)."""
+
+METRICS = (*MATCHED, *RANKED, *RATES)
+"""Every metric of an evaluation, in the order of the table."""
+
+
+@dataclass(frozen=True, eq=False)
+class EvalScore:
+    """What the rollouts of S scenes came to.
+
+    Args:
+        tallies: sums per scene.
+        unscored: the matched boxes; image ``k * S + s`` is rollout k of scene s.
+        coco: the ranked boxes, in the same order; None where a box has no score.
+    """
+
+    tallies: Tallies
+    unscored: UnscoredScore
+    coco: CocoScore | None
+
+    def values(self, counts: Floats | None = None) -> dict[str, float | None]:
+        """Return the metrics.
+
+        Args:
+            counts: (S,) how often each scene counts, once each by default.
+
+        Returns:
+            A value for each name in ``METRICS``, None where one is not defined.
+        """
+        scenes = len(self.tallies["episodes"])
+        once = np.ones(scenes) if counts is None else counts
+        every = np.tile(once, len(self.unscored.people) // max(scenes, 1))
+        matched = self.unscored.values(every)
+        ranked = self.coco.values(every) if self.coco else {}
+        sums = {name: float(once @ column) for name, column in self.tallies.items()}
+        return {
+            **{name: matched[name] for name in MATCHED},
+            **{name: ranked.get(name) for name in RANKED},
+            **{
+                name: sums[over] / sums[under] if sums[under] > 0 else None
+                for name, (over, under) in RATES.items()
+            },
+        }
+
+    def reasons(self) -> dict[str, str]:
+        """Return why a value is None, by the name of the metric."""
+        boxes, bare = (int(self.tallies[k].sum()) for k in ("boxes", "unscored_boxes"))
+        why = {
+            **dict.fromkeys(RANKED, f"{bare} of {boxes} boxes carry no score"),
+            **{
+                name: "there was nobody to find" if under == "truth" else "no episode was played"
+                for name, (_, under) in RATES.items()
+            },
+            **self.unscored.reasons(),
+            **(self.coco.reasons() if self.coco else {}),
+        }
+        return {name: why[name] for name, value in self.values().items() if value is None}
+
+
+def score_answers(
+    tallies: Sequence[Mapping[str, float]], truth: Truth, answers: Sequence[Detections]
+) -> EvalScore:
+    """Match all answers with the truth.
+
+    Args:
+        tallies: sums of each scene, every name of ``TALLIES`` present.
+        truth: of the scenes, in the order of the tallies.
+        answers: one entry for each rollout of a scene: its boxes in every scene.
+
+    Returns:
+        The score.
+    """
+    columns = {name: np.array([s[name] for s in tallies], dtype=np.float64) for name in TALLIES}
+    every, boxes = _tiled(truth, len(answers)), _stacked(answers)
+    bare = columns["unscored_boxes"].sum() > 0
+    return EvalScore(
+        tallies=columns,
+        unscored=measure_unscored(every, boxes),
+        coco=None if bare else measure_coco(every, boxes, sizes=("all",)),
+    )
+
+
+def _tiled(truth: Truth, times: int) -> Truth:
+    """Repeat all images, as often as each was answered."""
+    per_image = np.tile(np.diff(truth.starts), times)
+    return replace(
+        truth,
+        xywh=np.tile(truth.xywh, (times, 1)),
+        starts=np.concatenate([[0], np.cumsum(per_image)]),
+        category=np.tile(truth.category, times),
+        image_ids=truth.image_ids * times,
+        sizes=np.tile(truth.sizes, (times, 1)),
+        ignore=np.tile(truth.ignore, times),
+        visible_xywh=np.tile(truth.visible_xywh, (times, 1)),
+        area=np.tile(truth.area, times),
+    )
+
+
+def _stacked(answers: Sequence[Detections]) -> Detections:
+    """Put sets of the same images one behind the other."""
+    per_image = np.concatenate([np.diff(boxes.starts) for boxes in answers])
+    return Detections(
+        xywh=np.concatenate([boxes.xywh for boxes in answers]),
+        starts=np.concatenate([[0], np.cumsum(per_image)]),
+        category=np.concatenate([boxes.category for boxes in answers]),
+        scores=np.concatenate([boxes.scores for boxes in answers]),
+    )

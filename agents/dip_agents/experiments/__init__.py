@@ -1,0 +1,1 @@
+"""Change one thing about looking, step by step, and report what it does."""

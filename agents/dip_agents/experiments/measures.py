@@ -1,0 +1,199 @@
+"""What looks bring, scene by scene: who gains and who loses, and where they land on ambiguity."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from dip_agents.evaluation.scores import EvalScore
+from dip_agents.policies.oracle import scene_ambiguity
+from dip_env.boxes import Union
+from dip_env.episode import Episode
+from dip_env.formats.box_sets import Floats
+from dip_env.metrics.intervals import Interval, Values, bootstrap
+from dip_env.metrics.unscored import ratio
+from dip_env.rewards import look_reward
+
+SAME = 1e-9
+"""Change in a scene's F1 that is rounding."""
+
+
+COMPARED = (
+    "F1", "precision", "recall", "accuracy", "boxes_per_truth", "parse_failures", "cut_turns",
+)  # fmt: skip
+"""Metrics of an evaluation that mean the same whether looks are allowed or not. Malformed turns
+tell a policy that a control has put out of words from one that sees less, and cut turns one that a
+limit of tokens keeps from saying what it would."""
+
+
+def compared(score: EvalScore) -> Values:
+    """Return the metrics that arms are compared by, as a function of how often each scene counts.
+
+    They are those of ``EvalScore.values``, without the price of all the others.
+
+    Args:
+        score: of an evaluation with one rollout a scene.
+
+    Returns:
+        From counts (S,) to a value for each name in ``COMPARED``, None where one is not defined.
+    """
+    boxes, tallies = score.unscored, score.tallies
+    columns = np.stack(
+        [
+            boxes.tp[0],
+            boxes.boxes - boxes.dropped[0],
+            boxes.people,
+            tallies["accuracy"],
+            tallies["boxes"],
+            tallies["parse_failures"],
+            tallies["cut_turns"],
+            tallies["episodes"],
+        ],
+        axis=1,
+    )
+
+    def values(counts: Floats) -> dict[str, float | None]:
+        sums = (counts @ columns).tolist()
+        found, counted, people, accuracy, said, failed, cut, episodes = sums
+        return {
+            "F1": ratio(2 * found, counted + people),
+            "precision": ratio(found, counted),
+            "recall": ratio(found, people),
+            "accuracy": ratio(accuracy, episodes),
+            "boxes_per_truth": ratio(said, people),
+            "parse_failures": ratio(failed, episodes),
+            "cut_turns": ratio(cut, episodes),
+        }
+
+    return values
+
+
+def scene_f1(score: EvalScore) -> Floats:
+    """Return the F1 of each scene at IoU 0.5, where each was played once.
+
+    Args:
+        score: of an evaluation with one rollout a scene.
+
+    Returns:
+        (S,) in [0, 1]; where there was nobody to find, 1 for no box that counts, else 0.
+    """
+    boxes = score.unscored
+    both = boxes.boxes - boxes.dropped[0] + boxes.people
+    return np.where(both > 0, 2 * boxes.tp[0] / np.where(both > 0, both, 1.0), 1.0)
+
+
+@dataclass(frozen=True)
+class GainHarm:
+    """In how many scenes F1 rose and fell, and by how much.
+
+    Args:
+        rose: scenes with more.
+        fell: scenes with less.
+        stayed: the others.
+        mean_rise: mean change of those that rose, above 0; None without any.
+        mean_fall: mean change of those that fell, below 0; None without any.
+        mean: mean change of all scenes.
+    """
+
+    rose: int
+    fell: int
+    stayed: int
+    mean_rise: float | None
+    mean_fall: float | None
+    mean: Interval
+
+
+def gain_and_harm(before: Floats, after: Floats, *, seed: int = 0) -> GainHarm:
+    """Split the change of F1 into the scenes that gained and those that were harmed.
+
+    Args:
+        before: (S,) F1 of each scene.
+        after: (S,) of the same scenes.
+        seed: of the bootstrap over scenes.
+
+    Returns:
+        The split, after against before.
+    """
+    change = after - before
+    up, down = change > SAME, change < -SAME
+    means = bootstrap(
+        lambda counts: {"mean": float(change @ counts / counts.sum())}, len(change), seed=seed
+    )
+    return GainHarm(
+        rose=int(up.sum()),
+        fell=int(down.sum()),
+        stayed=int((~up & ~down).sum()),
+        mean_rise=float(change[up].mean()) if up.any() else None,
+        mean_fall=float(change[down].mean()) if down.any() else None,
+        mean=means["mean"],
+    )
+
+
+@dataclass(frozen=True)
+class Landing:
+    """Where the looks of one episode landed on what the annotation calls ambiguous.
+
+    Args:
+        regions: how many were looked at.
+        area: share of the scene they take together.
+        covered: share of the ambiguity inside them; None where nothing is ambiguous.
+        look: the look term by the annotation; 0 where nothing is ambiguous.
+    """
+
+    regions: int
+    area: float
+    covered: float | None
+    look: float
+
+
+def landing_of(episode: Episode) -> Landing:
+    """Measure where an episode's looks landed.
+
+    Args:
+        episode: with all its looks taken.
+
+    Returns:
+        The measures; shares in [0, 1].
+    """
+    scene, looks = episode.scene, episode.outcome.looks
+    items = scene_ambiguity(scene, episode.view)
+    total = float(items.weights.sum())
+    union = Union.of(looks)
+    covered = float((items.weights * union.covered_share(items.boxes)).sum())
+    return Landing(
+        regions=len(looks),
+        area=union.area / (scene.size[0] * scene.size[1]),
+        covered=covered / total if total > 0 else None,
+        look=look_reward(items, looks, scene.size),
+    )
+
+
+def mean_landing(landings: Sequence[Landing], *, seed: int = 0) -> dict[str, Interval]:
+    """Average landings over scenes.
+
+    Args:
+        landings: one of each scene.
+        seed: of the bootstrap over scenes.
+
+    Returns:
+        ``looked`` (share of the scenes that were looked at), ``regions`` and ``area``, means over
+        all scenes; ``covered`` and ``look``, means over the scenes where something is ambiguous.
+    """
+    columns = np.array([(one.regions, one.area, one.covered or 0.0, one.look) for one in landings])
+    regions, area, covered, look = columns.reshape(-1, 4).T
+    counting = np.array([one.covered is not None for one in landings], dtype=np.float64)
+
+    def values(counts: Floats) -> dict[str, float | None]:
+        scenes, unclear = float(counts.sum()), float(counts @ counting)
+        return {
+            "looked": float(counts @ (regions > 0)) / scenes,
+            "regions": float(counts @ regions) / scenes,
+            "area": float(counts @ area) / scenes,
+            "covered": float(counts @ (covered * counting)) / unclear if unclear else None,
+            "look": float(counts @ (look * counting)) / unclear if unclear else None,
+        }
+
+    reasons = dict.fromkeys(("covered", "look"), "nothing is ambiguous")
+    return bootstrap(values, len(landings), seed=seed, reasons=reasons)

@@ -1,0 +1,1 @@
+"""Agents and detectors for environments with numeric actions."""

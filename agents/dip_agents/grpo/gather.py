@@ -1,0 +1,78 @@
+"""What the ranks tell each other of a step's rollouts: everything but the pixels.
+
+Advantages, denominators, metrics and the decision to play further scenes then are plain functions
+of the same groups on every rank, and no number needs a reduction of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from dip_agents.runtime.distributed import Ranks
+from dip_agents.tokens.buffer import EncodedImage
+
+if TYPE_CHECKING:
+    from dip_agents.grpo.rollouts import RolloutGroup
+
+
+def everyones_groups(groups: Sequence[RolloutGroup], ranks: Ranks) -> list[RolloutGroup]:
+    """Return the groups of all ranks, in the order of the ranks.
+
+    Args:
+        groups: played by this rank.
+        ranks: all of them call this.
+
+    Returns:
+        This rank's own groups as they are, and the others' with ``here`` False and images that
+        have a size and a key but no patches.
+    """
+    if ranks.count == 1:
+        return list(groups)
+    parts = ranks.gather([_packed(group) for group in groups])
+    everyone: list[RolloutGroup] = []
+    for index, part in enumerate(parts):
+        everyone += groups if index == ranks.index else [_unpacked(*packed) for packed in part]
+    return everyone
+
+
+class _Size(NamedTuple):
+    """What is told of an image."""
+
+    grid: tuple[int, int, int]
+    tokens: int
+    key: bytes
+    shape: tuple[int, ...]
+
+
+_Packed = tuple["RolloutGroup", list[list[_Size]]]
+"""A group without images, and the images of each member."""
+
+
+def _packed(group: RolloutGroup) -> _Packed:
+    members, sizes = [], []
+    for rollout in group.rollouts:
+        buffer = rollout.buffer.copy()
+        images, buffer.images = buffer.images, []
+        members.append(replace(rollout, buffer=buffer))
+        sizes.append([_Size(i.grid, i.tokens, i.key, i.pixels.shape) for i in images])
+    return replace(group, rollouts=members, here=False), sizes
+
+
+def _unpacked(group: RolloutGroup, sizes: list[list[_Size]]) -> RolloutGroup:
+    for rollout, images in zip(group.rollouts, sizes, strict=True):
+        rollout.buffer.images = [
+            EncodedImage(
+                np.empty((0, 0), np.float32),
+                image.grid,
+                image.tokens,
+                image.key,
+                # One byte that looks like all pixels: metrics ask for their number.
+                np.broadcast_to(np.uint8(0), image.shape),
+            )
+            for image in images
+        ]
+    return group

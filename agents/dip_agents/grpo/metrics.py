@@ -1,0 +1,161 @@
+"""What a batch of rollouts looked like, as numbers to log; reads rollouts, changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from dip_agents.grpo.box_stats import shape_metrics
+from dip_agents.objectives.advantages import SAME_REWARD, Advantages
+
+if TYPE_CHECKING:
+    from dip_agents.grpo.rollouts import Rollout, RolloutGroup
+
+ENDINGS = ("answer", "max_turns", "token_budget")
+"""How a rollout can end: it answered, used up its turns, or an observation did not fit."""
+
+
+def policy_tokens(rollout: Rollout) -> int:
+    """Return how many tokens of the rollout the policy wrote."""
+    return sum(rollout.buffer.loss_mask)
+
+
+def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Advantages) -> dict[str, float]:
+    """Describe all rollouts of a step, also those that the update will leave out.
+
+    Args:
+        groups: P groups of G rollouts.
+        advantages: of these groups, (P, G).
+
+    Returns:
+        Plain numbers by log key:
+
+        - ``reward/total`` and ``reward/<term>`` (means), ``reward_std/...`` (deviation over all
+          rollouts, ddof = 0);
+        - ``reward/turn_<k>`` where the environment pays turns one by one: the mean of turn k
+          (from 1) over the rollouts that took it;
+        - ``advantage/mean``, ``advantage/std``, ``advantage/abs``;
+        - ``group/played``, ``group/frac_mixed`` (share that has something to teach, before any is
+          left out), ``group/frac_equal`` (share with equal total rewards), ``group/dropped``
+          (groups that teach nothing), ``group/reward_std`` (mean over groups of the deviation
+          inside);
+        - ``rollout/tokens`` (all, summed), ``rollout/length_mean|max`` (whole buffers),
+          ``rollout/policy_tokens_mean|min|max``, ``rollout/terminated_tokens_mean`` (policy tokens
+          of rollouts that were not truncated, where there are some), ``rollout/pixels`` (of
+          different images, summed), ``rollout/surprisal`` (mean of -logprob of the sampled tokens
+          whose logprob is known, an estimate of the entropy that costs nothing);
+        - ``rollout/turns``, ``rollout/regions`` (looked at), ``rollout/look_area`` (share of the
+          scene), ``rollout/looked`` (share of rollouts with a look), ``rollout/boxes``,
+          ``rollout/boxes_over_truth`` (ratio of the sums; 0 when no scene holds anybody),
+          ``rollout/parse_failures`` (per rollout), ``rollout/truncated`` and
+          ``rollout/ending_<how>`` (shares);
+        - what ``shape_metrics`` says of the boxes, where rollouts tell their shapes.
+    """
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    infos = [rollout.info for rollout in rollouts]
+    return {
+        **_rewards(groups, rollouts),
+        "advantage/mean": float(advantages.values.mean()),
+        "advantage/std": float(advantages.values.std(correction=0)),
+        "advantage/abs": float(advantages.values.abs().mean()),
+        "group/played": float(len(groups)),
+        "group/frac_mixed": float(advantages.mixed.float().mean()),
+        "group/dropped": float((~advantages.mixed).sum()),
+        **_tokens(rollouts),
+        **_behaviour(rollouts),
+        **(shape_metrics(infos) if "box_area" in infos[0] else {}),
+    }
+
+
+def _rewards(groups: Sequence[RolloutGroup], rollouts: Sequence[Rollout]) -> dict[str, float]:
+    columns = {"total": [rollout.reward for rollout in rollouts]}
+    for name in rollouts[0].terms:
+        columns[name] = [rollout.terms[name] for rollout in rollouts]
+    inside = [np.std([rollout.reward for rollout in group.rollouts]) for group in groups]
+    spans = [np.ptp([rollout.reward for rollout in group.rollouts]) for group in groups]
+    paid = [rollout.info.get("turn_rewards", ()) for rollout in rollouts]
+    turns = {
+        f"reward/turn_{k + 1}": float(np.mean([row[k] for row in paid if len(row) > k]))
+        for k in range(max(map(len, paid)))
+    }
+    return {
+        **turns,
+        "group/frac_equal": float(np.mean(np.array(spans) <= SAME_REWARD)),
+        **{f"reward/{name}": float(np.mean(values)) for name, values in columns.items()},
+        **{f"reward_std/{name}": float(np.std(values)) for name, values in columns.items()},
+        "group/reward_std": float(np.mean(inside)),
+    }
+
+
+def _tokens(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    lengths = [len(rollout.buffer.ids) for rollout in rollouts]
+    written = [policy_tokens(rollout) for rollout in rollouts]
+    ended = [
+        count
+        for rollout, count in zip(rollouts, written, strict=True)
+        if rollout.info["ending"] != "token_budget"
+    ]
+    said = np.array(
+        [
+            logprob
+            for rollout in rollouts
+            for logprob, mine in zip(rollout.buffer.logprobs, rollout.buffer.loss_mask, strict=True)
+            if mine
+        ]
+    )
+    known = said[~np.isnan(said)]
+    images = {image.key: image for rollout in rollouts for image in rollout.buffer.images}
+    return {
+        "rollout/tokens": float(sum(lengths)),
+        "rollout/length_mean": float(np.mean(lengths)),
+        "rollout/length_max": float(max(lengths)),
+        "rollout/policy_tokens_mean": float(np.mean(written)),
+        "rollout/policy_tokens_min": float(min(written)),
+        "rollout/policy_tokens_max": float(max(written)),
+        **({"rollout/terminated_tokens_mean": float(np.mean(ended))} if ended else {}),
+        "rollout/pixels": float(
+            sum(image.pixels.shape[0] * image.pixels.shape[1] for image in images.values())
+        ),
+        **({"rollout/surprisal": float(-known.mean())} if len(known) else {}),
+    }
+
+
+def _behaviour(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    def mean(name: str) -> float:
+        return float(np.mean([rollout.info[name] for rollout in rollouts]))
+
+    boxes = sum(rollout.info["boxes"] for rollout in rollouts)
+    truth = sum(rollout.info["truth_count"] for rollout in rollouts)
+    endings = [rollout.info["ending"] for rollout in rollouts]
+    shares = {how: endings.count(how) / len(endings) for how in ENDINGS}
+    return {
+        "rollout/turns": mean("turns"),
+        "rollout/regions": mean("regions"),
+        "rollout/look_area": mean("look_area"),
+        "rollout/looked": float(np.mean([rollout.info["regions"] > 0 for rollout in rollouts])),
+        "rollout/boxes": boxes / len(rollouts),
+        "rollout/boxes_over_truth": boxes / truth if truth else 0.0,
+        "rollout/parse_failures": mean("parse_failures"),
+        "rollout/truncated": shares["token_budget"],
+        **{f"rollout/ending_{how}": share for how, share in shares.items()},
+    }
+
+
+def environment_times(groups: Sequence[RolloutGroup], collect_seconds: float) -> dict[str, float]:
+    """Return what the environment took of the time that collecting took.
+
+    It works while the engine decodes other rows, so these seconds are part of ``time/collect``
+    and no further part of ``time/step``; a share near 1 says that the engine waits for it.
+
+    Args:
+        groups: P groups.
+        collect_seconds: wall time of collecting them.
+
+    Returns:
+        ``time/environment`` in seconds and ``time/environment_share``.
+    """
+    seconds = sum(group.environment_seconds for group in groups)
+    share = seconds / collect_seconds if collect_seconds else 0.0
+    return {"time/environment": seconds, "time/environment_share": share}

@@ -1,0 +1,401 @@
+"""Group-relative policy optimisation: the loop from rollouts to better weights.
+
+The loop knows a model that gives logprobs and a function that gives rollouts. It knows no
+environment, no processor and no prompt.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from dip_agents.engines.base import EngineError
+from dip_agents.grpo.batch import TrainingBatch, training_batch
+from dip_agents.grpo.config import GRPOConfig
+from dip_agents.grpo.credit import credit
+from dip_agents.grpo.gather import everyones_groups
+from dip_agents.grpo.metrics import environment_times, rollout_metrics
+from dip_agents.grpo.updater import (
+    NonFiniteUpdateError,
+    PolicyModel,
+    Reference,
+    RolloutTooLongError,
+    Updater,
+)
+from dip_agents.models.weights import fingerprint
+from dip_agents.objectives.advantages import Advantages
+from dip_agents.objectives.entropy import EntropyTarget
+from dip_agents.runtime.checkpoints import (
+    Checkpoint,
+    CheckpointError,
+    check_new_run,
+    check_random_state,
+    check_weights,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from dip_agents.runtime.distributed import LostRankError, Ranks
+from dip_agents.runtime.dtensors import gathered, split_optimizer_state
+from dip_agents.runtime.interrupts import Stopping, StopRequestedError
+from dip_agents.runtime.logger import PhaseTimer, RunLogger
+from dip_agents.runtime.random_state import rng_state, seed_everything, set_rng_state
+from dip_env.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dip_agents.grpo.rollouts import RolloutGroup
+
+
+PATIENCE = 20.0
+"""Seconds from a signal to the end of a process that is stuck; launchers kill after 30."""
+
+
+class GRPOTrainer:
+    """Learns from groups of rollouts, step by step, and can go on after any interruption.
+
+    Args:
+        model: the policy. Keep dropout off, or sampler and trainer speak of different policies.
+        collect: step (from 1) -> P groups of G rollouts of the model as it is now; with several
+            ranks each returns its share, and together they are the P groups.
+        config: the settings.
+        collect_more: step and round (from 1) -> P groups of further scenes, for a step with
+            groups of equal rewards; ``equal_groups="resample"`` needs it.
+        reference: buffers -> logprobs (B, T) of the policy to stay close to (LoRA off, or a frozen
+            copy), at the same temperature. When given, the KL to it is logged; ``kl_weight`` says
+            how much it counts.
+        evaluate: step -> numbers, logged as ``eval/<name>`` each ``eval_interval`` steps, of the
+            model after that step; called on every rank, and what the first returns counts.
+        logger: where the numbers go, or None; that of the first rank counts.
+        checkpoints: folder of the checkpoints, which all ranks can read, or None for none.
+        extra_state: what else to keep in a checkpoint; ``resume`` hands it back.
+        ranks: the processes of the run; by default this one alone.
+
+    Raises:
+        ConfigError: for a setting without the function it needs.
+    """
+
+    def __init__(
+        self,
+        model: PolicyModel,
+        collect: Callable[[int], Sequence[RolloutGroup]],
+        config: GRPOConfig,
+        *,
+        collect_more: Callable[[int, int], Sequence[RolloutGroup]] | None = None,
+        reference: Reference | None = None,
+        evaluate: Callable[[int], Mapping[str, float]] | None = None,
+        logger: RunLogger | None = None,
+        checkpoints: Path | str | None = None,
+        extra_state: Callable[[], Mapping[str, Any]] = dict,
+        ranks: Ranks | None = None,
+    ) -> None:
+        """Make the optimizer; nothing runs yet."""
+        if config.kl_weight and reference is None:
+            raise ConfigError(f"kl_weight: expected 0 without a reference, got {config.kl_weight}")
+        if config.equal_groups == "resample" and collect_more is None:
+            raise ConfigError("equal_groups: expected 'drop' without collect_more, got 'resample'")
+        if config.eval_interval and evaluate is None:
+            raise ConfigError(
+                f"eval_interval: expected 0 without evaluate, got {config.eval_interval}"
+            )
+        self.model = model
+        self.collect = collect
+        self.collect_more = collect_more
+        self.config = config
+        self.evaluate = evaluate
+        self.ranks = ranks or Ranks()
+        self.logger = logger if self.ranks.first else None
+        self.checkpoints = None if checkpoints is None else Path(checkpoints)
+        self.extra_state = extra_state
+        self.parameters = list(model.trainable_parameters())
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=config.learning_rate,
+            betas=(0.9, 0.95),
+            weight_decay=config.weight_decay,
+            fused=True,
+        )
+        self.updater = Updater(model, self.optimizer, config, reference, self.ranks)
+        self.entropy_target = EntropyTarget(
+            config.entropy_target, config.entropy_delta, config.entropy_weight
+        )
+        self.step = 0
+        """Finished steps."""
+        self._saved = 0
+        self._timer = PhaseTimer()
+        self._stopping = Stopping(None if self.ranks.count == 1 else PATIENCE)
+
+    def train(self) -> None:
+        """Run from the step after ``self.step`` to the last.
+
+        A new run seeds all random generators with ``config.seed``; a resumed one goes on with
+        those it had. On Ctrl-C, SIGTERM and the errors below that may come in any step, the last
+        finished step is saved where one process has all of it; they say where to go on from.
+
+        Raises:
+            CheckpointError: for a new run in a folder that holds the checkpoints of another.
+            NonFiniteUpdateError: when an update is not finite.
+            RolloutTooLongError: when a single rollout does not fit into memory.
+            EngineError: when the engine that plays cannot go on.
+            StopRequestedError: after a signal.
+            LostRankError: when another rank is gone.
+            RanksDifferError: when ranks have other settings or weights than the first.
+        """
+        config = self.config
+        if self.step == 0:
+            if self.checkpoints:
+                check_new_run(self.checkpoints)
+            seed_everything(config.seed)
+        self.ranks.agree("settings", asdict(config))
+        if self.logger is not None:
+            self.logger.start(self.step)
+        self._finished = self._state_now()
+        with self._stopping:
+            try:
+                for step in range(self.step + 1, config.steps + 1):
+                    with self.ranks.watched():
+                        self._train_step(step)
+                    self._stopping.check()
+            except StopRequestedError as error:
+                words = f"{error} at {self.ranks.doing}; {self._rescued()}"
+                raise StopRequestedError(words) from error
+            except (LostRankError, NonFiniteUpdateError, RolloutTooLongError, EngineError) as error:
+                raise type(error)(f"{error}; {self._rescued()}") from error
+
+    def _train_step(self, step: int) -> None:
+        config = self.config
+        groups, advantages = self.play(step)
+        batch = training_batch(groups, advantages, config.mask_truncated, config.scenes_per_step)
+        metrics = rollout_metrics(groups, advantages) | batch.dropped
+        with self._phase(step, "update"):
+            metrics |= self.update(batch, config.learning_rate_at(step))
+        if self.evaluate and _due(step, config.eval_interval):
+            with self._phase(step, "evaluate", breakable=True):
+                results = self.evaluate(step)
+            metrics |= {f"eval/{name}": value for name, value in results.items()}
+        self.step = step
+        if self.logger is not None:
+            with self._phase(step, "completions"):
+                self.logger.completions(step, groups, advantages)
+            times = self._timer.take()
+            here = [group for group in groups if group.here]
+            times |= environment_times(here, times["time/collect"])
+            self.logger.log(step, metrics | _peak_memory() | times)
+        self._finished = self._state_now()
+        if _due(step, config.checkpoint_interval) or step == config.steps:
+            with self._phase(step, "checkpoint"):  # counted with the next step's phases
+                self.save()
+
+    def play(self, step: int) -> tuple[list[RolloutGroup], Advantages]:
+        """Collect rollouts and compare them.
+
+        With ``equal_groups="resample"`` further rounds are played until there are
+        ``scenes_per_step`` mixed groups, or ``max_resamples`` rounds are over (DAPO, 2503.14476).
+
+        Args:
+            step: from 1.
+
+        Returns:
+            All groups that were played on any rank, equal ones included, and their advantages.
+        """
+        config = self.config
+        groups = self._collected(step, partial(self.collect, step))
+        advantages = self._credit(groups)
+        if config.equal_groups == "resample" and self.collect_more is not None:
+            for round_ in range(1, config.max_resamples + 1):
+                if int(advantages.mixed.sum()) >= config.scenes_per_step:
+                    break
+                more = partial(self.collect_more, step, round_)
+                groups += self._collected(step, more)
+                advantages = self._credit(groups)
+        return groups, advantages
+
+    def update(self, batch: TrainingBatch, learning_rate: float) -> dict[str, float]:
+        """Move the weights along one batch, see ``Updater.update``.
+
+        Args:
+            batch: what to learn from; when empty, the weights stay as they are.
+            learning_rate: of its updates.
+
+        Returns:
+            Plain numbers by log key ``train/<name>``.
+
+        Raises:
+            NonFiniteUpdateError: when a loss or gradient is not finite; the step is not taken.
+            RolloutTooLongError: when a single rollout does not fit into memory.
+        """
+        weight = self.entropy_target.weight
+        try:
+            metrics = self.updater.update(batch, learning_rate, weight)
+        except NonFiniteUpdateError as error:
+            raise NonFiniteUpdateError(f"step {self.step + 1}: {error}") from error
+        if "train/entropy" in metrics:
+            metrics["train/entropy_weight"] = weight
+            self.entropy_target.observe(metrics["train/entropy"])
+        return metrics
+
+    def save(self) -> Path | None:
+        """Write a checkpoint of the finished steps, where there is a folder for them.
+
+        All ranks must call this; the first writes. What is written is whole, however the ranks
+        had split it, so that any number of them can go on.
+
+        Raises:
+            RanksDifferError: when ranks that should hold the same weights do not.
+        """
+        if self.checkpoints is None:
+            return None
+        weights = self.model.state_dict()
+        optimizer = gathered(self.optimizer.state_dict())
+        if self.ranks.count > 1 and not self.ranks.sharded:
+            self.ranks.agree("weights", fingerprint(weights))
+        return self._write(weights, optimizer, self._state_now()) if self.ranks.first else None
+
+    def _write(
+        self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Any], state: _State
+    ) -> Path:
+        assert self.checkpoints is not None
+        self._saved = self.step
+        return save_checkpoint(
+            self.checkpoints,
+            self.step,
+            weights,
+            optimizer,
+            asdict(self.config),
+            state.extra,
+            self.config.keep_checkpoints,
+        )
+
+    def resume(self, path: Path | str | None = None) -> Checkpoint:
+        """Go back to a checkpoint; call it right before ``train``.
+
+        Args:
+            path: a checkpoint, or None for the latest of this run.
+
+        Returns:
+            The checkpoint, with the caller's own ``extra``.
+
+        Raises:
+            CheckpointError: when there is none, it is damaged or of another run, or it goes on
+                with a GPU's random numbers where there is no such GPU; the model is then untouched.
+        """
+        source = path or self.checkpoints
+        if source is None:
+            raise CheckpointError("resume: expected a path or a checkpoint folder, got neither")
+        if path is None:  # the first rank says which is the latest
+            source = self.ranks.gather(latest_checkpoint(source))[0] or source
+        found = load_checkpoint(source, asdict(self.config), self.config.changeable)
+        check_weights(found.weights, self.model.state_dict())
+        check_random_state(found)
+        try:
+            state = split_optimizer_state(found.optimizer, self.parameters)
+            self.optimizer.load_state_dict(state)
+        except ValueError as error:
+            raise CheckpointError(f"{found.path}: expected this optimizer, got: {error}") from error
+        self.model.load_state_dict(found.weights)
+        self.step = self._saved = found.step
+        self.entropy_target.restore(found.extra["entropy_target"])
+        if found.config["micro_batch_tokens"] == self.config.micro_batch_tokens:
+            # Memory may have run out before; another limit would add up in another order.
+            self.updater.token_limit = found.extra["token_limit"]
+        set_rng_state(found.rng)  # last: whatever ran before may have drawn numbers
+        return replace(found, extra=found.extra["caller"])
+
+    @contextmanager
+    def _phase(self, step: int, name: str, breakable: bool = False) -> Iterator[None]:
+        """Measure a phase, and say of it what signals and lost ranks need to know."""
+        self.ranks.doing = f"step {step}, {name}"
+        if self.ranks.count > 1:
+            self._stopping.last_words = (
+                f"rank {self.ranks.index} of {self.ranks.count} was told to stop and is stuck at "
+                f"{self.ranks.doing}: another rank may be gone; {self._advice()}"
+            )
+        stop = self._stopping.breakable() if breakable else nullcontext()
+        with self._timer.phase(name), stop:
+            yield
+
+    def _collected(
+        self, step: int, collect: Callable[[], Sequence[RolloutGroup]]
+    ) -> list[RolloutGroup]:
+        """Play a round and return the groups of all ranks."""
+        with self._phase(step, "collect", breakable=True):
+            groups = collect()
+        if self.ranks.count > 1:
+            with self._phase(step, "wait", breakable=True):
+                groups = everyones_groups(groups, self.ranks)
+        return self._checked(groups)
+
+    def _state_now(self) -> _State:
+        extra = {
+            "caller": dict(self.extra_state()),
+            "entropy_target": self.entropy_target.state(),
+            "token_limit": self.updater.token_limit,
+        }
+        return _State(rng_state(), extra, self.updater.moves)
+
+    def _rescued(self) -> str:
+        """Save the last finished step, if this process has all of it, and say where to go on."""
+        state = self._finished
+        alone = self.ranks.first and not self.ranks.sharded
+        unmoved = self.updater.moves == state.moves and self.step > self._saved
+        if self.checkpoints is not None and alone and unmoved:
+            set_rng_state(state.rng)
+            self._write(self.model.state_dict(), self.optimizer.state_dict(), state)
+        return self._advice()
+
+    def _advice(self) -> str:
+        found = self.checkpoints and latest_checkpoint(self.checkpoints)
+        if not found:
+            return "there is no checkpoint yet"
+        return f"the last complete checkpoint is {found}: go on from there with resume"
+
+    def _credit(self, groups: Sequence[RolloutGroup]) -> Advantages:
+        config = self.config
+        return credit(
+            groups,
+            config.advantage,
+            config.turn_weight,
+            config.turn_discount,
+            config.look_credit,
+        )
+
+    def _checked(self, groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:
+        sizes = [len(group.rollouts) for group in groups]
+        wanted = [self.config.group_size] * self.config.scenes_per_step
+        if sizes != wanted:
+            raise ValueError(f"collect: expected groups of sizes {wanted}, got {sizes}")
+        return list(groups)
+
+
+@dataclass(frozen=True)
+class _State:
+    """What a checkpoint holds beside weights and optimizer, at the end of a step.
+
+    Args:
+        rng: of this process.
+        extra: the trainer's and the caller's own.
+        moves: of the weights until then.
+    """
+
+    rng: dict[str, Any]
+    extra: dict[str, Any]
+    moves: int
+
+
+def _peak_memory() -> dict[str, float]:
+    """Return the largest use of GPU memory since the last call, where there is a GPU."""
+    if not torch.cuda.is_available():
+        return {}
+    peak = torch.cuda.max_memory_allocated() / 2**30
+    torch.cuda.reset_peak_memory_stats()
+    return {"memory/peak_gib": peak}
+
+
+def _due(step: int, interval: int) -> bool:
+    return interval > 0 and step % interval == 0

@@ -1,0 +1,387 @@
+"""From one batch of rollouts to better weights: micro-batches, gradients, optimizer steps."""
+
+from __future__ import annotations
+
+import gc
+import logging
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
+
+from dip_agents.grpo.batch import TrainingBatch
+from dip_agents.grpo.config import GRPOConfig
+from dip_agents.objectives.aggregation import rollout_weights
+from dip_agents.objectives.importance import sampler_gap
+from dip_agents.objectives.policy_loss import policy_loss
+from dip_agents.objectives.token_stats import TokenStats, merge
+from dip_agents.runtime.distributed import Ranks
+from dip_agents.runtime.dtensors import gathered
+from dip_agents.tokens.micro_batches import micro_batches, padded_tokens
+from dip_env.errors import DipError
+
+if TYPE_CHECKING:
+    from dip_agents.models.vlm import TokenLogprobs
+    from dip_agents.tokens.buffer import TokenBuffer
+
+logger = logging.getLogger(__name__)
+
+
+class NonFiniteUpdateError(DipError, ArithmeticError):
+    """A loss or gradient is NaN or infinite; the weights are those before the update."""
+
+
+class RolloutTooLongError(DipError, MemoryError):
+    """A single rollout does not fit into memory; the weights are those before the update."""
+
+
+class PolicyModel(Protocol):
+    """What the trainer asks of a model."""
+
+    def token_logprobs(
+        self, buffers: Sequence[TokenBuffer], temperature: float = 1.0
+    ) -> TokenLogprobs:
+        """Return logprobs, entropies and mask (B, T), with gradient."""
+        ...
+
+    def trainable_parameters(self) -> Iterable[nn.Parameter]:
+        """Return what learns, in an order that stays."""
+        ...
+
+    def state_dict(self) -> Mapping[str, Tensor]:
+        """Return the tensors a checkpoint must hold: at least all that learn."""
+        ...
+
+    def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> Any:
+        """Take back what ``state_dict`` returned."""
+        ...
+
+
+Reference = Callable[[Sequence["TokenBuffer"]], Tensor]
+"""Buffers -> logprobs (B, T) of the policy to stay close to."""
+
+
+class Updater:
+    """Moves the weights along the gradient of one batch after the other.
+
+    When memory runs out, the limit of a micro-batch is halved for the rest of the run and the
+    update begins anew: the weights have not moved yet, so the result is the same but for the order
+    of the sums.
+
+    With several ranks each runs the rollouts that were played on it. The weights of tokens come
+    from counts of the whole batch, so the gradients of the ranks are summed, never averaged.
+
+    Args:
+        model: the policy.
+        optimizer: of its parameters.
+        config: the settings.
+        reference: the policy to stay close to, or None.
+        ranks: the processes of the run; by default this one alone.
+    """
+
+    def __init__(
+        self,
+        model: PolicyModel,
+        optimizer: torch.optim.Optimizer,
+        config: GRPOConfig,
+        reference: Reference | None = None,
+        ranks: Ranks | None = None,
+    ) -> None:
+        """Remember the parts; nothing runs yet."""
+        self.model = model
+        self.optimizer = optimizer
+        self.config = config
+        self.reference = reference
+        self.ranks = ranks or Ranks()
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        self.token_limit = config.micro_batch_tokens
+        """Padded tokens of a micro-batch; falls when memory runs out."""
+        self.moves = 0
+        """How often the weights have begun to move."""
+
+    def update(
+        self, batch: TrainingBatch, learning_rate: float, entropy_weight: float = 0.0
+    ) -> dict[str, float]:
+        """Move the weights ``updates_per_batch`` times along the gradient of one batch.
+
+        The old logprobs are those that the first update itself computes: all its micro-batches
+        run before the weights move, so they are the logprobs of the weights that the batch started
+        from, at no extra cost, and the ratio of the first update is exactly 1.
+
+        Args:
+            batch: what to learn from, the same on every rank but for the pixels; when empty, the
+                weights stay as they are.
+            learning_rate: of these updates.
+            entropy_weight: of the entropy bonus.
+
+        Returns:
+            Plain numbers by log key ``train/<name>``: loss, tokens, ratio statistics and clip
+            fractions (over all updates), entropy, ref_kl (with a reference), grad_norm (mean over
+            updates, before clipping), the gap to the sampler (see ``SamplerGap``, first update),
+            behaviour_missing (tokens without behaviour logprobs), learning_rate, updates.
+
+        Raises:
+            NonFiniteUpdateError: when a loss or gradient is not finite; the step is not taken.
+            RolloutTooLongError: when a single rollout does not fit into memory.
+        """
+        counts = batch.counts
+        metrics = {"train/learning_rate": learning_rate, "train/tokens": float(counts.tokens)}
+        if not batch.buffers:
+            return metrics | {"train/updates": 0.0}
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        weights = rollout_weights(
+            batch.lengths, counts, self.config.aggregation, self.config.constant_length
+        )
+        passes: list[_Pass] = []
+        losses: list[float] = []
+        norms: list[float] = []
+        fixed: dict[int, _Fixed] = {}
+        for _ in range(self.config.updates_per_batch):
+            first = not passes
+            passes.append(self._accumulate(batch, weights, entropy_weight, fixed, first))
+            if not self.ranks.sharded:  # else they were summed on the way
+                self.ranks.sum_gradients(self.parameters)
+            clipped = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
+            norms.append(float(gathered(clipped)))
+            losses.append(self._finite_loss(batch, passes[-1], norms[-1]))
+            # Asked before the weights move: who loses another rank here still has a whole step.
+            stats, gaps, missing = self._everyones(passes)
+            self.moves += 1
+            self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        numbers = stats.metrics() | gaps.metrics()
+        numbers["behaviour_missing"] = missing
+        numbers["clip_fraction"] = numbers["clip_fraction_low"] + numbers["clip_fraction_high"]
+        numbers["loss"] = sum(losses) / len(losses)
+        numbers["grad_norm"] = sum(norms) / len(norms)
+        numbers["updates"] = float(len(passes))
+        return metrics | {f"train/{name}": value for name, value in numbers.items()}
+
+    def _everyones(self, passes: Sequence[_Pass]) -> tuple[TokenStats, TokenStats, float]:
+        """Return token statistics, gap to the sampler and its missing tokens, of all ranks."""
+        stats = [part.cpu() for done in passes for part in done.stats]
+        gaps = [part.cpu() for part in passes[0].gaps]
+        # One part per rank that had rollouts: merged here, less is sent.
+        mine = ([merge(stats)], [merge(gaps)]) if stats else ([], [])
+        parts = self.ranks.gather((*mine, sum(map(float, passes[0].missing))))
+        return (
+            merge([part for of_rank, _, _ in parts for part in of_rank]),
+            merge([part for _, of_rank, _ in parts for part in of_rank]),
+            sum(missing for _, _, missing in parts),
+        )
+
+    def _accumulate(
+        self,
+        batch: TrainingBatch,
+        weights: Tensor,
+        entropy_weight: float,
+        fixed: dict[int, _Fixed],
+        first: bool,
+    ) -> _Pass:
+        """Sum the gradient over all micro-batches, with smaller ones when memory runs out."""
+        while True:
+            splits = self._split(batch, self.token_limit)
+            self.optimizer.zero_grad(set_to_none=True)
+            done = _Pass(splits)
+            if self.ranks.sharded:
+                for _ in range(max(self.ranks.gather(len(splits))) - len(splits)):
+                    self._keep_step(batch, first)
+            for rows in splits:
+                try:
+                    self._add(done, batch, rows, weights, entropy_weight, fixed, first)
+                except RuntimeError as error:
+                    if not out_of_memory(error):
+                        raise
+                    reason = str(error).partition("\n")[0]
+                    if self.ranks.sharded:
+                        # The others are in the middle of this micro-batch and wait for its layers.
+                        raise RolloutTooLongError(
+                            f"expected {len(rows)} rollouts of up to {self._longest(batch, rows)} "
+                            f"tokens to fit into memory, got: {reason}; a smaller "
+                            "micro_batch_tokens may help"
+                        ) from error
+                    break
+            else:
+                return done
+            # Outside the handler: while it lasts, the error keeps the failed forward pass alive.
+            del done
+            if first:
+                fixed.clear()
+            self.optimizer.zero_grad(set_to_none=True)
+            self._shrink(batch, splits, rows, reason)
+
+    @property
+    def _shares_prefix(self) -> bool:
+        return bool(getattr(self.model, "shares_prefix", False))
+
+    def _split(self, batch: TrainingBatch, limit: int | None) -> list[list[int]]:
+        """Return the rows of each micro-batch that runs here."""
+        here = batch.rows_here
+        parts = micro_batches(
+            [batch.buffers[row] for row in here],
+            limit,
+            self.config.micro_batch_size,
+            self._shares_prefix,
+        )
+        return [[here[at] for at in part] for part in parts]
+
+    def _keep_step(self, batch: TrainingBatch, first: bool) -> None:
+        """Run a rollout for nothing, since sharded layers run on all ranks or on none."""
+        rows = batch.rows_here
+        shortest = min((batch.buffers[row] for row in rows), key=len) if rows else batch.spare
+        if shortest is None:
+            raise RuntimeError("expected a rollout with policy tokens on every rank, got none here")
+        now = self.model.token_logprobs([shortest], self.config.temperature)
+        if first and self.reference is not None:
+            with torch.no_grad():
+                self.reference([shortest])
+        (now.logprobs.sum() * 0.0).backward()
+
+    @staticmethod
+    def _longest(batch: TrainingBatch, rows: Sequence[int]) -> int:
+        return max(len(batch.buffers[row]) for row in rows)
+
+    def _add(
+        self,
+        done: _Pass,
+        batch: TrainingBatch,
+        rows: Sequence[int],
+        weights: Tensor,
+        entropy_weight: float,
+        fixed: dict[int, _Fixed],
+        first: bool,
+    ) -> None:
+        """Add one micro-batch to the gradient and to what is known of the pass."""
+        config = self.config
+        buffers = [batch.buffers[row] for row in rows]
+        now = self.model.token_logprobs(buffers, config.temperature)
+        device, width = now.logprobs.device, now.logprobs.shape[1]
+        if first:
+            old = now.logprobs.detach()
+            ref = None
+            if self.reference is not None:
+                with torch.no_grad():
+                    ref = self.reference(buffers).detach()
+            if config.updates_per_batch > 1:
+                for at, row in enumerate(rows):
+                    fixed[row] = _Fixed(old[at], None if ref is None else ref[at])
+        else:
+            old = _stack([fixed[row].old for row in rows], width)
+            refs = [found for row in rows if (found := fixed[row].ref) is not None]
+            ref = _stack(refs, width) if refs else None
+        behaviour = _stack([torch.tensor(b.logprobs) for b in buffers], width).to(device)
+        gap = sampler_gap(old, behaviour, now.mask, config.importance_cap)
+        result = policy_loss(
+            now.logprobs,
+            old,
+            batch.advantages_of(rows, width).to(device),
+            now.mask,
+            weights[list(rows)].to(device),
+            kind=config.loss,
+            clip_low=config.clips[0],
+            clip_high=config.clips[1],
+            dual_clip=config.dual_clip,
+            behaviour_logprobs=behaviour,
+            importance=gap.weights,
+            ref_logprobs=ref,
+            kl_weight=config.kl_weight,
+            kl_kind=config.kl_kind,
+            entropy=now.entropy,
+            entropy_weight=entropy_weight,
+        )
+        result.loss.backward()
+        done.losses.append(result.loss.detach())
+        done.stats.append(result.stats)
+        done.gaps.append(gap.stats)
+        done.missing.append(gap.missing)
+
+    def _shrink(
+        self, batch: TrainingBatch, splits: list[list[int]], rows: Sequence[int], reason: str
+    ) -> None:
+        """Halve the limit until the micro-batches become others, and free what is not needed."""
+        longest = self._longest(batch, rows)
+        padded = padded_tokens([batch.buffers[row] for row in rows], self._shares_prefix)
+        limit = padded if self.token_limit is None else min(self.token_limit, padded)
+        again = splits
+        while again == splits and limit > 1 and len(rows) > 1:
+            limit //= 2
+            again = self._split(batch, limit)
+        if again == splits:
+            scene, member = batch.origins[rows[0]]
+            raise RolloutTooLongError(
+                f"expected a single rollout to fit into memory, got {longest} tokens (scene "
+                f"{scene}, member {member}) and: {reason}; a smaller token_budget or view_size, "
+                "LoRA, or bfloat16 weights may help"
+            )
+        logger.warning(
+            "out of memory with %d rollouts of up to %d tokens: micro_batch_tokens is %d from here "
+            "on, and this update begins anew",
+            len(rows),
+            longest,
+            limit,
+        )
+        self.token_limit = limit
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _finite_loss(self, batch: TrainingBatch, done: _Pass, norm: float) -> float:
+        """Return the loss of all ranks, or stop before a bad gradient reaches the weights."""
+        losses = [float(loss) for loss in done.losses]
+        wrong = [
+            batch.origins[row]
+            for rows, loss in zip(done.splits, losses, strict=True)
+            if not math.isfinite(loss)
+            for row in rows
+        ]
+        # All ranks must see the same, or some would stop and the others wait for them.
+        everyone = self.ranks.gather((losses, wrong))
+        total = sum(loss for of_rank, _ in everyone for loss in of_rank)
+        bad = [origin for _, of_rank in everyone for origin in of_rank]
+        if not bad and math.isfinite(norm):
+            return total
+        self.optimizer.zero_grad(set_to_none=True)
+        raise NonFiniteUpdateError(
+            f"expected a finite loss and gradient, got loss {total} and gradient norm {norm}"
+            + (f"; the loss is bad for (scene, member) {bad}" if bad else "")
+            + "; a lower learning rate or float32 weights may help"
+        )
+
+
+def out_of_memory(error: RuntimeError) -> bool:
+    """Return whether an error of torch says that memory ran out, on a GPU or on the CPU."""
+    text = str(error)
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "out of memory" in text
+        or "DefaultCPUAllocator" in text
+    )
+
+
+class _Fixed(NamedTuple):
+    """Logprobs of one rollout that stay the same over the updates on its batch, each (T,)."""
+
+    old: Tensor
+    ref: Tensor | None
+
+
+@dataclass(eq=False)
+class _Pass:
+    """What the micro-batches of one update gave."""
+
+    splits: list[list[int]]
+    losses: list[Tensor] = field(default_factory=list)
+    stats: list[TokenStats] = field(default_factory=list)
+    gaps: list[TokenStats] = field(default_factory=list)
+    missing: list[Tensor] = field(default_factory=list)
+
+
+def _stack(rows: Sequence[Tensor], width: int) -> Tensor:
+    """Return rows of any lengths as (B, width), cut or filled with 0."""
+    table = pad_sequence(list(rows), batch_first=True)[:, :width]
+    return nn.functional.pad(table, (0, width - table.shape[1]))

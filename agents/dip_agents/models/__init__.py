@@ -1,0 +1,1 @@
+"""Vision-language models: weights, forward passes, loading and saving."""

@@ -1,0 +1,128 @@
+"""A policy whose weights are split over the ranks, so that it trains where one GPU is too small.
+
+FSDP2 (``torch.distributed.fsdp.fully_shard``): every rank keeps a slice of every weight, gradient
+and optimizer state; before a layer runs, its weights are gathered, and after its backward pass the
+gradients are summed straight into the slices.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+from torch.distributed.device_mesh import init_device_mesh
+from torch.distributed.fsdp import FSDPModule, fully_shard
+
+from dip_agents.models.vlm import VLM, TokenLogprobs
+from dip_agents.runtime.distributed import Ranks
+from dip_agents.runtime.dtensors import gathered, split_like
+from dip_agents.tokens.buffer import TokenBuffer
+from dip_env.errors import ConfigError
+
+
+class _Entrance(nn.Module):
+    """The one way in: gathers what belongs to no layer before anything of the model runs.
+
+    ``VLM`` calls parts of the model directly (vision tower, text model, the head's weight), which
+    the hooks of ``fully_shard`` on the model itself would never see.
+    """
+
+    def __init__(self, vlm: VLM) -> None:
+        super().__init__()
+        self.model = vlm.model
+        self.vlm = vlm
+
+    def forward(
+        self, buffers: Sequence[TokenBuffer], temperature: float
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        found = self.vlm.token_logprobs(buffers, temperature)
+        # A tuple: the hooks look for tensors in it, and would not inside of a dataclass.
+        return found.logprobs, found.entropy, found.mask
+
+
+class ShardedVLM:
+    """A copy of a model, split over the ranks; the policy of a trainer.
+
+    All ranks must call its methods equally often and in the same order. The model it was made
+    from stays whole: it samples, since ranks do not decode equally many tokens, and takes over the
+    weights by ``weights.copy_weights``.
+
+    Args:
+        vlm: the model; the same on every rank.
+        ranks: at least one of them.
+
+    Raises:
+        ConfigError: for a model of another make than Qwen-VL.
+    """
+
+    def __init__(self, vlm: VLM, ranks: Ranks) -> None:
+        """Copy and split; the whole copy is given up on the way."""
+        if type(vlm) is not VLM:
+            raise ConfigError(
+                f"FSDP2: expected a Qwen-VL model, got {type(vlm.core).__name__}; take ddp"
+            )
+        self.vlm = VLM(copy.deepcopy(vlm.model), vlm.processor, vlm.autocast)
+        self.vlm.keeps_features = False
+        mesh = init_device_mesh(vlm.device.type, (ranks.count,))
+        core = self.vlm.core.model
+        entrance = _Entrance(self.vlm)
+        settings: dict[str, Any] = {
+            "mesh": mesh,
+            "reshard_after_forward": ranks.reshard_after_forward,
+        }
+        for layer in (*core.language_model.layers, *core.visual.blocks):
+            fully_shard(layer, **settings)
+        fully_shard(entrance, mesh=mesh)  # what is left: embeddings, head, norms, mergers
+        for module in entrance.modules():
+            if isinstance(module, FSDPModule):
+                # The losses of the ranks are shares of one loss: sum, where FSDP would average.
+                module.set_gradient_divide_factor(1.0)
+                module.set_force_sum_reduction_for_comms(True)
+        self._entrance = entrance
+
+    @property
+    def model(self) -> Any:
+        """The model in slices; only ``token_logprobs`` may run it."""
+        return self.vlm.model
+
+    @property
+    def shares_prefix(self) -> bool:
+        """Whether rollouts of one group share their prompt, as in the whole model."""
+        return self.vlm.shares_prefix
+
+    def token_logprobs(
+        self, buffers: Sequence[TokenBuffer], temperature: float = 1.0
+    ) -> TokenLogprobs:
+        """Return what ``VLM.token_logprobs`` does, with gradient for the slices."""
+        return TokenLogprobs(*self._entrance(buffers, temperature))
+
+    def trainable_parameters(self) -> Iterator[nn.Parameter]:
+        """Yield the slices that learn, in the order of the whole model."""
+        return self.vlm.trainable_parameters()
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """Return whole weights on the CPU, under the names and ties of the whole model."""
+        # By identity, which all ranks see alike, so that they gather the same and equally often.
+        owner = {n: id(p) for n, p in self.model.named_parameters(remove_duplicate=False)}
+        whole: dict[int | str, Tensor] = {}
+        found = {}
+        for name, tensor in self.vlm.state_dict().items():
+            key = owner.get(name, name)
+            if key not in whole:
+                whole[key] = gathered(tensor)
+            found[name] = whole[key]
+        return found
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Take back what ``state_dict`` of this or of the whole model returned.
+
+        Args:
+            state: the same names and shapes.
+
+        Raises:
+            RuntimeError: for a name that is not there.
+        """
+        own = self.vlm.state_dict()
+        self.vlm.load_state_dict({name: split_like(t, own.get(name)) for name, t in state.items()})

@@ -1,0 +1,229 @@
+"""The forward pass for any family of transformers' image-text models; plain padded batches.
+
+Nothing is known about the inside of the model: it embeds, encodes its images and masks attention
+itself. Hence no shared prefix, and an image is encoded once per row that shows it.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
+
+from dip_agents.models.activation_checkpointing import recompute_activations
+from dip_agents.models.vlm import VLM
+from dip_agents.tokens.buffer import EncodedImage, TokenBuffer
+from dip_agents.tokens.generic_chat import GenericChat
+from dip_env.episode import Message
+from dip_env.errors import ConfigError
+
+
+class GenericVLM(VLM):
+    """A model of ``AutoModelForImageTextToText`` that gives each image a fixed number of tokens.
+
+    Such are LLaVA, Idefics3, SmolVLM, InternVL and Gemma 3. At construction two short rows go
+    through the model in the two ways that are used, whole and with a cache; a family for which
+    they differ is refused.
+
+    Args:
+        model: the model, or a PEFT model around one.
+        processor: its processor.
+        autocast: dtype for matrix products, or None for the weights' own.
+
+    Raises:
+        ConfigError: for a model or processor that does not work in this way; says what was
+            expected.
+    """
+
+    chat: GenericChat
+    shares_prefix = False
+
+    def __init__(self, model: Any, processor: Any, autocast: torch.dtype | None = None) -> None:
+        """Read the sizes once and try the model out."""
+        self.model = model
+        self.processor = processor
+        self.autocast = autocast
+        core = self.core
+        config, kind = core.config, type(core).__name__
+        for name in ("model", "lm_head"):
+            if not hasattr(core, name):
+                raise ConfigError(
+                    f"{kind}: expected its parts in .model and .lm_head, got no {name}"
+                )
+        if hasattr(core.model, "get_rope_index"):
+            raise ConfigError(f"{kind}: expected one position per token, got a model with several")
+        text = config.get_text_config()
+        for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+            if getattr(text, name, None) not in (None, 1.0):
+                raise ConfigError(f"{kind}: expected logits straight from lm_head, got {name}")
+        placeholder = getattr(config, "image_token_id", None)
+        if placeholder is None:
+            raise ConfigError(f"{kind}: expected image_token_id in its config")
+        self.chat = GenericChat(processor, int(placeholder))
+        self.merge, self.has_deepstack = 1, False
+        known = inspect.signature(core.model.forward).parameters
+        self._type_names = [n for n in ("token_type_ids", "mm_token_type_ids") if n in known]
+        vocabulary = core.get_input_embeddings().weight.shape[0]
+        ban = torch.zeros(max(vocabulary, core.lm_head.weight.shape[0]))
+        ban[[i for i in self.chat.banned_ids if i < len(ban)]] = -torch.inf
+        ban[len(processor.tokenizer) :] = -torch.inf
+        self._ban = ban[: core.lm_head.weight.shape[0]]
+        self._try_out()
+
+    def checkpoint_activations(self) -> None:
+        """Compute the insides of all layers again for the backward pass, from now on.
+
+        Logprobs and gradients stay; an update takes about a third longer and much less memory.
+
+        Raises:
+            ConfigError: for a family that does not mark its layers as transformers' own do.
+        """
+        parts = list(self.core.model.modules())
+        layers = [part for part in parts if isinstance(part, GradientCheckpointingLayer)]
+        if not layers:
+            raise ConfigError(
+                "gradient_checkpointing: expected a model with layers of the kind "
+                f"GradientCheckpointingLayer, got {self.core.config.model_type} without"
+            )
+        recompute_activations(layers)
+
+    def features_of(self, images: Iterable[EncodedImage]) -> dict[bytes, Any]:
+        """Return nothing: the model encodes images itself, in its forward pass."""
+        return {}
+
+    def hidden(
+        self, buffers: Sequence[TokenBuffer], features: dict[bytes, Any] | None = None
+    ) -> Tensor:
+        """Return the last hidden states (B, T, d) of whole buffers, right padded.
+
+        Args:
+            buffers: B episodes, the longest has T tokens.
+            features: not used.
+        """
+        ids, mask = self._padded([buffer.ids for buffer in buffers], left=False)
+        images = [image for buffer in buffers for image in buffer.images]
+        states: Tensor = self._forward(ids, mask, images, use_cache=False).last_hidden_state
+        return states
+
+    def deciding_states(self, buffers: Sequence[TokenBuffer], mask: Tensor) -> Tensor:
+        """Return the states (N, d) that the policy tokens were drawn from, row by row."""
+        return self.hidden(buffers)[:, :-1][mask[:, 1:]]
+
+    def logits(self, states: Tensor) -> Tensor:
+        """Return float32 logits (N, V) of last hidden states (N, d), bans not yet applied."""
+        with self.precision():
+            out: Tensor = self.core.lm_head(states)
+        return out.float()
+
+    def begin(
+        self, rows: Sequence[Sequence[int]], images: Sequence[EncodedImage]
+    ) -> tuple[Tensor, Tensor, Any]:
+        """Read whole rows, to go on with ``extend``.
+
+        Args:
+            rows: token ids of B rows.
+            images: of all rows, row by row in the order of their placeholders.
+
+        Returns:
+            State (B, d) of each last token, mask of tokens (B, T) with padding on the left, cache.
+        """
+        ids, mask = self._padded(rows, left=True)
+        out = self._forward(ids, mask, images, use_cache=True)
+        if out.past_key_values is None:
+            raise ConfigError(f"{type(self.core).__name__}: expected a cache of keys and values")
+        return out.last_hidden_state[:, -1], mask, out.past_key_values
+
+    def extend(self, ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Tensor, Any]:
+        """Read one more token of each row.
+
+        Args:
+            ids: (B,) long.
+            mask: of the tokens before (B, T).
+            cache: as it was returned.
+
+        Returns:
+            State (B, d) of these tokens, mask (B, T + 1), cache.
+        """
+        mask = torch.cat([mask, torch.ones_like(mask[:, :1])], 1)
+        with self.precision():
+            out = self.core.model(
+                input_ids=ids[:, None],
+                attention_mask=mask,
+                position_ids=mask.sum(1, keepdim=True) - 1,
+                past_key_values=cache,
+                use_cache=True,
+            )
+        return out.last_hidden_state[:, -1], mask, out.past_key_values
+
+    def _padded(self, rows: Sequence[Sequence[int]], left: bool) -> tuple[Tensor, Tensor]:
+        """Return ids (B, T) and which of them are tokens, long (B, T)."""
+        pad = self.processor.tokenizer.pad_token_id
+        longest = max(map(len, rows))
+        # Padding is never attended to and never a target; any token but a placeholder will do.
+        ids = torch.full((len(rows), longest), self.chat.eos_token_id if pad is None else pad)
+        mask = torch.zeros(len(rows), longest, dtype=torch.long)
+        for row, tokens in enumerate(rows):
+            place = slice(longest - len(tokens), None) if left else slice(len(tokens))
+            ids[row, place] = torch.tensor(tokens)
+            mask[row, place] = 1
+        return ids.to(self.device), mask.to(self.device)
+
+    def _forward(
+        self, ids: Tensor, mask: Tensor, images: Sequence[EncodedImage], use_cache: bool
+    ) -> Any:
+        inputs: dict[str, Any] = dict.fromkeys(
+            self._type_names, ((ids == self.image_token_id) & (mask == 1)).long()
+        )
+        if images:
+            pixels = torch.from_numpy(np.stack([image.patches for image in images]))
+            dtype = next(p.dtype for p in self.core.parameters() if p.is_floating_point())
+            pixels = pixels.to(self.device, dtype)
+            inputs["pixel_values"] = pixels if self.chat.pixel_axes == 4 else pixels[None]
+        with self.precision():
+            return self.core.model(
+                input_ids=ids,
+                attention_mask=mask,
+                position_ids=(mask.cumsum(1) - 1).clamp(min=0),
+                use_cache=use_cache,
+                **inputs,
+            )
+
+    @torch.no_grad()
+    def _try_out(self) -> None:
+        """Compare states of two ragged rows read whole and read with a cache."""
+        kind, was_training = type(self.core).__name__, self.core.training
+        self.model.eval()
+        picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
+        rows, images = [], []
+        for text, shown in (("1", (picture,)), ("1 2 3 4 5", (picture, picture[::-1]))):
+            ids, encoded = self.chat.opening([Message("user", text, shown)])
+            said = self.chat.policy_ids("1 2")[:2]
+            rows.append([*ids, *said])
+            images += encoded
+        try:
+            padded, mask = self._padded(rows, left=False)
+            whole = self._forward(padded, mask, images, use_cache=False).last_hidden_state
+            ends = torch.tensor([len(row) - 1 for row in rows], device=self.device)
+            expected = whole[torch.arange(len(rows), device=self.device), ends]
+            _, mask, cache = self.begin([row[:-1] for row in rows], images)
+            last = torch.tensor([row[-1] for row in rows], device=self.device)
+            got, _, _ = self.extend(last, mask, cache)
+        except (ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
+            raise ConfigError(
+                f"{kind}: expected input_ids, attention_mask, position_ids, pixel_values and a "
+                f"cache of keys and values to be enough, got {type(error).__name__}: {error}"
+            ) from error
+        finally:
+            self.model.train(was_training)
+        exact = self.autocast is None and whole.dtype == torch.float32
+        gap = float((got - expected).abs().max() / expected.abs().max())
+        if not gap < (1e-3 if exact else 0.1):
+            raise ConfigError(
+                f"{kind}: expected equal states of rows read whole and with a cache, got a "
+                f"difference of {gap:.2g}; sampler and trainer would speak of different policies"
+            )

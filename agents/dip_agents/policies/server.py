@@ -1,0 +1,101 @@
+"""Any model behind an OpenAI-compatible server as a policy; nothing of it is needed here."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from dip_agents.engines.chat_client import ChatServer, first_choice, message_json
+from dip_agents.policies.base import Completion
+from dip_env.actions import as_thought
+from dip_env.episode import Observation
+from dip_env.errors import ConfigError
+from dip_wrappers.chat import plain_text
+
+
+class ServerPolicy:
+    """Sends the conversation with its images and takes what the model says as the action.
+
+    It needs no tokenizer and gives no tokens: to evaluate a model. ``OpenAIEngine`` counts tokens
+    and can keep those that a trainer needs.
+
+    Args:
+        server: its address, such as ``http://127.0.0.1:8000/v1``.
+        model: name of the model there.
+        temperature: 0 is greedy.
+        max_tokens: of one turn.
+        key_variable: environment variable that holds the API key, or None for no key.
+        concurrency: most requests at once.
+        timeout: seconds one request may take.
+        retries: further tries after a busy or failing server.
+
+    Raises:
+        ConfigError: for a server, a key variable or a number that cannot work.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        model: str,
+        temperature: float = 0.0,
+        max_tokens: int = 1024,
+        *,
+        key_variable: str | None = None,
+        concurrency: int = 8,
+        timeout: float = 120.0,
+        retries: int = 4,
+    ) -> None:
+        """Check the settings; nothing is sent yet."""
+        for name, value in (("concurrency", concurrency), ("max_tokens", max_tokens)):
+            if value < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {value}")
+        if not temperature >= 0:
+            raise ConfigError(f"temperature: expected at least 0, got {temperature}")
+        self.model, self.temperature, self.max_tokens = model, temperature, max_tokens
+        self.concurrency = concurrency
+        self.server = ChatServer(server, key_variable, timeout=timeout, retries=retries)
+
+    def act(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[Completion]:
+        """Ask for one turn of each conversation.
+
+        Args:
+            observations: conversations whose last message is the environment's.
+            seeds: one per observation; sent along unless greedy.
+
+        Returns:
+            One completion per observation, in order.
+
+        Raises:
+            EngineError: when the server cannot be reached, refuses, or answers nonsense.
+        """
+        bodies = [self._body(o, seed) for o, seed in zip(observations, seeds, strict=True)]
+        with ThreadPoolExecutor(self.concurrency, "server") as pool:
+            choices = [first_choice(answer) for answer in pool.map(self.server.ask, bodies)]
+        return [_completion(choice) for choice in choices]
+
+    def _body(self, observation: Observation, seed: int) -> dict[str, Any]:
+        body: dict[str, Any] = {
+            "model": self.model,
+            "messages": [message_json(m) for m in observation.messages],
+            "max_tokens": self.max_tokens,
+            "temperature": self.temperature,
+        }
+        # Servers differ in how many bits they take; 31 are safe.
+        return body | ({"seed": seed % 2**31} if self.temperature > 0 else {})
+
+
+def _completion(choice: dict[str, Any]) -> Completion:
+    """Return what was said; a think that the server moved out of the text is put back.
+
+    The server has said where it ends, so tags that it quotes, as from the prompt, end nothing.
+    """
+    message, cut = choice["message"], choice["finish_reason"] == "length"
+    said = message["content"] or ""
+    # Servers differ in what they call it.
+    thought = message.get("reasoning_content") or message.get("reasoning")
+    if not thought:
+        return Completion(said, truncated=cut)
+    end = "" if cut and not said else "</think>"
+    thought = as_thought(plain_text(thought)).text
+    return Completion(f"<think>{thought}{end}{said}", truncated=cut)

@@ -1,0 +1,118 @@
+"""The completions table: what the policy really said, on disk to be read; no scalars here."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from torch import Tensor
+
+from dip_agents.grpo.metrics import policy_tokens
+
+if TYPE_CHECKING:
+    from dip_agents.grpo.rollouts import RolloutGroup
+
+
+def completion_rows(
+    step: int, groups: Sequence[RolloutGroup], advantages: Tensor
+) -> list[dict[str, Any]]:
+    """Put every rollout of a step into one flat row.
+
+    Args:
+        step: the update these rollouts fed.
+        groups: P groups of G rollouts.
+        advantages: (P, G).
+
+    Returns:
+        P*G rows: step, scene, member, reward, terms, advantage, length and policy_tokens (in
+        tokens), turns, regions, ending, transcript.
+    """
+    return [
+        {
+            "step": step,
+            "scene": group.scene_index,
+            "member": member,
+            "reward": rollout.reward,
+            "terms": dict(rollout.terms),
+            "advantage": float(advantages[row, member]),
+            "length": len(rollout.buffer.ids),
+            "policy_tokens": policy_tokens(rollout),
+            "turns": rollout.info["turns"],
+            "regions": rollout.info["regions"],
+            "ending": rollout.info["ending"],
+            "transcript": rollout.info["transcript"],
+        }
+        for row, group in enumerate(groups)
+        for member, rollout in enumerate(group.rollouts)
+    ]
+
+
+def write_completions(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
+    """Write rows as ``step_000010.jsonl`` for programs and ``step_000010.md`` for eyes.
+
+    Args:
+        folder: made when missing.
+        rows: from ``completion_rows``, all of one step.
+
+    Returns:
+        The path of the JSON lines.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    stem = folder / f"step_{rows[0]['step']:06d}"
+    lines = "".join(json.dumps(row, default=_plain, ensure_ascii=False) + "\n" for row in rows)
+    stem.with_suffix(".jsonl").write_text(lines, encoding="utf-8")
+    stem.with_suffix(".md").write_text("\n".join(map(_readable, rows)), encoding="utf-8")
+    return stem.with_suffix(".jsonl")
+
+
+def drop_completions_after(folder: Path, step: int) -> None:
+    """Delete tables of later steps: the run that wrote them went on from an earlier checkpoint.
+
+    Args:
+        folder: may not exist.
+        step: the last step to keep.
+    """
+    for path in folder.glob("step_*"):
+        number = path.stem.removeprefix("step_")
+        if number.isdigit() and int(number) > step:
+            path.unlink()
+
+
+def _readable(row: Mapping[str, Any]) -> str:
+    """Render one row as Markdown; what was said is fenced, so that no tag is lost in a viewer."""
+    terms = ", ".join(f"{name} {value:.3f}" for name, value in row["terms"].items())
+    head = [
+        f"## Step {row['step']}, scene {row['scene']}, member {row['member']}",
+        "",
+        f"reward {row['reward']:.3f} ({terms}), advantage {row['advantage']:+.3f}, "
+        f"{row['turns']} turns, {row['regions']} regions looked at, {row['policy_tokens']} of "
+        f"{row['length']} tokens written, ending: {row['ending']}",
+        "",
+    ]
+    for message in row["transcript"]:
+        text = str(message.get("text", ""))
+        fence = "`" * max(3, _longest_run(text, "`") + 1)
+        head += [f"**{message.get('role', '?')}**", "", fence, text, fence, ""]
+    return "\n".join(head)
+
+
+def _longest_run(text: str, character: str) -> int:
+    longest = run = 0
+    for c in text:
+        run = run + 1 if c == character else 0
+        longest = max(longest, run)
+    return longest
+
+
+def _plain(value: Any) -> Any:
+    """Turn numpy values into JSON ones; pixels are named by their shape, not printed."""
+    if isinstance(value, np.ndarray):
+        return value.tolist() if value.dtype != np.uint8 else f"image {value.shape}"
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"completions: expected a JSON value, got {type(value).__name__}")

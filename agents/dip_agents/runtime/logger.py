@@ -1,0 +1,262 @@
+"""Where a run's numbers go: TensorBoard, JSON lines, the terminal; knows no model and no loss.
+
+What the numbers say goes wrong is told when it begins and when it ends, see ``symptoms.py``.
+
+Steps count from 1: step k is what happened during update k. Everything about step k is on disk
+before the checkpoint of step k is, so a resumed log has neither holes nor repeats.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from torch.utils.tensorboard import SummaryWriter
+
+from dip_agents.objectives.advantages import Advantages
+from dip_agents.runtime.completions import (
+    completion_rows,
+    drop_completions_after,
+    write_completions,
+)
+from dip_agents.runtime.diagnostics import SymptomWatch
+
+if TYPE_CHECKING:
+    from dip_agents.grpo.rollouts import RolloutGroup
+
+HEADLINE = {
+    "reward/total": "reward",
+    "reward/accuracy": "accuracy",
+    "reward/look": "look",
+    "rollout/regions": "regions",
+    "train/entropy": "entropy",
+    "time/step": "s/step",
+}
+"""What the terminal shows of a step, where the step has it."""
+
+
+class PhaseTimer:
+    """Adds up the seconds each phase of a step takes."""
+
+    def __init__(self) -> None:
+        """Start with nothing measured."""
+        self._seconds: dict[str, float] = defaultdict(float)
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Measure what runs inside the ``with`` block and add it to ``name``."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self._seconds[name] += time.perf_counter() - start
+
+    def take(self) -> dict[str, float]:
+        """Return ``time/<phase>`` and their sum ``time/step`` in seconds, and start anew."""
+        taken = {f"time/{name}": seconds for name, seconds in self._seconds.items()}
+        taken["time/step"] = sum(self._seconds.values())
+        self._seconds.clear()
+        return taken
+
+
+class RunLogger:
+    """Writes one run: metrics, ``tensorboard/``, completions, symptoms and the terminal.
+
+    Call ``start`` before the first step and ``close`` after the last, or use it in a ``with``.
+
+    Args:
+        folder: of the run, made when missing.
+        total_steps: for the progress bar.
+        print_interval: without a terminal, one line is printed each so many steps; 0 for none.
+        completions_interval: the completions table is written each so many steps, and at step 1;
+            0 for never.
+        console: where to print; default standard output.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        total_steps: int,
+        *,
+        print_interval: int = 1,
+        completions_interval: int = 10,
+        console: Console | None = None,
+    ) -> None:
+        """Remember the settings; nothing is opened yet."""
+        self.folder = Path(folder)
+        self.total_steps = total_steps
+        self.print_interval = print_interval
+        self.completions_interval = completions_interval
+        self.console = console or Console()
+        self._writer: SummaryWriter | None = None
+        self._progress: Progress | None = None
+        self._watch = SymptomWatch()
+
+    @property
+    def metrics_path(self) -> Path:
+        """The file with one JSON object per step."""
+        return self.folder / "metrics.jsonl"
+
+    @property
+    def symptoms_path(self) -> Path:
+        """The file with a line for each symptom that began or ended; missing while none did."""
+        return self.folder / "symptoms.txt"
+
+    def start(self, step: int = 0) -> None:
+        """Open the log after ``step`` finished steps; what it holds of later ones is cut off.
+
+        Args:
+            step: 0 for a new run, else that of the checkpoint.
+        """
+        self.close()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        cut_lines_after(self.metrics_path, step)
+        drop_completions_after(self.folder / "completions", step)
+        self._relive()
+        self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
+        if self.console.is_terminal:
+            self._progress = Progress(
+                TextColumn("train"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[headline]}"),
+                console=self.console,
+            )
+            self._progress.add_task("train", total=self.total_steps, completed=step, headline="")
+            self._progress.start()
+
+    def log(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Write the numbers of one step everywhere, and make sure they are in the files.
+
+        Args:
+            step: from 1.
+            metrics: log key -> number; NaN and infinities become null in the JSON lines.
+
+        Raises:
+            RuntimeError: before ``start``.
+        """
+        if self._writer is None:
+            raise RuntimeError("RunLogger.log: expected start() before the first step")
+        values = {key: v if math.isfinite(v) else None for key, v in metrics.items()}
+        with self.metrics_path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"step": step, **values}) + "\n")
+        for key, value in metrics.items():
+            self._writer.add_scalar(key, value, step)
+        self._writer.flush()
+        self._show(step, metrics)
+        for line in self._observed(step, values):
+            self.console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
+
+    def completions(
+        self, step: int, groups: Sequence[RolloutGroup], advantages: Advantages
+    ) -> None:
+        """Write the completions table when this step is one of those that get one.
+
+        Args:
+            step: from 1.
+            groups: P groups of G rollouts.
+            advantages: of these groups.
+        """
+        every = self.completions_interval
+        if every and (step == 1 or step % every == 0):
+            rows = completion_rows(step, groups, advantages.values)
+            write_completions(self.folder / "completions", rows)
+
+    def close(self) -> None:
+        """Close files and progress bar; may be called twice."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = None
+
+    def __enter__(self) -> Self:
+        """Return itself; ``start`` is still the trainer's to call, which knows the step."""
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        """Close, whatever happened."""
+        self.close()
+
+    def _relive(self) -> None:
+        """Bring the watch and its file to where the metrics end."""
+        self._watch = SymptomWatch()
+        self.symptoms_path.unlink(missing_ok=True)
+        for row in read_metrics(self.metrics_path):
+            self._observed(int(row["step"] or 0), row)
+
+    def _observed(self, step: int, values: Mapping[str, float | None]) -> list[str]:
+        """Return and write what began or ended with a step."""
+        lines = [f"step {step}: {line}" for line in self._watch.observe(values)]
+        if lines:
+            with self.symptoms_path.open("a", encoding="utf-8") as file:
+                file.writelines(f"{line}\n" for line in lines)
+        return lines
+
+    def _show(self, step: int, metrics: Mapping[str, float]) -> None:
+        shown = {name: metrics[key] for key, name in HEADLINE.items() if key in metrics}
+        headline = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
+        if self._progress is not None:
+            self._progress.update(
+                self._progress.task_ids[0], completed=step, headline=headline, refresh=True
+            )
+        elif self.print_interval and (step % self.print_interval == 0 or step == self.total_steps):
+            self.console.print(
+                f"step {step}/{self.total_steps}  {headline}", highlight=False, soft_wrap=True
+            )
+
+
+def read_metrics(path: Path | str) -> list[dict[str, float | None]]:
+    """Read ``metrics.jsonl``; a last line that a kill cut short is left out.
+
+    Args:
+        path: the file; may not exist.
+
+    Returns:
+        One dict per step, in the order of the file.
+
+    Raises:
+        ValueError: for a broken line before the last one; that is damage, not a kill.
+    """
+    path = Path(path)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    rows = []
+    for number, line in enumerate(lines, start=1):
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError as error:
+            if number < len(lines):
+                raise ValueError(f"{path}, line {number}: expected JSON, got: {error}") from error
+    return rows
+
+
+def cut_lines_after(path: Path, step: int) -> None:
+    """Drop the lines of steps after ``step`` from a JSON-lines file, in one atomic move.
+
+    Args:
+        path: the file; may not exist.
+        step: the last step to keep.
+    """
+    if not path.is_file():
+        return
+    rows = [row for row in read_metrics(path) if (row["step"] or 0) <= step]
+    shorter = path.with_name(f"unfinished-{path.name}")
+    shorter.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    os.replace(shorter, path)

@@ -1,0 +1,173 @@
+"""Demonstrations as tokens: what supervised fine-tuning learns from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from torch.utils.data import Dataset
+
+from dip_agents.policies.base import Policy
+from dip_agents.policies.oracle import OraclePolicy, shown_in
+from dip_agents.runtime.seeds import derived_seed
+from dip_agents.tokens.buffer import TokenBuffer
+from dip_agents.tokens.chat import ChatTokens
+from dip_env.boxes import clip_boxes
+from dip_env.config import EpisodeConfig
+from dip_env.episode import Episode
+from dip_env.scenes.base import Scene, SceneSource
+from dip_env.views import Crop
+from dip_wrappers.controlled import Control
+from dip_wrappers.controls import blurred_overview
+
+GOLDEN = 0.6180339887498949
+"""Multiples of it fall evenly into [0, 1)."""
+BLUR_RADIUS = 4.0
+"""Of the overview in lessons that teach to read crops, view pixels."""
+BLURRED_SCALE = 0.25
+"""What such an overview shows counts as reduced so much (source: ours, by eye)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Lesson:
+    """One demonstrated episode.
+
+    Args:
+        buffer: its tokens; loss mask 1 on what the demonstrator said.
+        boxes: per image of the buffer, the true boxes in pixels of that image, (N, 4).
+        in_view: per image, the same people's whole boxes in pixels of the overview, (N, 4).
+    """
+
+    buffer: TokenBuffer
+    boxes: list[NDArray[np.float64]]
+    in_view: list[NDArray[np.float64]]
+
+
+def play_lesson(
+    scene: Scene,
+    index: int,
+    config: EpisodeConfig,
+    policy: Policy,
+    chat: ChatTokens,
+    seed: int,
+    *,
+    control: Control | None = None,
+    shortest: float = 0.0,
+) -> Lesson:
+    """Let a policy play one episode and keep it as tokens.
+
+    Args:
+        scene: the scene.
+        index: its number in the policy's source.
+        config: the rules of the episode.
+        policy: the demonstrator.
+        chat: the learner's tokens.
+        seed: of the demonstrator.
+        control: what of the episode is changed. Looks are then given and not learned, since the
+            demonstrator chose them by what the learner may not see.
+        shortest: people less tall in the overview, in its pixels, do not count as shown by it.
+
+    Returns:
+        The lesson.
+    """
+    begin = Episode if control is None else control.episode
+    episode = begin(scene, config, scene_index=index)
+    buffer = TokenBuffer(chat.image_token_id)
+    buffer.append_env(*chat.opening(episode.observation().messages))
+    truth = clip_boxes(scene.truth, scene.size)
+    whole = episode.view.scene_to_view(truth)
+    boxes = [whole[whole[:, 3] - whole[:, 1] >= shortest]]
+    in_view = boxes.copy()
+    while not episode.done:
+        said = policy.act([episode.observation()], [derived_seed(seed, index, len(boxes))])[0]
+        turn = episode.step(said.text)
+        # As the episode has it, since a control may have looked elsewhere.
+        ids = chat.policy_ids(_last_words(episode))
+        if control is None or episode.done:
+            buffer.append_policy(ids, [0.0] * len(ids))
+        else:
+            buffer.append_env(ids)
+        if turn.message is not None:
+            buffer.append_env(*chat.reply(turn.message))
+        for crop in turn.crops:
+            shown = truth[shown_in(truth, crop)]
+            boxes.append(_in_crop(shown, crop))
+            in_view.append(episode.view.scene_to_view(shown))
+    return Lesson(buffer, boxes, in_view)
+
+
+def _last_words(episode: Episode) -> str:
+    """Return the newest action of an episode."""
+    return next(m.text for m in reversed(episode.transcript) if m.role == "assistant")
+
+
+def _in_crop(boxes: NDArray[np.float64], crop: Crop) -> NDArray[np.float64]:
+    """Clip boxes (N, 4) of the scene frame to a crop and convert them to its pixels."""
+    low, high = np.tile(crop.region[:2], 2), np.tile(crop.region[2:], 2)
+    scale = np.array([crop.image.shape[1], crop.image.shape[0]] * 2) / (high - low)
+    return (np.clip(boxes, low, high) - low) * scale
+
+
+class LessonData(Dataset[Lesson]):
+    """A data set of lessons, each played when it is asked for.
+
+    Args:
+        source: scenes; lesson i plays scene i.
+        count: number of lessons.
+        config: the rules of the episodes.
+        teacher: makes the demonstrator for source and rules; for blurred lessons it is called with
+            ``overview_scale`` too.
+        chat: the learner's tokens.
+        seed: of the demonstrator.
+        without_looks: share of lessons without a look: their rules allow none.
+        blurred: share of lessons whose overview is blurred, so that the small can be found in
+            crops only; what a look shows is easily neglected where the overview shows it too.
+            None where the rules allow no look before the answer.
+    """
+
+    def __init__(
+        self,
+        source: SceneSource,
+        count: int,
+        config: EpisodeConfig,
+        teacher: Callable[..., OraclePolicy],
+        chat: ChatTokens,
+        seed: int = 0,
+        without_looks: float = 0.0,
+        blurred: float = 0.0,
+    ) -> None:
+        """Keep everything; nothing is drawn yet."""
+        self.source, self.count, self.config = source, min(count, len(source)), config
+        self.chat, self.seed, self.without_looks = chat, seed, without_looks
+        self.policy = teacher(source, config)
+        # Without a look nothing makes up for the blur.
+        self.blurred = blurred if config.max_looks > 0 and config.max_turns > 1 else 0.0
+        self.reader = self.policy
+        if self.blurred:
+            self.reader = teacher(source, config, overview_scale=BLURRED_SCALE)
+
+    def __len__(self) -> int:
+        """Return the number of lessons."""
+        return self.count
+
+    def __getitem__(self, index: int) -> Lesson:
+        """Play lesson ``index``."""
+        rules, scene = self.config, self.source[index]
+        # Spread evenly over the lessons, whatever their order.
+        place = (index * GOLDEN) % 1
+        if place < self.without_looks:
+            rules = replace(rules, max_looks=0)
+        elif place < self.without_looks + self.blurred:
+            return play_lesson(
+                scene,
+                index,
+                rules,
+                self.reader,
+                self.chat,
+                self.seed,
+                control=blurred_overview(BLUR_RADIUS),
+                shortest=self.reader.smallest / BLURRED_SCALE,
+            )
+        return play_lesson(scene, index, rules, self.policy, self.chat, self.seed)

@@ -1,0 +1,435 @@
+"""Supervised fine-tuning on demonstrations: the cold start before reinforcement learning."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from dip_agents.models.generic_vlm import GenericVLM
+from dip_agents.models.tiny.tokenizer import INTEGER_ROLES, JOINED
+from dip_agents.models.vlm import VLM
+from dip_agents.runtime.checkpoints import (
+    Checkpoint,
+    check_random_state,
+    latest_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from dip_agents.runtime.distributed import Ranks
+from dip_agents.runtime.logger import RunLogger
+from dip_agents.runtime.random_state import seed_everything, set_rng_state
+from dip_agents.sft.demonstrations import Lesson
+from dip_agents.sft.dense import (
+    DenseHead,
+    DenseTarget,
+    coordinate_mask,
+    dense_target,
+    smoothed_loss,
+    stacked,
+)
+from dip_agents.sft.optimizer import TeachingOptimizer
+from dip_env.errors import ConfigError
+
+OptimizerName = Literal["adamw", "muon"]
+TeacherLook = Literal["ambiguous", "tiles"]
+
+EDGE_WEIGHT = 0.25
+"""Of the edges' cross-entropy in the dense loss, which is some ten times that of the flags."""
+ENDING = ("steps", "decay_steps", "final_sigma")
+"""Settings that say how a run ends; until the rate falls they change nothing."""
+_JOINED_IDS = slice(INTEGER_ROLES[","].start, INTEGER_ROLES[","].start + JOINED)
+"""Most coordinates of an answer are said in this role."""
+
+
+@dataclass(frozen=True)
+class SFTConfig:
+    """How long and how fast to learn from demonstrations."""
+
+    steps: int = 1000
+    """Optimizer steps."""
+    batch_size: int = 32
+    """Demonstrations per step."""
+    optimizer: OptimizerName = "adamw"
+    """``adamw``, or ``muon`` for the matrices of layers, which teaches random weights sooner."""
+    learning_rate: float = 1e-3
+    """Highest rate; 1e-5 suits pretrained models."""
+    warmup_steps: int = 200
+    """Steps in which the rate rises to it."""
+    decay_steps: int = 0
+    """Last steps, in which the rate falls to 0; until then a resume may change how it ends."""
+    weight_decay: float = 0.01
+    """Decoupled weight decay."""
+    max_grad_norm: float = 1.0
+    """Gradient norm above which the gradient is scaled down."""
+    coordinate_sigma: float = 0.0
+    """Width in integers of smoothed coordinate targets; needs the tiny tokenizer."""
+    final_sigma: float | None = None
+    """Width it shrinks to while the rate falls, so that samples come close to likely numbers."""
+    dense_weight: float = 0.0
+    """Weight of the dense auxiliary loss on the image tokens (for models from scratch)."""
+    without_looks: float = 0.0
+    """Share of lessons whose rules allow no look, so that the model can do without."""
+    blurred: float = 0.0
+    """Share of lessons with a blurred overview, to learn to read crops."""
+    look: TeacherLook = "ambiguous"
+    """Where the teacher looks: in regions that fit what is ambiguous, or in squares of one size on
+    a grid (``tiles``), which a small model learns sooner."""
+    smallest: float = 0.0
+    """The teacher leaves out people it never saw this many pixels tall."""
+    workers: int = 1
+    """Processes that draw scenes and play demonstrations; 0 does it in this one."""
+    seed: int = 0
+    """Of the order of lessons."""
+    checkpoint_every: int = 500
+    """Steps between checkpoints."""
+
+    def __post_init__(self) -> None:
+        """Check every value once.
+
+        Raises:
+            ConfigError: for a value out of range; the message names the field.
+        """
+        for name in ("steps", "batch_size", "checkpoint_every"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("learning_rate", "max_grad_norm"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"{name}: expected above 0, got {getattr(self, name)}")
+        if self.final_sigma is not None and not 0 <= self.final_sigma <= self.coordinate_sigma:
+            raise ConfigError(
+                f"final_sigma: expected 0..{self.coordinate_sigma}, got {self.final_sigma}"
+            )
+        if min(self.without_looks, self.blurred) < 0 or self.without_looks + self.blurred > 1:
+            raise ConfigError(
+                "without_looks, blurred: expected shares >= 0 that are at most 1 together, "
+                f"got {self.without_looks}, {self.blurred}"
+            )
+        if self.blurred and not self.smallest > 0:
+            raise ConfigError(
+                "blurred: expected 0 unless smallest is above 0, since the teacher would answer "
+                f"whom nobody can see, got {self.blurred}"
+            )
+        if self.look not in get_args(TeacherLook):
+            raise ConfigError(f"look: expected ambiguous or tiles, got {self.look!r}")
+        if self.optimizer not in ("adamw", "muon"):
+            raise ConfigError(f"optimizer: expected adamw or muon, got {self.optimizer!r}")
+
+
+@dataclass(frozen=True, eq=False)
+class SFTLoss:
+    """Losses of one batch, or of one rank's share of it; ``total`` carries the gradient.
+
+    Args:
+        total: what is minimised; those of all ranks add up to the batch's.
+        text: plain or smoothed cross-entropy per policy token of the batch.
+        dense: dense loss, 0 when off.
+        accuracy: share of policy tokens whose most likely prediction is the demonstrated one.
+    """
+
+    total: Tensor
+    text: float
+    dense: float
+    accuracy: float
+
+
+class DenseHeads(nn.Module):
+    """The two dense heads: on what the vision tower says, and on what the text model makes of it.
+
+    Args:
+        width: of both.
+    """
+
+    def __init__(self, width: int) -> None:
+        """Make both."""
+        super().__init__()
+        self.vision = DenseHead(width)
+        self.text = DenseHead(width)
+
+
+def sft_loss(
+    vlm: VLM,
+    lessons: Sequence[Lesson],
+    heads: DenseHeads | None,
+    sigma: float = 0.0,
+    dense_weight: float = 0.0,
+    ranks: Ranks | None = None,
+) -> SFTLoss:
+    """Compute the loss of a batch of lessons, or this rank's share of it.
+
+    Args:
+        vlm: the learner.
+        lessons: the batch, or this rank's part of it.
+        heads: of the dense loss, or None.
+        sigma: width of smoothed coordinates, 0 for plain cross-entropy.
+        dense_weight: weight of the dense loss.
+        ranks: who has the other parts; means are over the whole batch.
+
+    Returns:
+        The losses.
+    """
+    buffers = [lesson.buffer for lesson in lessons]
+    targets = [] if heads is None else dense_targets(vlm, lessons)
+    counts = [sft_counts(lessons, targets)]
+    if ranks is not None:
+        counts = ranks.gather(counts[0])
+    tokens, cells, people = (max(1, sum(one)) for one in zip(*counts, strict=True))
+    features = vlm.features_of(image for buffer in buffers for image in buffer.images)
+    hidden = vlm.hidden(buffers, features)
+    ids, mask = vlm.targets(buffers)
+    logp = vlm.log_softmax(hidden[:, :-1][mask[:, 1:]], 1.0)
+    demonstrated = ids[mask]
+    if sigma > 0:
+        flags = torch.zeros(mask.shape, dtype=torch.bool)
+        for row, buffer in enumerate(buffers):
+            flags[row, : len(buffer)] = torch.tensor(coordinate_mask(buffer, vlm))
+        coordinates = flags.to(mask.device)[mask]
+        per_token = smoothed_loss(logp, demonstrated, coordinates, sigma)
+    else:
+        per_token = nn.functional.nll_loss(logp, demonstrated, reduction="none")
+    text = per_token.sum() / tokens
+    dense = text.new_zeros(())
+    if heads is not None:
+        integers = vlm.core.get_input_embeddings().weight[_JOINED_IDS]
+        visual = torch.cat([features[i.key][0] for b in buffers for i in b.images]).float()
+        seen = hidden[ids == vlm.image_token_id].float()
+        for head, states, frame in ((heads.vision, visual, "own"), (heads.text, seen, "view")):
+            found, edges = head.losses(states, *stacked(targets, frame), integers, sigma)
+            dense = dense + found / cells + EDGE_WEIGHT * edges / people
+    right = (logp.argmax(-1) == demonstrated).sum() / tokens
+    total = text + dense_weight * dense
+    return SFTLoss(total, text.item(), dense.item(), right.item())
+
+
+def sft_counts(lessons: Sequence[Lesson], targets: Sequence[DenseTarget]) -> tuple[int, int, int]:
+    """Count what the means of the loss are over.
+
+    Args:
+        lessons: a batch or a part of it.
+        targets: its dense targets; none where there is no dense loss.
+
+    Returns:
+        Policy tokens, quarters of cells, and people in them.
+    """
+    tokens = sum(sum(lesson.buffer.loss_mask) for lesson in lessons)
+    return tokens, sum(t.flags.size for t in targets), sum(len(t.own) for t in targets)
+
+
+def dense_targets(vlm: VLM, lessons: Sequence[Lesson]) -> list[DenseTarget]:
+    """Return the dense targets of all images of a batch, lesson by lesson.
+
+    Args:
+        vlm: gives the side of a token's cell.
+        lessons: a batch or a part of it.
+    """
+    cell = vlm.chat.patch * vlm.chat.merge
+    return [
+        dense_target(boxes, in_view, image, cell)
+        for lesson in lessons
+        for image, boxes, in_view in zip(
+            lesson.buffer.images, lesson.boxes, lesson.in_view, strict=True
+        )
+    ]
+
+
+def train_sft(
+    vlm: VLM,
+    lessons: Dataset[Lesson],
+    config: SFTConfig,
+    out: Path | None = None,
+    *,
+    resume: bool = False,
+    stop_at: int | None = None,
+    logger: RunLogger | None = None,
+    ranks: Ranks | None = None,
+) -> None:
+    """Teach a model from demonstrations.
+
+    With several ranks each learns from its share of every batch, and the gradients add up.
+
+    Args:
+        vlm: the learner; its trainable parameters change.
+        lessons: indexable data set with ``__len__``; each worker process gets a copy.
+        config: the settings.
+        out: folder for checkpoints, or None for none.
+        resume: go on from the newest checkpoint in ``out`` when there is one.
+        stop_at: step after which to return, with a checkpoint in ``out``, to go on with other
+            lessons; by default the last one.
+        logger: where the numbers of the first rank go.
+        ranks: the processes of the run; by default this one alone.
+
+    Raises:
+        ConfigError: for another number of steps once the rate falls, a stop outside what is left
+            of them, coordinate smoothing with another tokenizer than the tiny one, or a dense loss
+            with a model that does not give its image features.
+        FloatingPointError: when a gradient is not finite.
+    """
+    if config.coordinate_sigma > 0 and not _has_integer_tokens(vlm):
+        raise ConfigError(
+            "coordinate_sigma: expected 0, since the tokenizer has no single tokens for 0..1000"
+        )
+    if config.dense_weight > 0 and isinstance(vlm, GenericVLM):
+        raise ConfigError(
+            "dense_weight: expected 0 for a model that keeps the features of its images to itself, "
+            f"got {config.dense_weight}"
+        )
+    ranks = ranks or Ranks()
+    seed_everything(config.seed)
+    heads = None
+    if config.dense_weight > 0:
+        heads = DenseHeads(vlm.core.config.text_config.hidden_size).to(vlm.device)
+    named = [(name, p) for name, p in vlm.model.named_parameters() if p.requires_grad]
+    named += [(f"dense_heads.{name}", p) for name, p in heads.named_parameters()] if heads else []
+    parameters = [parameter for _, parameter in named]
+    optimizer = TeachingOptimizer(
+        named, config.learning_rate, config.weight_decay, muon=config.optimizer == "muon"
+    )
+    start = 0
+    folder = None if out is None else out / "checkpoints"
+    path = latest_checkpoint(folder) if folder is not None and resume else None
+    if path is not None:
+        found = load_checkpoint(path, asdict(config), may_differ=(*ENDING, "workers"))
+        _check_ending(found, config)
+        check_random_state(found)
+        vlm.load_state_dict(found.weights)
+        optimizer.load_state_dict(found.optimizer)
+        if heads is not None:
+            heads.load_state_dict(found.extra["heads"])
+        set_rng_state(found.rng)
+        start = found.step
+    last = config.steps if stop_at is None else stop_at
+    if not max(1, start) <= last <= config.steps:
+        raise ConfigError(
+            f"stop_at: expected {max(1, start)}..{config.steps}, since step {start} is done, "
+            f"got {stop_at}"
+        )
+    if logger is not None and ranks.first:
+        logger.start(start)
+    mine = ranks.share(config.batch_size)
+    batches = DataLoader(
+        lessons,
+        batch_size=len(mine),
+        sampler=_LessonOrder(len(lessons), start, replace(config, steps=last), mine),  # type: ignore[arg-type]
+        collate_fn=list,
+        num_workers=config.workers,
+        persistent_workers=config.workers > 0,
+        prefetch_factor=4 if config.workers else None,
+    )
+    vlm.model.train()
+    for step, batch in enumerate(batches, start=start + 1):
+        began = time.perf_counter()
+        ranks.doing = f"step {step}"
+        rate = config.learning_rate * learning_rate_share(step, config)
+        optimizer.set_learning_rate(rate)
+        loss = sft_loss(vlm, batch, heads, sigma_at(step, config), config.dense_weight, ranks)
+        loss.total.backward()
+        ranks.sum_gradients(parameters)
+        norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+        # The norm is the same on all ranks and not finite where any of their losses is not.
+        if not bool(torch.isfinite(norm)):
+            raise FloatingPointError(f"step {step}: expected a finite gradient, got norm {norm}")
+        optimizer.step()
+        optimizer.zero_grad()
+        shares = ranks.gather((loss.text, loss.dense, loss.accuracy))
+        if logger is not None and ranks.first:
+            text, dense, accuracy = (sum(one) for one in zip(*shares, strict=True))
+            numbers = {
+                "sft/loss": text,
+                "sft/dense_loss": dense,
+                "sft/token_accuracy": accuracy,
+                "sft/grad_norm": float(norm),
+                "sft/learning_rate": rate,
+                "time/step": time.perf_counter() - began,
+            }
+            logger.log(step, numbers)
+        due = step % config.checkpoint_every == 0 or step == last
+        if folder is not None and ranks.first and due:
+            extra: dict[str, Any] = {} if heads is None else {"heads": heads.state_dict()}
+            save_checkpoint(
+                folder,
+                step,
+                vlm.state_dict(),
+                optimizer.state_dict(),
+                asdict(config),
+                extra,
+                keep=1,
+            )
+    vlm.model.eval()
+
+
+def learning_rate_share(step: int, config: SFTConfig) -> float:
+    """Return the share of the highest rate: a linear rise, a plateau, a linear fall.
+
+    Args:
+        step: from 1.
+        config: gives the lengths.
+
+    Returns:
+        A number in (0, 1]. Source: Hu et al. 2024 (arXiv 2404.06395), warm-up, stable, decay.
+    """
+    rise = step / max(1, config.warmup_steps)
+    fall = (config.steps + 1 - step) / (config.decay_steps + 1)
+    return min(1.0, rise, fall)
+
+
+def sigma_at(step: int, config: SFTConfig) -> float:
+    """Return the width of coordinate targets at a step: constant, then shrinking with the rate.
+
+    Args:
+        step: from 1.
+        config: gives both widths.
+
+    Returns:
+        A number from ``final_sigma`` to ``coordinate_sigma``, in integers.
+    """
+    if config.final_sigma is None:
+        return config.coordinate_sigma
+    falling = min(1.0, (config.steps - step) / max(1, config.decay_steps))
+    return config.final_sigma + falling * (config.coordinate_sigma - config.final_sigma)
+
+
+def _check_ending(found: Checkpoint, config: SFTConfig) -> None:
+    """Refuse another ending once the rate has begun to fall, or would have by now."""
+    there, here = ({name: one[name] for name in ENDING} for one in (found.config, asdict(config)))
+    begins = min(one["steps"] - one["decay_steps"] for one in (there, here))
+    if there != here and found.step > begins:
+        raise ConfigError(
+            f"steps, decay_steps, final_sigma: expected {tuple(there.values())}, since the "
+            f"learning rate falls from step {begins} on and {found.step} are done, "
+            f"got {tuple(here.values())}"
+        )
+
+
+class _LessonOrder(Sampler[int]):
+    """Lesson numbers from some step on, every epoch in its own order."""
+
+    def __init__(self, count: int, start: int, config: SFTConfig, mine: range) -> None:
+        self.count, self.start, self.config, self.mine = count, start, config, mine
+
+    def __len__(self) -> int:
+        return (self.config.steps - self.start) * len(self.mine)
+
+    def __iter__(self) -> Iterator[int]:
+        epoch, order = -1, torch.empty(0)
+        for step in range(self.start, self.config.steps):
+            for at in (step * self.config.batch_size + place for place in self.mine):
+                if at // self.count != epoch:
+                    epoch = at // self.count
+                    generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)
+                    order = torch.randperm(self.count, generator=generator)
+                yield int(order[at % self.count])
+
+
+def _has_integer_tokens(vlm: VLM) -> bool:
+    convert = vlm.processor.tokenizer.convert_tokens_to_ids
+    return all(
+        convert(f"{before}{number}") == token
+        for before, ids in INTEGER_ROLES.items()
+        for number, token in enumerate(ids)
+    )

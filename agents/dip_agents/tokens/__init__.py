@@ -1,0 +1,1 @@
+"""Conversations as tokens: buffers, chat templates, packing."""

@@ -1,0 +1,155 @@
+"""Messages to tokens: the one place where the text world meets the token world."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dip_agents.tokens.buffer import EncodedImage, PlaceholderError
+from dip_agents.tokens.image_cache import ImageCache
+from dip_env.episode import Message
+from dip_wrappers.chat import plain_text
+
+_DUMMY = "dummy reply"
+
+
+class ChatTokens:
+    """Turns messages into ids and images with a processor's own template and image processor.
+
+    Works with processors of the Qwen-VL families (image and video placeholders, grid of patches).
+    A later message is rendered after a dummy conversation and cut behind the end-of-turn token,
+    so what came before is never rendered again (source: ours, after TRL's tool suffix).
+
+    Args:
+        processor: a transformers processor with ``tokenizer``, ``image_processor`` and template.
+    """
+
+    def __init__(self, processor: Any) -> None:
+        """Read the special tokens once."""
+        self.processor = processor
+        self.tokenizer = processor.tokenizer
+        self.image_token = processor.image_token
+        self.image_token_id = int(self.tokenizer.convert_tokens_to_ids(self.image_token))
+        self.eos_token = self.tokenizer.eos_token
+        self.eos_token_id = int(self.tokenizer.eos_token_id)
+        self.merge = int(processor.image_processor.merge_size)
+        self.patch = int(processor.image_processor.patch_size)
+        self._images = ImageCache()
+
+    @property
+    def banned_ids(self) -> list[int]:
+        """Ids a policy must never sample: every special token but the end of turn."""
+        return sorted(set(self.tokenizer.all_special_ids) - {self.eos_token_id})
+
+    def opening(self, messages: Sequence[Message]) -> tuple[list[int], list[EncodedImage]]:
+        """Return ids and images of the first messages, ready for the policy's first token."""
+        return self._encode(self._render([self._content(m) for m in messages]), messages)
+
+    def reply(self, message: Message) -> tuple[list[int], list[EncodedImage]]:
+        """Return ids and images of a later user message, from behind the last end of turn.
+
+        Args:
+            message: what the environment said.
+
+        Returns:
+            Ids that continue a buffer whose last token is the end of turn, and the images.
+
+        Raises:
+            PlaceholderError: when the chat template lacks the end-of-turn token.
+        """
+        opening = {"role": "user", "content": [{"type": "text", "text": "x"}]}
+        dummy = {"role": "assistant", "content": [{"type": "text", "text": _DUMMY}]}
+        text = self._render([opening, dummy, self._content(message)])
+        head, found, tail = text.partition(_DUMMY + self.eos_token)
+        if not found:
+            raise PlaceholderError(
+                f"chat template: expected {self.eos_token!r} after a reply, got {head[-40:]!r}"
+            )
+        return self._encode(tail, [message])
+
+    def policy_ids(self, text: str) -> list[int]:
+        """Return the ids of a finished policy turn, the end of turn included (demonstrations)."""
+        return [
+            *self.tokenizer.encode(self._plain(text), add_special_tokens=False),
+            self.eos_token_id,
+        ]
+
+    def text(self, ids: Sequence[int]) -> str:
+        """Return the text of sampled ids without the end of turn."""
+        kept = [i for i in ids if i != self.eos_token_id]
+        return str(self.tokenizer.decode(kept, skip_special_tokens=False))
+
+    def encode_image(self, image: NDArray[np.uint8]) -> EncodedImage:
+        """Return the patches of one image, processed once per content.
+
+        Args:
+            image: uint8 (h, w, 3) whose sides are multiples of patch * merge.
+
+        Returns:
+            The encoded image.
+
+        Raises:
+            PlaceholderError: when the processor would resize (sides are no such multiples).
+        """
+        height, width = image.shape[:2]
+        multiple = self.patch * self.merge
+        if height % multiple or width % multiple:
+            raise PlaceholderError(
+                f"image sides: expected multiples of {multiple} (set size_multiple={multiple}), "
+                f"got {width}x{height}"
+            )
+        key = hashlib.blake2b(
+            image.tobytes() + f"{width}x{height}".encode(), digest_size=16
+        ).digest()
+        found = self._images.get(key)
+        if found is None:
+            out = self.processor.image_processor(
+                images=[torch.from_numpy(image.copy()).permute(2, 0, 1)],
+                do_resize=False,
+                return_tensors="pt",
+            )
+            t, h, w = (int(v) for v in out["image_grid_thw"][0])
+            if (h * self.patch, w * self.patch) != (height, width):
+                raise PlaceholderError(
+                    f"image grid: expected {height}x{width} pixels, got {(h, w)} patches"
+                )
+            patches = out["pixel_values"].to(torch.float32).numpy()
+            found = EncodedImage(patches, (t, h, w), t * h * w // self.merge**2, key, image)
+            self._images.add(found)
+        return found
+
+    def _plain(self, text: str) -> str:
+        return plain_text(text)
+
+    def _content(self, message: Message) -> dict[str, Any]:
+        parts = [
+            {"type": "text", "text": self._plain(part)}
+            if isinstance(part, str)
+            else {"type": "image"}
+            for part in message.parts
+        ]
+        return {"role": message.role, "content": parts}
+
+    def _render(self, chat: list[dict[str, Any]]) -> str:
+        return str(
+            self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        )
+
+    def _encode(
+        self, text: str, messages: Sequence[Message]
+    ) -> tuple[list[int], list[EncodedImage]]:
+        images = [self.encode_image(image) for m in messages for image in m.images]
+        pieces = text.split(self.image_token)
+        if len(pieces) != len(images) + 1:
+            raise PlaceholderError(
+                f"chat template: expected {len(images)} image placeholders, got {len(pieces) - 1}"
+            )
+        expanded = pieces[0]
+        for image, piece in zip(images, pieces[1:], strict=True):
+            expanded += self.image_token * image.tokens + piece
+        return list(self.tokenizer.encode(expanded, add_special_tokens=False)), images

@@ -1,0 +1,43 @@
+"""Pictures that were encoded a moment ago, so that a group's prompt is encoded once."""
+
+from __future__ import annotations
+
+from dip_agents.tokens.buffer import EncodedImage
+
+CACHE_BYTES = 256 * 2**20
+"""Patches kept: some fifty overviews of 448 pixels, the prompts and crops that are in play. Their
+number says little, since one large picture weighs as much as a thousand small crops."""
+
+
+class ImageCache:
+    """Encoded images by content; those that came first go when there are too many bytes.
+
+    Args:
+        limit: most bytes of patches; the newest image stays even where it alone is larger.
+    """
+
+    def __init__(self, limit: int = CACHE_BYTES) -> None:
+        """Begin with nothing."""
+        self.limit = limit
+        self.size = 0
+        """Bytes of the patches that are kept."""
+        self._images: dict[bytes, EncodedImage] = {}
+
+    def __len__(self) -> int:
+        """Return how many images are kept."""
+        return len(self._images)
+
+    def get(self, key: bytes) -> EncodedImage | None:
+        """Return the image with a content hash, or None where it is not kept (any more)."""
+        return self._images.get(key)
+
+    def add(self, image: EncodedImage) -> None:
+        """Keep an image, in place of the oldest where there is no room.
+
+        Args:
+            image: one that ``get`` did not find.
+        """
+        self._images[image.key] = image
+        self.size += image.patches.nbytes
+        while self.size > self.limit and len(self._images) > 1:
+            self.size -= self._images.pop(next(iter(self._images))).patches.nbytes

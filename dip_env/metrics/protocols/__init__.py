@@ -1,0 +1,1 @@
+"""The rules of published evaluators, one file each."""

@@ -1,1 +1,0 @@
-"""How a procedural scene is drawn: camera, figures, props, ground and photographic finish."""

@@ -1,0 +1,1 @@
+"""Look at a source before training on it: counts and contact sheets."""

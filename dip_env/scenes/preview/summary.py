@@ -1,0 +1,136 @@
+"""What a source holds, in numbers; draws nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dip_env.scenes.base import SceneSource
+from dip_env.scenes.readers.annotated import AnnotatedScenes
+from dip_env.scenes.readers.images import image_size
+
+HEIGHTS = (20, 50, 75, 100, 200, 400)
+"""Limits of the height histogram in pixels; 50 to 75 is what CityPersons calls small."""
+SHARES = (0.2, 0.65, 0.9)
+"""Limits of the visibility histogram: heavily occluded, partly occluded, bare in CityPersons."""
+CROWDS = (1, 6, 11, 21, 41)
+"""Limits of the histogram of people per image."""
+MOST_SIZES = 10
+"""Image sizes that are listed one by one, the most frequent first."""
+
+
+def summarise(source: SceneSource, indices: Sequence[int]) -> dict[str, Any]:
+    """Count what scenes hold.
+
+    Annotations on disk are counted from their table, so no image need be there; of the images
+    only headers are read.
+
+    Args:
+        source: where the scenes come from.
+        indices: which of them, each once.
+
+    Returns:
+        ``images``, ``people`` (instances that count), ``ignored``, ``empty_images``, ``labels``
+        (of all instances), ``sizes`` (images by WxH, the ten most frequent and ``other``),
+        ``images_missing``, histograms ``people_per_image``, ``height_px`` (full box) and
+        ``visible_share`` of the people (None where the data set does not say), and ``counts`` of
+        the reader where it has some. All values can be written as JSON.
+    """
+    columns = (
+        _from_table(source, indices)
+        if isinstance(source, AnnotatedScenes)
+        else _from_scenes(source, indices)
+    )
+    known = not isinstance(source, AnnotatedScenes) or source.table.visible_known
+    people: NDArray[np.bool_] = ~columns["ignore"]
+    per_image = np.bincount(columns["image"][people], minlength=len(indices))
+    sizes = Counter(size for size in columns["sizes"] if size)
+    listed = dict(sizes.most_common(MOST_SIZES))
+    if len(sizes) > MOST_SIZES:
+        listed["other"] = sum(sizes.values()) - sum(listed.values())
+    summary: dict[str, Any] = {
+        "source": repr(source),
+        "images": len(indices),
+        "people": int(people.sum()),
+        "ignored": int((~people).sum()),
+        "empty_images": int((per_image == 0).sum()),
+        "labels": dict(Counter(columns["labels"]).most_common()),
+        "sizes": listed,
+        "images_missing": sum(size is None for size in columns["sizes"]),
+        "people_per_image": histogram(per_image, CROWDS, whole=True),
+        "height_px": histogram(columns["height"][people], HEIGHTS),
+        "visible_share": histogram(columns["share"][people], SHARES) if known else None,
+    }
+    counts = getattr(source, "counts", None)
+    return summary | ({"counts": dict(counts)} if counts is not None else {})
+
+
+def histogram(values: Any, limits: Sequence[float], *, whole: bool = False) -> dict[str, int]:
+    """Count values between limits; a value at a limit belongs to the bin above it.
+
+    Args:
+        values: (N,) numbers.
+        limits: ascending.
+        whole: the values are whole numbers, so a bin is named by its first and last.
+
+    Returns:
+        How many lie in each of the ``len(limits) + 1`` bins, by its name.
+    """
+    counted = np.bincount(
+        np.searchsorted(limits, np.asarray(values), side="right"), minlength=len(limits) + 1
+    )
+    if whole:
+        ends = [limit - 1 for limit in limits]
+        starts = [0, *limits[:-1]]
+        names = [f"{a}" if a == b else f"{a}-{b}" for a, b in zip(starts, ends, strict=True)]
+    else:
+        names = [f"{a}-{b}" for a, b in zip([0, *limits[:-1]], limits, strict=True)]
+    return dict(zip([*names, f">={limits[-1]}"], counted.tolist(), strict=True))
+
+
+def _from_table(source: AnnotatedScenes, indices: Sequence[int]) -> dict[str, Any]:
+    """Collect columns without making scenes."""
+    table = source.table
+    chosen = np.asarray(indices, np.int64)
+    number = np.diff(table.starts)[chosen]
+    image = np.repeat(np.arange(len(chosen)), number)
+    offset = np.arange(len(image)) - np.repeat(np.cumsum(number) - number, number)
+    rows = np.repeat(table.starts[chosen], number) + offset
+    return {
+        "image": image,
+        "ignore": table.ignore[rows],
+        "share": table.visible_share[rows],
+        "height": table.boxes[rows, 3] - table.boxes[rows, 1],
+        "labels": [table.labels[k] for k in table.label[rows]],
+        "sizes": [_size_on_disk(source, int(index)) for index in chosen],
+    }
+
+
+def _size_on_disk(source: AnnotatedScenes, index: int) -> str | None:
+    """Return the size of an image, None where its file is missing."""
+    if not source.has_image(index):
+        return None
+    width, height = source.table.sizes[index].tolist()
+    if not width:
+        width, height = image_size(source.image_path(index))
+    return f"{width}x{height}"
+
+
+def _from_scenes(source: SceneSource, indices: Sequence[int]) -> dict[str, Any]:
+    """Collect columns scene by scene."""
+    scenes = [source[index] for index in indices]
+    empty = np.zeros(0)
+    return {
+        "image": np.repeat(np.arange(len(scenes)), [len(scene.labels) for scene in scenes]),
+        "ignore": np.concatenate([empty.astype(bool), *(scene.ignore for scene in scenes)]),
+        "share": np.concatenate([empty, *(scene.visible_share for scene in scenes)]),
+        "height": np.concatenate(
+            [empty, *(scene.boxes[:, 3] - scene.boxes[:, 1] for scene in scenes)]
+        ),
+        "labels": [label for scene in scenes for label in scene.labels],
+        "sizes": [f"{scene.size[0]}x{scene.size[1]}" for scene in scenes],
+    }

@@ -1,0 +1,1 @@
+"""Scenes drawn by a program, with exact ground truth."""

@@ -1,0 +1,1 @@
+"""Draw one crowded scene: arrange it, render it, and annotate what is visible."""

@@ -1,0 +1,1 @@
+"""People: bodies, clothes, what they carry, and crowds far away."""

@@ -1,0 +1,92 @@
+"""A crowd so far and dense that nobody can be told apart: drawn from a few cached figures."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import cache
+
+from PIL import Image, ImageChops
+
+from dip_env.scenes.procedural.drawing.people.figures import draw_figure
+from dip_env.scenes.procedural.drawing.people.person import random_person
+from dip_env.scenes.procedural.drawing.render.camera import Camera
+from dip_env.scenes.procedural.drawing.render.canvas import Sprite
+from dip_env.scenes.procedural.drawing.render.dice import Dice
+from dip_env.scenes.procedural.drawing.render.light import Light
+
+FIGURES = 40
+RANK = 0.45
+"""Metres between the ranks of the crowd."""
+RANKS = 5
+
+
+@cache
+def _figure(number: int) -> Sprite:
+    """Return one of the cached figures, about 90 pixels high, in neutral light."""
+    dice = Dice(77, number)
+    person = replace(random_person(dice, None, "stand", 0.2, 0.0), child=False)
+    camera = Camera((400, 400), 500.0, 1.6, 0.0, 200.0)
+    sprite = draw_figure(person, camera, (0.0, 0.0, 9.5), lambda c: c, (-0.4, -0.7))
+    if sprite is None:
+        raise RuntimeError("a standing figure always has a size")
+    return sprite
+
+
+def draw_far_crowd(
+    plate: Image.Image, camera: Camera, light: Light, span: tuple[float, float], depth: float,
+    dice: Dice,
+) -> tuple[int, int, int, int] | None:  # fmt: skip
+    """Paint a dense crowd across the view.
+
+    Args:
+        plate: RGB image, painted in place.
+        camera: the view.
+        light: colours and haze.
+        span: x in metres where the crowd begins and ends.
+        depth: z in metres of its front rank.
+        dice: source of chance.
+
+    Returns:
+        The pixel box around the crowd inside the image, or None if none of it is seen.
+    """
+    width, height = plate.size
+    back = Image.new("RGB", plate.size)
+    cover = Image.new("L", plate.size, 0)
+    red, green, blue = light.tone(depth)((255.0, 255.0, 255.0))
+    dark = light.tone(depth)((0.0, 0.0, 0.0))
+    luts = [
+        int(low + (high - low) * v / 255)
+        for low, high in zip(dark, (red, green, blue), strict=True)
+        for v in range(256)
+    ]
+    for rank in range(RANKS - 1, -1, -1):
+        z = depth + RANK * rank
+        scale = camera.scale((0.0, 0.85, z))
+        tall = max(4, round(1.85 * scale))
+        cut = []
+        for _ in range(14):
+            sprite = _figure(dice.whole(0, FIGURES - 1))
+            wide = max(2, round(sprite.image.width * tall / sprite.image.height))
+            cut.append(
+                (
+                    sprite.image.resize((wide, tall), Image.Resampling.BOX).point(luts),
+                    sprite.alpha.resize((wide, tall), Image.Resampling.BOX),
+                )
+            )
+        x = span[0]
+        while x < span[1]:
+            u, v = camera.project((x, 0.0, z))
+            image, alpha = dice.pick(cut)
+            corner = (round(u) - image.width // 2, round(v) - tall + dice.whole(0, 2))
+            back.paste(image, corner, alpha)
+            cover.paste(ImageChops.lighter(cover.crop((*corner, corner[0] + image.width,
+                        corner[1] + tall)), alpha), corner)  # fmt: skip
+            x += dice.uniform(0.3, 0.6)
+    box = cover.point(_SOLID).getbbox()
+    if box is None:
+        return None
+    plate.paste(back, (0, 0), cover)
+    return max(0, box[0]), max(0, box[1]), min(width, box[2]), min(height, box[3])
+
+
+_SOLID = [0] * 128 + [255] * 128

@@ -1,0 +1,174 @@
+"""Where the camera stands and where there is room on the ground; draws nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import exp, hypot, log, pi
+
+from dip_env.scenes.procedural.drawing.render.camera import Camera
+from dip_env.scenes.procedural.drawing.render.dice import Dice
+from dip_env.scenes.procedural.drawing.render.stage import Stage
+
+BODY = 1.7
+"""Stature in metres that stands for a person while places are chosen."""
+
+
+@dataclass(frozen=True)
+class Spot:
+    """A place on the ground with the expected picture of whoever stands there.
+
+    Args:
+        x: metres to the right.
+        z: metres away.
+        box: expected picture (left, top, right, bottom) in pixels.
+        radius: footprint in metres.
+        heading: direction of travel, radians.
+    """
+
+    x: float
+    z: float
+    box: tuple[float, float, float, float]
+    radius: float
+    heading: float = 0.0
+
+
+@dataclass(frozen=True)
+class Crowding:
+    """How places of people may be chosen.
+
+    Args:
+        low: smallest wanted height of a person, pixels.
+        high: largest wanted height, pixels.
+        occlusion: largest share of a person that one nearer person may hide.
+        inside: smallest share of a person inside the image.
+        company: chance to stand beside somebody who is there already.
+        width: expected width of a person, metres.
+    """
+
+    low: float
+    high: float
+    occlusion: float
+    inside: float
+    company: float
+    width: float = 0.62
+
+
+def random_camera(dice: Dice, kind: str, size: tuple[int, int]) -> Camera:
+    """Draw a camera by chance.
+
+    Args:
+        dice: source of chance.
+        kind: portrait (near people), street (eye height), balcony (looking down) or drone.
+        size: of the image, pixels.
+
+    Returns:
+        The camera.
+    """
+    unit = size[1] / 960
+    middle = size[1] / 2
+    if kind == "portrait":
+        row = dice.uniform(0.32, 0.46) * size[1]
+        return Camera(size, dice.uniform(950, 1300) * unit, dice.uniform(1.2, 1.75), 0.0, row)
+    if kind == "street":
+        row = dice.uniform(0.24, 0.42) * size[1]
+        return Camera(size, dice.uniform(680, 980) * unit, dice.uniform(1.6, 4.2), 0.0, row)
+    if kind == "balcony":
+        focal, height = dice.uniform(800, 1150) * unit, dice.uniform(6.0, 11.0)
+        return Camera(size, focal, height, dice.uniform(0.32, 0.6), middle)
+    focal, height = dice.uniform(800, 1100) * unit, dice.uniform(10.0, 23.0)
+    return Camera(size, focal, height, dice.uniform(0.75, 1.25), middle)
+
+
+def spot_at(
+    camera: Camera, x: float, z: float, high: float, wide: float, radius: float,
+    heading: float = 0.0,
+) -> Spot:  # fmt: skip
+    """Return the spot at a ground point for something ``high`` and ``wide`` in metres."""
+    u, v = camera.project((x, 0.0, z))
+    top_u, top_v = camera.project((x, high, z))
+    half = camera.scale((x, high / 2, z)) * wide / 2
+    box = (min(u, top_u) - half, min(v, top_v), max(u, top_u) + half, max(v, top_v) + half * 0.2)
+    return Spot(x, z, box, radius, heading)
+
+
+def covered(box: tuple[float, ...], by: tuple[float, ...]) -> float:
+    """Return the share of ``box`` that lies under ``by``."""
+    wide = min(box[2], by[2]) - max(box[0], by[0])
+    high = min(box[3], by[3]) - max(box[1], by[1])
+    if wide <= 0 or high <= 0:
+        return 0.0
+    return wide * high / ((box[2] - box[0]) * (box[3] - box[1]))
+
+
+def share_inside(spot: Spot, size: tuple[int, int]) -> float:
+    """Return the share of the expected picture inside the image."""
+    return covered(spot.box, (0.0, 0.0, float(size[0]), float(size[1])))
+
+
+def within(stage: Stage, camera: Camera, x: float, z: float, margin: float) -> bool:
+    """Return whether a ground point lies before the camera and between the walls."""
+    return (
+        camera.depth((x, 0.0, z)) > 1.0
+        and z <= stage.far - margin
+        and stage.left + margin < x < stage.right - margin
+    )
+
+
+def find_spot(
+    dice: Dice, camera: Camera, stage: Stage, rule: Crowding, taken: list[Spot]
+) -> Spot | None:
+    """Find room for one more person.
+
+    Args:
+        dice: source of chance.
+        camera: the view.
+        stage: walls.
+        rule: what is allowed.
+        taken: spots that are taken already.
+
+    Returns:
+        A spot, or None when none was found in 40 attempts.
+    """
+    width, height = camera.size
+    for _ in range(40):
+        heading = _heading(dice, stage)
+        if taken and dice.chance(rule.company):
+            friend = dice.pick(taken)
+            x = friend.x + dice.uniform(-1.0, 1.0)
+            z = friend.z + dice.uniform(-0.8, 0.8)
+            if dice.chance(0.7):
+                heading = friend.heading + dice.uniform(-0.25, 0.25)
+        elif camera.pitch > 0.2:
+            top = max(0.0, camera.horizon / height + 0.03)
+            x, z = camera.ground(dice.uniform(0.02, 0.98) * width, dice.uniform(top, 1.05) * height)
+        else:
+            z = camera.focal * BODY / exp(dice.uniform(log(rule.low), log(rule.high)))
+            x = dice.uniform(-0.52, 0.52) * width / camera.focal * z
+        if not within(stage, camera, x, z, 0.5):
+            continue
+        spot = spot_at(camera, x, z, BODY, rule.width, 0.26, heading)
+        if _allowed(camera, spot, rule, taken):
+            return spot
+    return None
+
+
+def _heading(dice: Dice, stage: Stage) -> float:
+    """Return where somebody goes: mostly along a street, anywhere on a plaza."""
+    if stage.setting == "street" and dice.chance(0.7):
+        return dice.pick((0.0, pi)) + dice.spread(0.0, 0.5)
+    return dice.uniform(0, 2 * pi)
+
+
+def _allowed(camera: Camera, spot: Spot, rule: Crowding, taken: list[Spot]) -> bool:
+    tall = camera.scale((spot.x, BODY / 2, spot.z)) * BODY
+    if not rule.low * 0.99 <= tall <= rule.high * 1.05:
+        return False
+    if share_inside(spot, camera.size) < rule.inside:
+        return False
+    for other in taken:
+        if hypot(spot.x - other.x, spot.z - other.z) < spot.radius + other.radius:
+            return False
+        far, near = (spot, other) if spot.z > other.z else (other, spot)
+        if covered(far.box, near.box) > rule.occlusion:
+            return False
+    return True

@@ -1,0 +1,1 @@
+"""Camera, canvas, light and textures that everything is drawn with."""

@@ -1,0 +1,1 @@
+"""Sky, ground, buildings, props, and what may be mistaken for a person."""

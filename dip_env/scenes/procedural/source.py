@@ -1,0 +1,119 @@
+"""An endless source of drawn crowds; ``drawing`` beside it says how a scene is drawn."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import fields, replace
+from typing import Any
+
+import numpy as np
+
+from dip_env.errors import ConfigError
+from dip_env.scenes.base import Scene
+from dip_env.scenes.procedural.drawing.render.dice import Dice
+from dip_env.scenes.procedural.drawing.scene import Drawing, draw_scene
+from dip_env.scenes.procedural.parameters import PRESETS, CrowdParameters
+
+__all__ = ["DRAWING_VERSION", "LENGTH", "PRESETS", "SPLITS", "CrowdParameters", "ProceduralCrowd"]
+
+LENGTH = 2**31 - 1
+"""How many scenes every source has."""
+DRAWING_VERSION = 1
+"""Grows whenever the same item is drawn differently, so that kept scenes are not mixed."""
+SPLITS = ("train", "val", "test")
+"""Parts that never share a scene."""
+
+
+class ProceduralCrowd:
+    """An endless, deterministic source of drawn crowds; item i depends on (seed, split, i) only.
+
+    Args:
+        preset: a name from ``PRESETS``.
+        seed: which of the many sources, a non-negative integer.
+        split: train, val or test; splits share no scene.
+        **overrides: fields of ``CrowdParameters`` that replace those of the preset.
+
+    Raises:
+        ConfigError: for an unknown preset, split or field, or a value that cannot work.
+
+    Source: ours. A box is that of the whole body with clothes, hair and hat; bags and umbrellas
+    hide people but belong to nobody's box. What lies outside the image counts as not seen.
+    """
+
+    def __init__(
+        self, preset: str = "crowd", seed: int = 0, split: str = "train", **overrides: Any
+    ) -> None:
+        """Check the choices."""
+        if preset not in PRESETS:
+            raise ConfigError(f"preset: expected one of {sorted(PRESETS)}, got {preset!r}")
+        if split not in SPLITS:
+            raise ConfigError(f"split: expected one of {list(SPLITS)}, got {split!r}")
+        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+            raise ConfigError(f"seed: expected an integer >= 0, got {seed!r}")
+        known = [f.name for f in fields(CrowdParameters)]
+        for name in overrides:
+            if name not in known:
+                raise ConfigError(f"unknown parameter {name!r}; expected one of {sorted(known)}")
+        self.preset = preset
+        self.seed = seed
+        self.split = split
+        self.parameters = replace(PRESETS[preset], **overrides)
+
+    def __repr__(self) -> str:
+        """Name everything that the scenes depend on."""
+        changed = [
+            f"{field.name}={value!r}"
+            for field in fields(CrowdParameters)
+            if (value := getattr(self.parameters, field.name))
+            != getattr(PRESETS[self.preset], field.name)
+        ]
+        choices = [repr(self.preset), f"seed={self.seed}", f"split={self.split!r}", *changed]
+        return f"ProceduralCrowd({', '.join(choices)}) version {DRAWING_VERSION}"
+
+    def __len__(self) -> int:
+        """Return the number of scenes, 2**31 - 1."""
+        return LENGTH
+
+    def __getitem__(self, index: int) -> Scene:
+        """Return scene ``index``, drawn now: the truth is measured on what is drawn.
+
+        Raises:
+            IndexError: outside ``range(len(self))``; negative indices have no meaning here.
+        """
+        number = operator.index(index)
+        if not 0 <= number < LENGTH:
+            raise IndexError(f"scene index: expected 0 to {LENGTH - 1}, got {number}")
+        drawing = draw_scene(self.parameters, Dice(self.seed, SPLITS.index(self.split), number))
+        name = f"{self.preset}-{self.seed}-{self.split}-{number}"
+        return as_scene(name, drawing, self.parameters.hidden_share)
+
+
+def as_scene(name: str, drawing: Drawing, hidden_share: float) -> Scene:
+    """Turn a drawing into a scene.
+
+    Args:
+        name: of the scene.
+        drawing: picture and measured truth.
+        hidden_share: people of whom a smaller share is seen are ignored.
+
+    Returns:
+        The scene; people of whom nothing is seen are left out and counted in its notes.
+    """
+    truth, image = drawing.truth, drawing.image
+    kept = [k for k, box in enumerate(truth.visible) if box is not None]
+    regions = list(drawing.regions)
+    boxes = [truth.boxes[k] for k in kept] + regions
+    visible = [truth.visible[k] for k in kept] + regions
+    shares = [truth.shares[k] for k in kept] + [1.0] * len(regions)
+    ignore = [truth.shares[k] < hidden_share for k in kept] + [True] * len(regions)
+    return Scene(
+        scene_id=name,
+        size=image.size,
+        boxes=np.array(boxes, dtype=np.float32).reshape(-1, 4),
+        visible_boxes=np.array(visible, dtype=np.float32).reshape(-1, 4),
+        visible_share=np.array(shares, dtype=np.float32),
+        ignore=np.array(ignore, dtype=np.bool_),
+        labels=("person",) * len(kept) + ("crowd",) * len(regions),
+        load_image=lambda: image,
+        notes={**drawing.notes, "unseen": len(truth.boxes) - len(kept)},
+    )

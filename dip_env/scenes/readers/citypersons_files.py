@@ -1,0 +1,233 @@
+"""CityPersons' annotations as their files hold them; knows no scene and drops nothing."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import scipy.io
+from numpy.typing import NDArray
+
+from dip_env.errors import SceneError
+from dip_env.formats.files import check_file_name, find_files, is_xywh, parse_json, read_text, short
+
+CLASSES = (
+    "ignore region",
+    "pedestrian",
+    "rider",
+    "sitting person",
+    "person (other)",
+    "person group",
+)
+"""Class names by their number in the MATLAB file."""
+
+_JSON_LABELS = {name: k for k, name in enumerate(("ignore", *CLASSES[1:]))}
+_JSON_END = "_gtBboxCityPersons"
+_IMAGE_END = "_leftImg8bit"
+_COLUMNS = ("class", "x1", "y1", "w", "h", "instance_id", "x1_vis", "y1_vis", "w_vis", "h_vis")
+_SIDES = ("imgWidth", "imgHeight")
+_WHOLE = "whole numbers below 1e9 in size"
+
+
+@dataclass
+class Annotations:
+    """What the files say, image after image.
+
+    Args:
+        fields: how the full and the visible box of row {} are called within an image.
+        files: image file of each, ``<city>/<name>``.
+        places: where each image is annotated, for messages.
+        sizes: width and height of each in pixels, (0, 0) where not stated.
+        parts: rows of each: class, full xywh, visible xywh, float64 (n, 9).
+        known: place of each image by its name.
+    """
+
+    fields: tuple[str, str]
+    files: list[str] = field(default_factory=list)
+    places: list[str] = field(default_factory=list)
+    sizes: list[tuple[int, int]] = field(default_factory=list)
+    parts: list[NDArray[np.float64]] = field(default_factory=list)
+    known: dict[str, str] = field(default_factory=dict)
+
+    def add(self, city: str, image: str, rows: Any, place: str, size: tuple[int, int]) -> None:
+        """Take one image; raises SceneError when it is there already."""
+        name = Path(image).stem.removesuffix(_IMAGE_END)
+        if name in self.known:
+            raise SceneError(f"{place}: expected a new image, got {name!r} of {self.known[name]}")
+        self.known[name] = place
+        self.files.append(f"{city}/{image}")
+        self.places.append(place)
+        self.sizes.append(size)
+        self.parts.append(np.asarray(rows, np.float64).reshape(-1, 9))
+
+    @property
+    def rows(self) -> NDArray[np.float64]:
+        """All rows, (N, 9)."""
+        return np.vstack([np.zeros((0, 9)), *self.parts])
+
+    def where(self, which: int) -> Callable[[int], str]:
+        """Return what names the place of a row's full (0) or visible (1) box."""
+        ends = np.cumsum([len(part) for part in self.parts])
+
+        def where(row: int) -> str:
+            image = int(np.searchsorted(ends, row, side="right"))
+            k = row - int(ends[image]) + len(self.parts[image])
+            return self.places[image] + self.fields[which].format(k)
+
+        return where
+
+
+def read_mat(file: Path, key: str) -> Annotations:
+    """Read the cells of a MATLAB file, one an image.
+
+    Args:
+        file: the file.
+        key: its variable, ``anno_train_aligned`` or ``anno_val_aligned``.
+
+    Returns:
+        All images in the order of the file; no sizes.
+
+    Raises:
+        SceneError: for a file that is missing, damaged, or of another structure.
+    """
+    data = _load_mat(file)
+    if key not in data:
+        found = [name for name in data if not name.startswith("__")]
+        raise SceneError(f"{file}: expected the variable {key}, got {short(found)}")
+    cells = data[key]
+    if cells.dtype != object or cells.ndim != 2 or cells.shape[0] != 1 or not cells.size:
+        got = f"{cells.dtype} of shape {cells.shape}"
+        raise SceneError(f"{file}: {key}: expected a row of cells, got {got}")
+    read = Annotations((".bbs[{}]: box", ".bbs[{}]: visible box"))
+    for k, cell in enumerate(cells[0]):
+        place = f"{file}: {key}[{k}]"
+        names = getattr(cell, "dtype", np.dtype(float)).names or ()
+        if not {"cityname", "im_name", "bbs"} <= set(names) or cell.shape != (1, 1):
+            raise SceneError(
+                f"{place}: expected a struct of cityname, im_name and bbs, got {short(cell)}"
+            )
+        city = _mat_name(cell[0, 0]["cityname"], f"{place}.cityname")
+        image = _mat_name(cell[0, 0]["im_name"], f"{place}.im_name")
+        bbs = _mat_rows(cell[0, 0]["bbs"], f"{place}.bbs")
+        read.add(city, image, np.delete(bbs, 5, axis=1), place, (0, 0))
+    return read
+
+
+def _load_mat(file: Path) -> dict[str, Any]:
+    """Return the variables of a MATLAB 5 file."""
+    try:
+        data = file.read_bytes()
+    except FileNotFoundError:
+        raise SceneError(f"{file}: annotation file is missing") from None
+    except OSError as err:
+        raise SceneError(f"{file}: annotation file cannot be read: {err.strerror}") from err
+    try:
+        _check_packed(data)
+        loaded: dict[str, Any] = scipy.io.loadmat(io.BytesIO(data))
+    # scipy lets whatever meets a broken file through: IndexError, TypeError, OSError, zlib.error.
+    except Exception as err:
+        raise SceneError(f"{file}: expected a whole MATLAB 5 file: {short(str(err))}") from err
+    return loaded
+
+
+def _check_packed(data: bytes) -> None:
+    """Require every part to be there, and each compressed one to agree with its checksum.
+
+    What zlib lets through scipy trusts: a flipped byte can crash the interpreter.
+    """
+    order, at = ">" if data[126:128] == b"MI" else "<", 128
+    while at < len(data):
+        kind, size = struct.unpack_from(f"{order}II", data, at)
+        if kind == 15:
+            zlib.decompress(data[at + 8 : at + 8 + size])
+        at += 8 + size
+    if at > len(data):
+        raise ValueError(f"expected at least {at} bytes, got {len(data)}")
+
+
+def _mat_name(value: Any, where: str) -> str:
+    """Return a MATLAB text that is one part of a path."""
+    if not isinstance(value, np.ndarray) or value.dtype.kind != "U" or value.size != 1:
+        raise SceneError(f"{where}: expected a name, got {short(value)}")
+    name = check_file_name(str(value.item()), where)
+    if name == "." or "/" in name or "\\" in name:
+        raise SceneError(f"{where}: expected a name without folders, got {short(name)}")
+    return name
+
+
+def _mat_rows(value: Any, where: str) -> NDArray[np.float64]:
+    """Return the (n, 10) rows of an image, with a known class each.
+
+    The columns come in the smallest type that holds an image's numbers, so uint8 here and int16
+    there: sums of such would wrap.
+    """
+    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iuf":
+        raise SceneError(f"{where}: expected a matrix of numbers, got {short(value)}")
+    if value.size == 0:
+        return np.zeros((0, 10))
+    if value.ndim != 2 or value.shape[1] != len(_COLUMNS):
+        raise SceneError(f"{where}: expected rows of {', '.join(_COLUMNS)}, got {value.shape}")
+    rows = value.astype(np.float64)
+    bad = np.argwhere(~((np.abs(rows) < 1e9) & (rows == np.trunc(rows))))
+    for row, column in bad[:1]:
+        got = value[row, column]
+        raise SceneError(f"{where}[{row}]: {_COLUMNS[column]}: expected {_WHOLE}, got {got}")
+    for row in np.flatnonzero((rows[:, 0] < 0) | (rows[:, 0] >= len(CLASSES)))[:1]:
+        raise SceneError(f"{where}[{row}]: class: expected 0 to 5, got {value[row, 0]}")
+    return rows
+
+
+def read_tree(folder: Path) -> Annotations:
+    """Read a folder of cities with a json file an image.
+
+    Args:
+        folder: ``gtBboxCityPersons/<split>``.
+
+    Returns:
+        All images in the order of their names, with sizes.
+
+    Raises:
+        SceneError: for an empty folder, or a file of another structure.
+    """
+    files = find_files(folder, "*/*.json")
+    if not files:
+        raise SceneError(f"{folder}: expected <city>/*{_JSON_END}.json, found none")
+    read = Annotations((": objects[{}].bbox", ": objects[{}].bboxVis"))
+    for file in files:
+        if not file.stem.endswith(_JSON_END):
+            raise SceneError(f"{file}: expected a name that ends with {_JSON_END}.json")
+        data = parse_json(read_text(file), str(file))
+        if not isinstance(data, dict) or not isinstance(data.get("objects"), list):
+            raise SceneError(f"{file}: expected an object with a list of objects")
+        width, height = (_side(data.get(name), f"{file}: {name}") for name in _SIDES)
+        rows = [_json_row(row, f"{file}: objects[{k}]") for k, row in enumerate(data["objects"])]
+        image = f"{file.stem.removesuffix(_JSON_END)}{_IMAGE_END}.png"
+        read.add(file.parent.name, image, rows, str(file), (width, height))
+    return read
+
+
+def _side(value: Any, where: str) -> int:
+    """Return a side of an image in pixels."""
+    if type(value) is not int or not 0 < value < 1e9:
+        raise SceneError(f"{where}: expected a whole number of pixels above 0, got {short(value)}")
+    return value
+
+
+def _json_row(row: Any, where: str) -> list[float]:
+    """Return class, full and visible xywh of an object."""
+    if not isinstance(row, dict):
+        raise SceneError(f"{where}: expected an object, got {short(row)}")
+    label = row.get("label")
+    if not isinstance(label, str) or label not in _JSON_LABELS:
+        raise SceneError(f"{where}.label: expected one of {list(_JSON_LABELS)}, got {short(label)}")
+    for name in ("bbox", "bboxVis"):
+        box: Any = row.get(name)
+        if not is_xywh(box) or any(v % 1 for v in box):
+            raise SceneError(f"{where}.{name}: expected [x, y, w, h], {_WHOLE}, got {short(box)}")
+    return [_JSON_LABELS[label], *row["bbox"], *row["bboxVis"]]

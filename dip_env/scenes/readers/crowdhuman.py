@@ -1,0 +1,242 @@
+"""Scenes from CrowdHuman's .odgt files: one JSON object a line, one line an image."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dip_env.boxes import box_area
+from dip_env.errors import ConfigError, SceneError
+from dip_env.formats.files import (
+    check_file_name,
+    find_files,
+    is_xywh,
+    parse_json,
+    pick_folder,
+    pick_split,
+    read_lines,
+    short,
+)
+from dip_env.scenes.readers.annotated import (
+    AnnotatedScenes,
+    BadBoxes,
+    SceneTable,
+    boxes_with_area,
+    check_bad_boxes,
+    corners,
+    good_boxes,
+)
+from dip_env.scenes.readers.images import DEFAULT_MAX_PIXELS
+
+BoxKind = Literal["full", "visible", "head"]
+"""Which of a person's three boxes is to be found."""
+
+# The box that counts comes first; the second one is there to measure the visible share.
+_FIELDS: Mapping[str, tuple[str, ...]] = {
+    "full": ("fbox", "vbox"),
+    "visible": ("vbox", "fbox"),
+    "head": ("hbox",),
+}
+_ALL_FIELDS = ("fbox", "vbox", "hbox")
+_TAGS = ("person", "mask")
+
+
+class CrowdHumanScenes(AnnotatedScenes):
+    """CrowdHuman as scenes.
+
+    Full boxes are amodal and kept as annotated: they may begin left of the image and end below it.
+    The visible share is the area of ``vbox`` over that of ``fbox``; heads have no visible box, so
+    a head counts as seen whole. Ignored are ``mask`` regions (crowds, reflections, posters),
+    persons with ``extra.ignore``, and with ``boxes="head"`` also those with ``head_attr.ignore``,
+    which says nothing about the body. A line without boxes is a scene without people. Images
+    have no size in the file; it is read from their headers, on use. CrowdHuman is for
+    non-commercial research and education only, under its own terms. Layout, the archives unzipped
+    in one folder (``CrowdHuman_train/Images`` and ``CrowdHuman_val/Images`` are found too, and
+    ``images``)::
+
+        root/annotation_train.odgt    root/annotation_val.odgt
+        root/Images/273271,c9db000d5146c15.jpg    (or .png)
+
+    ``counts`` holds ``persons`` and ``masks`` as they stand in the file; of the persons, those
+    ignored for themselves (``ignored_persons``) and only for their heads (``ignored_heads``); and
+    ``dropped``.
+
+    Args:
+        root: folder of the data.
+        split: ``train`` or ``val``; the test split has no annotations.
+        annotations: path of the .odgt; replaces the search below ``root``.
+        images: folder of the images; replaces the search below ``root``.
+        boxes: ``full``, ``visible`` or ``head``.
+        max_pixels: larger images are refused before they are decoded.
+        bad_boxes: what to do with boxes without area, or outside their image.
+
+    Raises:
+        SceneError: for a missing or malformed file; the message names line and field.
+        ConfigError: for arguments that cannot work together.
+    """
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        split: str = "train",
+        annotations: str | Path | None = None,
+        images: str | Path | None = None,
+        boxes: BoxKind = "full",
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        bad_boxes: BadBoxes = "error",
+    ) -> None:
+        """Read and check the whole file; images are opened one by one, on use."""
+        check_bad_boxes(bad_boxes)
+        if boxes not in _FIELDS:
+            raise ConfigError(f"boxes: expected one of {', '.join(_FIELDS)}, got {boxes!r}")
+        self.file = Path(annotations) if annotations else _find_annotations(root, split)
+        self.boxes = boxes
+        lines = _read(self.file, boxes)
+        folders = (f"CrowdHuman_{split}/Images", f"CrowdHuman_{split}", "images", "Images")
+        super().__init__(
+            _table(self.file, lines, boxes, bad_boxes),
+            Path(images) if images else pick_folder(root, folders),
+            target="head" if boxes == "head" else "person",
+            name=f"CrowdHumanScenes({str(self.file)!r}, boxes={boxes!r})",
+            suffixes=(".jpg", ".png"),
+            max_pixels=max_pixels,
+            bad_boxes=bad_boxes,
+        )
+        seen = len(lines.mask)
+        self.counts = {
+            **self.counts,
+            "persons": seen - sum(lines.mask),
+            "masks": sum(lines.mask),
+            "ignored_persons": sum(lines.ignored_person),
+            "ignored_heads": sum(lines.ignored_head),
+            "dropped": seen - self.counts["instances"],
+        }
+
+
+@dataclass
+class _Lines:
+    """What the lines say: a value per image, or per box, in the order of the file."""
+
+    ids: list[str] = field(default_factory=list)
+    per_image: list[int] = field(default_factory=list)
+    mask: bytearray = field(default_factory=bytearray)
+    ignored_person: bytearray = field(default_factory=bytearray)
+    ignored_head: bytearray = field(default_factory=bytearray)
+    xywh: dict[str, array[float]] = field(default_factory=dict)
+
+
+def _find_annotations(root: str | Path | None, split: str) -> Path:
+    """Return the .odgt below ``root`` that belongs to ``split``."""
+    if root is None:
+        raise ConfigError("crowdhuman: expected root=, or annotations= and images=")
+    folder = Path(root)
+    files = find_files(folder, "*.odgt") or find_files(folder, "annotations/*.odgt")
+    return pick_split(files, split, folder, "one annotation_*.odgt")
+
+
+def _read(file: Path, boxes: BoxKind) -> _Lines:
+    """Parse and check every line."""
+    lines = _Lines(xywh={name: array("d") for name in _FIELDS[boxes]})
+    first: dict[str, int] = {}
+    for number, line in enumerate(read_lines(file), start=1):
+        where = f"{file}: line {number}"
+        data = parse_json(line, where)
+        if not isinstance(data, dict) or not data.keys() >= {"ID", "gtboxes"}:
+            got = sorted(data) if isinstance(data, dict) else data
+            raise SceneError(f"{where}: expected an object with ID and gtboxes, got {short(got)}")
+        name, rows = check_file_name(data["ID"], f"{where}: ID"), data["gtboxes"]
+        if first.setdefault(name, number) != number:
+            raise SceneError(f"{where}: ID: expected a new one, got that of line {first[name]}")
+        if not isinstance(rows, list):
+            raise SceneError(f"{where}: gtboxes: expected a list, got {short(rows)}")
+        for k, row in enumerate(rows):
+            try:
+                _add(row, lines, boxes == "head")
+            except SceneError as err:
+                raise SceneError(f"{where}: gtboxes[{k}]{err}") from None
+        lines.ids.append(name)
+        lines.per_image.append(len(rows))
+    return lines
+
+
+def _add(row: Any, lines: _Lines, head: bool) -> None:
+    """Check one box of a line and add it to the columns; errors name the field only."""
+    if not isinstance(row, dict):
+        raise SceneError(f": expected an object, got {short(row)}")
+    tag = row.get("tag")
+    if tag not in _TAGS:
+        raise SceneError(f".tag: expected person or mask, got {short(tag)}")
+    for name in _ALL_FIELDS:
+        if (name in row or name in lines.xywh) and not is_xywh(row.get(name)):
+            got = short(row[name]) if name in row else "none"
+            raise SceneError(f".{name}: expected four finite numbers [x, y, w, h], got {got}")
+    body, head_only = _ignore(row, "extra"), _ignore(row, "head_attr")
+    for name, column in lines.xywh.items():
+        column.extend(row[name])
+    mask = tag == "mask"
+    lines.mask.append(mask)
+    lines.ignored_person.append(body and not mask)
+    lines.ignored_head.append(head and head_only and not body and not mask)
+
+
+def _ignore(row: Mapping[str, Any], name: str) -> bool:
+    """Return the ignore flag of ``extra`` or ``head_attr``, both of which may be absent."""
+    part = row.get(name, {})
+    if not isinstance(part, dict):
+        raise SceneError(f".{name}: expected an object, got {short(part)}")
+    value = part.get("ignore", 0)
+    if type(value) is not int or value not in (0, 1):
+        raise SceneError(f".{name}.ignore: expected 0 or 1, got {short(value)}")
+    return value == 1
+
+
+def _table(file: Path, lines: _Lines, boxes: BoxKind, bad_boxes: BadBoxes) -> SceneTable:
+    """Make the table of the boxes that are good."""
+    image = np.repeat(np.arange(len(lines.ids)), lines.per_image)
+    xywh = {name: np.frombuffer(column).reshape(-1, 4) for name, column in lines.xywh.items()}
+    good = _good_rows(file, xywh, image, bad_boxes)
+    kept = {name: corners(box[good]) for name, box in xywh.items()}
+    mask = np.frombuffer(lines.mask, np.uint8)[good]
+    flags = [np.frombuffer(flag, bool)[good] for flag in (lines.ignored_person, lines.ignored_head)]
+    per_image = np.bincount(image[good], minlength=len(lines.ids))
+    table = SceneTable.of(
+        names=lines.ids,
+        files=lines.ids,
+        per_image=per_image.tolist(),
+        boxes=kept[_FIELDS[boxes][0]],
+        visible_boxes=kept.get("vbox"),
+        ignore=(mask == 1) | flags[0] | flags[1],
+        label=mask,
+        labels=_TAGS,
+        notes={"dropped": (np.array(lines.per_image, int) - per_image).tolist()},
+    )
+    if boxes != "visible":
+        return table
+    share = np.minimum(1.0, box_area(kept["vbox"]) / box_area(kept["fbox"]))
+    return replace(table, visible_share=share.astype(np.float32))
+
+
+def _good_rows(
+    file: Path, xywh: Mapping[str, NDArray[np.float64]], image: NDArray[np.int64], bad: BadBoxes
+) -> NDArray[np.bool_]:
+    """Return which boxes can be used, or raise for the first that cannot."""
+    starts = np.searchsorted(image, image)  # the first box of each box's own line
+    good = np.ones(len(image), bool)
+    for name, box in xywh.items():
+
+        def where(row: int, name: str = name) -> str:
+            return f"{file}: line {image[row] + 1}: gtboxes[{row - starts[row]}].{name}"
+
+        if name == "vbox" and next(iter(xywh)) == "fbox":  # nothing of a person may be seen
+            sides = (box[:, 2:] >= 0).all(axis=1)
+            good &= good_boxes(sides, box, "width and height of at least 0", where, bad)
+        else:
+            good &= boxes_with_area(box, where, bad)
+    return good

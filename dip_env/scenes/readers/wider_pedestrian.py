@@ -1,0 +1,285 @@
+"""Scenes from the text files of the WIDER Pedestrian challenge, 2018 or 2019."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dip_env.errors import ConfigError, SceneError
+from dip_env.formats.files import short
+from dip_env.scenes.readers.annotated import (
+    AnnotatedScenes,
+    BadBoxes,
+    SceneTable,
+    boxes_with_area,
+    check_bad_boxes,
+    corners,
+)
+from dip_env.scenes.readers.images import DEFAULT_MAX_PIXELS
+from dip_env.scenes.readers.wider_lines import (
+    CLASSES,
+    YEARS,
+    Ints,
+    box_rows,
+    covered_people,
+    read_named_lines,
+    read_names,
+    tell_year,
+)
+
+Covered = Literal["ignore", "count"]
+"""What to do with people more than half covered by ignore regions."""
+
+_LABELS = (*CLASSES, "ignore")
+_REGION = len(CLASSES)
+_FOLDERS = {
+    2018: ("{split}", "images"),
+    2019: (
+        *("sur_{split}", "ad_{split}", "{split}_data", "images"),
+        *("ad_{split}/ad_01", "ad_{split}/ad_02", "ad_{split}/ad_03"),
+    ),
+}
+
+
+class WiderPedestrianScenes(AnnotatedScenes):
+    """The WIDER Pedestrian challenge of 2018 or of 2019 as scenes.
+
+    A line is an image and its boxes: ``label x y w h`` each in 2018 (1 pedestrian, 2 cyclist),
+    ``x y w h`` each in 2019; an image without boxes is a scene without people. The year is told
+    by the lines: by how many numbers they hold and which, and by the names (img*, or sur* and
+    ad*), which must agree. Where the lines leave it open, or contradict each other, ``year`` has
+    to say it. No file states sizes: they are read from the images' headers, on use.
+
+    The challenge's mAP merges both labels, so both count by default; a class left out of
+    ``classes`` is ignored. 2019 has one class: its boxes are those of 2018, cyclists too, without
+    their labels, so there ``classes`` only chooses what the prompt names. Ignore regions become
+    ignored instances with the label ``ignore``. Many annotated people stand in such regions; the
+    mAP takes away who is covered by more than half, so they are ignored too, or they count with
+    ``covered="count"``. The images are for research, under the challenge's terms. Layout::
+
+        2018  root/{train,val}_annotations.txt   root/pedestrian_ignore_part_{train,val}.txt
+              root/{train,val}/img18169.jpg      or  root/images/img18169.jpg
+        2019  root/Annotations/{train,val}_{bbox,ignore,list}.txt  or the same files in root
+              root/sur_train/   root/ad_train/ad_{01,02,03}/   root/val_data/sur00604.jpg
+
+    ``counts`` holds what the files state: images without people (``empty``), people by class
+    (all of 2019 as pedestrians), ``ignore_regions``, people of an ``other_class``, people
+    ``covered`` by regions, and ``dropped``.
+
+    Args:
+        root: folder of the data.
+        split: ``train`` or ``val``; the test images have no annotations.
+        annotations: path of the file with the boxes; replaces the search below ``root``. The
+            ignore and list files are looked for beside it.
+        ignore_file: path of the ignore regions; ``"none"`` to do without.
+        list_file: path of the list of all images of 2019, some of which may have no line among
+            the boxes; ``"none"`` to do without those.
+        images: folder of the images, or of the folders of images named above.
+        year: 2018 or 2019; ``"auto"`` to tell by the lines.
+        classes: what counts; the other class is ignored.
+        covered: ``ignore`` or ``count`` people more than half covered by ignore regions.
+        max_pixels: larger images are refused before they are decoded.
+        bad_boxes: what to do with boxes without area, or outside their image.
+
+    Raises:
+        SceneError: for a missing or malformed file; the message names file, line and field.
+        ConfigError: for arguments that cannot work together.
+    """
+
+    def __init__(
+        self,
+        root: str | Path | None = None,
+        *,
+        split: str = "train",
+        annotations: str | Path | None = None,
+        ignore_file: str | Path | None = None,
+        list_file: str | Path | None = None,
+        images: str | Path | None = None,
+        year: int | str = "auto",
+        classes: Collection[str] = CLASSES,
+        covered: Covered = "ignore",
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        bad_boxes: BadBoxes = "error",
+    ) -> None:
+        """Read and check the text files; images are looked for and opened on use."""
+        check_bad_boxes(bad_boxes)
+        if covered not in ("ignore", "count"):
+            raise ConfigError(f"covered: expected ignore or count, got {covered!r}")
+        self.classes, stated = _check_classes(classes), _check_year(year)
+        if root is None and (annotations is None or images is None):
+            raise ConfigError("wider_pedestrian: expected root=, or annotations= and images=")
+        self.file = Path(annotations) if annotations else _find(Path(root or ""), split, stated)
+        lines = read_named_lines(self.file)
+        self.year = stated or tell_year(self.file, lines)
+        if self.year == 2019 and CLASSES[0] not in self.classes:
+            raise ConfigError("classes: expected pedestrian, the only class of 2019, got cyclist")
+        self.ignore_file = _beside(self.file, self.year, "ignore_file", ignore_file)
+        self.list_file = _beside(self.file, self.year, "list_file", list_file)
+        names = list(lines) if self.list_file is None else read_names(self.list_file)
+        people = box_rows(self.file, lines, self.year, names)
+        regions = np.zeros((0, 7), np.int64)
+        if self.ignore_file is not None:
+            regions = box_rows(self.ignore_file, read_named_lines(self.ignore_file), 2019, names)
+            regions[:, 2] = _REGION
+        rows = np.concatenate([people, regions])
+
+        def where(row: int) -> str:
+            return f"{self.file if row < len(people) else self.ignore_file}: line {rows[row, 1]}"
+
+        good = boxes_with_area(rows[:, 3:].astype(np.float64), where, bad_boxes)
+        hidden = np.append(covered_people(people, regions), np.zeros(len(regions), bool))
+        ignore = np.array([name not in self.classes for name in _LABELS])[rows[:, 2]]
+        ignore |= hidden & (covered == "ignore")
+        base = Path(images or root or "")
+        part = self.file.stem.partition("_")[0]
+        below = [base / name.format(split=part) for name in _FOLDERS[self.year]]
+        self.folders = (base, *below) if images else tuple(below)
+        files = f"{_quoted(self.file)}, ignore_file={_quoted(self.ignore_file)}"
+        files += f", list_file={_quoted(self.list_file)}" if self.year == 2019 else ""
+        options = f"year={self.year}, classes={self.classes!r}, covered={covered!r}"
+        super().__init__(
+            _table(names, rows, good, ignore),
+            base,
+            target=" or ".join(self.classes),
+            name=f"WiderPedestrianScenes({files}, {options})",
+            counts={
+                **_count(names, rows, self.classes),
+                "covered": int(hidden.sum()),
+                "dropped": int((~good).sum()),
+            },
+            max_pixels=max_pixels,
+            bad_boxes=bad_boxes,
+        )
+
+    @cached_property
+    def _folders_of(self) -> Mapping[str, list[Path]]:
+        """The folders that hold a file of each name; listed once, on first use."""
+        found: dict[str, list[Path]] = {}
+        for folder in filter(Path.is_dir, self.folders):
+            for file in folder.iterdir():
+                found.setdefault(file.name, []).append(folder)
+        return found
+
+    def has_image(self, index: int) -> bool:
+        """Return whether one of the folders held the image file of a scene on first use."""
+        return self.table.files[index] in self._folders_of
+
+    def image_path(self, index: int) -> Path:
+        """Return the image file of a scene, in whichever folder holds it.
+
+        Raises:
+            SceneError: when none does, or more than one.
+        """
+        name = self.table.files[index]
+        folders = self._folders_of.get(name, [])
+        if len(folders) > 1:
+            two = f"{folders[0]} and {folders[1]}"
+            raise SceneError(f"{name}: expected one image of this name, found it in {two}")
+        if not folders:
+            there = [str(folder) for folder in self.folders if folder.is_dir()]
+            if not there:
+                tried = ", ".join(map(str, self.folders))
+                raise SceneError(
+                    f"image folder is missing: expected one of {tried}; name it with images="
+                )
+            raise SceneError(f"{name}: image file is missing in {', '.join(there)}")
+        return folders[0] / name
+
+
+def _check_classes(classes: Collection[str]) -> tuple[str, ...]:
+    """Return the classes that count, pedestrians first."""
+    listed = isinstance(classes, Collection) and not isinstance(classes, str)
+    names = list(classes) if listed else []
+    if not names or not all(name in CLASSES for name in names):
+        raise ConfigError(f"classes: expected names among {CLASSES}, got {short(classes)}")
+    return tuple(name for name in CLASSES if name in classes)
+
+
+def _check_year(year: int | str) -> int | None:
+    """Return the year, None where the lines are to tell it."""
+    if str(year) not in ("auto", *map(str, YEARS)):
+        raise ConfigError(f"year: expected 2018, 2019 or 'auto', got {year!r}")
+    return None if year == "auto" else int(year)
+
+
+def _find(root: Path, split: str, year: int | None) -> Path:
+    """Return the file below ``root`` that holds the boxes of a split."""
+    places = {
+        2018: (f"{split}_annotations.txt",),
+        2019: (f"Annotations/{split}_bbox.txt", f"{split}_bbox.txt"),
+    }
+    wanted = [root / place for y in YEARS if year in (None, y) for place in places[y]]
+    found = [file for file in wanted if file.is_file()]
+    if len(found) == 1:
+        return found[0]
+    names = " or ".join(str(file.relative_to(root)) for file in found or wanted)
+    if found:
+        raise SceneError(f"{root}: found {names}; say which with year= or annotations=")
+    raise SceneError(f"{root}: expected {names}, found none; name the file with annotations=")
+
+
+def _beside(file: Path, year: int, option: str, given: str | Path | None) -> Path | None:
+    """Return the ignore or list file that goes with the boxes, None to do without."""
+    if str(given) == "none" or (year == 2018 and option == "list_file" and given is None):
+        return None
+    if year == 2018 and option == "list_file":
+        raise ConfigError("list_file: expected none for 2018, whose lines name every image")
+    if given is not None:
+        return Path(given)
+    kind = option.removesuffix("_file")
+    name, count = {
+        2018: re.subn(r"^(.+)_annotations\.txt$", r"pedestrian_ignore_part_\1.txt", file.name),
+        2019: re.subn(r"^(.+)_bbox\.txt$", rf"\1_{kind}.txt", file.name),
+    }[year]
+    beside = file.with_name(name)
+    if not count or not beside.is_file():
+        looked = f"{beside} is missing" if count else f"the name {file.name} tells none"
+        raise SceneError(
+            f"{file}: expected {option} beside it, {looked}; name it, or do without by "
+            f"{option}='none'"
+        )
+    return beside
+
+
+def _table(
+    names: list[str], rows: Ints, good: NDArray[np.bool_], ignore: NDArray[np.bool_]
+) -> SceneTable:
+    """Make the table of the good rows: of every image its people, then its ignore regions."""
+    order = np.argsort(rows[:, 0], kind="stable")
+    order = order[good[order]]
+    all_rows, kept = (
+        np.bincount(part, minlength=len(names)) for part in (rows[:, 0], rows[order, 0])
+    )
+    return SceneTable.of(
+        names=names,
+        files=names,
+        per_image=kept.tolist(),
+        boxes=corners(rows[order, 3:]),
+        ignore=ignore[order],
+        label=rows[order, 2],
+        labels=_LABELS,
+        notes={"dropped": (all_rows - kept).tolist()},
+    )
+
+
+def _count(names: list[str], rows: Ints, classes: tuple[str, ...]) -> dict[str, int]:
+    """Count what the files state."""
+    by_label = np.bincount(rows[:, 2], minlength=len(_LABELS)).tolist()
+    by_class = dict(zip(CLASSES, by_label, strict=False))
+    return {
+        "empty": len(names) - len(np.unique(rows[rows[:, 2] != _REGION, 0])),
+        **by_class,
+        "ignore_regions": by_label[_REGION],
+        "other_class": sum(by_class[name] for name in CLASSES if name not in classes),
+    }
+
+
+def _quoted(file: Path | None) -> str:
+    """Return a file as an argument."""
+    return repr("none" if file is None else str(file))

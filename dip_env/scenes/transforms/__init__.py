@@ -1,0 +1,1 @@
+"""Sources made of other sources: filtered, mixed, split, stored, streamed."""

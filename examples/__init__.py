@@ -1,0 +1,1 @@
+"""Examples, benchmarks and studies; run from the root of a checkout."""

@@ -1,0 +1,1 @@
+"""Larger studies, each a package run with ``python -m``."""

@@ -1,0 +1,149 @@
+"""Measure one model on one set of scenes: numbers of each scene, and what was said there.
+
+The numbers are kept per scene, so that any two measurements of the same scenes can be compared in
+pairs; the actions are kept, so that any episode can be played and drawn again.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dip_agents.engines.choose import engine_for
+from dip_agents.evaluation.evaluate import Arm, evaluate_arms
+from dip_agents.evaluation.scores import EvalScore
+from dip_agents.models.vlm import VLM
+from dip_agents.policies.base import Policy
+from dip_agents.policies.vlm import VLMPolicy
+from dip_env.config import EpisodeConfig
+from dip_env.episode import Episode
+from dip_env.group import EpisodeGroup
+from dip_env.scenes.base import SceneSource
+
+Columns = Mapping[str, NDArray[np.float64]]
+"""Numbers of each scene by name, each (S,) or (S, T) for T IoU thresholds."""
+
+RESULT = "result.json"
+BATCH = 32
+"""Episodes that are played together."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """What a model did in S scenes.
+
+    Args:
+        indices: of the scenes in their source.
+        columns: see ``columns_of``.
+        actions: what was said in each scene, turn by turn.
+    """
+
+    indices: tuple[int, ...]
+    columns: Columns
+    actions: tuple[tuple[str, ...], ...]
+
+    @property
+    def count(self) -> int:
+        """S, the number of scenes."""
+        return len(self.indices)
+
+    def save(self, folder: Path) -> None:
+        """Write it into a folder."""
+        data = {
+            "indices": list(self.indices),
+            "columns": {name: values.tolist() for name, values in self.columns.items()},
+            "actions": [list(texts) for texts in self.actions],
+        }
+        (folder / RESULT).write_text(json.dumps(data) + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, folder: Path) -> Measured:
+        """Read it back."""
+        data = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+        return cls(
+            tuple(data["indices"]),
+            {name: np.array(values, dtype=np.float64) for name, values in data["columns"].items()},
+            tuple(tuple(texts) for texts in data["actions"]),
+        )
+
+    def play_again(self, place: int, source: SceneSource, rules: EpisodeConfig) -> Episode:
+        """Return the finished episode of a scene.
+
+        Args:
+            place: of the scene among ``indices``.
+            source: the scenes that were measured.
+            rules: that were measured under.
+        """
+        index = self.indices[place]
+        episode = Episode(source[index], rules, scene_index=index)
+        for text in self.actions[place]:
+            episode.step(text)
+        return episode
+
+
+def measure(
+    policy: Policy, source: SceneSource, indices: Sequence[int], rules: EpisodeConfig
+) -> Measured:
+    """Play a policy on scenes, once each.
+
+    Args:
+        policy: who acts.
+        source: the scenes.
+        indices: which of them, each once.
+        rules: of the episodes.
+
+    Returns:
+        What it did.
+    """
+    actions: list[tuple[str, ...]] = []
+
+    def note(name: str, group: EpisodeGroup) -> None:
+        said = (m.text for m in group.episodes[0].transcript if m.role == "assistant")
+        actions.append(tuple(said))
+
+    results = evaluate_arms(
+        policy,
+        source,
+        indices,
+        {"own": Arm(rules)},
+        batch_size=BATCH,
+        on_group=note,
+    )
+    return Measured(tuple(indices), columns_of(results["own"].score), tuple(actions))
+
+
+def greedy(vlm: VLM, limits: Mapping[str, Any]) -> VLMPolicy:
+    """Return a model as a policy that says what it thinks most likely.
+
+    Args:
+        vlm: the model.
+        limits: ``max_new_tokens`` of a turn and ``token_budget`` of an episode.
+    """
+    return VLMPolicy(engine_for(vlm), 0.0, **limits, batch_size=BATCH)
+
+
+def columns_of(score: EvalScore) -> dict[str, NDArray[np.float64]]:
+    """Keep of an evaluation what its metrics are sums of.
+
+    Args:
+        score: with one rollout a scene.
+
+    Returns:
+        The tallies of ``evaluation.scores`` by name, ``people`` to find, ``duplicates``, and
+        at each IoU threshold, (S, T), ``tp`` and ``counted`` (boxes that ignore regions do not
+        drop).
+    """
+    found = score.unscored
+    return {
+        **{name: np.asarray(values, dtype=np.float64) for name, values in score.tallies.items()},
+        "people": found.people,
+        "duplicates": found.duplicates,
+        "tp": found.tp.T,
+        "counted": (found.boxes - found.dropped).T,
+    }

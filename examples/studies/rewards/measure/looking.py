@@ -1,0 +1,88 @@
+"""Does looking help? One model with its own looks, without any, and under every control."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dip_agents.experiments.looking import looking_report, usual_controls
+from dip_agents.experiments.measures import Landing
+from dip_agents.experiments.pictures import looking_sheet
+from dip_agents.policies.base import Policy
+from dip_env.config import EpisodeConfig
+from dip_env.scenes.base import SceneSource
+from examples.studies.rewards.measure.answers import BATCH, RESULT, Columns, columns_of
+
+SHEET = "looks.png"
+DRAWN = 6
+"""Scenes on the sheet that shows where looks land."""
+
+
+def measure_looking(
+    policy: Policy,
+    source: SceneSource,
+    indices: Sequence[int],
+    rules: EpisodeConfig,
+    folder: Path,
+) -> None:
+    """Play a policy under every control and keep the numbers of each scene, and a picture.
+
+    Args:
+        policy: who acts.
+        source: the scenes.
+        indices: which of them, each once.
+        rules: of the episodes; they allow a look.
+        folder: where to.
+    """
+    # The bundled model was taught to look at tiles; so does the oracle in its place.
+    controls = usual_controls(rules, tiles=True)
+    report = looking_report(policy, source, indices, rules, controls=controls, batch_size=BATCH)
+    sheet = looking_sheet(policy, source, indices[:DRAWN], rules, batch_size=BATCH)
+    sheet.save(folder / SHEET)
+    found = {
+        name: columns_of(result.score) | landing_columns(report.landings[name])
+        for name, result in report.results.items()
+    }
+    data = {
+        "indices": list(indices),
+        "controls": {
+            name: {column: values.tolist() for column, values in columns.items()}
+            for name, columns in found.items()
+        },
+    }
+    (folder / RESULT).write_text(json.dumps(data) + "\n", encoding="utf-8")
+
+
+def landing_columns(landings: Sequence[Landing]) -> dict[str, NDArray[np.float64]]:
+    """Return where the looks of each scene landed, (S,) by name.
+
+    Args:
+        landings: one of each scene.
+
+    Returns:
+        ``regions``, ``area`` (share of the image), ``covered`` (share of the ambiguity) and
+        ``ambiguous``, 1 where something is and ``covered`` therefore counts.
+    """
+    return {
+        "regions": np.array([one.regions for one in landings], dtype=np.float64),
+        "area": np.array([one.area for one in landings]),
+        "covered": np.array([one.covered or 0.0 for one in landings]),
+        "ambiguous": np.array([one.covered is not None for one in landings], dtype=np.float64),
+    }
+
+
+def load_looking(folder: Path) -> dict[str, Columns]:
+    """Read the numbers of each scene back, by control, in the order they were played.
+
+    Args:
+        folder: of a finished run.
+    """
+    data = json.loads((folder / RESULT).read_text(encoding="utf-8"))
+    return {
+        name: {column: np.array(values, dtype=np.float64) for column, values in columns.items()}
+        for name, columns in data["controls"].items()
+    }

@@ -1,0 +1,1 @@
+"""Tables, plots and text from what was measured."""

@@ -1,0 +1,73 @@
+"""What comes out of a study, in sentences made from its numbers; ``tables`` holds the wording."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import examples.studies.rewards.report.tables as tables
+from dip_agents.experiments.looking import NONE, OWN
+from examples.studies.rewards.conditions import BASE, GRPO, REWARDS, SFT_LONGER, Arm
+from examples.studies.rewards.config import Study
+from examples.studies.rewards.report.results import Results
+
+
+def summary(study: Study, results: Results) -> list[str]:
+    """Say what is better than what, by F1 in pairs; nothing where nothing can be compared.
+
+    Args:
+        study: the choices.
+        results: of the finished runs.
+
+    Returns:
+        Lines of Markdown.
+    """
+    in_domain = study.presets[:1]
+    found = [
+        ("Learning from rewards, against what else can be done", verdicts(study, results)),
+        (
+            "All three rewards, against less or other ones",
+            _against(_ablations(study), in_domain, results),
+        ),
+        (
+            "The default accuracy reward, against the others",
+            _against([a for a in REWARDS if a is not GRPO], in_domain, results)
+            if "rewards" in study.parts
+            else [],
+        ),
+        ("Looking, against answering at once", _looking(results)),
+    ]
+    lines = [line for words, said in found if said for line in (f"{words}:", "", *said, "")]
+    return ["## What comes out", "", *lines] if lines else []
+
+
+def verdicts(study: Study, results: Results) -> list[str]:
+    """Say how GRPO compares with the start and with being taught on, scenes by scenes."""
+    asked = [arm for arm in (BASE, SFT_LONGER) if arm in study.core]
+    return _against(asked, study.presets, results)
+
+
+def _ablations(study: Study) -> list[Arm]:
+    return [arm for arm in study.core if arm.learns == "rewards" and arm is not GRPO]
+
+
+def _against(arms: Sequence[Arm], presets: Sequence[str], results: Results) -> list[str]:
+    """Compare GRPO with each arm on each set of scenes that it is finished on."""
+    lines = []
+    for arm in arms:
+        found: dict[str, tables.ArmRuns] = {}
+        for scenes in presets:
+            pairs = [(one, results.runs(one.name, scenes)) for one in (arm, GRPO)]
+            found |= {scenes: pairs} if all(runs for _, runs in pairs) else {}
+        lines += tables.verdict(found, arm.name, GRPO.name)
+    return lines
+
+
+def _looking(results: Results) -> list[str]:
+    """Compare each model's own looks with none."""
+    lines = []
+    for arm in (BASE, GRPO):
+        controls = results.looking(arm.name)
+        if controls:
+            pairs = [(Arm(name, ""), controls[name]) for name in (NONE, OWN)]
+            lines += tables.verdict({arm.name: pairs}, NONE, OWN)
+    return lines

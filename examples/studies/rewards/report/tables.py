@@ -1,0 +1,269 @@
+"""The study's tables in Markdown, from numbers of each scene; reads no file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from dip_agents.evaluation.result import show
+from dip_agents.experiments.looking import NONE, OWN
+from dip_agents.experiments.measures import gain_and_harm
+from examples.studies.rewards.conditions import Arm
+from examples.studies.rewards.report.results import Logs
+from examples.studies.rewards.report.stats import (
+    Runs,
+    difference,
+    overlap,
+    per_scene_f1,
+    per_seed,
+    value,
+)
+
+HEADINGS = {
+    "F1": "F1",
+    "precision": "precision",
+    "recall": "recall",
+    "F1_50_95": "F1 over IoU .5:.95",
+    "boxes": "boxes an answer",
+    "boxes_per_person": "boxes per person",
+    "duplicates": "duplicates",
+    "looks": "looks",
+    "well_formed": "well-formed",
+    "look": "look term",
+    "regions": "regions",
+    "look_area": "of the image",
+    "covered": "of the ambiguity",
+}
+"""How metrics are called in tables."""
+LAST = 10
+"""Steps that a table of training numbers takes the mean of."""
+LOGGED = {
+    "reward/total": "reward, each arm's own",
+    "reward/accuracy": "accuracy term",
+    "reward/look": "look term",
+    "rollout/looked": "rollouts that look",
+    "rollout/boxes": "boxes an answer",
+    "train/entropy": "entropy, nats a token",
+    "train/ref_kl": "KL to the start",
+    "group/frac_mixed": "groups that teach",
+}
+"""What the curves show, by log key."""
+
+NOISE = {
+    "same_people": "who is ambiguous, to one group and to another",
+    "same_look": "the look term of a rollout, on its siblings and on another group",
+    "as_prior": "the look term, on siblings and by the annotation prior",
+    "with_accuracy": "the look term and the accuracy term of a rollout",
+    "look_share": "squares of the look term's part of the reward, over those of the reward",
+}
+"""What two groups in each scene tell, by metric."""
+
+ArmRuns = Sequence[tuple[Arm, Runs]]
+"""Arms with their runs on the same scenes, those without any left out."""
+
+
+def markdown(
+    header: Sequence[str], rows: Sequence[Sequence[str]], numbers: bool = True
+) -> list[str]:
+    """Return the lines of a table.
+
+    Args:
+        header: names of the columns.
+        rows: their cells.
+        numbers: all columns but the first hold numbers, and go to the right.
+    """
+    marks = ["---", *["---:" if numbers else "---"] * (len(header) - 1)]
+    return [f"| {' | '.join(cells)} |" for cells in (header, marks, *rows)]
+
+
+def plural(count: int, word: str) -> str:
+    """Return a count with its word, such as ``1 run`` and ``2 runs``."""
+    return f"{count} {word}{'' if count == 1 else 's'}"
+
+
+def by_metric(arms: ArmRuns, metrics: Sequence[str]) -> list[str]:
+    """Return a row for each arm and a column for each metric, with intervals."""
+    header = ["arm", "seeds", *(HEADINGS[metric] for metric in metrics), "F1 of each seed"]
+    rows = [
+        [
+            f"`{arm.name}`",
+            _seeds(runs),
+            *(show(value(metric, runs)) for metric in metrics),
+            " ".join(f"{v:.3f}" for v in per_seed("F1", runs).values()),
+        ]
+        for arm, runs in arms
+    ]
+    return markdown(header, rows)
+
+
+def gains(arms: ArmRuns, metrics: Sequence[str], reference: str) -> list[str]:
+    """Return, for each other arm, its paired differences to one arm.
+
+    Args:
+        arms: the arms.
+        metrics: columns.
+        reference: name of the arm that is taken off.
+    """
+    found = {arm.name: runs for arm, runs in arms}
+    if reference not in found:
+        return [f"`{reference}` is not finished: nothing to compare with."]
+    header = [f"arm - `{reference}`, paired", *(HEADINGS[metric] for metric in metrics)]
+    rows = [
+        [
+            f"`{arm.name}`",
+            *(show(difference(m, found[reference], runs), sign=True) for m in metrics),
+        ]
+        for arm, runs in arms
+        if arm.name != reference
+    ]
+    return markdown(header, rows)
+
+
+def across(arms: Mapping[str, ArmRuns], metric: str, reference: str | None = None) -> list[str]:
+    """Return a row for each arm and a column for each set of scenes.
+
+    Args:
+        arms: by the name of the scenes.
+        metric: what is shown.
+        reference: name of the arm that is taken off, in pairs; None for the values themselves.
+    """
+    names = list(dict.fromkeys(arm.name for pairs in arms.values() for arm, _ in pairs))
+    cells: dict[str, dict[str, str]] = {name: {} for name in names if name != reference}
+    for scenes, pairs in arms.items():
+        found = {arm.name: runs for arm, runs in pairs}
+        for name, runs in found.items():
+            if reference is None:
+                cells[name][scenes] = show(value(metric, runs))
+            elif name != reference and reference in found:
+                gain = difference(metric, found[reference], runs)
+                cells[name][scenes] = show(gain, sign=True)
+    first = "arm" if reference is None else f"arm - `{reference}`, paired"
+    rows = [[f"`{n}`", *(row.get(scenes, "-") for scenes in arms)] for n, row in cells.items()]
+    return markdown([f"{first}: {HEADINGS[metric]}", *arms], rows)
+
+
+def verdict(arms: Mapping[str, ArmRuns], before: str, after: str) -> list[str]:
+    """Say for each set of scenes what comes out of comparing two arms by F1.
+
+    Args:
+        arms: by the name of the scenes.
+        before: name of the first arm.
+        after: name of the second.
+    """
+    lines = []
+    for scenes, pairs in arms.items():
+        found = {arm.name: runs for arm, runs in pairs}
+        if before not in found or after not in found:
+            lines.append(f"- `{scenes}`: not finished.")
+            continue
+        gain = difference("F1", found[before], found[after])
+        if gain.value is None or gain.low is None or gain.high is None:
+            lines.append(f"- `{scenes}`: no difference to speak of ({gain.reason}).")
+            continue
+        word = "better" if gain.low > 0 else "worse" if gain.high < 0 else "not told apart"
+        both = overlap(value("F1", found[before]), value("F1", found[after]))
+        lines.append(
+            f"- `{scenes}`: `{after}` is **{word}**{_than(word, before)}, F1 "
+            f"{show(gain, sign=True)} in pairs; their own intervals "
+            f"{'overlap' if both else 'do not overlap'}."
+        )
+    return lines
+
+
+def looking(controls: Mapping[str, Runs]) -> list[str]:
+    """Return a row for each control, with paired differences to the own looks.
+
+    Args:
+        controls: runs by the name of the control.
+    """
+    metrics = ("F1", "precision", "recall", "regions", "look_area", "covered")
+    own = controls[OWN]
+    rows = [
+        [
+            name,
+            *(show(value(metric, runs)) for metric in metrics),
+            "" if name == OWN else show(difference("F1", own, runs), sign=True),
+        ]
+        for name, runs in controls.items()
+    ]
+    header = ["what is changed", *(HEADINGS[m] for m in metrics), f"F1 - F1 of {OWN}, paired"]
+    return markdown(header, rows)
+
+
+def gain_harm(controls: Mapping[str, Runs]) -> list[str]:
+    """Split the scenes by what each kind of look did to them, against answering without.
+
+    Args:
+        controls: runs by the name of the control; shares and changes are means over seeds.
+    """
+    rows = []
+    for name, runs in controls.items():
+        if name == NONE:
+            continue
+        splits = [
+            gain_and_harm(per_scene_f1(controls[NONE][seed]), per_scene_f1(columns))
+            for seed, columns in runs.items()
+        ]
+        scenes = [split.rose + split.fell + split.stayed for split in splits]
+        shares = (
+            np.mean([getattr(s, part) / n for s, n in zip(splits, scenes, strict=True)])
+            for part in ("rose", "fell", "stayed")
+        )
+        changes = (
+            mean([v for s in splits if (v := getattr(s, part)) is not None])
+            for part in ("mean_rise", "mean_fall")
+        )
+        rows.append(
+            [
+                name,
+                *(f"{100 * share:.0f} %" for share in shares),
+                *("-" if math.isnan(change) else f"{change:+.3f}" for change in changes),
+            ]
+        )
+    header = ["looks, against none", "F1 rose", "fell", "stayed", "mean rise", "mean fall"]
+    return markdown(header, rows)
+
+
+def noise(runs: Runs) -> list[str]:
+    """Say what two groups agree on, and what the look term has to do with the rest.
+
+    Args:
+        runs: of ``noise.py``.
+    """
+    rows = [[words, show(value(metric, runs))] for metric, words in NOISE.items()]
+    return markdown(["within scenes", "correlation, or share"], rows)
+
+
+def training(
+    logs: Logs,
+) -> list[str]:
+    """Return the means of the last steps, over steps and seeds; ``-`` where nothing was logged.
+
+    Args:
+        logs: rows of each step, by arm and seed.
+    """
+    rows = []
+    for arm, runs in logs.items():
+        last = [row for steps in runs.values() for row in list(steps)[-LAST:]]
+        means = [_logged(last, key) for key in LOGGED]
+        rows.append([f"`{arm}`", *("-" if math.isnan(m) else f"{m:.3f}" for m in means)])
+    return markdown(["arm", *LOGGED.values()], rows)
+
+
+def mean(values: Sequence[float]) -> float:
+    """Return the mean, NaN of nothing."""
+    return sum(values) / len(values) if values else math.nan
+
+
+def _logged(rows: Sequence[Mapping[str, float | None]], key: str) -> float:
+    return mean([v for row in rows if (v := row.get(key)) is not None])
+
+
+def _seeds(runs: Runs) -> str:
+    return "-" if None in runs else str(len(runs))
+
+
+def _than(word: str, other: str) -> str:
+    return f" from `{other}`" if word == "not told apart" else f" than `{other}`"

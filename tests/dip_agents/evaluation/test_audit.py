@@ -1,0 +1,216 @@
+import io
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from dip_agents.evaluation.adversaries import ADVERSARIES, Adversary, Situation
+from dip_agents.evaluation.audit import audit_main, print_report, run_audit
+from dip_env import Episode, EpisodeConfig, RewardConfig, Scene, ToyScenes
+
+
+class Crowd:
+    """Twelve people at seeded places below a far crowd that is ignored; no picture to see."""
+
+    def __len__(self):
+        return 100
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng(index)
+        tall = np.exp(rng.uniform(np.log(20), np.log(300), 12))
+        wide = 0.4 * tall
+        x, y = rng.uniform(0, 1280 - wide), rng.uniform(200, 960 - tall)
+        people = np.stack([x, y, x + wide, y + tall], axis=1)
+        far = [[100, 20, 500, 120], [700, 40, 1200, 150]]
+        boxes = np.concatenate([people, far]).astype(np.float32)
+        return Scene(
+            scene_id=f"crowd-{index}",
+            size=(1280, 960),
+            boxes=boxes,
+            visible_boxes=boxes,
+            visible_share=rng.uniform(0.3, 1, 14).astype(np.float32),
+            ignore=np.arange(14) >= 12,
+            labels=("person",) * 14,
+            load_image=lambda: Image.new("RGB", (1280, 960)),
+        )
+
+
+def config(**reward):
+    return EpisodeConfig(reward=RewardConfig(**reward))
+
+
+@pytest.fixture(scope="module")
+def report():
+    return run_audit(Crowd(), EpisodeConfig(), n=8)
+
+
+def row(report, name):
+    return next(r for r in (*report.honest, *report.adversaries) if r.name == name)
+
+
+def test_no_adversary_beats_the_honest_in_the_default_configuration(report):
+    assert report.wins == []
+    assert report.passed
+
+
+def test_no_adversary_wins_where_looks_are_paid_by_the_annotation():
+    report = run_audit(Crowd(), config(ambiguity="annotation"), n=8)
+    assert report.wins == []
+    # Wavering together makes nothing ambiguous that the annotation does not call so.
+    assert row(report, "wavering invention").group.look == 0
+
+
+def test_an_audit_without_looks_plays_every_attack_that_needs_none():
+    report = run_audit(Crowd(), EpisodeConfig(max_looks=0), n=8)
+    assert report.wins == []
+    everybody = (*report.honest, *report.adversaries)
+    assert all(r.group.look == 0 for r in everybody)
+    assert all(r.group.format == 1 for r in report.honest)
+    weak = report.honest[0].group
+    for name in ("score one", "score zero", "other order"):
+        assert row(report, name).group.reward == pytest.approx(weak.reward)
+
+
+def test_the_honest_have_the_quality_they_are_named_for(report):
+    for honest, f1 in zip(report.honest, (0.3, 0.5, 0.7), strict=True):
+        # 96 people in 8 rollouts each: one standard deviation is about 0.02.
+        assert honest.f1 == pytest.approx(f1, abs=0.05)
+        assert honest.group.format == 1.0
+    rewards = [honest.group.reward for honest in report.honest]
+    assert rewards == sorted(rewards)
+
+
+def test_about_twenty_and_more_attacks_each_with_a_name_and_a_claim():
+    assert len(ADVERSARIES) >= 20
+    assert len({a.name for a in ADVERSARIES}) == len(ADVERSARIES)
+    assert all(a.claim for a in ADVERSARIES)
+
+
+@pytest.mark.parametrize("name", ["other order", "score one", "score zero", "same look twice"])
+def test_what_must_change_nothing_changes_nothing(report, name):
+    weak = report.honest[0]
+    for arrangement in ("lone", "group"):
+        earned, untouched = getattr(row(report, name), arrangement), getattr(weak, arrangement)
+        assert earned.reward == pytest.approx(untouched.reward, abs=1e-9)
+
+
+@pytest.mark.parametrize("name", ["whole-image look", "look outside", "zero-area look"])
+def test_looks_that_choose_nothing_earn_nothing(report, name):
+    assert row(report, name).lone.look == 0
+    assert row(report, name).group.look == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "silence",
+        "look after answer",
+        "answer inside think",
+        "two answers",
+        "cut list",
+        "not a number",
+        "scientific",
+        "numbers as strings",
+    ],
+)
+def test_malformed_attacks_earn_nothing_at_all(report, name):
+    assert row(report, name).lone.reward == 0
+    assert row(report, name).group.reward == 0
+
+
+def test_malformed_attacks_would_pay_if_they_were_understood():
+    # The truth is inside each text, so a lenient parser would pay them.
+    scene = Crowd()[0]
+    situation = Situation.of(scene, EpisodeConfig())
+    first = f"{situation.truth[0, 0]:g}"
+    for adversary in ADVERSARIES:
+        if adversary.name in ("look after answer", "answer inside think", "two answers"):
+            assert first in adversary.attack(situation)[0]
+
+
+def test_every_attack_is_refused_or_played_without_an_exception_on_any_scene():
+    for source in (ToyScenes(), Crowd()):
+        for rules in ({}, {"max_looks": 0}, {"max_regions": 1, "max_boxes": 5, "max_turns": 1}):
+            rules = replace(EpisodeConfig(), **rules)
+            scene = source[2]
+            situation = replace(Situation.of(scene, rules), weak=np.array([[1, 2, 30, 40.0]]))
+            for adversary in ADVERSARIES:
+                episode = Episode(scene, rules)
+                actions = adversary.attack(situation)
+                while not episode.done:
+                    turn = episode.step(actions[min(episode.turn, len(actions) - 1)])
+                assert 0 <= turn.reward <= 1, adversary.name
+
+
+def attacks(*names):
+    return [a for a in ADVERSARIES if a.name in names]
+
+
+@pytest.mark.parametrize(
+    ("reward", "winner"),
+    [
+        ({"accuracy": "weighted_sum", "precision_weight": 1.0}, "one sure box"),
+        ({"format_weight": 0, "look_weight": 1, "accuracy_weight": 0}, "wavering"),
+        ({"look_weight": 0.4, "accuracy_weight": 0.5}, "agreed wavering"),
+    ],
+)
+def test_the_audit_fails_a_reward_that_pays_dishonesty(reward, winner):
+    report = run_audit(Crowd(), config(**reward), n=4, adversaries=attacks(winner))
+    assert winner in {win.adversary for win in report.wins}
+    assert not report.passed
+
+
+def test_one_sure_box_comes_close_or_wins_under_the_weighted_sum():
+    shares = []
+    for kind in ("weighted_sum", "f_beta"):
+        played = attacks("one sure box")
+        report = run_audit(Crowd(), config(accuracy=kind), n=8, adversaries=played)
+        shares.append(report.adversaries[0].lone.reward / report.honest[1].lone.reward)
+    assert shares[0] > 0.95
+    assert shares[1] < 0.6
+
+
+def test_wavering_pays_a_whole_group_but_never_one_rollout(report):
+    waverer = row(report, "wavering")
+    assert waverer.group.look > 0.5
+    assert waverer.lone.look < 0.1
+
+
+def test_a_tampering_attack_is_measured_against_its_own_honest_version():
+    better = Adversary(
+        "looks better", lambda s: s.usual(s.truth), "finding more pays", tampers=True
+    )
+    report = run_audit(Crowd(), config(), n=2, adversaries=[better])
+    assert [win.rival for win in report.wins] == ["honest F1 0.5", "honest F1 0.3"] * 2
+
+
+def test_same_seed_same_report_and_other_seed_another():
+    played = attacks("right count anywhere", "wavering")
+    one, same, other = (
+        run_audit(Crowd(), config(), n=2, seed=s, adversaries=played) for s in (0, 0, 1)
+    )
+    assert one == same
+    assert one.honest != other.honest
+
+
+def test_exit_code_says_whether_an_adversary_won():
+    out = io.StringIO()
+    console = Console(file=out, width=200)
+    reward = {"accuracy": "weighted_sum", "precision_weight": 1.0}
+    assert audit_main(Crowd(), config(**reward), n=2, console=console) == 1
+    assert "one sure box (lone) earns" in out.getvalue()
+
+
+def test_the_report_prints_everybody_and_the_verdict(report):
+    out = io.StringIO()
+    print_report(report, Console(file=out, width=200))
+    text = out.getvalue()
+    assert all(r.name in text for r in (*report.honest, *report.adversaries))
+    assert ("No adversary wins." in text) == report.passed
+
+
+def test_more_scenes_than_there_are_is_an_error():
+    with pytest.raises(ValueError, match="expected 1 to 4 scenes, got 5"):
+        run_audit(ToyScenes(), EpisodeConfig(), n=5)

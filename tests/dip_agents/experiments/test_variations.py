@@ -1,0 +1,161 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from dip_agents.experiments.variations import KINDS, left_out, run_experiment, variations
+from dip_agents.policies.base import Completion
+from dip_agents.policies.formatting import make_answer, printable
+from dip_agents.policies.oracle import OraclePolicy
+from dip_env import EpisodeConfig, ToyScenes
+from dip_env.actions import Grammar, Look, Think
+from dip_env.errors import ConfigError
+
+RULES = EpisodeConfig(view_size=320, crop_size=64, max_looks=1, max_regions=2, max_turns=3)
+SCENES = (0, 1)
+
+
+class Needy:
+    """Answers everybody once it has seen two crops, and nobody before; remembers its rules."""
+
+    def __init__(self, config):
+        self.config, self.grammar = config, Grammar(config.max_regions, config.max_boxes)
+
+    def act(self, observations, seeds):
+        return [Completion(self.grammar.format(self.segments(o))) for o in observations]
+
+    def segments(self, observation):
+        if observation.looks_left and not observation.crops:
+            width, height = observation.view.text_size
+            quarters = np.array([[0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1]])
+            return [Think("two places"), Look(quarters * (width, height, width, height))]
+        truth = ToyScenes()[observation.scene_index].truth
+        boxes = truth if len(observation.crops) >= 2 else truth[:0]
+        return [Think("done"), make_answer(printable(boxes, observation.view, decimals=2))]
+
+
+def report(kind, rules=RULES, **choices):
+    ways = variations(kind, rules, **choices)
+    return run_experiment(kind, Needy, ToyScenes(), SCENES, ways)
+
+
+def f1(found):
+    return {name: arm["metrics"]["F1"]["value"] for name, arm in found["arms"].items()}
+
+
+def test_a_smaller_budget_costs_what_the_policy_needed_it_for():
+    found = report("look-budget")
+    assert f1(found) == {
+        "own looks": 1,
+        "no looks": 0,
+        "single pass": 0,
+        "first region only": 0,
+        "regions 0.5x as wide": 1,
+        "regions 0.7x as wide": 1,
+        "regions 1.4x as wide": 1,
+        "regions 2x as wide": 1,
+    }
+    arms = found["arms"]
+    assert arms["no looks"]["against_reference"]["F1"] == {"value": -1, "low": -1, "high": -1}
+    assert arms["own looks"]["gain_harm"]["rose"] == 2
+    # Two quarters of the overview; half as wide is a quarter of that.
+    assert arms["own looks"]["looks"]["area"]["value"] == pytest.approx(0.5)
+    assert arms["regions 0.5x as wide"]["looks"]["area"]["value"] == pytest.approx(0.125)
+    assert found["own_places"] == {
+        "looks that are allowed": 1, "regions of a look": 2, "size of regions": 1.0
+    }  # fmt: skip
+
+
+def test_several_looks_are_taken_away_one_by_one():
+    names = [way.name for way in variations("look-budget", replace(RULES, max_looks=3))]
+    assert names[:4] == ["own looks", "no looks", "1 look at most", "2 looks at most"]
+
+
+def test_the_single_pass_pays_looks_whose_crops_nobody_sees():
+    # Everybody it would answer after a look is answered; the looks are taken, no crop is there.
+    source = ToyScenes()
+    found = run_experiment(
+        "look-budget",
+        lambda rules: OraclePolicy(source, rules, look="whole"),
+        source,
+        SCENES,
+        variations("look-budget", RULES),
+    )
+    arm = found["arms"]["single pass"]
+    assert arm["metrics"]["F1"]["value"] > 0.9
+    assert arm["looks"]["area"]["value"] == 1
+    assert found["left_out"] == {}
+
+
+def test_the_single_pass_is_left_out_with_a_reason_where_the_prompt_cannot_ask_for_it():
+    brief = replace(RULES, brief=True)
+    assert "single pass" not in [way.name for way in variations("look-budget", brief)]
+    found = report("look-budget", brief)
+    assert list(found["left_out"]) == ["single pass"]
+    assert left_out("controls", brief) == {}
+
+
+def test_controls_are_those_of_a_report_beside_no_looks():
+    found = f1(report("controls", tiles=True))
+    assert found["no looks"] == 0
+    assert {"random looks", "oracle looks at tiles", "oracle places at tiles"} <= set(found)
+    assert found["crops blanked"] == 1  # it reads no pixels
+
+
+def test_coordinates_change_what_is_printed_and_nothing_else():
+    found = f1(report("coordinates", replace(RULES, coordinate_format="norm1000")))
+    # The policy's own format comes first: the others are compared with it.
+    assert list(found) == [
+        "norm1000, own looks", "norm1000, no looks", "pixel, own looks", "pixel, no looks"
+    ]  # fmt: skip
+    assert list(found.values()) == [1, 0, 1, 0]
+
+
+def test_what_looks_bring_is_said_at_every_step_and_in_every_format():
+    for kind in ("coordinates", "resolution"):
+        arms = report(kind)["arms"]
+        gains = {name: arm["gain_harm"] for name, arm in arms.items() if "gain_harm" in arm}
+        assert list(gains) == [name for name in arms if name.endswith("own looks")]
+        assert all(gain["mean"] == {"value": 1, "low": 1, "high": 1} for gain in gains.values())
+        assert all(arms[arms[name]["without"]]["series"] == "no looks" for name in gains)
+
+
+def test_resolution_takes_details_or_changes_the_size():
+    ways = variations("resolution", RULES)
+    assert [way.place for way in ways] == [320, 320, 40, 40, 80, 80, 160, 160, 240, 240]
+    assert {way.arm.config.view_size for way in ways} == {320}
+    ways = variations("resolution", RULES, view_sizes=(320, 640))
+    assert [(way.arm.config.view_size, way.arm.config.max_looks) for way in ways] == [
+        (320, 1), (320, 0), (640, 1), (640, 0)
+    ]  # fmt: skip
+    asked = []
+    run_experiment(
+        "resolution", lambda rules: asked.append(rules) or Needy(rules), ToyScenes(), [0], ways
+    )
+    assert [rules.view_size for rules in asked] == [320, 320, 640, 640]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_arms_have_different_names_and_the_report_is_plain_json(kind):
+    found = report(kind)
+    names = [way.name for way in variations(kind, RULES)]
+    assert list(found["arms"]) == list(dict.fromkeys(names)) and len(set(names)) == len(names)
+    assert found["reference"] == names[0]
+    assert json.loads(json.dumps(found, allow_nan=False)) == found
+
+
+def test_what_cannot_be_compared_is_refused():
+    with pytest.raises(ConfigError, match="max_looks >= 1 and max_turns >= 2, got 0 and 3"):
+        variations("look-budget", replace(RULES, max_looks=0))
+    with pytest.raises(ConfigError, match="max_turns >= 2, got 1 and 1"):
+        variations("controls", replace(RULES, max_turns=1))
+    with pytest.raises(ConfigError, match="coordinates: expected a prompt that says"):
+        variations("coordinates", replace(RULES, brief=True))
+    ways = variations("coordinates", RULES)
+    with pytest.raises(ConfigError, match="at least one scene"):
+        run_experiment("coordinates", Needy, ToyScenes(), [], ways)
+    with pytest.raises(ConfigError, match="one arm named 'pixel, own looks', got several"):
+        run_experiment("coordinates", Needy, ToyScenes(), [0], [*ways, ways[0]])
+    with pytest.raises(ConfigError, match=r"expected without to name one of .*, got 'pixel, no l"):
+        run_experiment("coordinates", Needy, ToyScenes(), [0], ways[:1])

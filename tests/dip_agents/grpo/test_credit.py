@@ -1,0 +1,138 @@
+"""From what rollouts earned to their advantages."""
+
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from dip_agents.grpo.credit import credit, turn_rewards
+from dip_agents.objectives.advantages import group_advantages
+
+
+def rollout(reward, anchors=("start",), **more):
+    info = {"anchors": list(anchors)} | more.pop("info", {})
+    return SimpleNamespace(reward=reward, info=info, **({"terms": {}, "weights": {}} | more))
+
+
+def group(*rollouts):
+    return SimpleNamespace(scene_index=0, rollouts=list(rollouts))
+
+
+def test_kinds_that_read_totals_are_those_of_the_rewards():
+    groups = [group(rollout(0.0), rollout(1.0)), group(rollout(0.5), rollout(0.5))]
+    for kind in ("grpo", "dr_grpo", "batch_std", "rloo"):
+        got = credit(groups, kind)
+        wanted = group_advantages(torch.tensor([[0.0, 1.0], [0.5, 0.5]]), kind)
+        assert torch.equal(got.values, wanted.values)
+        assert got.mixed.tolist() == [True, False]
+        assert got.turns is None
+
+
+def test_gdpo_weighs_the_terms_as_the_reward_does():
+    def one(form, accuracy):
+        terms = {"accuracy": accuracy, "form": form}
+        weights = {"form": 0.25, "accuracy": 0.75}
+        return rollout(0.25 * form + 0.75 * accuracy, terms=terms, weights=weights)
+
+    groups = [group(one(1.0, 0.0), one(0.0, 0.2)), group(one(1.0, 1.0), one(0.0, 0.0))]
+    terms = torch.tensor([[[1.0, 0.0], [0.0, 0.2]], [[1.0, 1.0], [0.0, 0.0]]])
+    wanted = group_advantages(
+        torch.zeros(2, 2), "gdpo", terms_P_G_K=terms, term_weights=[0.25, 0.75]
+    )
+    torch.testing.assert_close(credit(groups, "gdpo").values, wanted.values)
+    with pytest.raises(ValueError, match=r"gdpo: expected Rollout.weights"):
+        credit([group(rollout(0.0), rollout(1.0))], "gdpo")
+
+
+def test_gigpo_adds_the_turns_part_to_the_episodes():
+    looked, again = ("start", "crop"), ("start", "crop")
+    groups = [group(rollout(0.0, looked), rollout(1.0, again), rollout(1.0, ("start", "other")))]
+    episodes = group_advantages(torch.tensor([[0.0, 1.0, 1.0]]), "grpo").values[0].tolist()
+    got = credit(groups, "gigpo", turn_weight=0.5, turn_discount=1.0)
+    (turns,) = got.turns
+    # The first turn of all is one anchor with the rewards as returns: the episode's part again.
+    assert [t[0] for t in turns] == pytest.approx([1.5 * e for e in episodes], abs=1e-3)
+    half = 0.5 * 0.5**0.5  # two at the crop, with returns 0 and 1
+    assert turns[0][1] == pytest.approx(episodes[0] - half, abs=1e-3)
+    assert turns[1][1] == pytest.approx(episodes[1] + half, abs=1e-3)
+    assert turns[2][1] == pytest.approx(episodes[2])
+
+
+def test_gigpo_hears_when_turns_earned_what_episodes_earned_alike():
+    def one(*paid):
+        return rollout(sum(paid), ("start", "crop"), info={"turn_rewards": list(paid)})
+
+    got = credit([group(one(1.0, 0.0), one(0.0, 1.0))], "gigpo", turn_discount=1.0)
+    assert got.values.tolist() == [[0.0, 0.0]]
+    assert got.mixed.tolist() == [True]
+    (early, late) = got.turns[0]
+    assert early[0] == late[0] == 0.0
+    assert early[1] < 0 < late[1]
+    assert not credit([group(one(1.0, 0.0), one(1.0, 0.0))], "gigpo").mixed.any()
+
+
+def test_without_rewards_of_turns_the_last_one_earned_all():
+    assert turn_rewards(rollout(0.7, ("a", "b", "c"))) == [0.0, 0.0, 0.7]
+    assert turn_rewards(rollout(0.7, ())) == []
+    assert turn_rewards(rollout(0.7, ("a", "b"), info={"turn_rewards": (0.2, 0.5)})) == [0.2, 0.5]
+
+
+def test_gigpo_without_anchors_is_refused():
+    bare = SimpleNamespace(reward=1.0, info={})
+    with pytest.raises(ValueError, match=r'gigpo: expected Rollout.info\["anchors"\], got none'):
+        credit([group(bare, bare)], "gigpo")
+
+
+def looker(look, accuracy, left=(1, 0), **more):
+    terms = {"look": look, "accuracy": accuracy}
+    weights = {"look": 0.5, "accuracy": 0.5}
+    reward = 0.5 * look + 0.5 * accuracy
+    anchors = tuple(map(str, range(len(left))))
+    info = {"looks_left": list(left)}
+    return rollout(reward, anchors, terms=terms, weights=weights, info=info, **more)
+
+
+def test_causal_credit_pays_the_look_to_the_turns_that_could_look():
+    groups = [group(looker(1.0, 0.0), looker(0.0, 0.4), looker(0.2, 0.2, left=(2, 1, 1)))]
+    # Rewards 0.5, 0.2, 0.2, mean 0.3; without the look 0, 0.2, 0.1, mean 0.1.
+    got = credit(groups, "dr_grpo", look_credit="causal")
+    assert got.values[0].tolist() == pytest.approx([0.2, -0.1, -0.1])
+    assert got.turns[0][0] == pytest.approx([0.2, -0.1])
+    assert got.turns[0][1] == pytest.approx([-0.1, 0.1])
+    assert got.turns[0][2] == pytest.approx([-0.1, -0.1, -0.1])  # it could still look, and did not
+
+
+@pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "batch_std", "rloo", "gdpo", "gigpo"])
+def test_causal_credit_of_looks_that_all_did_alike_changes_nothing(kind):
+    groups = [group(looker(0.3, 0.0), looker(0.3, 0.4)), group(looker(0.1, 0.1), looker(0.1, 0.2))]
+    every, causal = credit(groups, kind), credit(groups, kind, look_credit="causal")
+    assert torch.equal(every.values, causal.values)
+    for row, members in enumerate(causal.turns):
+        for member, turns in enumerate(members):
+            wanted = every.turns[row][member] if every.turns else [every.values[row, member]] * 2
+            assert turns == pytest.approx([float(w) for w in wanted])
+
+
+def test_causal_credit_adds_up_over_many_groups_to_the_credit_of_episodes():
+    """Where look and answer are independent, the answers' expected credit is the same."""
+    chances = torch.Generator().manual_seed(0)
+    draws = torch.rand(4000, 4, 2, generator=chances).tolist()
+    groups = [group(*(looker(look, right) for look, right in rows)) for rows in draws]
+    right = torch.tensor(draws)[..., 1]
+    turns = torch.tensor(credit(groups, "dr_grpo", look_credit="causal").turns)
+    pulls = (right - right.mean(dim=1, keepdim=True)) * turns[..., 1]
+    every = (right - right.mean(dim=1, keepdim=True)) * turns[..., 0]
+    assert float(pulls.mean()) == pytest.approx(float(every.mean()), abs=0.002)
+    assert float(pulls.var()) < 0.8 * float(every.var())  # and wavers less
+
+
+def test_causal_credit_says_what_it_lacks():
+    with pytest.raises(ValueError, match=r"causal look_credit: expected Rollout.weights"):
+        credit([group(rollout(0.0), rollout(1.0))], look_credit="causal")
+    terms = {"terms": {"accuracy": 1.0}, "weights": {"accuracy": 1.0}}
+    with pytest.raises(ValueError, match=r"expected a term 'look', got \['accuracy'\]"):
+        credit([group(rollout(1.0, **terms), rollout(1.0, **terms))], look_credit="causal")
+    bare = looker(1.0, 0.0)
+    del bare.info["looks_left"]
+    with pytest.raises(ValueError, match=r'expected Rollout.info\["looks_left"\], got none'):
+        credit([group(bare, looker(0.0, 0.0))], look_credit="causal")

@@ -1,0 +1,151 @@
+"""What is logged of a batch equals what is counted by hand."""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from dip_agents.grpo.metrics import environment_times, policy_tokens, rollout_metrics
+from dip_agents.objectives.advantages import group_advantages
+from dip_agents.tokens.buffer import EncodedImage, TokenBuffer
+
+
+@dataclass
+class ToyRollout:
+    buffer: TokenBuffer
+    reward: float
+    terms: dict
+    info: dict
+
+
+@dataclass
+class ToyGroup:
+    scene_index: int
+    rollouts: list
+    environment_seconds: float = 0.0
+
+
+def rollout(reward, written, *, looks=0, boxes=0, truth=2, ending="answer", failures=0):
+    buffer = TokenBuffer(image_token_id=99)
+    buffer.append_env([1, 2, 3])
+    buffer.append_policy([4] * written, [-0.5] * written)
+    info = {
+        "turns": 1 + looks,
+        "regions": looks,
+        "look_area": 0.25 * looks,
+        "boxes": boxes,
+        "truth_count": truth,
+        "parse_failures": failures,
+        "ending": ending,
+        "transcript": [],
+    }
+    return ToyRollout(buffer, reward, {"format": 1.0, "accuracy": reward}, info)
+
+
+def describe(groups):
+    rewards = torch.tensor([[rollout.reward for rollout in group.rollouts] for group in groups])
+    return rollout_metrics(groups, group_advantages(rewards, "dr_grpo"))
+
+
+def test_every_number_equals_the_count_by_hand():
+    groups = [
+        ToyGroup(0, [rollout(0.0, 4, boxes=3), rollout(1.0, 2, looks=2, boxes=1)]),
+        ToyGroup(
+            1,
+            [
+                rollout(0.5, 0, ending="token_budget", failures=3),
+                rollout(0.5, 6, ending="max_turns", failures=1),
+            ],
+        ),
+    ]
+    assert describe(groups) == pytest.approx(
+        {
+            "reward/total": 0.5,
+            "reward/format": 1.0,
+            "reward/accuracy": 0.5,
+            "reward_std/total": 0.125**0.5,
+            "reward_std/format": 0.0,
+            "reward_std/accuracy": 0.125**0.5,
+            "advantage/mean": 0.0,
+            "advantage/std": 0.125**0.5,
+            "advantage/abs": 0.25,
+            "group/played": 2.0,
+            "group/frac_mixed": 0.5,
+            "group/frac_equal": 0.5,
+            "group/dropped": 1.0,
+            "group/reward_std": 0.25,
+            "rollout/tokens": 24.0,
+            "rollout/length_mean": 6.0,
+            "rollout/length_max": 9.0,
+            "rollout/policy_tokens_mean": 3.0,
+            "rollout/policy_tokens_min": 0.0,
+            "rollout/policy_tokens_max": 6.0,
+            "rollout/terminated_tokens_mean": 4.0,
+            "rollout/pixels": 0.0,
+            "rollout/surprisal": 0.5,
+            "rollout/turns": 1.5,
+            "rollout/regions": 0.5,
+            "rollout/look_area": 0.125,
+            "rollout/looked": 0.25,
+            "rollout/boxes": 1.0,
+            "rollout/boxes_over_truth": 0.5,
+            "rollout/parse_failures": 1.0,
+            "rollout/truncated": 0.25,
+            "rollout/ending_answer": 0.5,
+            "rollout/ending_max_turns": 0.25,
+            "rollout/ending_token_budget": 0.25,
+        }
+    )
+
+
+def test_empty_scenes_and_silent_rollouts_divide_by_nothing():
+    numbers = describe([ToyGroup(0, [rollout(0.0, 0, truth=0), rollout(0.0, 0, truth=0)])])
+    assert numbers["rollout/boxes_over_truth"] == 0.0
+    assert "rollout/surprisal" not in numbers
+
+
+def test_policy_tokens_are_those_the_policy_wrote():
+    assert policy_tokens(rollout(0.0, 5)) == 5
+
+
+def test_what_every_rollout_lacks_is_not_reported_as_nought():
+    cut = [rollout(0.0, 3, ending="token_budget") for _ in range(2)]
+    numbers = describe([ToyGroup(0, cut)])
+    assert "rollout/terminated_tokens_mean" not in numbers
+    assert not [name for name in numbers if name.startswith("reward/turn")]
+
+
+def test_an_image_is_counted_once_however_many_rollouts_show_it():
+    def image(key, height, width):
+        return EncodedImage(
+            np.zeros((0, 0), np.float32), (1, 2, 2), 1, key, np.zeros((height, width, 3), np.uint8)
+        )
+
+    rollouts = [rollout(0.0, 1), rollout(1.0, 1)]
+    rollouts[0].buffer.images.extend([image(b"a", 10, 20), image(b"b", 3, 4)])
+    rollouts[1].buffer.images.extend([image(b"a", 10, 20)])
+    assert describe([ToyGroup(0, rollouts)])["rollout/pixels"] == 212
+
+
+def test_tokens_without_a_logprob_are_left_out_of_the_surprisal():
+    known, unknown = rollout(0.0, 2), rollout(1.0, 3)
+    unknown.buffer.logprobs = [math.nan] * 6
+    assert describe([ToyGroup(0, [known, unknown])])["rollout/surprisal"] == 0.5
+
+
+def test_rewards_of_turns_are_averaged_over_those_who_took_them():
+    rollouts = [rollout(1.0, 1), rollout(0.5, 1)]
+    rollouts[0].info["turn_rewards"] = [0.25, 0.75]
+    rollouts[1].info["turn_rewards"] = [0.5]
+    numbers = describe([ToyGroup(0, rollouts)])
+    assert (numbers["reward/turn_1"], numbers["reward/turn_2"]) == (0.375, 0.75)
+
+
+def test_the_environments_time_is_a_share_of_collecting():
+    groups = [ToyGroup(0, [], environment_seconds=seconds) for seconds in (1.0, 2.0)]
+    assert environment_times(groups, 6.0) == {
+        "time/environment": 3.0,
+        "time/environment_share": 0.5,
+    }

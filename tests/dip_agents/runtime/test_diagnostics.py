@@ -1,0 +1,211 @@
+"""Adversaries play through the environment: each shows its symptom, the honest show none."""
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dip_agents.engines.base import Sampling
+from dip_agents.evaluation.adversaries import ADVERSARIES, Situation
+from dip_agents.grpo.credit import credit
+from dip_agents.grpo.metrics import rollout_metrics
+from dip_agents.grpo.rollouts import collect
+from dip_agents.policies.oracle import OraclePolicy
+from dip_agents.runtime.diagnostics import FIRST_STEPS, PATIENCE, SymptomWatch, symptoms
+from dip_env import EpisodeConfig, Scene
+
+RULES = EpisodeConfig(brief=True)
+SCENES = range(4)
+
+
+class Crowd:
+    """Twelve people at any places below a far crowd that is ignored; scenes 4, 9, ... are empty."""
+
+    def __getitem__(self, index):
+        rng = np.random.default_rng(index)
+        tall = np.exp(rng.uniform(np.log(20), np.log(300), 12))
+        wide = 0.4 * tall
+        x, y = rng.uniform(0, 1280 - wide), rng.uniform(200, 960 - tall)
+        people = np.stack([x, y, x + wide, y + tall], axis=1)
+        far = np.array([[100, 20, 500, 120], [700, 40, 1200, 150]])
+        boxes = np.concatenate([people[: 12 * (index % 5 != 4)], far]).astype(np.float32)
+        return Scene(
+            scene_id=f"crowd-{index}",
+            size=(1280, 960),
+            boxes=boxes,
+            visible_boxes=boxes,
+            visible_share=np.ones(len(boxes), np.float32),
+            ignore=np.arange(len(boxes)) >= len(boxes) - 2,
+            labels=("person",) * len(boxes),
+            load_image=lambda: Image.new("RGB", (1280, 960)),
+        )
+
+
+@pytest.fixture(scope="module")
+def play(micro, speaker):
+    """Return a function: attack or None -> metrics of groups of 4 whose half, or all, attack."""
+    crowd, chat = Crowd(), micro("qwen3_vl").chat
+
+    def of(f1):
+        return OraclePolicy(
+            crowd, RULES, miss_rate=1 - f1, misses="hard", false_positive_rate=1 - f1, decimals=2
+        )
+
+    honest, weak = of(0.7), of(0.3)
+
+    def metrics(attack=None, scenes=SCENES, attackers=2):
+        lines = []
+        for index in scenes:
+            scene = crowd[index]
+            common = Situation.of(scene, RULES)
+            weaks = [weak.people(scene, common.view, np.random.default_rng([index, m])) for m in
+                     range(4)]  # fmt: skip
+            for member in range(4):
+                rng = np.random.default_rng([index, member])
+                own = replace(common, rng=rng, weak=weaks[member], shared_weak=weaks[0])
+                if attack is None or member < 4 - attackers:
+                    lines.append(own.usual(honest.people(scene, common.view, rng)))
+                else:
+                    lines.append(list(attack(own)))
+        sampling = Sampling(1.0, 10**6, 10**7)
+        engine = speaker(chat, lines)
+        groups = collect(engine, crowd, scenes, 4, RULES, seed=0, sampling=sampling)
+        return rollout_metrics(groups, credit(groups))
+
+    return metrics
+
+
+@pytest.fixture(scope="module")
+def honest(play):
+    return play()
+
+
+def names(now, first=None):
+    return [symptom.name for symptom in symptoms(now, first)]
+
+
+SHOWN = {
+    "silence": "format drift",
+    "empty answer": "empty answers",
+    "whole image": "huge boxes",
+    "grid of boxes": "box spamming",
+    "exact copies": "box spamming",
+    "shaken copies": "box spamming",
+    "huge boxes": "huge boxes",
+    "boxes on ignored": "box spamming",
+    "whole-image look": "whole-image looks",
+    "same look twice": "repeated looks",
+    "look outside": "format drift",
+    "zero-area look": "format drift",
+    "look after answer": "format drift",
+    "answer inside think": "format drift",
+    "two answers": "format drift",
+    "cut list": "format drift",
+    "not a number": "format drift",
+    "scientific": "format drift",
+    "numbers as strings": "format drift",
+}
+"""What half a group of each adversary shows; the others change what is paid, not what is seen."""
+
+
+@pytest.mark.grpo_property(12)
+def test_the_honest_show_nothing(play, honest):
+    assert names(honest, honest) == []
+    assert names(play(scenes=[5, 6, 7, 8]), honest) == []
+    # Nobody is the right answer where there is nobody.
+    mixed = play(scenes=[4, 9, 14, 5])
+    assert mixed["rollout/empty_scenes"] == 0.75 and mixed["rollout/empty_answers"] > 0.5
+    assert names(mixed, honest) == []
+
+
+@pytest.mark.grpo_property(12)
+@pytest.mark.parametrize("adversary", ADVERSARIES, ids=lambda adversary: adversary.name)
+def test_an_adversary_shows_exactly_its_symptom(play, honest, adversary):
+    wanted = [SHOWN[adversary.name]] if adversary.name in SHOWN else []
+    assert names(play(adversary.attack), honest) == wanted
+
+
+def test_groups_that_all_do_the_same_have_nothing_to_learn(play, honest):
+    def perfect(s):
+        return s.usual(s.truth)
+
+    numbers = play(perfect, attackers=4)
+    assert numbers["rollout/boxes_over_truth"] == 1.0
+    assert names(numbers, honest) == ["nothing to learn"]
+
+
+@pytest.mark.grpo_property(12)
+@pytest.mark.parametrize(
+    ("change", "name", "sign"),
+    [
+        ({"rollout/looked": 0.2}, "look collapse", "20 % of rollouts look, 100 % did"),
+        ({"train/entropy": 0.05}, "entropy collapse", "0.05 nats per token, 0.5 in the first"),
+        ({"rollout/policy_tokens_mean": 600.0}, "length explosion", "600 tokens (2.5 times"),
+        ({"rollout/truncated": 0.3}, "length explosion", "30 % of rollouts run out of tokens"),
+        ({"rollout/ending_max_turns": 0.4}, "length explosion", "40 % out of turns"),
+        ({"train/behaviour_gap": 0.3}, "silent off-policy", "differ by 0.3 nats per token"),
+        ({"group/frac_mixed": 0.05}, "nothing to learn", "5 % of groups"),
+    ],
+)
+def test_a_change_of_one_number_shows_one_symptom_and_the_number(honest, change, name, sign):
+    healthy = honest | {"train/entropy": 0.5, "train/behaviour_gap": 0.01}
+    healthy["rollout/policy_tokens_mean"] = 240.0
+    assert names(healthy, healthy) == []
+    [symptom] = symptoms(healthy | change, healthy)
+    assert symptom.name == name
+    assert sign in symptom.sign
+    assert str(symptom) == f"{name}: {symptom.sign}; what usually helps: {symptom.remedy}"
+
+
+def test_rounding_to_bfloat16_is_no_symptom_at_the_temperature_that_training_samples_at(honest):
+    # What the bundled model measures on a CPU at temperature 0.5; weights one step old: 0.07.
+    assert names(honest | {"train/behaviour_gap": 0.029}, honest) == []
+    assert names(honest | {"train/behaviour_gap": 0.07}, honest) == ["silent off-policy"]
+
+
+def test_what_is_not_measured_shows_nothing(honest):
+    assert symptoms({}, {}) == []
+    assert names({"train/entropy": 0.0, "train/loss": 1.0}, {"train/loss": 2.0}) == []
+    # Looks that never were cannot collapse, as in an environment without them.
+    blind = honest | {"rollout/looked": 0.0}
+    assert names(blind, blind) == []
+
+
+def test_a_symptom_is_told_when_it_begins_and_when_it_ends(honest):
+    watch = SymptomWatch()
+    ill = honest | {"rollout/empty_answers": 0.9}
+    told = [watch.observe(metrics) for metrics in [honest] * 2 + [ill] * 7 + [honest] * 5]
+    begins, ends = 2 + PATIENCE - 1, 9 + PATIENCE - 1
+    assert [step for step, lines in enumerate(told) if lines] == [begins, ends]
+    assert told[begins] == [
+        "symptom begins: empty answers: 90 % of rollouts answer nobody, 0 % of their scenes are "
+        "empty; what usually helps: a smaller format_weight, so that form alone is worth little; "
+        "more or easier scenes"
+    ]
+    assert told[ends] == ["symptom ends: empty answers"]
+    assert watch.lasting == {}
+
+
+def test_a_single_bad_step_is_not_told_and_a_single_good_one_ends_nothing(honest):
+    watch, ill = SymptomWatch(), honest | {"rollout/empty_answers": 0.9}
+    assert not any(watch.observe(m) for m in [honest, ill, honest, ill, ill, honest])
+    assert sum(len(watch.observe(m)) for m in [ill] * PATIENCE) == 1
+    assert not any(watch.observe(m) for m in [honest, ill, honest, honest, ill])
+    assert list(watch.lasting) == ["empty answers"]
+
+
+def test_slopes_are_measured_from_the_first_steps(honest):
+    watch = SymptomWatch()
+    levels = [0.4, 0.5, 0.6, 0.5, 0.5, *[0.09] * PATIENCE]
+    told = [watch.observe(honest | {"train/entropy": level}) for level in levels]
+    assert len(levels) == FIRST_STEPS + PATIENCE
+    assert [len(lines) for lines in told] == [0] * (len(levels) - 1) + [1]
+    assert "0.09 nats per token, 0.5 in the first steps" in told[-1][0]
+
+
+def test_numbers_that_are_not_there_or_not_finite_count_as_not_measured(honest):
+    watch = SymptomWatch()
+    for value in [None, math.nan, math.inf] * PATIENCE:
+        assert watch.observe({"train/behaviour_gap": value, "group/frac_mixed": None}) == []

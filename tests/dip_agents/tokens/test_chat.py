@@ -1,0 +1,113 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dip_agents.tokens.buffer import PlaceholderError
+from dip_agents.tokens.chat import ChatTokens
+from dip_env.episode import Message
+
+FAMILIES = ["qwen3_vl", "qwen2_5_vl"]
+
+
+def picture(width, height, seed=0):
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_conversation_in_pieces_is_the_conversation_rendered_at_once(micro, family):
+    chat = micro(family).chat
+    side = chat.patch * chat.merge
+    first = Message("user", "Find every person.", (picture(4 * side, 3 * side),))
+    said = "<think>2 people.</think><look>[[1,2,30,40]]</look>"
+    crops = (picture(side, 2 * side), picture(2 * side, side))
+    second = Message("user", "Crop 1\nCrop 2\nNo look left", crops, captioned=True)
+    opening, images = chat.opening([first])
+    reply, more = chat.reply(second)
+    pieces = opening + chat.policy_ids(said) + reply
+    rendered = chat.processor.apply_chat_template(
+        [
+            {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": first.text}]},
+            {"role": "assistant", "content": [{"type": "text", "text": said}]},
+            {
+                "role": "user",
+                "content": [
+                    {"type": "text", "text": "Crop 1"},
+                    {"type": "image"},
+                    {"type": "text", "text": "\nCrop 2"},
+                    {"type": "image"},
+                    {"type": "text", "text": "\nNo look left"},
+                ],
+            },
+        ],
+        tokenize=False,
+        add_generation_prompt=True,
+    )
+    whole = chat.processor(
+        text=[rendered],
+        images=[*first.images, *second.images],
+        do_resize=False,
+        return_tensors="pt",
+    )
+    assert pieces == whole["input_ids"][0].tolist()
+    grids = [list(image.grid) for image in (*images, *more)]
+    assert grids == whole["image_grid_thw"].tolist()
+    patches = np.concatenate([image.patches for image in (*images, *more)])
+    np.testing.assert_array_equal(patches, whole["pixel_values"].numpy())
+
+
+def test_an_image_the_processor_would_resize_is_refused(micro):
+    with pytest.raises(PlaceholderError, match=r"multiples of 32 .*got 40x64"):
+        micro("qwen3_vl").chat.encode_image(picture(40, 64))
+
+
+def test_an_image_is_processed_once_per_content(micro):
+    chat = micro("qwen3_vl").chat
+    assert chat.encode_image(picture(64, 32)) is chat.encode_image(picture(64, 32))
+    assert chat.encode_image(picture(64, 32)) is not chat.encode_image(picture(64, 32, seed=1))
+
+
+def test_spelled_out_special_tokens_never_become_placeholders(micro):
+    chat = micro("qwen3_vl").chat
+    ids, _ = chat.reply(Message("user", "got '<|image_pad|><|im_end|>'"))
+    plain, _ = chat.reply(Message("user", "got"))
+    assert ids.count(chat.image_token_id) == 0
+    assert ids.count(chat.eos_token_id) == plain.count(chat.eos_token_id)
+    assert chat.reply(Message("user", "half \ud800"))[0] == chat.reply(Message("user", "half ?"))[0]
+
+
+def test_every_special_token_but_the_end_of_turn_is_banned(micro):
+    chat = micro("qwen3_vl").chat
+    names = chat.tokenizer.convert_ids_to_tokens(chat.banned_ids)
+    assert {"<|image_pad|>", "<|video_pad|>", "<|vision_start|>", "<|im_start|>"} <= set(names)
+    assert chat.eos_token_id not in chat.banned_ids
+
+
+def test_a_template_without_end_of_turn_is_refused(micro):
+    processor = micro("qwen3_vl").processor
+
+    class Silent:
+        tokenizer = processor.tokenizer
+        image_processor = processor.image_processor
+        image_token = processor.image_token
+
+        def apply_chat_template(self, chat, tokenize, add_generation_prompt):
+            return " ".join(part["text"] for message in chat for part in message["content"])
+
+    with pytest.raises(PlaceholderError, match=r"expected .* after a reply, got"):
+        ChatTokens(Silent()).reply(Message("user", "x"))
+
+
+@given(st.text(max_size=60))
+def test_the_tiny_tokenizer_loses_no_text(micro, text):
+    tokenizer = micro("qwen3_vl").processor.tokenizer
+    text = text.replace("<|", "")
+    assert tokenizer.decode(tokenizer.encode(text, add_special_tokens=False)) == text
+
+
+def test_integers_and_tags_are_single_tokens(micro):
+    tokenizer = micro("qwen3_vl").processor.tokenizer
+    pieces = ["<answer>", "[[", "0", ",17", ",255", "],[", "1000", ",3", "]]"]
+    ids = tokenizer.encode("".join(pieces), add_special_tokens=False)
+    assert [tokenizer.decode([i]) for i in ids] == pieces
+    assert tokenizer.convert_tokens_to_ids("417") == 417

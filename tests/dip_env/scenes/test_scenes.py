@@ -1,0 +1,199 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium.envs.registration import EnvSpec
+from PIL import Image
+
+from dip_env.errors import ConfigError, SceneError
+from dip_env.scenes import (
+    READERS,
+    CocoScenes,
+    HashSplit,
+    MixedScenes,
+    SceneSource,
+    ToyScenes,
+    make_source,
+)
+from dip_env.scenes.base import Scene
+from dip_env.scenes.procedural.parameters import PRESETS
+from dip_env.testing import check_dip_env
+
+
+def test_toy_scenes_have_the_documented_truth(toy):
+    assert len(toy) == 4
+    assert [len(toy[i].truth) for i in range(4)] == [3, 2, 0, 1]
+    assert [len(toy[i].ignore_boxes) for i in range(4)] == [0, 1, 0, 0]
+    assert toy[0].truth.tolist()[0] == [40, 100, 120, 340]
+    assert toy[1].visible_share.tolist() == [0.5, 1.0, 1.0]
+    assert toy[3].truth.tolist() == [[311, 200, 317, 215]]
+
+
+def test_toy_people_fill_their_boxes(toy):
+    scene = toy[0]
+    pixels = np.asarray(scene.image)
+    x1, _, x2, y2 = (int(v) for v in scene.truth[0])
+    trousers = (40, 44, 60)
+    assert tuple(pixels[y2 - 1, x1]) == tuple(pixels[y2 - 1, x2 - 1]) == trousers
+    assert tuple(pixels[y2, x1]) != trousers
+    assert tuple(pixels[y2 - 1, x2]) != trousers
+
+
+def test_toy_images_never_change(toy):
+    for i in range(4):
+        assert toy[i].image.tobytes() == ToyScenes()[i].image.tobytes()
+
+
+@pytest.mark.parametrize("index", [-1, 4])
+def test_toy_scenes_end(toy, index):
+    with pytest.raises(IndexError, match=rf"expected 0\.\.3, got {index}"):
+        toy[index]
+
+
+def test_readers_are_made_by_name(write_coco):
+    assert isinstance(make_source("toy"), ToyScenes)
+    assert isinstance(make_source("coco", write_coco([])), CocoScenes)
+    assert isinstance(make_source("coco", str(write_coco([])), max_pixels=5), SceneSource)
+
+
+@pytest.mark.parametrize("name", [*PRESETS, "procedural"])
+def test_every_procedural_name_makes_a_source(name):
+    assert isinstance(make_source(name), SceneSource)
+
+
+@pytest.fixture
+def data_set(tmp_path, write_coco):
+    """Return a function that writes one image with one instance as a reader wants it."""
+
+    def text(name, *lines):
+        file = tmp_path / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("".join(f"{line}\n" for line in lines))
+
+    def image(name):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (64, 48), (9, 9, 9)).save(tmp_path / name)
+
+    def write(name):
+        if name == "crowdhuman":
+            box = [4, 4, 20, 40]
+            person = {"tag": "person", "fbox": box, "vbox": box, "hbox": box, "head_attr": {}}
+            text("annotation_train.odgt", json.dumps({"ID": "a,b", "gtboxes": [person | _EXTRA]}))
+            image("Images/a,b.jpg")
+        elif name == "citypersons":
+            box = {"bbox": [4, 4, 20, 40], "bboxVis": [4, 4, 20, 20], "label": "pedestrian"}
+            city = {"imgWidth": 64, "imgHeight": 48, "objects": [box | {"instanceId": 24000}]}
+            text("gtBboxCityPersons/train/ulm/ulm_0_1_gtBboxCityPersons.json", json.dumps(city))
+            image("leftImg8bit/train/ulm/ulm_0_1_leftImg8bit.png")
+        elif name == "wider_pedestrian":
+            text("train_annotations.txt", "img00001.jpg 1 4 4 20 40")
+            text("pedestrian_ignore_part_train.txt", "img00001.jpg 30 4 20 20 ")
+            image("train/img00001.jpg")
+        elif name == "uavdt":
+            text("UAV-benchmark-MOTD_v1.0/GT/M0101_gt_whole.txt", "1,1,4,4,20,40,1,1,1")
+            text("UAV-benchmark-MOTD_v1.0/GT/M0101_gt_ignore.txt")
+            image("UAV-benchmark-M/M0101/img000001.jpg")
+        else:
+            write_coco([{"image_id": 0, "category_id": 1, "bbox": [4, 4, 20, 40]}])
+        return str(tmp_path)
+
+    return write
+
+
+_EXTRA = {"extra": {"box_id": 0, "occ": 0}}
+TARGETS = {
+    "crowdhuman": "person",
+    "citypersons": "pedestrian",
+    "wider_pedestrian": "pedestrian or cyclist",
+    "uavdt": "vehicle",
+    "coco": "person",
+}
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_every_reader_is_an_environment_that_names_what_to_find(data_set, name):
+    root = data_set(name)
+    check_dip_env(make_source(name, root))
+    env = gym.make("DIPCrowd-v0", scenes=name, root=root, split="train")
+    again = gym.make(EnvSpec.from_json(env.spec.to_json()))
+    for made in (env, again):
+        observation, _ = made.reset(seed=0)
+        assert f"Find every {TARGETS[name]} in the image" in observation["text"]
+        scaled = made.unwrapped.episode.view.scene_to_text(np.array([[4, 4, 24, 44]]))[0]
+        answer = f"<answer>[{[float(v) for v in scaled]}]</answer>"
+        *_, info = made.step(answer)
+        assert info["reward_terms"]["accuracy"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_reader_without_a_root_or_with_a_strange_argument_says_so(data_set, name):
+    with pytest.raises(ConfigError, match="expected root="):
+        make_source(name)
+    with pytest.raises(ConfigError, match=f"{name}: unknown argument 'colour'; expected one of"):
+        make_source(name, data_set(name), colour="red")
+
+
+def test_readers_can_be_split_by_hash_and_mixed(data_set):
+    crowd = make_source("coco", data_set("coco"))
+    parts = [HashSplit(crowd, part, {"train": 0.5, "val": 0.5}) for part in ("train", "val")]
+    assert sorted(len(part) for part in parts) == [0, 1]
+    mixed = MixedScenes([(crowd, 1), (ToyScenes(), 3)])
+    check_dip_env(mixed)
+    assert sum(mixed[i].size == (100, 80) for i in range(4)) == 1
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_a_root_may_be_written_in_any_way_a_path_is(data_set, name, monkeypatch):
+    root = Path(data_set(name))
+    monkeypatch.setenv("HOME", str(root.parent))
+    monkeypatch.chdir(root)
+    link = root.parent / f"{root.name} by link"
+    link.symlink_to(root)
+    written = (root, f"{root}/", ".", f"../{root.name}", f"~/{root.name}", link)
+    assert len({make_source(name, way)[0].labels for way in written}) == 1
+    with pytest.raises(ConfigError, match="root: expected a path, got 5"):
+        make_source(name, 5)
+
+
+def test_unknown_names_and_needless_roots_are_refused():
+    with pytest.raises(ConfigError, match=r"expected one of .*coco, toy, got 'cocoo'"):
+        make_source("cocoo")
+    with pytest.raises(ConfigError, match="root: expected none, as 'easy' reads no files"):
+        make_source("easy", root="/tmp")
+
+
+def scene(**change):
+    values = {
+        "scene_id": "s",
+        "size": (20, 10),
+        "boxes": np.array([[1, 1, 5, 5]], np.float32),
+        "visible_boxes": np.array([[1, 1, 5, 5]], np.float32),
+        "visible_share": np.ones(1, np.float32),
+        "ignore": np.zeros(1, bool),
+        "labels": ("person",),
+        "load_image": lambda: ToyScenes()[0].image,
+    }
+    return Scene(**values | change)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": ()}, r"boxes: expected \(0, 4\), got \(1, 4\)"),
+        ({"ignore": np.zeros(2, bool)}, r"ignore: expected \(1,\), got \(2,\)"),
+        ({"boxes": np.array([[1, 1, np.nan, 5]])}, "expected finite numbers"),
+        ({"boxes": np.array([[5, 1, 5, 5]])}, r"boxes\[0\]: expected x2 > x1"),
+    ],
+)
+def test_a_scene_checks_its_arrays(change, message):
+    with pytest.raises(SceneError, match=f"scene s: .*{message}"):
+        scene(**change)
+
+
+def test_a_scene_checks_its_image_on_first_use():
+    with pytest.raises(SceneError, match=r"image: expected RGB of \(20, 10\), got RGB of \(640"):
+        scene().image.load()

@@ -1,0 +1,102 @@
+from __future__ import annotations
+
+import pytest
+
+from dip_agents.experiments.looking import NONE, OWN
+
+
+@pytest.fixture
+def arms(load, columns):
+    """Three arms on two scenes of one person each: F1 0, 1/2 and 1 with seeds 0 and 1."""
+    arms = load("conditions")
+    none, one, both = (columns(tp, (1, 1), (1, 1)) for tp in ((0, 0), (0, 1), (1, 1)))
+    return [
+        (arms.BASE, {None: none}),
+        (arms.SFT_LONGER, {0: one, 1: one}),
+        (arms.GRPO, {0: both, 1: both}),
+    ]
+
+
+def cells(line):
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_a_table_is_markdown_with_numbers_to_the_right(load):
+    markdown = load("report.tables").markdown
+    assert markdown(["a", "b"], [["x", "1"]]) == ["| a | b |", "| --- | ---: |", "| x | 1 |"]
+    assert markdown(["a", "b"], [], numbers=False) == ["| a | b |", "| --- | --- |"]
+
+
+def test_arms_stand_with_intervals_and_each_seed(load, arms):
+    header, _, base, sft, grpo = load("report.tables").by_metric(arms, ("F1", "recall"))
+    assert cells(header) == ["arm", "seeds", "F1", "recall", "F1 of each seed"]
+    assert cells(base) == [
+        "`base`", "-", "0.000 [0.000, 0.000]", "0.000 [0.000, 0.000]", "0.000"
+    ]  # fmt: skip
+    assert cells(sft) == [
+        "`sft_longer`", "2", "0.500 [0.000, 1.000]", "0.500 [0.000, 1.000]", "0.500 0.500"
+    ]  # fmt: skip
+    assert cells(grpo)[2] == "1.000 [1.000, 1.000]"
+
+
+def test_gains_are_paired_differences_to_one_arm(load, arms):
+    tables = load("report.tables")
+    header, _, sft, grpo = tables.gains(arms, ("F1",), "base")
+    assert cells(header)[0] == "arm - `base`, paired"
+    assert cells(sft) == ["`sft_longer`", "+0.500 [+0.000, +1.000]"]
+    assert cells(grpo) == ["`grpo`", "+1.000 [+1.000, +1.000]"]
+    assert tables.gains(arms[:1], ("F1",), "grpo") == [
+        "`grpo` is not finished: nothing to compare with."
+    ]
+
+
+def test_scenes_stand_side_by_side_and_what_is_missing_is_a_dash(load, arms):
+    found = {"crowd": arms, "night": arms[:2]}
+    tables = load("report.tables")
+    header, _, _, _, grpo = tables.across(found, "F1")
+    assert cells(header) == ["arm: F1", "crowd", "night"]
+    assert cells(grpo) == ["`grpo`", "1.000 [1.000, 1.000]", "-"]
+    rows = tables.across(found, "F1", "base")[2:]
+    assert [cells(row)[0] for row in rows] == ["`sft_longer`", "`grpo`"]
+    assert cells(rows[1])[1:] == ["+1.000 [+1.000, +1.000]", "-"]
+
+
+def test_a_verdict_says_what_the_intervals_say(load, arms):
+    verdict = load("report.tables").verdict
+    better, missing = verdict({"crowd": arms, "night": arms[:2]}, "base", "grpo")
+    assert better.startswith("- `crowd`: `grpo` is **better** than `base`, F1 +1.000")
+    assert better.endswith("their own intervals do not overlap.")
+    assert missing == "- `night`: not finished."
+    (worse,) = verdict({"crowd": arms}, "grpo", "base")
+    assert "`base` is **worse** than `grpo`, F1 -1.000" in worse
+    (open_,) = verdict({"crowd": arms}, "sft_longer", "grpo")
+    assert "**not told apart** from `sft_longer`" in open_  # +0.5 from 0 to 1
+    assert open_.endswith("their own intervals overlap.")
+
+
+def test_looks_are_compared_with_the_own_ones_and_scenes_are_split(load, columns):
+    tables = load("report.tables")
+    landed = {"regions": (2, 2, 2, 2), "area": (0.1,) * 4, "covered": (0.5,) * 4,
+              "ambiguous": (1, 1, 1, 0)}  # fmt: skip
+    nowhere = dict.fromkeys(landed, (0,) * 4)
+    four = ((1,) * 4, (1,) * 4)
+    # Own looks find three of four; without, two, of which one is lost with looks.
+    own = columns((1, 1, 1, 0), *four, **landed)
+    without = columns((0, 0, 1, 1), *four, **nowhere)
+    controls = {OWN: {0: own}, NONE: {0: without}}
+    header, _, first, second = tables.looking(controls)
+    assert cells(header)[:5] == ["what is changed", "F1", "precision", "recall", "regions"]
+    assert cells(first)[1].startswith("0.750 [") and cells(first)[-1] == ""
+    # Covered 0.5 in each of 4 scenes, of which 3 count.
+    assert cells(first)[5].startswith("0.100 [") and cells(first)[6].startswith("0.667 [")
+    assert cells(second)[-1].startswith("-0.250 [") and cells(second)[6] == "-"
+    (row,) = tables.gain_harm(controls)[2:]
+    assert cells(row) == [OWN, "50 %", "25 %", "25 %", "+1.000", "-1.000"]
+
+
+def test_training_numbers_are_means_of_the_last_steps(load):
+    rows = [{"step": k, "reward/total": float(k), "train/entropy": None} for k in range(1, 13)]
+    header, _, line = load("report.tables").training({"grpo": {0: rows, 1: rows}})
+    assert cells(header)[1] == "reward, each arm's own"
+    assert cells(line)[1] == "7.500"  # of 3 to 12
+    assert cells(line)[5] == "-"  # the entropy

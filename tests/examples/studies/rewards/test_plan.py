@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from dip_env.config import RewardConfig
+from dip_env.errors import ConfigError
+
+
+@pytest.fixture
+def jobs(load, toy_study, start):
+    return load("plan").plan(toy_study, start)
+
+
+def trainings(jobs):
+    return {(job.arm, job.seed): job for job in jobs if job.kind == "train"}
+
+
+def test_every_run_comes_once_and_after_the_one_it_needs(jobs):
+    folders = [job.folder for job in jobs]
+    assert len(set(folders)) == len(folders)
+    for place, job in enumerate(jobs):
+        assert job.needs is None or job.needs.folder in folders[:place]
+
+
+def test_arms_of_a_seed_learn_as_often_from_as_much_of_the_same(jobs, toy_study):
+    learned = trainings(jobs)
+    for seed in toy_study.seeds:
+        settings = {arm: job.setting for (arm, at), job in learned.items() if at == seed}
+        scenes = {arm: s["scenes"] for arm, s in settings.items()}
+        fresh = scenes.pop("sft_fresh")
+        assert all(s == scenes["grpo"] for s in scenes.values())
+        assert fresh["first"] == scenes["grpo"]["first"]
+        assert fresh["count"] == toy_study.group_size * scenes["grpo"]["count"]
+        for setting in settings.values():
+            config = setting["config"]
+            assert config["steps"] == toy_study.steps
+            episodes = config.get("batch_size") or config["scenes_per_step"] * config["group_size"]
+            assert episodes == toy_study.episodes
+    first = [learned[("grpo", seed)].setting["scenes"] for seed in toy_study.seeds]
+    assert first[0]["first"] + first[0]["count"] <= first[1]["first"]
+
+
+def test_each_arm_changes_what_it_says(jobs):
+    rules = {arm: job.setting["rules"] for (arm, seed), job in trainings(jobs).items() if seed == 0}
+    default = rules["grpo"]
+    assert RewardConfig(**default["reward"]) == RewardConfig()
+
+    def changed(arm):
+        flat = rules[arm] | rules[arm]["reward"]
+        before = default | default["reward"]
+        return {k: v for k, v in flat.items() if v != before[k] and k != "reward"}
+
+    assert changed("grpo_no_look_reward") == {"look_weight": 0.0}
+    assert changed("grpo_no_looks") == {"max_looks": 0}
+    assert changed("grpo_prior_look") == {"ambiguity": "annotation"}
+    assert changed("grpo_accuracy_only") == {"look_weight": 0.0, "format_weight": 0.0}
+    assert changed("weighted_03") == {"accuracy": "weighted_sum", "precision_weight": 0.3}
+    assert changed("iou_averaged") == {"iou": "0.5:0.95"}
+    assert changed("f_beta_2") == {"beta": 2.0}
+
+
+def test_measurements_pay_all_arms_alike_on_the_same_scenes(jobs):
+    measured = [job for job in jobs if job.kind == "measure"]
+    assert {json.dumps(job.setting["scenes"]) for job in measured} == {
+        '{"preset": "toy", "first": 2000000, "count": 4}'
+    }
+    for job in measured:
+        assert RewardConfig(**job.setting["rules"]["reward"]) == RewardConfig()
+        assert job.setting["rules"]["max_looks"] == (0 if job.arm == "grpo_no_looks" else 1)
+
+
+def test_the_default_reward_is_trained_once_for_both_tables(jobs):
+    assert [job.seed for job in jobs if (job.kind, job.arm) == ("train", "grpo")] == [0, 1]
+    assert [job.seed for job in jobs if (job.kind, job.arm) == ("measure", "base")] == [None]
+
+
+def test_a_key_holds_all_that_matters_and_nothing_else(load, toy_study, start):
+    plan = load("plan").plan
+
+    def folders(study=toy_study, start=start):
+        return {job.folder for job in plan(study, start)}
+
+    def trained(found, arm=""):
+        return {folder for folder in found if folder.startswith(f"train-{arm}")}
+
+    before = folders()
+    assert not before & folders(start=replace(start, fingerprint=8))
+    assert not before & folders(start=replace(start, rules=replace(start.rules, view_size=256)))
+    assert not trained(before) & folders(replace(toy_study, steps=11))
+    rate = folders(replace(toy_study, learning_rate=1e-4))
+    assert trained(before) & rate == trained(before, "sft")
+    scenes = folders(replace(toy_study, n=5))
+    assert trained(before) <= scenes
+    assert before & scenes == {folder for folder in before if not folder.startswith("measure")}
+    for name, value in {"jobs": 7, "threads": 3, "device": "cuda", "report": True}.items():
+        assert folders(replace(toy_study, **{name: value})) == before, name
+
+
+def test_parts_ask_for_their_runs_only(load, toy_study, start):
+    plan = load("plan").plan
+    looking = plan(replace(toy_study, only="looking"), start)
+    assert {(job.kind, job.arm) for job in looking} == {
+        ("looking", "base"),
+        ("noise", "base"),
+        ("looking", "grpo"),
+        ("train", "grpo"),
+    }
+    quick = replace(load("config").defaults(["--quick"]), quick=True)
+    assert {job.arm for job in plan(quick, start)} == {"base", "sft_longer", "grpo"}
+    assert {job.seed for job in plan(quick, start)} == {None, 0}
+
+
+def test_the_night_study_asks_what_the_look_reward_does_where_looks_are_not_learned(load, start):
+    study = load("config").defaults(["--night"])
+    found = trainings(load("plan").plan(study, start))
+    assert {arm for arm, _ in found} == {
+        "grpo", "grpo_no_look_reward", "grpo_look_heavy", "grpo_look_causal"
+    }  # fmt: skip
+    assert {job.setting["scenes"]["preset"] for job in found.values()} == {"night"}
+    paid = {arm: job.setting["rules"]["reward"] for (arm, _), job in found.items()}
+    assert paid["grpo_look_causal"] == paid["grpo_look_heavy"]
+    assert paid["grpo_look_heavy"]["look_weight"] == paid["grpo_look_heavy"]["accuracy_weight"]
+    terms = ("format_weight", "look_weight", "accuracy_weight")
+    assert sum(paid["grpo_look_heavy"][name] for name in terms) == pytest.approx(1.0)
+    assert sum(getattr(RewardConfig(), name) for name in terms) == pytest.approx(1.0)
+    credit = {arm: job.setting["config"]["look_credit"] for (arm, _), job in found.items()}
+    assert [arm for arm, kind in credit.items() if kind == "causal"] == ["grpo_look_causal"]
+
+
+def test_photographs_are_measured_when_they_are_given(load, toy_study, start):
+    found = load("plan").plan(replace(toy_study, only="core"), start, photos="abc")
+    photos = [job for job in found if job.scenes == "photos"]
+    assert {job.arm for job in photos} == {"base", "sft_longer", "grpo"}
+    assert {json.dumps(job.setting["scenes"]) for job in photos} == {'{"photos": "abc"}'}
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"only": "core,everything"}, "only: expected some of .*, got 'everything'"),
+        ({"arms": "base,gipo"}, "arms: expected some of base,.*, got 'gipo'"),
+        ({"seeds": (1, 1)}, r"seeds: expected different values, at least one, got \(1, 1\)"),
+        ({"jobs": 0}, "jobs: expected at least 1, got 0"),
+    ],
+)
+def test_a_choice_that_cannot_work_is_named(load, changes, words):
+    with pytest.raises(ConfigError, match=words):
+        load("config").Study(**changes)
