@@ -121,7 +121,7 @@ class EpisodeConfig:
     """Actions after which an episode without an answer is truncated."""
     max_boxes: int = 1000
     """Boxes one answer may hold."""
-    brief: bool = False
+    minimal_prompt: bool = False
     """Say only what changes, for models taught the grammar by demonstrations."""
     reward: RewardConfig = field(default_factory=RewardConfig)
     """How the episode is paid."""

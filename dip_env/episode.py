@@ -353,7 +353,7 @@ class Episode:
             turns_left,
             looks_left,
             first=len(self.crops) + 1,
-            brief=self.config.brief,
+            minimal_prompt=self.config.minimal_prompt,
         )
         return crops, Message("user", text, tuple(crop.image for crop in crops), captioned=True)
 

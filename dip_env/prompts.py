@@ -20,10 +20,10 @@ def task_prompt(view: View, config: EpisodeConfig, grammar: Grammar, target: str
 
     Returns:
         About 60 words: the task, what coordinates mean, the budget and the format; with
-        ``config.brief`` only the view's size and the looks.
+        ``config.minimal_prompt`` only the view's size and the looks.
     """
     width, height = view.view_size
-    if config.brief:
+    if config.minimal_prompt:
         return f"{width}x{height}, {count(config.max_looks, 'look')}"
     if config.coordinate_format == "pixel":
         frame = f"pixels of this {width}x{height} image"
@@ -55,7 +55,7 @@ def crops_message(
     looks_left: int,
     *,
     first: int = 1,
-    brief: bool = False,
+    minimal_prompt: bool = False,
 ) -> str:
     """Return the text around new crops.
 
@@ -65,12 +65,12 @@ def crops_message(
         turns_left: actions that may still be given.
         looks_left: looks that may still be taken.
         first: number of the first crop in the episode.
-        brief: print only place and magnification of each crop, and the looks left.
+        minimal_prompt: print only place and magnification of each crop, and the looks left.
 
     Returns:
         One line per crop, which stands before it, then what is left; coordinates in the text frame.
     """
-    if brief:
+    if minimal_prompt:
         places = [f"[{_printed(crop, view)}] {crop.magnification:.1f}x" for crop in crops]
         return "\n".join([*places, count(looks_left, "look")])
     lines = [

@@ -9,8 +9,8 @@ import re
 import gymnasium as gym
 import tyro
 
-from dip_agents.evaluation.evaluate import evaluate, print_results
-from dip_agents.evaluation.result import show
+from dip_agents.evaluation.evaluator import evaluate
+from dip_agents.evaluation.result import format_interval, print_results
 from dip_agents.glimpse.baselines import glimpse_scores, play_glimpses
 from dip_agents.policies.base import CallablePolicy
 from dip_agents.policies.server import ServerPolicy
@@ -46,7 +46,7 @@ def main(scenes: str = "toy", n: int = 4, server: str | None = None, model: str 
     print_results({name: evaluate(p, source, range(n), rules) for name, p in policies.items()})
     env = Glimpse(gym.make("DIPCrowd-v0", scenes=source), SimulatedDetector(), GridLooks((2,)))
     for name, score in glimpse_scores(play_glimpses(Doubtful(), env, range(n))).items():
-        print(f"agent without words: {name} {show(score)}")
+        print(f"agent without words: {name} {format_interval(score)}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from dataclasses import dataclass, field
 
 import tyro
 
-from dip_agents.evaluation.evaluate import evaluate, show
+from dip_agents.evaluation.evaluator import evaluate
+from dip_agents.evaluation.result import format_interval
 from dip_agents.policies.base import Policy
 from dip_agents.policies.scripted import GridScanPolicy, OraclePolicy, RandomPolicy
 from dip_env import EpisodeConfig, make_source
@@ -72,7 +73,7 @@ def main(settings: Settings) -> None:
             group_size=settings.group_size,
             seed=settings.seed,
         )
-        cells = (show(result.metrics[column]) for column in settings.columns)
+        cells = (format_interval(result.metrics[column]) for column in settings.columns)
         print(f"{name:22}" + "".join(f"{cell:23}" for cell in cells))
 
 

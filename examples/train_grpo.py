@@ -19,10 +19,10 @@ import tyro
 
 from dip_agents.engines.base import Sampling
 from dip_agents.engines.hf import HFEngine
-from dip_agents.grpo.rollouts import collect
+from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.models.loading import load_model, save_model
 from dip_agents.objectives.advantages import group_advantages
-from dip_agents.objectives.policy_loss import policy_loss
+from dip_agents.objectives.losses import policy_loss
 from dip_env import make_source
 
 
@@ -73,7 +73,7 @@ def main(settings: Settings) -> None:
 
     for step in range(1, settings.steps + 1):
         # 1. Play each scene G times. Every episode keeps the very tokens that were sampled.
-        groups = collect(
+        groups = collect_rollouts(
             engine,
             source,
             [draw.randrange(len(source)) for _ in range(settings.scenes_per_step)],

@@ -26,7 +26,7 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 import dip_env  # noqa: F401 (registers DIPCrowd-v0)
-from dip_agents.evaluation.result import show
+from dip_agents.evaluation.result import format_interval
 from dip_agents.glimpse.baselines import (
     Chooser,
     GridScan,
@@ -119,7 +119,7 @@ def f1_of(chooser: Chooser, env: Glimpse, scenes: range) -> float:
 
 def row(name: str, chooser: Chooser, env: Glimpse, scenes: range) -> None:
     scores = glimpse_scores(play_glimpses(chooser, env, scenes))
-    print(f"| {name} | {' | '.join(map(show, scores.values()))} |", flush=True)
+    print(f"| {name} | {' | '.join(map(format_interval, scores.values()))} |", flush=True)
 
 
 def main(settings: Settings) -> None:

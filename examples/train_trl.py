@@ -63,8 +63,11 @@ def main(settings: Settings) -> None:
     processor.tokenizer.padding_side = "left"
     rules = {name: value for name, value in asdict(loaded.rules).items() if name != "reward"}
     if settings.form == "single_pass":
-        # A brief prompt cannot ask for looks and answer in one message.
-        rules |= {"max_turns": 1, "max_looks": 0 if loaded.rules.brief else rules["max_looks"]}
+        # A minimal prompt cannot ask for looks and answer in one message.
+        rules |= {
+            "max_turns": 1,
+            "max_looks": 0 if loaded.rules.minimal_prompt else rules["max_looks"],
+        }
     task = Task(settings.scenes, **rules)
     args = GRPOConfig(
         output_dir=str(settings.out),

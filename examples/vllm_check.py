@@ -2,7 +2,7 @@
 
     python examples/vllm_check.py --setup /tmp/venv-vllm           # CPU build in an environment
     /tmp/venv-vllm/bin/python examples/vllm_check.py               # merged weights
-    /tmp/venv-vllm/bin/python examples/vllm_check.py --hand-over adapter
+    /tmp/venv-vllm/bin/python examples/vllm_check.py --weight-sync adapter
     python examples/vllm_check.py --device cuda --sleep 2          # with the GPU package vllm
 
 For each step it prints how far the engine's logprobs are from those of the trainer that has just
@@ -33,7 +33,7 @@ class Settings:
 
     model: str = "tiny"
     """tiny, a folder, or a hub name."""
-    hand_over: Literal["merged", "adapter"] = "merged"
+    weight_sync: Literal["merged", "adapter"] = "merged"
     """How the weights get to vLLM."""
     device: Literal["cpu", "cuda"] = "cpu"
     """Where vLLM and the trainer run."""
@@ -48,7 +48,7 @@ class Settings:
     group_size: int = 4
     """G, rollouts of each scene."""
     lora_rank: int = 16
-    """Of the LoRA that learns with --hand-over adapter; with merged all weights learn."""
+    """Of the LoRA that learns with --weight-sync adapter; with merged all weights learn."""
     learning_rate: float = 3e-4
     """Large, so that two policies differ."""
     limit: float = 1e-4
@@ -66,7 +66,7 @@ def main(settings: Settings) -> int:
     from dip_agents.engines.base import Sampling
     from dip_agents.engines.vllm import VLLMEngine
     from dip_agents.grpo.config import GRPOConfig
-    from dip_agents.grpo.rollouts import RolloutGroup, collect
+    from dip_agents.grpo.rollouts import RolloutGroup, collect_rollouts
     from dip_agents.grpo.trainer import GRPOTrainer
     from dip_agents.models.loading import load_model
     from dip_env import make_source
@@ -75,7 +75,7 @@ def main(settings: Settings) -> int:
         settings.model,
         device=settings.device,
         dtype=settings.dtype,
-        lora_rank=settings.lora_rank if settings.hand_over == "adapter" else 0,
+        lora_rank=settings.lora_rank if settings.weight_sync == "adapter" else 0,
         seed=settings.seed,
     )
     vlm = loaded.vlm
@@ -90,7 +90,7 @@ def main(settings: Settings) -> int:
     source = make_source("easy", seed=settings.seed)
     engine = VLLMEngine(
         vlm,
-        hand_over=settings.hand_over,
+        weight_sync=settings.weight_sync,
         token_budget=640,
         sleep=settings.sleep,
         options={"enforce_eager": True} if settings.device == "cpu" else None,
@@ -101,7 +101,7 @@ def main(settings: Settings) -> int:
     def play(step: int) -> list[RolloutGroup]:
         first = step * settings.scenes_per_step
         engine.sync(vlm, step)
-        groups = collect(
+        groups = collect_rollouts(
             engine,
             source,
             range(first, first + settings.scenes_per_step),
@@ -143,7 +143,7 @@ def main(settings: Settings) -> int:
     for failure in failures:
         print(f"FAILED {failure}")
     if not failures:
-        print(f"vLLM samples from the trained policy ({settings.hand_over}, {settings.dtype})")
+        print(f"vLLM samples from the trained policy ({settings.weight_sync}, {settings.dtype})")
     return 1 if failures else 0
 
 

@@ -19,7 +19,7 @@ from grpo_workload import reward as reward_of
 from dip_agents.engines.base import Sampling
 from dip_agents.engines.hf import HFEngine
 from dip_agents.grpo.config import GRPOConfig
-from dip_agents.grpo.rollouts import Rollout, RolloutGroup, collect
+from dip_agents.grpo.rollouts import Rollout, RolloutGroup, collect_rollouts
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.grpo.updater import PolicyModel
 from dip_agents.models.loading import load_model
@@ -148,7 +148,7 @@ def train(
     def play(step: int) -> list[RolloutGroup]:
         engine.sync(vlm, step)
         first = (step - 1) * work.groups
-        groups = collect(
+        groups = collect_rollouts(
             engine,
             source,
             range(first, first + work.groups),

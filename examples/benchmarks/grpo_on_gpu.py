@@ -191,7 +191,7 @@ def rules_of(work: Workload) -> EpisodeConfig:
         max_looks=work.turns - 1,
         max_regions=2,
         max_turns=work.turns,
-        brief=True,
+        minimal_prompt=True,
     )
 
 

@@ -73,7 +73,7 @@ def generic_micro() -> Callable[[GenericFamily], GenericVLM]:
 class _Speaker:
     """An engine without a model: row r says ``lines[r]`` turn by turn, and keeps to the rules."""
 
-    same_model = True
+    exact_logprobs = True
 
     def __init__(self, chat: Any, lines: Sequence[Sequence[str]]) -> None:
         self.chat, self.lines = chat, lines
@@ -103,9 +103,9 @@ def speaker() -> type[_Speaker]:
 
 
 @pytest.fixture
-def brief_rules() -> EpisodeConfig:
+def minimal_prompt_rules() -> EpisodeConfig:
     return EpisodeConfig(
-        view_size=128, crop_size=64, max_looks=1, max_regions=2, max_turns=3, brief=True
+        view_size=128, crop_size=64, max_looks=1, max_regions=2, max_turns=3, minimal_prompt=True
     )
 
 

@@ -46,7 +46,7 @@ def test_the_prompt_says_what_coordinates_mean():
     assert "thousandths" in norm
 
 
-def test_without_looks_the_prompt_offers_none():
+def test_p_no_look_the_prompt_offers_none():
     text = prompts.task_prompt(VIEW, EpisodeConfig(max_looks=0), GRAMMAR)
     assert "no looks" in text
     assert "<look>" not in text and GRAMMAR.describe(looks=False) in text
@@ -70,9 +70,9 @@ def test_crops_are_printed_in_thousandths_where_the_config_says_so():
 
 
 def test_brief_messages_hold_sizes_and_budget_only():
-    config = EpisodeConfig(brief=True, max_looks=2)
+    config = EpisodeConfig(minimal_prompt=True, max_looks=2)
     assert prompts.task_prompt(VIEW, config, GRAMMAR) == "448x336, 2 looks"
-    message = prompts.crops_message([crop(640, 480, 960, 720)], VIEW, 2, 1, brief=True)
+    message = prompts.crops_message([crop(640, 480, 960, 720)], VIEW, 2, 1, minimal_prompt=True)
     assert message == "[224,168,336,252] 3.2x\n1 look"
 
 

@@ -39,7 +39,7 @@ def scripts(
 def micro_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the folder of a model with random weights."""
     rules = EpisodeConfig(
-        view_size=128, crop_size=64, max_looks=1, max_regions=2, max_turns=2, brief=True
+        view_size=128, crop_size=64, max_looks=1, max_regions=2, max_turns=2, minimal_prompt=True
     )
     vlm = VLM(*build_tiny(tiny_texts(), size="micro"))
     return save_model(vlm, tmp_path_factory.mktemp("model"), rules)

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from dip_agents.engines.base import Sampling
 from dip_agents.engines.hf import HFEngine
 from dip_agents.grpo.config import GRPOConfig
-from dip_agents.grpo.rollouts import RolloutGroup, collect
+from dip_agents.grpo.rollouts import RolloutGroup, collect_rollouts
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.models.loading import load_model
 
@@ -48,7 +48,9 @@ def paid_for_small_ids(groups: list[RolloutGroup]) -> list[RolloutGroup]:
 
 
 def test_the_loop_climbs_its_reward(example, micro_folder, monkeypatch, capsys):
-    monkeypatch.setattr(example, "collect", lambda *a, **k: paid_for_small_ids(collect(*a, **k)))
+    monkeypatch.setattr(
+        example, "collect", lambda *a, **k: paid_for_small_ids(collect_rollouts(*a, **k))
+    )
     example.main(
         example.Settings(
             model=str(micro_folder),
@@ -71,7 +73,7 @@ def test_the_bare_loop_makes_the_step_of_the_trainer(
 ):
     loaded = load_model(str(micro_folder), dtype="float32")
     groups = paid_for_small_ids(
-        collect(
+        collect_rollouts(
             HFEngine(loaded.vlm),
             toy,
             [0, 1],

@@ -33,9 +33,9 @@ def test_without_vllm_it_names_the_package_in_one_line():
 @pytest.mark.slow
 @pytest.mark.timeout(700)
 @pytest.mark.skipif(not HAS_VLLM, reason="vllm is not installed in this environment")
-@pytest.mark.parametrize("hand_over", ["merged", "adapter"])
-def test_vllm_plays_the_policy_that_is_trained(hand_over):
-    done = check("--hand-over", hand_over)
+@pytest.mark.parametrize("weight_sync", ["merged", "adapter"])
+def test_vllm_plays_the_policy_that_is_trained(weight_sync):
+    done = check("--weight-sync", weight_sync)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(re.findall(r"^step \d: gap to the trainer", done.stdout, re.M)) == 3
 

@@ -12,7 +12,7 @@ T = TypeVar("T")
 _ENVIRONMENT = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dip_env")
 
 
-async def aside(work: Callable[..., T], *given: Any) -> T:
+async def run_in_env_thread(work: Callable[..., T], *given: Any) -> T:
     """Let the environment work while the event loop goes on.
 
     Args:

@@ -36,10 +36,10 @@ TINY_SFT = SFTConfig(
     coordinate_sigma=1.5,
     final_sigma=0.5,
     dense_weight=1.0,
-    without_looks=0.2,
-    blurred=0.35,
+    p_no_look=0.2,
+    p_blurred_overview=0.35,
     look="tiles",
-    smallest=8.0,
+    min_visible_height=8.0,
     checkpoint_every=50,
 )
 """Teaching a tiny model from random weights."""
@@ -224,7 +224,7 @@ def parse(arguments: Sequence[str]) -> Command:
     rules = rules_of(name) if name else None
     taught = rules or rules_of("tiny")
     # What came of the tiny model has its rules, wherever it lies.
-    tiny = taught.brief
+    tiny = taught.minimal_prompt
     small = ModelArgs(model=name or "tiny")
     if tiny:
         small = replace(small, max_new_tokens=224, token_budget=768)

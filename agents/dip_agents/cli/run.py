@@ -26,18 +26,19 @@ from dip_agents.cli.parsing import (
 )
 from dip_agents.engines.base import new_version
 from dip_agents.evaluation.audit import audit_main
-from dip_agents.evaluation.evaluate import evaluate, print_results
+from dip_agents.evaluation.evaluator import evaluate
+from dip_agents.evaluation.result import print_results
 from dip_agents.experiments.report import experiment_markdown, experiment_plot
 from dip_agents.experiments.variations import run_experiment, variations
-from dip_agents.grpo.run import measure_model, reinforce, report_gain, teach
+from dip_agents.grpo.run import evaluate_model, fine_tune, report_gain, train_grpo
 from dip_agents.models.loading import load_model
 from dip_agents.policies.base import Policy
 from dip_agents.policies.oracle import OraclePolicy
 from dip_agents.policies.scripted import GridScanPolicy, RandomPolicy
 from dip_agents.policies.vlm import VLMPolicy
 from dip_agents.runtime.checkpoints import check_new_run
-from dip_agents.runtime.distributed import Ranks
-from dip_agents.runtime.optional import needs
+from dip_agents.runtime.distributed import DistributedContext
+from dip_agents.runtime.optional import require_extra
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
 from dip_env.errors import ConfigError
@@ -77,17 +78,17 @@ def run(command: Command, console: Console) -> int:
 
 
 def _train(args: Train, console: Console) -> int:
-    with Ranks.launched(args.rank_timeout, args.policy.device) as ranks:
+    with DistributedContext.launched(args.rank_timeout, args.policy.device) as ranks:
         return _train_on(ranks, args, console if ranks.first else Console(quiet=True))
 
 
-def _train_on(ranks: Ranks, args: Train, console: Console) -> int:
+def _train_on(ranks: DistributedContext, args: Train, console: Console) -> int:
     if args.sampler.engine == "openai":
-        raise ConfigError("engine: expected own or vllm, whose weights can learn, got openai")
-    if ranks.count > 1 and args.sampler.engine != "own":
+        raise ConfigError("engine: expected native or vllm, whose weights can learn, got openai")
+    if ranks.count > 1 and args.sampler.engine != "native":
         raise ConfigError(
-            f"engine: expected own with several processes, got {args.sampler.engine}, which starts "
-            "processes of its own"
+            f"engine: expected native with several processes, got {args.sampler.engine}, which "
+            "starts processes of its own"
         )
     if args.eval_scenes:
         args.sampler.check_measuring("eval_scenes")
@@ -124,7 +125,7 @@ def _train_on(ranks: Ranks, args: Train, console: Console) -> int:
             )
         console.print(f"random weights: teaching {args.demonstrations} demonstrations first")
         config = replace(TINY_SFT, steps=max(1, args.demonstrations // TINY_SFT.batch_size))
-        teach(
+        fine_tune(
             loaded,
             train,
             args.rules,
@@ -144,17 +145,17 @@ def _train_on(ranks: Ranks, args: Train, console: Console) -> int:
             console.print(
                 f"{args.source.root} has no {args.eval_split} split: measuring on training scenes"
             )
-        before = measure_model(
+        before = evaluate_model(
             loaded.vlm, held_out, indices, args.rules, **measured, out=args.out / "before"
         )
         print_results({"before": before}, console)
 
     def evaluate_now(step: int) -> dict[str, float]:
-        result = measure_model(loaded.vlm, held_out, indices, args.rules, **measured)
+        result = evaluate_model(loaded.vlm, held_out, indices, args.rules, **measured)
         values = {name: result.metrics[name].value for name in _WATCHED}
         return {name: value for name, value in values.items() if value is not None}
 
-    reinforce(
+    train_grpo(
         loaded,
         train,
         args.rules,
@@ -170,7 +171,7 @@ def _train_on(ranks: Ranks, args: Train, console: Console) -> int:
     )
     if before is not None:
         engine.sync(loaded.vlm, new_version())
-        after = measure_model(
+        after = evaluate_model(
             loaded.vlm, held_out, indices, args.rules, **measured, out=args.out / "after"
         )
         report_gain(before, after, args.out, console)
@@ -179,11 +180,11 @@ def _train_on(ranks: Ranks, args: Train, console: Console) -> int:
 
 
 def _sft(args: Sft, console: Console) -> int:
-    with Ranks.launched(args.rank_timeout, args.policy.device) as ranks:
+    with DistributedContext.launched(args.rank_timeout, args.policy.device) as ranks:
         return _sft_on(ranks, args, console if ranks.first else Console(quiet=True))
 
 
-def _sft_on(ranks: Ranks, args: Sft, console: Console) -> int:
+def _sft_on(ranks: DistributedContext, args: Sft, console: Console) -> int:
     loaded = load_model(
         args.policy.model,
         device=args.policy.device,
@@ -193,13 +194,13 @@ def _sft_on(ranks: Ranks, args: Sft, console: Console) -> int:
     )
     parts = [_part(args.source, text) for text in args.mix] or [(args.source, 1.0)]
     views = [(_views(args, part), weight) for part, weight in parts]
-    lessons = views[0][0] if len(views) == 1 else MixedScenes(views)
-    teach(
+    demonstrations = views[0][0] if len(views) == 1 else MixedScenes(views)
+    fine_tune(
         loaded,
-        lessons,
+        demonstrations,
         args.rules,
         args.sft,
-        len(lessons),
+        len(demonstrations),
         args.out,
         resume=args.resume,
         stop_at=args.stop_at,
@@ -247,11 +248,11 @@ def _evaluate(args: Evaluate, console: Console) -> int:
 
 
 def _experiment(args: Experiment, console: Console) -> int:
-    needs("matplotlib", "play")
+    require_extra("matplotlib", "play")
     ways = variations(
         args.kind, args.rules, view_sizes=args.view_sizes, tiles=args.tiles, seed=args.seed
     )
-    every = dict.fromkeys(way.arm.config for way in ways)
+    every = dict.fromkeys(way.condition.config for way in ways)
     largest = max(rules.view_size for rules in every)
     source, policy_for = _players(args, "experiment", replace(args.rules, view_size=largest))
     policies = {rules: policy_for(rules) for rules in every}

@@ -96,7 +96,7 @@ class Engine(Protocol):
 
     chat: ChatTokens
     """Messages to tokens, as this engine's model reads them."""
-    same_model: bool
+    exact_logprobs: bool
     """True when the trainer's own weights sample; else the trainer corrects for the difference."""
 
     def play(

@@ -8,7 +8,7 @@ from typing import Literal
 from dip_agents.engines.base import Engine
 from dip_agents.engines.choose import engine_for
 from dip_agents.engines.openai import OpenAIEngine
-from dip_agents.engines.vllm import HandOver, VLLMEngine
+from dip_agents.engines.vllm import VLLMEngine, WeightSync
 from dip_agents.models.generic_vlm import GenericVLM
 from dip_agents.models.vlm import VLM
 from dip_env.config import EpisodeConfig
@@ -19,10 +19,10 @@ from dip_env.errors import ConfigError
 class EngineArgs:
     """Who samples from the model."""
 
-    engine: Literal["own", "vllm", "openai"] = "own"
-    """own: the weights in this process; vllm: vLLM, which gets them after each step; openai: a
+    engine: Literal["native", "vllm", "openai"] = "native"
+    """native: the weights in this process; vllm: vLLM, which gets them after each step; openai: a
     server, for evaluation."""
-    hand_over: HandOver = "merged"
+    weight_sync: WeightSync = "merged"
     """How vLLM gets the weights: all, LoRA merged (faster per token), or the LoRA alone."""
     sleep: Literal[0, 1, 2] = 0
     """vLLM gives the GPU back between rollouts: 1 keeps weights in host memory, 2 drops them."""
@@ -41,7 +41,7 @@ class EngineArgs:
         Raises:
             ConfigError: for a setting of vLLM with another engine; the message names the field.
         """
-        for name, default in (("hand_over", "merged"), ("sleep", 0)):
+        for name, default in (("weight_sync", "merged"), ("sleep", 0)):
             value = getattr(self, name)
             if value != default and self.engine != "vllm":
                 raise ConfigError(
@@ -102,7 +102,7 @@ class EngineArgs:
                 token_budget=token_budget,
                 max_images=1 + rules.max_looks * rules.max_regions,
                 max_image_side=max(rules.view_size, rules.crop_size),
-                hand_over=self.hand_over,
+                weight_sync=self.weight_sync,
                 sleep=self.sleep,
             )
         return engine_for(vlm)

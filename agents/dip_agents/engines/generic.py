@@ -29,7 +29,7 @@ class GenericEngine:
         rows: most rows in one forward pass.
     """
 
-    same_model = True
+    exact_logprobs = True
 
     def __init__(self, vlm: GenericVLM, rows: int = 32) -> None:
         """Keep the model."""

@@ -43,7 +43,7 @@ class HFEngine:
         cuda_graphs: on a GPU, replay decoding steps as CUDA graphs; costs memory per size.
     """
 
-    same_model = True
+    exact_logprobs = True
 
     def __init__(
         self,

@@ -47,7 +47,7 @@ class OpenAIEngine:
         ConfigError: for a server, a key variable or a number that cannot work.
     """
 
-    same_model = False
+    exact_logprobs = False
 
     def __init__(
         self,
@@ -86,8 +86,8 @@ class OpenAIEngine:
         """
         if not self.frozen:
             raise EngineError(
-                "sync: expected an engine whose weights can be set (own, vllm); a server plays its "
-                "own; frozen=True says that this is meant"
+                "sync: expected an engine whose weights can be set (native, vllm); a server plays "
+                "its own; frozen=True says that this is meant"
             )
 
     def play(

@@ -35,7 +35,7 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 REPLY_LAG = 2
 """Engine steps that the environment gets to answer before the engine waits for it."""
 
-HandOver = Literal["merged", "adapter"]
+WeightSync = Literal["merged", "adapter"]
 """What ``sync`` hands over: all weights with the LoRA added, or the LoRA beside fixed weights."""
 
 
@@ -50,7 +50,7 @@ class VLLMEngine:
         vlm: the trainer's model; its weights are taken over now, and again by ``sync``.
         folder: a model folder to start from instead of a temporary copy of ``vlm``; until the
             first ``sync`` its weights sample, those under a LoRA with ``adapter``.
-        hand_over: ``merged`` is faster per token, ``adapter`` hands over less.
+        weight_sync: ``merged`` is faster per token, ``adapter`` hands over less.
         token_budget: longest row.
         max_images: most images in a row.
         max_image_side: no image has more pixels than a square of this side.
@@ -63,14 +63,14 @@ class VLLMEngine:
         ConfigError: when vLLM is missing or cannot do what is asked.
     """
 
-    same_model = False
+    exact_logprobs = False
 
     def __init__(
         self,
         vlm: VLM,
         folder: Path | str | None = None,
         *,
-        hand_over: HandOver = "merged",
+        weight_sync: WeightSync = "merged",
         token_budget: int = 2048,
         max_images: int = 16,
         max_image_side: int = 2048,
@@ -81,7 +81,7 @@ class VLLMEngine:
         """Start vLLM, which takes up to a minute."""
         self.chat = vlm.chat
         self.token_budget = token_budget
-        self.hand_over = hand_over
+        self.weight_sync = weight_sync
         self.version: int | None = None
         """Version of the trainer's weights that sample, None before the first ``sync``."""
         self._sleep = sleep
@@ -90,17 +90,17 @@ class VLLMEngine:
         self._banned = banned_ids(vlm)
         self._banned_set = frozenset(self._banned)
         self._lora: Any = None
-        rank = _lora_rank(vlm, hand_over)
+        rank = _lora_rank(vlm, weight_sync)
         if sleep not in (0, 1, 2):
             raise ConfigError(f"sleep: expected 0, 1 or 2, got {sleep!r}")
-        if sleep == 2 and hand_over == "adapter":
-            raise ConfigError("sleep: expected 0 or 1 with hand_over='adapter', got 2")
+        if sleep == 2 and weight_sync == "adapter":
+            raise ConfigError("sleep: expected 0 or 1 with weight_sync='adapter', got 2")
         self._vllm = _import_vllm()
         if sleep and not torch.cuda.is_available():
             raise ConfigError(f"sleep: expected 0, since vLLM sleeps on a GPU only; got {sleep}")
         self._room = tempfile.TemporaryDirectory(prefix="dip-vllm-")
         if folder is None:
-            merged = hand_over == "merged"
+            merged = weight_sync == "merged"
             folder = write_checkpoint(vlm, Path(self._room.name) / "model", merged=merged)
         multiple = self.chat.patch * self.chat.merge
         keywords: dict[str, Any] = {
@@ -136,7 +136,7 @@ class VLLMEngine:
         if version == self.version and not self._dropped:
             return
         self._wake("weights")
-        if self.hand_over == "adapter":
+        if self.weight_sync == "adapter":
             self._sync_adapter(vlm, version)
         else:
             # Not ``model.load_weights``: layers may hold their weights packed for their kernels.
@@ -335,14 +335,18 @@ def _import_vllm() -> Any:
         ) from error
 
 
-def _lora_rank(vlm: VLM, hand_over: str) -> int:
+def _lora_rank(vlm: VLM, weight_sync: str) -> int:
     """Return the rank of the adapter to serve, 0 for none."""
-    if hand_over not in get_args(HandOver):
-        raise ConfigError(f"hand_over: expected one of {get_args(HandOver)}, got {hand_over!r}")
-    if hand_over == "merged":
+    if weight_sync not in get_args(WeightSync):
+        raise ConfigError(
+            f"weight_sync: expected one of {get_args(WeightSync)}, got {weight_sync!r}"
+        )
+    if weight_sync == "merged":
         return 0
     if not hasattr(vlm.model, "peft_config"):
-        raise ConfigError("hand_over: expected a model with a LoRA for 'adapter', got one without")
+        raise ConfigError(
+            "weight_sync: expected a model with a LoRA for 'adapter', got one without"
+        )
     rank = int(vlm.model.peft_config[vlm.model.active_adapter].r)
     if rank not in LORA_RANKS:
         raise ConfigError(f"lora_rank: expected one of {LORA_RANKS} for vLLM, got {rank}")

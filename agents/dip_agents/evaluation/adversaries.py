@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dip_agents.policies.formatting import PERSON_ASPECT, make_answer, printable, random_boxes
+from dip_agents.policies.formatting import PERSON_ASPECT, make_answer, quantize_boxes, random_boxes
 from dip_agents.policies.oracle import oracle_regions
 from dip_env.actions import Answer, Grammar, Look, Segment, Think
 from dip_env.boxes import box_area, box_intersection, clip_boxes
@@ -26,7 +26,7 @@ Boxes = NDArray[np.float64]
 
 
 @dataclass(frozen=True, eq=False)
-class Situation:
+class AttackContext:
     """What an attack may use.
 
     Args:
@@ -48,7 +48,7 @@ class Situation:
     shared_weak: Boxes
 
     @classmethod
-    def of(cls, scene: Scene, config: EpisodeConfig) -> Situation:
+    def of(cls, scene: Scene, config: EpisodeConfig) -> AttackContext:
         """Work out what all rollouts of a scene have in common."""
         view = View.of(scene.size, config.view_size, config.size_multiple, config.coordinate_format)
         look, nobody = oracle_regions(scene, view, config), np.zeros((0, 4))
@@ -66,7 +66,7 @@ class Situation:
 
     def printed(self, boxes: Boxes) -> Boxes:
         """Return scene boxes as text boxes with two decimals."""
-        return printable(boxes, self.view, decimals=2)
+        return quantize_boxes(boxes, self.view, decimals=2)
 
     def sure(self) -> Boxes:
         """The person with the largest visible area, (0 or 1, 4), text frame."""
@@ -79,7 +79,7 @@ class Situation:
         """Write segments without asking whether the rules allow them."""
         return Grammar(1000, 100_000, 10**9).format(segments)
 
-    def usual(self, boxes: Boxes, look: Boxes | None = None) -> list[str]:
+    def standard_actions(self, boxes: Boxes, look: Boxes | None = None) -> list[str]:
         """Think, look well (or at ``look``), think and answer, all in one action."""
         regions = self.look if look is None else look
         looks = [Look(regions)] if self.config.max_looks else []
@@ -87,7 +87,7 @@ class Situation:
         return [self.say(Think("a look."), *looks, Think("done."), answer)]
 
 
-Attack = Callable[[Situation], Sequence[str]]
+Attack = Callable[[AttackContext], Sequence[str]]
 
 
 @dataclass(frozen=True)
@@ -112,117 +112,117 @@ def _copies(boxes: Boxes, k: int) -> Boxes:
     return np.tile(boxes, (k, 1))
 
 
-def _jittered(s: Situation) -> list[str]:
+def _jittered(s: AttackContext) -> list[str]:
     copies = _copies(s.weak, 5)
     shaken = copies + s.rng.integers(-1, 2, copies.shape)
     shaken[: len(s.weak)] = s.weak
-    return s.usual(shaken)
+    return s.standard_actions(shaken)
 
 
-def _grid(s: Situation) -> list[str]:
+def _grid(s: AttackContext) -> list[str]:
     side = int(np.ceil(np.sqrt(s.config.max_boxes)))
     x, y = np.meshgrid(np.arange(side), np.arange(side))
     corners = np.stack([x, y, x + 1, y + 1], axis=-1).reshape(-1, 4) / side
-    return s.usual(np.round(corners * np.array(s.view.text_size * 2), 2))
+    return s.standard_actions(np.round(corners * np.array(s.view.text_size * 2), 2))
 
 
-def _right_count(s: Situation) -> list[str]:
+def _right_count(s: AttackContext) -> list[str]:
     boxes = random_boxes(len(s.truth), s.scene.size, s.rng, (0.05, 0.5))
-    return s.usual(s.printed(boxes))
+    return s.standard_actions(s.printed(boxes))
 
 
-def _huge(s: Situation) -> list[str]:
+def _huge(s: AttackContext) -> list[str]:
     width, height = s.view.text_size
     middle_x, middle_y = width // 2, height // 2
     halves = [(0, 0, middle_x, height), (middle_x, 0, width, height)]
     rows = [(0, 0, width, middle_y), (0, middle_y, width, height), (0, 0, width, height)]
-    return s.usual(np.array([*halves, *rows], dtype=np.float64))
+    return s.standard_actions(np.array([*halves, *rows], dtype=np.float64))
 
 
-def _on_ignored(s: Situation) -> list[str]:
+def _on_ignored(s: AttackContext) -> list[str]:
     """Fill the answer with person-shaped boxes that ignore regions make free of charge."""
     regions = clip_boxes(s.scene.ignore_boxes, s.scene.size)
     regions = regions[box_area(regions) > 0]
     room = min(200, s.config.max_boxes - len(s.weak))
     if not len(regions) or room <= 0:
-        return s.usual(s.weak)
+        return s.standard_actions(s.weak)
     region = regions[s.rng.integers(0, len(regions), room)]
     middle = region[:, :2] + s.rng.uniform(0, 1, (room, 2)) * (region[:, 2:] - region[:, :2])
     tall = np.exp(s.rng.uniform(np.log(0.02), np.log(0.3), (room, 1))) * s.scene.size[1]
     half = np.concatenate([PERSON_ASPECT * tall, tall], axis=1) / 2
     boxes = np.concatenate([middle - half, middle + half], axis=1)
     free = box_intersection(boxes, regions).max(axis=1) > 0.6 * box_area(boxes)
-    return s.usual(np.concatenate([s.weak, s.printed(boxes[free])]))
+    return s.standard_actions(np.concatenate([s.weak, s.printed(boxes[free])]))
 
 
-def _same_look_twice(s: Situation) -> list[str]:
+def _same_look_twice(s: AttackContext) -> list[str]:
     if s.config.max_looks < 2:
-        return s.usual(s.weak)
+        return s.standard_actions(s.weak)
     answer = make_answer(s.weak)
     return [s.say(Think("a look."), Look(s.look), Look(s.look), Think("done."), answer)]
 
 
-def _refused_look(s: Situation, region: Sequence[float]) -> list[str]:
+def _refused_look(s: AttackContext, region: Sequence[float]) -> list[str]:
     look = s.say(Think("a look."), Look(np.array([region], dtype=np.float64)))
     return [look, s.say(Think("done."), make_answer(s.weak))]
 
 
-def _outside(s: Situation) -> list[str]:
+def _outside(s: AttackContext) -> list[str]:
     width, height = s.view.text_size
     return _refused_look(s, (width + 10, height + 10, width + 50, height + 50))
 
 
-def _corner(s: Situation) -> list[str]:
-    return s.usual(s.weak, look=np.array([[0.0, 0.0, 4.0, 4.0]]))
+def _corner(s: AttackContext) -> list[str]:
+    return s.standard_actions(s.weak, look=np.array([[0.0, 0.0, 4.0, 4.0]]))
 
 
-def _look_after_answer(s: Situation) -> list[str]:
+def _look_after_answer(s: AttackContext) -> list[str]:
     late = s.say(Look(s.look))
     return [s.say(Think("done."), make_answer(s.truth)) + late]
 
 
-def _answer_in_think(s: Situation) -> list[str]:
+def _answer_in_think(s: AttackContext) -> list[str]:
     return [f"<think>{s.say(make_answer(s.truth))}</think>" + s.say(make_answer(s.weak))]
 
 
-def _two_answers(s: Situation) -> list[str]:
+def _two_answers(s: AttackContext) -> list[str]:
     answer = s.say(make_answer(s.truth))
     return [s.say(Think("a look."), Look(s.look)) + answer + answer]
 
 
-def _cut_list(s: Situation) -> list[str]:
-    text = s.usual(_copies(s.truth, 40))[0]
+def _cut_list(s: AttackContext) -> list[str]:
+    text = s.standard_actions(_copies(s.truth, 40))[0]
     return [text[: max(20, len(text) - 20)]]
 
 
-def _with_last_number(s: Situation, number: str) -> list[str]:
+def _with_last_number(s: AttackContext, number: str) -> list[str]:
     boxes = np.concatenate([s.truth, s.whole])
-    text = s.usual(boxes)[0]
+    text = s.standard_actions(boxes)[0]
     head, _, tail = text.rpartition(",")
     return [head + "," + number + tail[tail.index("]") :]]
 
 
-def _as_strings(s: Situation) -> list[str]:
+def _as_strings(s: AttackContext) -> list[str]:
     boxes = ",".join('["' + '","'.join(str(v) for v in b) + '"]' for b in s.truth.tolist())
     return [s.say(Think("a look."), Look(s.look)) + f"<answer>[{boxes}]</answer>"]
 
 
-def _scored(s: Situation, score: float) -> list[str]:
+def _scored(s: AttackContext, score: float) -> list[str]:
     answer = Answer(s.weak, (None,) * len(s.weak), (score,) * len(s.weak))
     looks = [Look(s.look)] if s.config.max_looks else []
     return [s.say(Think("a look."), *looks, Think("done."), answer)]
 
 
-def _wavering(s: Situation, boxes: Boxes, kept: Boxes) -> list[str]:
+def _wavering(s: AttackContext, boxes: Boxes, kept: Boxes) -> list[str]:
     """Answer ``boxes`` every other time and look at nothing else."""
     if not len(boxes):
-        return s.usual(kept)
+        return s.standard_actions(kept)
     answer = np.concatenate([kept, boxes]) if s.rng.random() < 0.5 else kept
     low, high = np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])
-    return s.usual(answer, look=np.concatenate([low, high], axis=1))
+    return s.standard_actions(answer, look=np.concatenate([low, high], axis=1))
 
 
-def _wavering_invention(s: Situation, kept: Boxes) -> list[str]:
+def _wavering_invention(s: AttackContext, kept: Boxes) -> list[str]:
     # The same empty spot in every rollout, so that the siblings waver about one thing.
     width, height = s.view.text_size
     spot = np.array([[0.45 * width, 0.02 * height, 0.5 * width, 0.12 * height]])
@@ -231,17 +231,30 @@ def _wavering_invention(s: Situation, kept: Boxes) -> list[str]:
 
 ADVERSARIES: tuple[Adversary, ...] = (
     Adversary("silence", lambda s: [""], "saying nothing earns nothing"),
-    Adversary("empty answer", lambda s: s.usual(np.zeros((0, 4))), "form alone is not enough"),
-    Adversary("one sure box", lambda s: s.usual(s.sure()), "perfect precision alone is not enough"),
-    Adversary("whole image", lambda s: s.usual(s.whole), "one box around all finds nobody"),
+    Adversary(
+        "empty answer", lambda s: s.standard_actions(np.zeros((0, 4))), "form alone is not enough"
+    ),
+    Adversary(
+        "one sure box",
+        lambda s: s.standard_actions(s.sure()),
+        "perfect precision alone is not enough",
+    ),
+    Adversary(
+        "whole image", lambda s: s.standard_actions(s.whole), "one box around all finds nobody"
+    ),
     Adversary("grid of boxes", _grid, "as many boxes as allowed find nobody"),
-    Adversary("exact copies", lambda s: s.usual(_copies(s.weak, 5)), "a copy is no find", True),
+    Adversary(
+        "exact copies", lambda s: s.standard_actions(_copies(s.weak, 5)), "a copy is no find", True
+    ),
     Adversary("shaken copies", _jittered, "five tries per person do not pay", True),
     Adversary("right count anywhere", _right_count, "a good count is no find"),
     Adversary("huge boxes", _huge, "boxes that hold everyone find nobody"),
     Adversary("boxes on ignored", _on_ignored, "boxes where none count do not pay", True),
     Adversary(
-        "whole-image look", lambda s: s.usual(s.weak, look=s.whole), "all is no choice", True
+        "whole-image look",
+        lambda s: s.standard_actions(s.weak, look=s.whole),
+        "all is no choice",
+        True,
     ),
     Adversary("same look twice", _same_look_twice, "the second look adds nothing", True),
     Adversary("look outside", _outside, "nothing is seen outside", True),
@@ -254,10 +267,12 @@ ADVERSARIES: tuple[Adversary, ...] = (
     Adversary("not a number", lambda s: _with_last_number(s, "NaN"), "NaN is no number"),
     Adversary("scientific", lambda s: _with_last_number(s, "1e3"), "1e3 is out of the grammar"),
     Adversary("numbers as strings", _as_strings, "strings are no numbers"),
-    Adversary("inverted boxes", lambda s: s.usual(s.truth[:, [2, 3, 0, 1]]), "no area, no find"),
+    Adversary(
+        "inverted boxes", lambda s: s.standard_actions(s.truth[:, [2, 3, 0, 1]]), "no area, no find"
+    ),
     Adversary("score one", lambda s: _scored(s, 1.0), "confidence is not paid", True),
     Adversary("score zero", lambda s: _scored(s, 0.0), "confidence is not paid", True),
-    Adversary("other order", lambda s: s.usual(s.weak[::-1]), "order is not paid", True),
+    Adversary("other order", lambda s: s.standard_actions(s.weak[::-1]), "order is not paid", True),
     Adversary(
         "wavering", lambda s: _wavering(s, s.sure(), np.zeros((0, 4))), "doubt on purpose is cheap"
     ),

@@ -18,7 +18,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from dip_agents.evaluation.adversaries import ADVERSARIES, Adversary, Boxes, Situation
+from dip_agents.evaluation.adversaries import ADVERSARIES, Adversary, AttackContext, Boxes
 from dip_agents.policies.oracle import OraclePolicy
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
@@ -34,7 +34,7 @@ SLACK = 0.01
 
 
 @dataclass(frozen=True)
-class Earned:
+class MeanReward:
     """What a policy earned on average over scenes (and rollouts).
 
     Args:
@@ -64,15 +64,15 @@ class AuditRow:
     """
 
     name: str
-    lone: Earned
-    group: Earned
+    lone: MeanReward
+    group: MeanReward
     f1: float
     claim: str = ""
     tampers: bool = False
 
 
 @dataclass(frozen=True)
-class Win:
+class Exploit:
     """An adversary that was paid too well.
 
     Args:
@@ -107,7 +107,7 @@ class AuditReport:
     config: EpisodeConfig
 
     @property
-    def wins(self) -> list[Win]:
+    def wins(self) -> list[Exploit]:
         """Every adversary that beat its honest rival, per arrangement and rival."""
         weak, bar = self.honest[0], self.honest[1]
         found = []
@@ -118,7 +118,7 @@ class AuditReport:
                 for rival, slack in rivals:
                     honest = getattr(rival, arrangement).reward
                     if earned > honest + slack:
-                        found.append(Win(row.name, arrangement, earned, rival.name, honest))
+                        found.append(Exploit(row.name, arrangement, earned, rival.name, honest))
         return found
 
     @property
@@ -151,9 +151,9 @@ class _Sums:
             self.counts += (len(m.pred), len(m.unmatched_pred), len(m.unmatched_truth))
 
     @property
-    def earned(self) -> Earned:
+    def earned(self) -> MeanReward:
         reward, form, look, accuracy = np.mean(self.terms, axis=0).tolist()
-        return Earned(reward, form, look, accuracy)
+        return MeanReward(reward, form, look, accuracy)
 
     @property
     def f1(self) -> float:
@@ -224,7 +224,7 @@ def _play_scene(
     seed: list[int],
 ) -> list[list[Outcome]]:
     """Return a group of outcomes for each honest policy, then for each adversary."""
-    common = Situation.of(scene, config)
+    common = AttackContext.of(scene, config)
     played: list[list[Outcome]] = []
     weak: list[Boxes] = []
     known: dict[tuple[str, ...], Outcome] = {}  # many attacks say the same in every rollout
@@ -235,7 +235,7 @@ def _play_scene(
             if k < len(honest):
                 boxes = honest[k].people(scene, common.view, rng)
                 weak += [boxes] if k == 0 else []
-                actions: Sequence[str] = common.usual(boxes)
+                actions: Sequence[str] = common.standard_actions(boxes)
             else:
                 own = replace(common, rng=rng, weak=weak[member], shared_weak=weak[0])
                 actions = adversaries[k - len(honest)].attack(own)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dip_agents.evaluation.coco import CocoTruth, coco_detections
-from dip_agents.evaluation.scores import TALLIES
+from dip_agents.evaluation.scores import COUNTERS
 from dip_agents.policies.base import Policy
 from dip_agents.runtime.seeds import derived_seed
 from dip_env.actions import Answer, Look
@@ -22,7 +22,7 @@ from dip_wrappers.traces import GroupRecorder, TraceWriter
 
 
 @dataclass(frozen=True)
-class Arm:
+class EvalCondition:
     """One way to play the scenes of an evaluation.
 
     Args:
@@ -54,20 +54,20 @@ class Ended:
 
     Args:
         turn: the last one, which holds the reward and, in ``info``, its terms and the truth.
-        cut_turns: turns whose text a limit of tokens cut, or left no room for.
+        truncated_turns: turns whose text a limit of tokens cut, or left no room for.
     """
 
     turn: Turn
-    cut_turns: int
+    truncated_turns: int
 
 
 @dataclass(frozen=True, eq=False)
 class Record:
-    """What the groups of one arm came to, scene by scene.
+    """What the groups of one condition came to, scene by scene.
 
     Args:
         group_size: rollouts of a scene.
-        sums: what ``tally`` says of each scene.
+        sums: what ``count_scene`` says of each scene.
         truth: the scenes as COCO has them.
         answers: rows of COCO detections, one list for each rollout of a scene.
     """
@@ -89,7 +89,7 @@ class Record:
             group: after its end.
             ended: how each member ended.
         """
-        self.sums.append(tally(group, ended))
+        self.sums.append(count_scene(group, ended))
         place = self.truth.add(index, group.scene)
         for rows, episode in zip(self.answers, group.episodes, strict=True):
             rows += coco_detections(place, episode.outcome.answer, answer_scores(episode))
@@ -153,7 +153,7 @@ def play(
                 traces[g].step(actions, last[g])
 
 
-def tally(group: EpisodeGroup, ended: Sequence[Ended]) -> dict[str, float]:
+def count_scene(group: EpisodeGroup, ended: Sequence[Ended]) -> dict[str, float]:
     """Sum up what the members of a finished group did.
 
     Args:
@@ -161,16 +161,16 @@ def tally(group: EpisodeGroup, ended: Sequence[Ended]) -> dict[str, float]:
         ended: how each member ended.
 
     Returns:
-        A number for each name in ``eval_score.TALLIES``, summed over the members.
+        A number for each name in ``eval_score.COUNTERS``, summed over the members.
     """
-    sums = dict.fromkeys(TALLIES, 0.0)
+    sums = dict.fromkeys(COUNTERS, 0.0)
     for episode, end in zip(group.episodes, ended, strict=True):
         outcome = episode.outcome
         turns = outcome.segments_per_turn
         counted = {
             "looks": sum(isinstance(s, Look) for segments in turns for s in segments or ()),
             "parse_failures": sum(segments is None for segments in turns),
-            "cut_turns": end.cut_turns,
+            "truncated_turns": end.truncated_turns,
             "boxes": len(outcome.answer),
             "unscored_boxes": sum(score is None for score in answer_scores(episode)),
             "truth": len(group.scene.truth),
@@ -178,7 +178,7 @@ def tally(group: EpisodeGroup, ended: Sequence[Ended]) -> dict[str, float]:
             "episodes": 1,
             **end.turn.info["reward_terms"],
         }
-        for name in TALLIES:
+        for name in COUNTERS:
             sums[name] += counted[name]
     return sums
 

@@ -98,7 +98,7 @@ def paired_gain(before: EvalResult, after: EvalResult, *, seed: int = 0) -> dict
     return paired(first.values, second.values, before.n, seed=seed, reasons=reasons)
 
 
-def show(interval: Interval, *, sign: bool = False) -> str:
+def format_interval(interval: Interval, *, sign: bool = False) -> str:
     """Return an interval in one line, such as ``0.512 [0.430, 0.594]``; ``-`` where undefined."""
     form = "+.3f" if sign else ".3f"
     if interval.value is None:
@@ -132,7 +132,9 @@ def print_results(results: Mapping[str, EvalResult], console: Console | None = N
         cells = [column[metric] for column in columns.values()]
         if any(interval.value is not None for interval in cells):
             signs = [column is gain for column in columns.values()]
-            table.add_row(metric, *(show(c, sign=s) for c, s in zip(cells, signs, strict=True)))
+            table.add_row(
+                metric, *(format_interval(c, sign=s) for c, s in zip(cells, signs, strict=True))
+            )
     console = console or Console()
     console.print(table)
     for name, result in results.items():

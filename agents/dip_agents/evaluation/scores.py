@@ -15,14 +15,14 @@ from dip_env.formats.box_sets import Detections, Floats, Truth
 from dip_env.metrics.protocols.coco import CocoScore, measure_coco
 from dip_env.metrics.unscored import UnscoredScore, measure_unscored
 
-TALLIES = (
+COUNTERS = (
     "reward",
     "format",
     "look",
     "accuracy",
     "looks",
     "parse_failures",
-    "cut_turns",
+    "truncated_turns",
     "boxes",
     "unscored_boxes",
     "truth",
@@ -31,7 +31,7 @@ TALLIES = (
 """What is summed up over the rollouts of a scene."""
 
 Tallies = Mapping[str, Floats]
-"""Sums per scene, (S,) for each name in ``TALLIES``."""
+"""Sums per scene, (S,) for each name in ``COUNTERS``."""
 
 MATCHED = (
     "precision",
@@ -58,10 +58,10 @@ RATES: Mapping[str, tuple[str, str]] = {
     "looks_per_episode": ("looks", "episodes"),
     "boxes_per_truth": ("boxes", "truth"),
     "parse_failures": ("parse_failures", "episodes"),
-    "cut_turns": ("cut_turns", "episodes"),
+    "truncated_turns": ("truncated_turns", "episodes"),
 }
 """Metrics that are one tally over another (``parse_failures``: malformed turns per episode,
-``cut_turns``: those that a limit of tokens cut)."""
+``truncated_turns``: those that a limit of tokens cut)."""
 
 METRICS = (*MATCHED, *RANKED, *RATES)
 """Every metric of an evaluation, in the order of the table."""
@@ -126,14 +126,14 @@ def score_answers(
     """Match all answers with the truth.
 
     Args:
-        tallies: sums of each scene, every name of ``TALLIES`` present.
+        tallies: sums of each scene, every name of ``COUNTERS`` present.
         truth: of the scenes, in the order of the tallies.
         answers: one entry for each rollout of a scene: its boxes in every scene.
 
     Returns:
         The score.
     """
-    columns = {name: np.array([s[name] for s in tallies], dtype=np.float64) for name in TALLIES}
+    columns = {name: np.array([s[name] for s in tallies], dtype=np.float64) for name in COUNTERS}
     every, boxes = _tiled(truth, len(answers)), _stacked(answers)
     bare = columns["unscored_boxes"].sum() > 0
     return EvalScore(

@@ -1,7 +1,8 @@
 """Does looking help? One policy on the same scenes with its own looks, without, and under controls.
 
-Every arm plays the same scenes with the same seeds, so differences are paired. Arms are compared by
-what they find, not by reward: the look term cannot be earned where no look may be taken.
+Every condition plays the same scenes with the same seeds, so differences are paired. Conditions are
+compared by what they find, not by reward: the look term cannot be earned where no look may be
+taken.
 """
 
 from __future__ import annotations
@@ -11,19 +12,19 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
-from dip_agents.evaluation.play import Arm
+from dip_agents.evaluation.play import EvalCondition
 from dip_agents.evaluation.result import EvalResult
 from dip_agents.experiments.conditions import (
     HOW_MEASURED,
-    arm_values,
-    check_arms,
+    check_conditions,
+    condition_values,
     gain_harm_values,
-    plain,
-    play_arms,
+    play_conditions,
+    to_plain,
 )
 from dip_agents.experiments.measures import (
     GainHarm,
-    Landing,
+    LookCoverage,
     compared,
     gain_and_harm,
     scene_f1,
@@ -53,44 +54,44 @@ NONE = "no looks"
 
 @dataclass(frozen=True, eq=False)
 class LookingReport:
-    """What every arm found, by the arm's name.
+    """What every condition found, by the condition's name.
 
     Args:
-        results: an evaluation for each arm; the first two are ``own looks`` and ``no looks``.
-        landings: where looks landed, one entry for each scene.
+        results: an evaluation for each condition; the first two are ``own looks`` and ``no looks``.
+        look_coverages: where looks landed, one entry for each scene.
         seed: of the bootstrap.
     """
 
     results: dict[str, EvalResult]
-    landings: dict[str, tuple[Landing, ...]]
+    look_coverages: dict[str, tuple[LookCoverage, ...]]
     seed: int = 0
 
     @property
     def scene_f1(self) -> dict[str, Floats]:
-        """F1 of each scene, (S,) for each arm."""
+        """F1 of each scene, (S,) for each condition."""
         return {name: scene_f1(result.score) for name, result in self.results.items()}
 
     @property
     def budget(self) -> tuple[str, ...]:
-        """The arms from no look over the first regions only to all own looks, least first."""
+        """The conditions from no look over the first regions only to all own looks, least first."""
         most = self.results[OWN].config.max_regions
         firsts = [first_regions(k).name for k in range(1, most)]
         return (NONE, *(name for name in firsts if name in self.results), OWN)
 
     def against_own(self, name: str) -> dict[str, Interval]:
-        """Return what an arm changes: it minus own looks, paired by scene.
+        """Return what a condition changes: it minus own looks, paired by scene.
 
         Args:
-            name: of the arm.
+            name: of the condition.
 
         Returns:
             An interval for each metric in ``COMPARED``.
         """
-        own, other = (compared(self.results[arm].score) for arm in (OWN, name))
+        own, other = (compared(self.results[condition].score) for condition in (OWN, name))
         return paired(own, other, self.results[OWN].n, seed=self.seed)
 
     def gain_harm(self, name: str) -> GainHarm:
-        """Return in how many scenes an arm finds more or less than no looks do."""
+        """Return in how many scenes a condition finds more or less than no looks do."""
         f1 = self.scene_f1
         return gain_and_harm(f1[NONE], f1[name], seed=self.seed)
 
@@ -98,15 +99,15 @@ class LookingReport:
         """Return all of it as plain values.
 
         Returns:
-            ``arms``: for each its ``metrics`` (value, low and high of those ``COMPARED`` that are
-            defined), ``against_own`` (the same for the paired difference to own looks),
+            ``conditions``: for each its ``metrics`` (value, low and high of those ``COMPARED`` that
+            are defined), ``against_own`` (the same for the paired difference to own looks),
             ``gain_harm`` (against no looks) and ``looks`` (where they landed); ``budget``: names of
-            arms, least first; and how it was measured.
+            conditions, least first; and how it was measured.
         """
         own = self.results[OWN]
         return {
             "n": own.n,
-            "arms": {name: self._arm(name) for name in self.results},
+            "conditions": {name: self._arm(name) for name in self.results},
             "budget": list(self.budget),
             **HOW_MEASURED,
             "look_reference": "prior",
@@ -116,12 +117,12 @@ class LookingReport:
         }
 
     def _arm(self, name: str) -> dict[str, Any]:
-        arm = arm_values(self.results[name], self.landings[name], self.seed)
+        condition = condition_values(self.results[name], self.look_coverages[name], self.seed)
         if name != OWN:
-            arm["against_own"] = plain(self.against_own(name))
+            condition["against_own"] = to_plain(self.against_own(name))
         if name != NONE:
-            arm["gain_harm"] = gain_harm_values(self.gain_harm(name))
-        return arm
+            condition["gain_harm"] = gain_harm_values(self.gain_harm(name))
+        return condition
 
 
 def looking_report(
@@ -140,7 +141,7 @@ def looking_report(
 
     Args:
         policy: who acts.
-        source: where the scenes come from; each scene is drawn once for all arms.
+        source: where the scenes come from; each scene is drawn once for all conditions.
         indices: which scenes, each at most once.
         config: the rules; they must allow a look. ``no looks`` are the same with ``max_looks`` 0.
         controls: played beside ``own looks`` and ``no looks``, which always are; by default those
@@ -154,27 +155,30 @@ def looking_report(
         The report.
 
     Raises:
-        ConfigError: for no scenes, rules without looks, or two arms of one name.
+        ConfigError: for no scenes, rules without looks, or two conditions of one name.
         ValueError: for a repeated index or a size under 1.
     """
     if config.max_looks < 1:
         raise ConfigError(f"looking report: expected max_looks >= 1, got {config.max_looks}")
     controls = usual_controls(config, seed) if controls is None else controls
     names = [OWN, NONE, *(control.name for control in controls)]
-    check_arms("looking report", names, indices)
-    arms = {OWN: Arm(config, own_looks()), NONE: Arm(replace(config, max_looks=0), own_looks())}
-    arms |= {control.name: Arm(config, control) for control in controls}
-    results, landings = play_arms(
+    check_conditions("looking report", names, indices)
+    conditions = {
+        OWN: EvalCondition(config, own_looks()),
+        NONE: EvalCondition(replace(config, max_looks=0), own_looks()),
+    }
+    conditions |= {control.name: EvalCondition(config, control) for control in controls}
+    results, look_coverages = play_conditions(
         policy,
         source,
         indices,
-        arms,
+        conditions,
         seed=seed,
         batch_size=batch_size,
         workers=workers,
         on_batch=on_batch,
     )
-    return LookingReport(results, landings, seed)
+    return LookingReport(results, look_coverages, seed)
 
 
 def usual_controls(

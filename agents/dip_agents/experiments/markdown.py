@@ -5,16 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from dip_agents.evaluation.result import show
+from dip_agents.evaluation.result import format_interval
 from dip_env.metrics.intervals import Interval
 
 
-def shown(found: Mapping[str, Any], name: str, *, sign: bool = False) -> str:
+def format_cell(found: Mapping[str, Any], name: str, *, sign: bool = False) -> str:
     """Return a value with its interval, ``-`` where there is none."""
-    return show(Interval(**found[name]), sign=sign) if name in found else "-"
+    return format_interval(Interval(**found[name]), sign=sign) if name in found else "-"
 
 
-def number(found: Mapping[str, Any], name: str) -> str:
+def format_value(found: Mapping[str, Any], name: str) -> str:
     """Return a value alone, ``-`` where there is none."""
     return f"{found[name]['value']:.3f}" if name in found else "-"
 

@@ -21,7 +21,7 @@ SAME = 1e-9
 
 
 COMPARED = (
-    "F1", "precision", "recall", "accuracy", "boxes_per_truth", "parse_failures", "cut_turns",
+    "F1", "precision", "recall", "accuracy", "boxes_per_truth", "parse_failures", "truncated_turns",
 )  # fmt: skip
 """Metrics of an evaluation that mean the same whether looks are allowed or not. Malformed turns
 tell a policy that a control has put out of words from one that sees less, and cut turns one that a
@@ -29,7 +29,7 @@ limit of tokens keeps from saying what it would."""
 
 
 def compared(score: EvalScore) -> Values:
-    """Return the metrics that arms are compared by, as a function of how often each scene counts.
+    """Return the metrics that conditions are compared by, as a function of scene counts.
 
     They are those of ``EvalScore.values``, without the price of all the others.
 
@@ -48,7 +48,7 @@ def compared(score: EvalScore) -> Values:
             tallies["accuracy"],
             tallies["boxes"],
             tallies["parse_failures"],
-            tallies["cut_turns"],
+            tallies["truncated_turns"],
             tallies["episodes"],
         ],
         axis=1,
@@ -64,7 +64,7 @@ def compared(score: EvalScore) -> Values:
             "accuracy": ratio(accuracy, episodes),
             "boxes_per_truth": ratio(said, people),
             "parse_failures": ratio(failed, episodes),
-            "cut_turns": ratio(cut, episodes),
+            "truncated_turns": ratio(cut, episodes),
         }
 
     return values
@@ -132,7 +132,7 @@ def gain_and_harm(before: Floats, after: Floats, *, seed: int = 0) -> GainHarm:
 
 
 @dataclass(frozen=True)
-class Landing:
+class LookCoverage:
     """Where the looks of one episode landed on what the annotation calls ambiguous.
 
     Args:
@@ -148,7 +148,7 @@ class Landing:
     look: float
 
 
-def landing_of(episode: Episode) -> Landing:
+def look_coverage_of(episode: Episode) -> LookCoverage:
     """Measure where an episode's looks landed.
 
     Args:
@@ -162,7 +162,7 @@ def landing_of(episode: Episode) -> Landing:
     total = float(items.weights.sum())
     union = Union.of(looks)
     covered = float((items.weights * union.covered_share(items.boxes)).sum())
-    return Landing(
+    return LookCoverage(
         regions=len(looks),
         area=union.area / (scene.size[0] * scene.size[1]),
         covered=covered / total if total > 0 else None,
@@ -170,20 +170,24 @@ def landing_of(episode: Episode) -> Landing:
     )
 
 
-def mean_landing(landings: Sequence[Landing], *, seed: int = 0) -> dict[str, Interval]:
-    """Average landings over scenes.
+def mean_look_coverage(
+    look_coverages: Sequence[LookCoverage], *, seed: int = 0
+) -> dict[str, Interval]:
+    """Average look coverages over scenes.
 
     Args:
-        landings: one of each scene.
+        look_coverages: one of each scene.
         seed: of the bootstrap over scenes.
 
     Returns:
         ``looked`` (share of the scenes that were looked at), ``regions`` and ``area``, means over
         all scenes; ``covered`` and ``look``, means over the scenes where something is ambiguous.
     """
-    columns = np.array([(one.regions, one.area, one.covered or 0.0, one.look) for one in landings])
+    columns = np.array(
+        [(one.regions, one.area, one.covered or 0.0, one.look) for one in look_coverages]
+    )
     regions, area, covered, look = columns.reshape(-1, 4).T
-    counting = np.array([one.covered is not None for one in landings], dtype=np.float64)
+    counting = np.array([one.covered is not None for one in look_coverages], dtype=np.float64)
 
     def values(counts: Floats) -> dict[str, float | None]:
         scenes, unclear = float(counts.sum()), float(counts @ counting)
@@ -196,4 +200,4 @@ def mean_landing(landings: Sequence[Landing], *, seed: int = 0) -> dict[str, Int
         }
 
     reasons = dict.fromkeys(("covered", "look"), "nothing is ambiguous")
-    return bootstrap(values, len(landings), seed=seed, reasons=reasons)
+    return bootstrap(values, len(look_coverages), seed=seed, reasons=reasons)

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dip_agents.evaluation.evaluate import play
-from dip_agents.experiments.measures import landing_of
+from dip_agents.evaluation.play import play
+from dip_agents.experiments.measures import look_coverage_of
 from dip_agents.policies.base import Policy
 from dip_agents.policies.oracle import scene_ambiguity
 from dip_env.config import EpisodeConfig
@@ -117,15 +117,15 @@ def ambiguity_colour(weight: float) -> Colour:
 
 def _caption(episode: Episode) -> str:
     """Say in one line what the looks cover."""
-    landing = landing_of(episode)
+    look_coverage = look_coverage_of(episode)
     name = "" if episode.scene_index is None else f"#{episode.scene_index}   "
-    if not landing.regions:
+    if not look_coverage.regions:
         return f"{name}no look"
-    if landing.covered is None:
-        return f"{name}nothing is ambiguous; {landing.area:.0%} of the image"
+    if look_coverage.covered is None:
+        return f"{name}nothing is ambiguous; {look_coverage.area:.0%} of the image"
     return (
-        f"{name}{landing.covered:.0%} of the ambiguity on {landing.area:.0%} of the image, "
-        f"look term {landing.look:.2f}"
+        f"{name}{look_coverage.covered:.0%} of the ambiguity on {look_coverage.area:.0%} of the "
+        f"image, look term {look_coverage.look:.2f}"
     )
 
 

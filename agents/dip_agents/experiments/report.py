@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from dip_agents.experiments.looking import NONE
-from dip_agents.experiments.markdown import number, shown, table
+from dip_agents.experiments.markdown import format_cell, format_value, table
 from dip_agents.experiments.tables import gain_harm_table
 from dip_agents.experiments.variations import SINGLE_PASS
 
@@ -27,39 +27,45 @@ def experiment_markdown(report: Report) -> str:
         report: what ``run_experiment`` returns, or the same read from a file.
 
     Returns:
-        A table of the arms, what was left out, and a table of the scenes that gained or were
-        harmed by looks, where there are arms that differ in looks alone; each under a line that
-        says what it holds.
+        A table of the conditions, what was left out, and a table of the scenes that gained or were
+        harmed by looks, where there are conditions that differ in looks alone; each under a line
+        that says what it holds.
     """
     reference = report["reference"]
-    head = ("arm", "F1", f"F1 against {reference}", "precision", "recall", "boxes per person",
+    head = ("condition", "F1", f"F1 against {reference}", "precision", "recall", "boxes per person",
             "malformed turns", "cut turns", "regions", "share of the image")  # fmt: skip
     rows = [
         (
             name,
-            shown(arm["metrics"], "F1"),
-            shown(arm.get("against_reference", {}), "F1", sign=True),
-            *(number(arm["metrics"], key) for key in ("precision", "recall", "boxes_per_truth")),
-            *(number(arm["metrics"], key) for key in ("parse_failures", "cut_turns")),
-            *(number(arm["looks"], key) for key in ("regions", "area")),
+            format_cell(condition["metrics"], "F1"),
+            format_cell(condition.get("against_reference", {}), "F1", sign=True),
+            *(
+                format_value(condition["metrics"], key)
+                for key in ("precision", "recall", "boxes_per_truth")
+            ),
+            *(
+                format_value(condition["metrics"], key)
+                for key in ("parse_failures", "truncated_turns")
+            ),
+            *(format_value(condition["looks"], key) for key in ("regions", "area")),
         )
-        for name, arm in report["arms"].items()
+        for name, condition in report["conditions"].items()
     ]
     words = (
-        f"{report['experiment']}: {report['n']} scenes, played once in every arm; F1 at IoU 0.5, "
-        "pooled over scenes; 95 % intervals over scenes, differences paired. Regions and share: "
-        "what the looks of an episode took. Malformed turns are outside the grammar, cut turns ran "
-        "into a limit of tokens; both per episode."
+        f"{report['experiment']}: {report['n']} scenes, played once in every condition; F1 at "
+        "IoU 0.5, pooled over scenes; 95 % intervals over scenes, differences paired. Regions and "
+        "share: what the looks of an episode took. Malformed turns are outside the grammar, cut "
+        "turns ran into a limit of tokens; both per episode."
     )
     parts = [words, table(head, rows)]
     parts += [f"Left out: {what}: {why}." for what, why in report["left_out"].items()]
-    if any("gain_harm" in arm for arm in report["arms"].values()):
+    if any("gain_harm" in condition for condition in report["conditions"].values()):
         parts += ["Scenes in which F1 rose or fell against no looks:", gain_harm_table(report)]
     return "\n\n".join(parts) + "\n"
 
 
 def experiment_plot(report: Report, path: Path) -> None:
-    """Draw F1 with its intervals: lines where arms have an order, else one row for each arm.
+    """Draw F1 with its intervals: lines where conditions have an order, else a row for each.
 
     Beside F1 over the resolution stands what looks bring there, scene by scene.
 
@@ -68,7 +74,7 @@ def experiment_plot(report: Report, path: Path) -> None:
         path: the PNG.
     """
     kind = report["experiment"]
-    if all(arm["place"] is None for arm in report["arms"].values()):
+    if all(condition["place"] is None for condition in report["conditions"].values()):
         figure = _rows(report)
     else:
         figure = _budgets(report) if kind == "look-budget" else _resolutions(report)
@@ -86,13 +92,15 @@ def _budgets(report: Report) -> Figure:
     figure = _figure(3.2 * len(names), 3.4)
     axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
     for axis, series in zip(axes, names, strict=True):
-        own = (report["own_places"][series], report["arms"][report["reference"]])
-        points = [(place, arm["metrics"]) for place, arm in [*_points(report, series), own]]
+        own = (report["own_places"][series], report["conditions"][report["reference"]])
+        points = [
+            (place, condition["metrics"]) for place, condition in [*_points(report, series), own]
+        ]
         _line(axis, points, COLOURS[0], None)
         axis.set_xlabel(series)
         axis.set_xticks(sorted(place for place, _ in points))
-        for name in {SINGLE_PASS} & set(report["arms"]):
-            if (found := report["arms"][name]["metrics"].get("F1")) is not None:
+        for name in {SINGLE_PASS} & set(report["conditions"]):
+            if (found := report["conditions"][name]["metrics"].get("F1")) is not None:
                 axis.axhline(found["value"], color=COLOURS[1], linestyle="--", label=name)
     axes[0].set_ylabel("F1")
     if axes[0].get_legend_handles_labels()[0]:
@@ -105,12 +113,21 @@ def _resolutions(report: Report) -> Figure:
     figure = _figure(9.0, 3.8)
     axis, gains = figure.subplots(1, 2)
     # A little apart, so that no interval hides another.
-    apart = 0.01 * max(arm["place"] or 0 for arm in report["arms"].values())
+    apart = 0.01 * max(condition["place"] or 0 for condition in report["conditions"].values())
     for series, colour in zip(_ordered_series(report), COLOURS, strict=False):
         off = apart * (series == NONE)
-        arms = _points(report, series)
-        _line(axis, [(place + off, arm["metrics"]) for place, arm in arms], colour, series)
-        brought = [(place, arm["gain_harm"]) for place, arm in arms if arm["without"]]
+        conditions = _points(report, series)
+        _line(
+            axis,
+            [(place + off, condition["metrics"]) for place, condition in conditions],
+            colour,
+            series,
+        )
+        brought = [
+            (place, condition["gain_harm"])
+            for place, condition in conditions
+            if condition["without"]
+        ]
         _line(gains, brought, colour, None, "mean")
     axis.set_ylabel("F1")
     axis.legend(frameon=False)
@@ -122,19 +139,19 @@ def _resolutions(report: Report) -> Figure:
 
 
 def _rows(report: Report) -> Figure:
-    """Draw one row for each arm."""
-    arms = report["arms"]
-    figure = _figure(7.0, 0.8 + 0.34 * len(arms))
+    """Draw one row for each condition."""
+    conditions = report["conditions"]
+    figure = _figure(7.0, 0.8 + 0.34 * len(conditions))
     axis = figure.subplots()
-    for row, arm in enumerate(arms.values()):
-        if (found := arm["metrics"].get("F1")) is None:  # nobody there, nothing answered
+    for row, condition in enumerate(conditions.values()):
+        if (found := condition["metrics"].get("F1")) is None:  # nobody there, nothing answered
             continue
         if found["low"] is not None:
             axis.plot([found["low"], found["high"]], [row, row], color=COLOURS[0], linewidth=2)
         axis.plot(found["value"], row, "o", color=COLOURS[0])
-    if (own := arms[report["reference"]]["metrics"].get("F1")) is not None:
+    if (own := conditions[report["reference"]]["metrics"].get("F1")) is not None:
         axis.axvline(own["value"], color="0.7", zorder=0)
-    axis.set_yticks(range(len(arms)), list(arms))
+    axis.set_yticks(range(len(conditions)), list(conditions))
     axis.invert_yaxis()
     axis.set_xlabel("F1")
     return figure
@@ -147,13 +164,15 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _ordered_series(report: Report) -> list[str]:
-    """Return the series whose arms have an order, each once."""
-    ordered = (arm for arm in report["arms"].values() if arm["place"] is not None)
-    return list(dict.fromkeys(arm["series"] for arm in ordered))
+    """Return the series whose conditions have an order, each once."""
+    ordered = (
+        condition for condition in report["conditions"].values() if condition["place"] is not None
+    )
+    return list(dict.fromkeys(condition["series"] for condition in ordered))
 
 
 def _points(report: Report, series: str) -> list[tuple[float, Mapping[str, Any]]]:
-    return [(a["place"], a) for a in report["arms"].values() if a["series"] == series]
+    return [(a["place"], a) for a in report["conditions"].values() if a["series"] == series]
 
 
 def _line(

@@ -6,19 +6,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
-from dip_agents.evaluation.play import Arm
+from dip_agents.evaluation.play import EvalCondition
 from dip_agents.evaluation.result import EvalResult
 from dip_agents.experiments.conditions import (
     HOW_MEASURED,
-    arm_values,
-    check_arms,
+    check_conditions,
+    condition_values,
     gain_harm_values,
-    plain,
-    play_arms,
+    play_conditions,
+    to_plain,
 )
 from dip_agents.experiments.looking import NONE, OWN, usual_controls
 from dip_agents.experiments.measures import (
-    Landing,
+    LookCoverage,
     compared,
     gain_and_harm,
     scene_f1,
@@ -45,17 +45,17 @@ class Variation:
     """One way to play.
 
     Args:
-        name: of the arm, different from all others.
+        name: of the condition, different from all others.
         series: what belongs on one line of a plot.
         place: on the axis of its series; None where there is no order.
-        arm: rules and control.
+        condition: rules and control.
         without: name of the variation that differs in having no looks, to say what looks bring.
     """
 
     name: str
     series: str
     place: float | None
-    arm: Arm
+    condition: EvalCondition
     without: str | None = None
 
 
@@ -95,19 +95,25 @@ def variations(
             "experiment: expected max_looks >= 1 and max_turns >= 2, "
             f"got {rules.max_looks} and {rules.max_turns}"
         )
-    if kind == "coordinates" and rules.brief:
+    if kind == "coordinates" and rules.minimal_prompt:
         raise ConfigError(
-            "coordinates: expected a prompt that says what printed numbers mean, got brief=True, "
-            "whose prompt is the same for both: the policy could not know the difference "
-            "(--no-brief, or a --model that was taught on whole prompts)"
+            "coordinates: expected a prompt that says what printed numbers mean, got "
+            "minimal_prompt=True, whose prompt is the same for both: the policy could not know the "
+            "difference (--no-minimal-prompt, or a --model that was taught on whole prompts)"
         )
-    own = Variation(OWN, "own", None, Arm(rules), NONE)
+    own = Variation(OWN, "own", None, EvalCondition(rules), NONE)
     if kind == "look-budget":
         return [own, *_budget(rules)]
     if kind == "controls":
         controls = usual_controls(rules, seed, tiles=tiles)
-        others = [Variation(c.name, "control", None, Arm(rules, c), NONE) for c in controls]
-        return [own, Variation(NONE, "control", None, Arm(replace(rules, max_looks=0))), *others]
+        others = [
+            Variation(c.name, "control", None, EvalCondition(rules, c), NONE) for c in controls
+        ]
+        return [
+            own,
+            Variation(NONE, "control", None, EvalCondition(replace(rules, max_looks=0))),
+            *others,
+        ]
     return _coordinates(rules) if kind == "coordinates" else _resolution(rules, view_sizes)
 
 
@@ -121,8 +127,8 @@ def left_out(kind: ExperimentKind, rules: EpisodeConfig) -> dict[str, str]:
     Returns:
         A reason by the name of what is left out.
     """
-    if kind == "look-budget" and rules.brief:
-        return {SINGLE_PASS: "the brief prompt does not ask for look and answer in one action"}
+    if kind == "look-budget" and rules.minimal_prompt:
+        return {SINGLE_PASS: "the minimal prompt does not ask for look and answer in one action"}
     return {}
 
 
@@ -130,18 +136,22 @@ def _budget(rules: EpisodeConfig) -> list[Variation]:
     found = []
     for looks in range(rules.max_looks):
         name = NONE if looks == 0 else f"{looks} look{'s' if looks > 1 else ''} at most"
-        arm = Arm(replace(rules, max_looks=looks))
+        condition = EvalCondition(replace(rules, max_looks=looks))
         against = NONE if looks else None
-        found.append(Variation(name, "looks that are allowed", looks, arm, against))
+        found.append(Variation(name, "looks that are allowed", looks, condition, against))
     if SINGLE_PASS not in left_out("look-budget", rules):
-        arm = Arm(replace(rules, max_turns=1))
-        found.append(Variation(SINGLE_PASS, SINGLE_PASS, None, arm, NONE))
+        condition = EvalCondition(replace(rules, max_turns=1))
+        found.append(Variation(SINGLE_PASS, SINGLE_PASS, None, condition, NONE))
     for k in range(1, rules.max_regions):
         control = first_regions(k)
-        found.append(Variation(control.name, "regions of a look", k, Arm(rules, control), NONE))
+        found.append(
+            Variation(control.name, "regions of a look", k, EvalCondition(rules, control), NONE)
+        )
     for factor in FACTORS:
         control = resized_looks(factor)
-        found.append(Variation(control.name, "size of regions", factor, Arm(rules, control), NONE))
+        found.append(
+            Variation(control.name, "size of regions", factor, EvalCondition(rules, control), NONE)
+        )
     return found
 
 
@@ -168,8 +178,10 @@ def _resolution(rules: EpisodeConfig, view_sizes: Sequence[int]) -> list[Variati
 def _with_and_without(
     name: str, place: float | None, rules: EpisodeConfig, control: Control
 ) -> list[Variation]:
-    none = Variation(f"{name}, {NONE}", NONE, place, Arm(replace(rules, max_looks=0), control))
-    return [Variation(f"{name}, {OWN}", OWN, place, Arm(rules, control), none.name), none]
+    none = Variation(
+        f"{name}, {NONE}", NONE, place, EvalCondition(replace(rules, max_looks=0), control)
+    )
+    return [Variation(f"{name}, {OWN}", OWN, place, EvalCondition(rules, control), none.name), none]
 
 
 OWN_PLACES: Mapping[str, Callable[[EpisodeConfig], float]] = {
@@ -206,17 +218,17 @@ def run_experiment(
         on_batch: called with (scenes done, scenes in all) after each batch of each set of rules.
 
     Returns:
-        Plain values: ``experiment``, ``n``, ``reference``, ``arms`` (for each its ``series``,
+        Plain values: ``experiment``, ``n``, ``reference``, ``conditions`` (for each its ``series``,
         ``place``, ``metrics``, ``against_reference``, where its ``looks`` landed, each with value,
-        low and high, and ``gain_harm`` against the arm ``without`` looks, where it names one),
-        what was ``left_out`` and why, and how it was measured.
+        low and high, and ``gain_harm`` against the condition ``without`` looks, where it names
+        one), what was ``left_out`` and why, and how it was measured.
 
     Raises:
         ConfigError: for no scenes, two variations of one name, or one to compare with that is not
             among them.
     """
     names = [way.name for way in ways]
-    check_arms("experiment", names, indices)
+    check_conditions("experiment", names, indices)
     for way in ways:
         if way.without is not None and way.without not in names:
             raise ConfigError(
@@ -224,40 +236,44 @@ def run_experiment(
                 f"got {way.without!r}"
             )
     results: dict[str, EvalResult] = {}
-    landings: dict[str, tuple[Landing, ...]] = {}
-    for rules in dict.fromkeys(way.arm.config for way in ways):
-        found, landed = play_arms(
+    look_coverages: dict[str, tuple[LookCoverage, ...]] = {}
+    for rules in dict.fromkeys(way.condition.config for way in ways):
+        found, landed = play_conditions(
             policy_for(rules),
             source,
             indices,
-            {way.name: way.arm for way in ways if way.arm.config == rules},
+            {way.name: way.condition for way in ways if way.condition.config == rules},
             seed=seed,
             batch_size=batch_size,
             workers=workers,
             on_batch=on_batch,
         )
         results |= found
-        landings |= landed
+        look_coverages |= landed
     first = ways[0].name
     before = compared(results[first].score)
-    arms: dict[str, dict[str, Any]] = {}
+    conditions: dict[str, dict[str, Any]] = {}
     for way in ways:
         result = results[way.name]
-        arm: dict[str, Any] = {"series": way.series, "place": way.place, "without": way.without}
-        arm |= arm_values(result, landings[way.name], seed)
+        condition: dict[str, Any] = {
+            "series": way.series,
+            "place": way.place,
+            "without": way.without,
+        }
+        condition |= condition_values(result, look_coverages[way.name], seed)
         if way.name != first:
             values = compared(result.score)
-            arm["against_reference"] = plain(paired(before, values, result.n, seed=seed))
+            condition["against_reference"] = to_plain(paired(before, values, result.n, seed=seed))
         if way.without is not None:
             f1 = (scene_f1(results[name].score) for name in (way.without, way.name))
-            arm["gain_harm"] = gain_harm_values(gain_and_harm(*f1, seed=seed))
-        arms[way.name] = arm
-    own = ways[0].arm.config
+            condition["gain_harm"] = gain_harm_values(gain_and_harm(*f1, seed=seed))
+        conditions[way.name] = condition
+    own = ways[0].condition.config
     return {
         "experiment": kind,
         "n": len(indices),
         "reference": first,
-        "arms": arms,
+        "conditions": conditions,
         "own_places": {series: place(own) for series, place in OWN_PLACES.items()},
         "left_out": {what: why for what, why in left_out(kind, own).items() if what not in names},
         **HOW_MEASURED,

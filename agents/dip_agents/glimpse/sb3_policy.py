@@ -8,10 +8,10 @@ import torch
 from gymnasium import spaces
 from torch import Tensor, nn
 
-from dip_agents.runtime.optional import needs
+from dip_agents.runtime.optional import require_extra
 from dip_env.errors import ConfigError
 
-needs("stable_baselines3", "sb3")
+require_extra("stable_baselines3", "sb3")
 from stable_baselines3.common.policies import MultiInputActorCriticPolicy  # noqa: E402
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor  # noqa: E402
 

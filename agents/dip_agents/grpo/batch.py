@@ -99,11 +99,11 @@ def training_batch(
     reasons = dict.fromkeys(("equal_rewards", "surplus", "no_policy_tokens", "truncated"), 0.0)
     mixed_before = 0
     for row, group in enumerate(groups):
-        mixed = bool(advantages.mixed[row])
+        informative = bool(advantages.informative[row])
         surplus = most_groups is not None and mixed_before >= most_groups
-        mixed_before += mixed
+        mixed_before += informative
         for member, rollout in enumerate(group.rollouts):
-            if not mixed:
+            if not informative:
                 reasons["equal_rewards"] += 1
             elif surplus:
                 reasons["surplus"] += 1

@@ -21,7 +21,7 @@ WHOLE_IMAGE = 0.8
 """Share of the image from which a region is the whole of it."""
 
 
-def box_shapes(
+def box_statistics(
     answer: Boxes, looks: Boxes, truth: NDArray[np.floating[Any]], size: tuple[float, float]
 ) -> dict[str, float]:
     """Describe the boxes of one episode by a few numbers.
@@ -53,12 +53,12 @@ def box_shapes(
     }
 
 
-def shape_metrics(infos: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+def box_metrics(infos: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     """Describe the boxes of all rollouts of a step.
 
     Args:
-        infos: of the rollouts, with what ``box_shapes`` returned, ``boxes``, ``truth_count`` and
-            ``ending``.
+        infos: of the rollouts, with what ``box_statistics`` returned, ``boxes``, ``truth_count``
+            and ``ending``.
 
     Returns:
         Numbers under ``rollout/``: ``empty_answers`` (share of rollouts that answered without a

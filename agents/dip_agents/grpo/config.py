@@ -16,7 +16,7 @@ from dip_agents.objectives.surrogates import CLIPS, LossKind
 from dip_env.errors import ConfigError
 
 LearningRateSchedule = Literal["constant", "cosine"]
-EqualGroups = Literal["drop", "resample"]
+ZeroVarianceGroups = Literal["drop", "resample"]
 
 
 @dataclass(frozen=True)
@@ -55,7 +55,7 @@ class GRPOConfig:
     """What a reward is worth one turn earlier in gigpo; below 1 it counts against looking."""
     look_credit: LookCredit = "episode"
     """Whether the look term is paid to all turns, or only to those that could still look."""
-    equal_groups: EqualGroups = "drop"
+    zero_variance_groups: ZeroVarianceGroups = "drop"
     """Groups of equal rewards teach nothing: leave them out, or play further scenes for them."""
     max_resamples: int = 3
     """Rounds of further scenes per step at most, each of ``scenes_per_step``, for resample."""
@@ -163,7 +163,7 @@ class GRPOConfig:
             ("advantage", AdvantageKind),
             ("aggregation", AggregationKind),
             ("loss", LossKind),
-            ("equal_groups", EqualGroups),
+            ("zero_variance_groups", ZeroVarianceGroups),
             ("look_credit", LookCredit),
             ("kl_kind", KlKind),
             ("lr_schedule", LearningRateSchedule),

@@ -18,7 +18,7 @@ LookCredit = Literal["episode", "causal"]
 LOOK = "look"
 
 
-def credit(
+def compute_advantages(
     groups: Sequence[RolloutGroup],
     kind: AdvantageKind = "batch_std",
     turn_weight: float = 1.0,
@@ -65,7 +65,7 @@ def _compared(
     if kind != "gigpo":
         return episodes
     turns = []
-    mixed = episodes.mixed.clone()
+    informative = episodes.informative.clone()
     for row, group in enumerate(groups):
         steps = turn_advantages(
             [_anchors(rollout) for rollout in group.rollouts],
@@ -74,14 +74,14 @@ def _compared(
         )
         # Paid turn by turn, rollouts of equal rewards may still differ in when they earned them.
         if turn_weight and any(any(member) for member in steps):
-            mixed[row] = True
+            informative[row] = True
         turns.append(
             [
                 [float(value) + turn_weight * step for step in member]
                 for value, member in zip(episodes.values[row], steps, strict=True)
             ]
         )
-    return Advantages(episodes.values, mixed, turns)
+    return Advantages(episodes.values, informative, turns)
 
 
 def _causal(found: Advantages, groups: Sequence[RolloutGroup], kind: AdvantageKind) -> Advantages:
@@ -104,7 +104,7 @@ def _causal(found: Advantages, groups: Sequence[RolloutGroup], kind: AdvantageKi
             turns[row].append(
                 [p if n else p - part[row][member] for p, n in zip(paid, left, strict=True)]
             )
-    return Advantages(found.values, found.mixed, turns)
+    return Advantages(found.values, found.informative, turns)
 
 
 def _terms(groups: Sequence[RolloutGroup], reader: str) -> tuple[Tensor, dict[str, float]]:

@@ -12,14 +12,16 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from dip_agents.runtime.distributed import Ranks
+from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.tokens.buffer import EncodedImage
 
 if TYPE_CHECKING:
     from dip_agents.grpo.rollouts import RolloutGroup
 
 
-def everyones_groups(groups: Sequence[RolloutGroup], ranks: Ranks) -> list[RolloutGroup]:
+def all_gather_groups(
+    groups: Sequence[RolloutGroup], ranks: DistributedContext
+) -> list[RolloutGroup]:
     """Return the groups of all ranks, in the order of the ranks.
 
     Args:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from dip_agents.grpo.box_stats import shape_metrics
+from dip_agents.grpo.box_stats import box_metrics
 from dip_agents.objectives.advantages import SAME_REWARD, Advantages
 
 if TYPE_CHECKING:
@@ -37,10 +37,10 @@ def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Advantages) -> d
         - ``reward/turn_<k>`` where the environment pays turns one by one: the mean of turn k
           (from 1) over the rollouts that took it;
         - ``advantage/mean``, ``advantage/std``, ``advantage/abs``;
-        - ``group/played``, ``group/frac_mixed`` (share that has something to teach, before any is
-          left out), ``group/frac_equal`` (share with equal total rewards), ``group/dropped``
-          (groups that teach nothing), ``group/reward_std`` (mean over groups of the deviation
-          inside);
+        - ``group/played``, ``group/frac_informative`` (share that has something to teach, before
+          any is left out), ``group/frac_zero_variance`` (share with equal total rewards),
+          ``group/dropped`` (groups that teach nothing), ``group/reward_std`` (mean over groups of
+          the deviation inside);
         - ``rollout/tokens`` (all, summed), ``rollout/length_mean|max`` (whole buffers),
           ``rollout/policy_tokens_mean|min|max``, ``rollout/terminated_tokens_mean`` (policy tokens
           of rollouts that were not truncated, where there are some), ``rollout/pixels`` (of
@@ -51,7 +51,7 @@ def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Advantages) -> d
           ``rollout/boxes_over_truth`` (ratio of the sums; 0 when no scene holds anybody),
           ``rollout/parse_failures`` (per rollout), ``rollout/truncated`` and
           ``rollout/ending_<how>`` (shares);
-        - what ``shape_metrics`` says of the boxes, where rollouts tell their shapes.
+        - what ``box_metrics`` says of the boxes, where rollouts tell their shapes.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     infos = [rollout.info for rollout in rollouts]
@@ -61,11 +61,11 @@ def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Advantages) -> d
         "advantage/std": float(advantages.values.std(correction=0)),
         "advantage/abs": float(advantages.values.abs().mean()),
         "group/played": float(len(groups)),
-        "group/frac_mixed": float(advantages.mixed.float().mean()),
-        "group/dropped": float((~advantages.mixed).sum()),
+        "group/frac_informative": float(advantages.informative.float().mean()),
+        "group/dropped": float((~advantages.informative).sum()),
         **_tokens(rollouts),
         **_behaviour(rollouts),
-        **(shape_metrics(infos) if "box_area" in infos[0] else {}),
+        **(box_metrics(infos) if "box_area" in infos[0] else {}),
     }
 
 
@@ -82,7 +82,7 @@ def _rewards(groups: Sequence[RolloutGroup], rollouts: Sequence[Rollout]) -> dic
     }
     return {
         **turns,
-        "group/frac_equal": float(np.mean(np.array(spans) <= SAME_REWARD)),
+        "group/frac_zero_variance": float(np.mean(np.array(spans) <= SAME_REWARD)),
         **{f"reward/{name}": float(np.mean(values)) for name, values in columns.items()},
         **{f"reward_std/{name}": float(np.std(values)) for name, values in columns.items()},
         "group/reward_std": float(np.mean(inside)),

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dip_agents.engines.base import Chunk, Engine, Sample, Sampling
-from dip_agents.grpo.box_stats import box_shapes
+from dip_agents.grpo.box_stats import box_statistics
 from dip_agents.objectives.turn_advantages import next_anchor
 from dip_agents.runtime.seeds import derived_seed
 from dip_agents.tokens.buffer import TokenBuffer
@@ -30,8 +30,8 @@ class Rollout:
         info: ``turns regions look_area boxes truth_count parse_failures ending transcript anchors
             looks_left``; ending is ``answer``, ``max_turns`` or ``token_budget``; anchors name what
             was shown before each turn (see ``turn_credit``), and ``looks_left`` how often each turn
-            could still look. ``box_shapes`` adds its numbers. An environment that pays turns one by
-            one adds ``turn_rewards``, one number per turn.
+            could still look. ``box_statistics`` adds its numbers. An environment that pays turns
+            one by one adds ``turn_rewards``, one number per turn.
         weights: of every term; the reward is the weighted sum.
     """
 
@@ -60,7 +60,7 @@ class RolloutGroup:
     here: bool = True
 
 
-def collect(
+def collect_rollouts(
     engine: Engine,
     source: SceneSource,
     scene_indices: Sequence[int],
@@ -219,7 +219,7 @@ def _rollout(
         "ending": ending,
         "transcript": transcript,
         **of_turns,
-        **box_shapes(outcome.answer, outcome.looks, scene.truth, scene.size),
+        **box_statistics(outcome.answer, outcome.looks, scene.truth, scene.size),
     }
     weights = episode.config.reward.weights
     named = {name: float(getattr(terms, name)) for name in weights}

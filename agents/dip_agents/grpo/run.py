@@ -16,10 +16,11 @@ from rich.console import Console
 
 from dip_agents.engines.base import Engine, Sampling, new_version
 from dip_agents.engines.choose import engine_for
-from dip_agents.evaluation.evaluate import EvalResult, evaluate, paired_gain, print_results, show
+from dip_agents.evaluation.evaluator import evaluate
+from dip_agents.evaluation.result import EvalResult, format_interval, paired_gain, print_results
 from dip_agents.grpo.config import GRPOConfig
 from dip_agents.grpo.reward_schedule import check_schedule, rules_at
-from dip_agents.grpo.rollouts import RolloutGroup, collect
+from dip_agents.grpo.rollouts import RolloutGroup, collect_rollouts
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.models.fsdp import ShardedVLM
 from dip_agents.models.loading import LoadedModel, save_model
@@ -28,10 +29,10 @@ from dip_agents.models.weights import copy_weights, fingerprint
 from dip_agents.policies.oracle import OraclePolicy
 from dip_agents.policies.vlm import VLMPolicy
 from dip_agents.runtime.checkpoints import latest_checkpoint
-from dip_agents.runtime.distributed import Ranks
+from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.runtime.logger import RunLogger
 from dip_agents.runtime.seeds import derived_seed
-from dip_agents.sft.demonstrations import LessonData
+from dip_agents.sft.demonstrations import DemonstrationDataset
 from dip_agents.sft.trainer import SFTConfig, train_sft
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_env.config import EpisodeConfig
@@ -44,18 +45,18 @@ OTHER_ENGINE_CAP = 2.0
 """Cap of the importance weights where another engine than the trainer's model samples."""
 
 
-def teach(
+def fine_tune(
     loaded: LoadedModel,
     source: SceneSource,
     rules: EpisodeConfig,
     config: SFTConfig,
-    lessons: int,
+    demonstrations: int,
     out: Path,
     *,
     resume: bool = False,
     stop_at: int | None = None,
     console: Console | None = None,
-    ranks: Ranks | None = None,
+    ranks: DistributedContext | None = None,
 ) -> None:
     """Teach a model from oracle demonstrations and save it under ``out/model``.
 
@@ -64,27 +65,27 @@ def teach(
         source: training scenes.
         rules: of the episodes.
         config: of the fine-tuning.
-        lessons: different demonstrations; each epoch plays all of them.
+        demonstrations: different demonstrations; each epoch plays all of them.
         out: folder of the run.
         resume: go on from the newest checkpoint in ``out``.
         stop_at: see ``train_sft``; the model is saved as it is then.
         console: where to print.
         ranks: the processes of the run, each with the same model; by default this one alone.
     """
-    ranks = ranks or Ranks()
+    ranks = ranks or DistributedContext()
     vlm = loaded.vlm
     if ranks.count > 1:  # a pass over the whole model
         ranks.agree("weights", fingerprint(vlm.model.state_dict()))
-    teacher = partial(OraclePolicy, look=config.look, smallest=config.smallest)
-    data = LessonData(
+    teacher = partial(OraclePolicy, look=config.look, min_visible_height=config.min_visible_height)
+    data = DemonstrationDataset(
         source,
-        lessons,
+        demonstrations,
         rules,
         teacher,
         vlm.chat,
         config.seed,
-        without_looks=config.without_looks,
-        blurred=config.blurred,
+        p_no_look=config.p_no_look,
+        p_blurred_overview=config.p_blurred_overview,
     )
     if not ranks.first:
         train_sft(vlm, data, config, out, resume=resume, stop_at=stop_at, ranks=ranks)
@@ -96,7 +97,7 @@ def teach(
     save_model(vlm, out / "model", rules)
 
 
-def reinforce(
+def train_grpo(
     loaded: LoadedModel,
     source: SceneSource,
     rules: EpisodeConfig,
@@ -110,7 +111,7 @@ def reinforce(
     workers: int = 0,
     resume: bool = False,
     console: Console | None = None,
-    ranks: Ranks | None = None,
+    ranks: DistributedContext | None = None,
 ) -> None:
     """Improve a model by GRPO and save it under ``out/model``.
 
@@ -146,7 +147,7 @@ def reinforce(
             f"scenes_per_step: expected at most the {len(source)} scenes there are, "
             f"got {config.scenes_per_step}"
         )
-    ranks = ranks or Ranks()
+    ranks = ranks or DistributedContext()
     if config.scenes_per_step < ranks.count:
         raise ConfigError(
             f"scenes_per_step: expected at least one for each of {ranks.count} ranks, "
@@ -158,7 +159,7 @@ def reinforce(
     policy = ShardedVLM(vlm, ranks) if ranks.sharded else vlm
     mine = ranks.share(config.scenes_per_step)
     sampler = engine or engine_for(vlm)
-    if not sampler.same_model and config.importance_cap is None:
+    if not sampler.exact_logprobs and config.importance_cap is None:
         config = replace(config, importance_cap=OTHER_ENGINE_CAP)
     sampling = Sampling(config.temperature, max_new_tokens, token_budget)
     scenes = source
@@ -181,7 +182,7 @@ def reinforce(
             copy_weights(policy, vlm)
         sampler.sync(vlm, versions[step])
         try:
-            return collect(
+            return collect_rollouts(
                 sampler,
                 scenes,
                 scenes_of(step, round_),
@@ -270,7 +271,7 @@ def scene_indices(step: int, config: GRPOConfig, count: int, round_: int = 0) ->
     return [int(i) for i in order[at * wanted : (at + 1) * wanted]]
 
 
-def measure_model(
+def evaluate_model(
     vlm: VLM,
     source: SceneSource,
     indices: Sequence[int],
@@ -323,12 +324,12 @@ def report_gain(before: EvalResult, after: EvalResult, out: Path, console: Conso
         "paired_gain": {name: asdict(interval) for name, interval in gain.items()},
     }
     (out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    reward = show(gain["reward"], sign=True)
+    reward = format_interval(gain["reward"], sign=True)
     console.print(f"reward gain {reward} (95 % interval) over {after.n} scenes", markup=False)
 
 
 def _reference(
-    policy: VLM | ShardedVLM, vlm: VLM, config: GRPOConfig, ranks: Ranks
+    policy: VLM | ShardedVLM, vlm: VLM, config: GRPOConfig, ranks: DistributedContext
 ) -> Callable[[Sequence[TokenBuffer]], torch.Tensor]:
     """Return logprobs of the policy the run started from: LoRA off, or a frozen copy."""
     if hasattr(policy.model, "disable_adapter"):

@@ -19,8 +19,8 @@ from torch import Tensor
 from dip_agents.engines.base import EngineError
 from dip_agents.grpo.batch import TrainingBatch, training_batch
 from dip_agents.grpo.config import GRPOConfig
-from dip_agents.grpo.credit import credit
-from dip_agents.grpo.gather import everyones_groups
+from dip_agents.grpo.credit import compute_advantages
+from dip_agents.grpo.gather import all_gather_groups
 from dip_agents.grpo.metrics import environment_times, rollout_metrics
 from dip_agents.grpo.updater import (
     NonFiniteUpdateError,
@@ -42,8 +42,8 @@ from dip_agents.runtime.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from dip_agents.runtime.distributed import LostRankError, Ranks
-from dip_agents.runtime.dtensors import gathered, split_optimizer_state
+from dip_agents.runtime.distributed import DistributedContext, LostRankError
+from dip_agents.runtime.dtensors import gather_full, shard_optimizer_state
 from dip_agents.runtime.interrupts import Stopping, StopRequestedError
 from dip_agents.runtime.logger import PhaseTimer, RunLogger
 from dip_agents.runtime.random_state import rng_state, seed_everything, set_rng_state
@@ -66,7 +66,7 @@ class GRPOTrainer:
             ranks each returns its share, and together they are the P groups.
         config: the settings.
         collect_more: step and round (from 1) -> P groups of further scenes, for a step with
-            groups of equal rewards; ``equal_groups="resample"`` needs it.
+            groups of equal rewards; ``zero_variance_groups="resample"`` needs it.
         reference: buffers -> logprobs (B, T) of the policy to stay close to (LoRA off, or a frozen
             copy), at the same temperature. When given, the KL to it is logged; ``kl_weight`` says
             how much it counts.
@@ -93,13 +93,15 @@ class GRPOTrainer:
         logger: RunLogger | None = None,
         checkpoints: Path | str | None = None,
         extra_state: Callable[[], Mapping[str, Any]] = dict,
-        ranks: Ranks | None = None,
+        ranks: DistributedContext | None = None,
     ) -> None:
         """Make the optimizer; nothing runs yet."""
         if config.kl_weight and reference is None:
             raise ConfigError(f"kl_weight: expected 0 without a reference, got {config.kl_weight}")
-        if config.equal_groups == "resample" and collect_more is None:
-            raise ConfigError("equal_groups: expected 'drop' without collect_more, got 'resample'")
+        if config.zero_variance_groups == "resample" and collect_more is None:
+            raise ConfigError(
+                "zero_variance_groups: expected 'drop' without collect_more, got 'resample'"
+            )
         if config.eval_interval and evaluate is None:
             raise ConfigError(
                 f"eval_interval: expected 0 without evaluate, got {config.eval_interval}"
@@ -109,7 +111,7 @@ class GRPOTrainer:
         self.collect_more = collect_more
         self.config = config
         self.evaluate = evaluate
-        self.ranks = ranks or Ranks()
+        self.ranks = ranks or DistributedContext()
         self.logger = logger if self.ranks.first else None
         self.checkpoints = None if checkpoints is None else Path(checkpoints)
         self.extra_state = extra_state
@@ -195,7 +197,7 @@ class GRPOTrainer:
     def play(self, step: int) -> tuple[list[RolloutGroup], Advantages]:
         """Collect rollouts and compare them.
 
-        With ``equal_groups="resample"`` further rounds are played until there are
+        With ``zero_variance_groups="resample"`` further rounds are played until there are
         ``scenes_per_step`` mixed groups, or ``max_resamples`` rounds are over (DAPO, 2503.14476).
 
         Args:
@@ -207,9 +209,9 @@ class GRPOTrainer:
         config = self.config
         groups = self._collected(step, partial(self.collect, step))
         advantages = self._credit(groups)
-        if config.equal_groups == "resample" and self.collect_more is not None:
+        if config.zero_variance_groups == "resample" and self.collect_more is not None:
             for round_ in range(1, config.max_resamples + 1):
-                if int(advantages.mixed.sum()) >= config.scenes_per_step:
+                if int(advantages.informative.sum()) >= config.scenes_per_step:
                     break
                 more = partial(self.collect_more, step, round_)
                 groups += self._collected(step, more)
@@ -252,7 +254,7 @@ class GRPOTrainer:
         if self.checkpoints is None:
             return None
         weights = self.model.state_dict()
-        optimizer = gathered(self.optimizer.state_dict())
+        optimizer = gather_full(self.optimizer.state_dict())
         if self.ranks.count > 1 and not self.ranks.sharded:
             self.ranks.agree("weights", fingerprint(weights))
         return self._write(weights, optimizer, self._state_now()) if self.ranks.first else None
@@ -294,7 +296,7 @@ class GRPOTrainer:
         check_weights(found.weights, self.model.state_dict())
         check_random_state(found)
         try:
-            state = split_optimizer_state(found.optimizer, self.parameters)
+            state = shard_optimizer_state(found.optimizer, self.parameters)
             self.optimizer.load_state_dict(state)
         except ValueError as error:
             raise CheckpointError(f"{found.path}: expected this optimizer, got: {error}") from error
@@ -328,7 +330,7 @@ class GRPOTrainer:
             groups = collect()
         if self.ranks.count > 1:
             with self._phase(step, "wait", breakable=True):
-                groups = everyones_groups(groups, self.ranks)
+                groups = all_gather_groups(groups, self.ranks)
         return self._checked(groups)
 
     def _state_now(self) -> _State:
@@ -357,7 +359,7 @@ class GRPOTrainer:
 
     def _credit(self, groups: Sequence[RolloutGroup]) -> Advantages:
         config = self.config
-        return credit(
+        return compute_advantages(
             groups,
             config.advantage,
             config.turn_weight,

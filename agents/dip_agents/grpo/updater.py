@@ -17,10 +17,10 @@ from dip_agents.grpo.batch import TrainingBatch
 from dip_agents.grpo.config import GRPOConfig
 from dip_agents.objectives.aggregation import rollout_weights
 from dip_agents.objectives.importance import sampler_gap
-from dip_agents.objectives.policy_loss import policy_loss
+from dip_agents.objectives.losses import policy_loss
 from dip_agents.objectives.token_stats import TokenStats, merge
-from dip_agents.runtime.distributed import Ranks
-from dip_agents.runtime.dtensors import gathered
+from dip_agents.runtime.distributed import DistributedContext
+from dip_agents.runtime.dtensors import gather_full
 from dip_agents.tokens.micro_batches import micro_batches, padded_tokens
 from dip_env.errors import DipError
 
@@ -89,14 +89,14 @@ class Updater:
         optimizer: torch.optim.Optimizer,
         config: GRPOConfig,
         reference: Reference | None = None,
-        ranks: Ranks | None = None,
+        ranks: DistributedContext | None = None,
     ) -> None:
         """Remember the parts; nothing runs yet."""
         self.model = model
         self.optimizer = optimizer
         self.config = config
         self.reference = reference
-        self.ranks = ranks or Ranks()
+        self.ranks = ranks or DistributedContext()
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.token_limit = config.micro_batch_tokens
         """Padded tokens of a micro-batch; falls when memory runs out."""
@@ -147,7 +147,7 @@ class Updater:
             if not self.ranks.sharded:  # else they were summed on the way
                 self.ranks.sum_gradients(self.parameters)
             clipped = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
-            norms.append(float(gathered(clipped)))
+            norms.append(float(gather_full(clipped)))
             losses.append(self._finite_loss(batch, passes[-1], norms[-1]))
             # Asked before the weights move: who loses another rank here still has a whole step.
             stats, gaps, missing = self._everyones(passes)

@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 
 
-def recompute_activations(layers: Iterable[nn.Module]) -> None:
+def enable_activation_checkpointing(layers: Iterable[nn.Module]) -> None:
     """Keep only what goes into and out of each layer until the backward pass, in place.
 
     Weights, names and results stay as they are, and nothing changes without gradients. Unlike

@@ -16,8 +16,8 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
 from dip_agents.models.vlm import VLM, TokenLogprobs
-from dip_agents.runtime.distributed import Ranks
-from dip_agents.runtime.dtensors import gathered, split_like
+from dip_agents.runtime.distributed import DistributedContext
+from dip_agents.runtime.dtensors import gather_full, shard_like
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_env.errors import ConfigError
 
@@ -57,7 +57,7 @@ class ShardedVLM:
         ConfigError: for a model of another make than Qwen-VL.
     """
 
-    def __init__(self, vlm: VLM, ranks: Ranks) -> None:
+    def __init__(self, vlm: VLM, ranks: DistributedContext) -> None:
         """Copy and split; the whole copy is given up on the way."""
         if type(vlm) is not VLM:
             raise ConfigError(
@@ -111,7 +111,7 @@ class ShardedVLM:
         for name, tensor in self.vlm.state_dict().items():
             key = owner.get(name, name)
             if key not in whole:
-                whole[key] = gathered(tensor)
+                whole[key] = gather_full(tensor)
             found[name] = whole[key]
         return found
 
@@ -125,4 +125,4 @@ class ShardedVLM:
             RuntimeError: for a name that is not there.
         """
         own = self.vlm.state_dict()
-        self.vlm.load_state_dict({name: split_like(t, own.get(name)) for name, t in state.items()})
+        self.vlm.load_state_dict({name: shard_like(t, own.get(name)) for name, t in state.items()})

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
-from dip_agents.models.activation_checkpointing import recompute_activations
+from dip_agents.models.activation_checkpointing import enable_activation_checkpointing
 from dip_agents.models.vlm import VLM
 from dip_agents.tokens.buffer import EncodedImage, TokenBuffer
 from dip_agents.tokens.generic_chat import GenericChat
@@ -90,7 +90,7 @@ class GenericVLM(VLM):
                 "gradient_checkpointing: expected a model with layers of the kind "
                 f"GradientCheckpointingLayer, got {self.core.config.model_type} without"
             )
-        recompute_activations(layers)
+        enable_activation_checkpointing(layers)
 
     def features_of(self, images: Iterable[EncodedImage]) -> dict[bytes, Any]:
         """Return nothing: the model encodes images itself, in its forward pass."""

@@ -31,7 +31,7 @@ TINY_RULES = EpisodeConfig(
     max_looks=1,
     max_regions=3,
     max_turns=3,
-    brief=True,
+    minimal_prompt=True,
 )
 """Rules of the tiny model: two turns fit into some hundred tokens."""
 LANGUAGE_LINEARS = (
@@ -179,8 +179,8 @@ def tiny_texts() -> list[str]:
         config = EpisodeConfig(max_looks=looks, max_turns=looks + 1)
         texts.append(prompts.task_prompt(view, config, grammar))
         texts.append(prompts.crops_message([crop], view, looks, looks))
-        texts.append(prompts.task_prompt(view, replace(config, brief=True), grammar))
-        texts.append(prompts.crops_message([crop], view, looks, looks, brief=True))
+        texts.append(prompts.task_prompt(view, replace(config, minimal_prompt=True), grammar))
+        texts.append(prompts.crops_message([crop], view, looks, looks, minimal_prompt=True))
     norm = EpisodeConfig(coordinate_format="norm1000")
     texts.append(prompts.task_prompt(view, norm, grammar))
     texts.append(prompts.nudge_message(1, 2))

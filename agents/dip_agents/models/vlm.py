@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dip_agents.models.activation_checkpointing import recompute_activations
+from dip_agents.models.activation_checkpointing import enable_activation_checkpointing
 from dip_agents.models.chunked_logprobs import DENSE_LIMIT, linear_weight, tiled_logprobs
 from dip_agents.models.fast_vision import speed_up_vision
 from dip_agents.models.feature_cache import FeatureCache, Features
@@ -121,8 +121,8 @@ class VLM:
 
         Logprobs and gradients stay; an update takes about a third longer and much less memory.
         """
-        recompute_activations(self.core.model.language_model.layers)
-        recompute_activations(self.core.model.visual.blocks)
+        enable_activation_checkpointing(self.core.model.language_model.layers)
+        enable_activation_checkpointing(self.core.model.visual.blocks)
 
     def state_dict(self) -> dict[str, Tensor]:
         """Return the weights a checkpoint must hold: all, or those of the LoRA that learns."""

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from dip_agents.runtime.dtensors import whole
+from dip_agents.runtime.dtensors import full_tensor
 
 if TYPE_CHECKING:
     from dip_agents.models.vlm import VLM
@@ -27,7 +27,7 @@ def copy_weights(source: Any, target: VLM) -> None:
     own = dict(target.model.named_parameters())
     for name, parameter in source.model.named_parameters():
         if parameter.requires_grad:
-            own[name].copy_(whole(parameter.detach()))
+            own[name].copy_(full_tensor(parameter.detach()))
 
 
 def fingerprint(state: Mapping[str, Tensor]) -> int:

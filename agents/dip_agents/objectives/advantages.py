@@ -30,7 +30,7 @@ class Advantages:
     """
 
     values: Tensor
-    mixed: Tensor
+    informative: Tensor
     turns: Sequence[Sequence[Sequence[float]]] | None = None
 
 
@@ -83,15 +83,15 @@ def group_advantages(
         raise ValueError(f"rewards: expected finite numbers, got {rewards_P_G.tolist()}")
     rewards = rewards_P_G.double()
     if kind != "gdpo":
-        mixed = spread(rewards)
+        informative = spread(rewards)
         values = _scaled(centred(rewards), rewards, kind, eps)
     else:
         terms, weights = _checked_terms(rewards, terms_P_G_K, term_weights)
-        mixed = (spread(terms) & (weights > 0)).any(dim=1)
+        informative = (spread(terms) & (weights > 0)).any(dim=1)
         scores = _compared_alone(terms, eps) @ weights
         # The mean over the batch is that of the groups, 0 up to rounding.
         values = (scores - scores.mean()) / (deviation(scores) + eps)
-    return Advantages(torch.where(mixed[:, None], values, 0.0).float(), mixed)
+    return Advantages(torch.where(informative[:, None], values, 0.0).float(), informative)
 
 
 def term_part(
@@ -121,14 +121,14 @@ def term_part(
     """
     weights = torch.as_tensor(term_weights, dtype=torch.float64)
     rewards = terms_P_G_K.double() @ weights
-    mixed = group_advantages(rewards, kind, eps, terms_P_G_K, weights).mixed
+    informative = group_advantages(rewards, kind, eps, terms_P_G_K, weights).informative
     if kind == "gdpo":
         alone = _compared_alone(terms_P_G_K.double(), eps)
         part = alone[..., term] * weights[term] / (deviation(alone @ weights) + eps)
     else:
         own = centred(terms_P_G_K[..., term].double()) * weights[term]
         part = _scaled(own, rewards, kind, eps)
-    return torch.where(mixed[:, None], part, 0.0).float()
+    return torch.where(informative[:, None], part, 0.0).float()
 
 
 def _scaled(differences: Tensor, rewards: Tensor, kind: AdvantageKind, eps: float) -> Tensor:

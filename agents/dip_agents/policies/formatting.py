@@ -14,7 +14,7 @@ PERSON_ASPECT = 0.4
 """Width over height of a standing person, used where no truth is at hand."""
 
 
-def printable(
+def quantize_boxes(
     boxes: NDArray[np.float64], view: View, *, outward: bool = False, decimals: int = 0
 ) -> NDArray[np.float64]:
     """Turn scene boxes into numbers a policy would print.

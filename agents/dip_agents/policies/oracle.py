@@ -13,7 +13,7 @@ from dip_agents.policies.base import Completion
 from dip_agents.policies.formatting import (
     make_answer,
     may_look,
-    printable,
+    quantize_boxes,
     random_boxes,
     reading_order,
 )
@@ -86,7 +86,7 @@ def oracle_regions(
             off = candidates[:, :2] + candidates[:, 2:] - np.array(scene.size)
             regions = candidates[np.abs(off).sum(axis=1).argmin(), None]
     # In pixels the edges of tiles are whole numbers, but for what conversions add.
-    return printable(regions, view, outward=not tiles)
+    return quantize_boxes(regions, view, outward=not tiles)
 
 
 def miss_chances(scene: Scene, miss_rate: float, misses: MissMode) -> NDArray[np.float64]:
@@ -189,7 +189,7 @@ class OraclePolicy:
         thoughts: tuple[str, str] = ("{people} {noun}, {unclear} unclear.", "{people} {noun}."),
         label: str | None = None,
         decimals: int = 0,
-        smallest: float = 0.0,
+        min_visible_height: float = 0.0,
         overview_scale: float = 1.0,
         single_pass: bool = False,
     ) -> None:
@@ -223,7 +223,7 @@ class OraclePolicy:
         self.thoughts = thoughts
         self.label = label
         self.decimals = decimals
-        self.smallest = smallest
+        self.min_visible_height = min_visible_height
         self.overview_scale = overview_scale
         self.single_pass = single_pass
         self.grammar = Grammar(config.max_regions, config.max_boxes)
@@ -304,11 +304,11 @@ class OraclePolicy:
         truth = clip_boxes(scene.truth, view.scene_size)
         named = rng.random(len(truth)) >= miss_chances(scene, self.miss_rate, self.misses)
         heights = shown_heights(truth, view, crops, self.overview_scale)
-        kept = truth[named & (heights >= self.smallest)]
+        kept = truth[named & (heights >= self.min_visible_height)]
         sides = np.tile(kept[:, 2:] - kept[:, :2], 2)
         kept = kept + self.jitter * sides * rng.standard_normal(kept.shape)
         invented = self._invented(scene, truth, view, rng)
-        boxes = printable(np.concatenate([kept, invented]), view, decimals=self.decimals)
+        boxes = quantize_boxes(np.concatenate([kept, invented]), view, decimals=self.decimals)
         return boxes[reading_order(boxes)]
 
     def _invented(
@@ -348,7 +348,7 @@ class OraclePolicy:
             regions = oracle_regions(scene, view, self.config, tiles=tiles)
         elif self.look == "random":
             places = random_boxes(self.config.max_regions, view.scene_size, rng, (0.2, 0.4))
-            regions = printable(places, view, outward=True)
+            regions = quantize_boxes(places, view, outward=True)
         else:
             regions = np.array([[0.0, 0.0, *view.text_size]])
         unclear = int((scene_ambiguity(scene, view).weights >= UNCLEAR).sum())

@@ -16,7 +16,7 @@ from dip_agents.policies.formatting import (
     make_answer,
     may_look,
     must_answer_at_once,
-    printable,
+    quantize_boxes,
     random_boxes,
     reading_order,
 )
@@ -64,11 +64,11 @@ class RandomPolicy:
         if (may_look(observation) or at_once) and rng.random() < 0.5:
             n = int(rng.integers(1, self.config.max_regions + 1))
             regions = random_boxes(n, view.scene_size, rng, (0.1, 0.5))
-            segments.append(Look(printable(regions, view, outward=True)))
+            segments.append(Look(quantize_boxes(regions, view, outward=True)))
         if len(segments) == 1 or at_once:
             n = int(rng.integers(0, self.max_people + 1))
             boxes = random_boxes(n, view.scene_size, rng, (0.05, 0.5))
-            segments.append(make_answer(printable(boxes, view)))
+            segments.append(make_answer(quantize_boxes(boxes, view)))
         return self.grammar.format(segments)
 
 
@@ -117,10 +117,10 @@ class GridScanPolicy:
             corners = [(i % columns * width, i // columns * height) for i in todo]
             cells = np.array([(x, y, x + width, y + height) for x, y in corners])
             segments += [
-                Think(f"cells {todo.start + 1} to {todo.stop}."), Look(printable(cells, view)),
+                Think(f"cells {todo.start + 1} to {todo.stop}."), Look(quantize_boxes(cells, view)),
             ]  # fmt: skip
         if not segments or at_once:
-            boxes = printable(self._people(view), view)[: self.config.max_boxes]
+            boxes = quantize_boxes(self._people(view), view)[: self.config.max_boxes]
             segments += [Think("the grid."), make_answer(boxes[reading_order(boxes)])]
         return self.grammar.format(segments)
 

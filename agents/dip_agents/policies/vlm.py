@@ -23,7 +23,7 @@ class VLMPolicy:
         temperature: 0 is greedy.
         max_new_tokens: tokens of one turn.
         token_budget: tokens of one episode; an observation that does not fit gets an empty,
-            truncated completion, which evaluations count (``cut_turns``).
+            truncated completion, which evaluations count (``truncated_turns``).
         batch_size: conversations that are decoded together.
     """
 

@@ -49,7 +49,7 @@ FEWEST_MIXED = 0.1
 
 
 @dataclass(frozen=True)
-class Symptom:
+class Diagnostic:
     """One thing that goes wrong.
 
     Args:
@@ -60,14 +60,14 @@ class Symptom:
 
     name: str
     sign: str
-    remedy: str
+    suggested_fix: str
 
     def __str__(self) -> str:
         """Return all of it in one line."""
-        return f"{self.name}: {self.sign}; what usually helps: {self.remedy}"
+        return f"{self.name}: {self.sign}; what usually helps: {self.suggested_fix}"
 
 
-def symptoms(now: Metrics, first: Metrics | None = None) -> list[Symptom]:
+def diagnose(now: Metrics, first: Metrics | None = None) -> list[Diagnostic]:
     """Return what goes wrong in a step.
 
     Args:
@@ -79,13 +79,13 @@ def symptoms(now: Metrics, first: Metrics | None = None) -> list[Symptom]:
     """
     found = [_sign(rule, now, first or {}) for rule in _RULES]
     return [
-        Symptom(rule.name, sign, rule.remedy)
+        Diagnostic(rule.name, sign, rule.suggested_fix)
         for rule, sign in zip(_RULES, found, strict=True)
         if sign
     ]
 
 
-class SymptomWatch:
+class DiagnosticsMonitor:
     """Tells when a symptom begins and when it ends, not that it is still there.
 
     It keeps nothing but what the metrics of the steps so far make of it: fed with those of a log,
@@ -94,7 +94,7 @@ class SymptomWatch:
 
     def __init__(self) -> None:
         """Start with a run that has no steps yet."""
-        self.lasting: dict[str, Symptom] = {}
+        self.lasting: dict[str, Diagnostic] = {}
         """What goes wrong now, by name."""
         self._streaks: dict[str, int] = {}
         self._first: list[Metrics] = []
@@ -109,7 +109,7 @@ class SymptomWatch:
             One line for each symptom that begins or ends with this step.
         """
         now = {key: v for key, v in metrics.items() if v is not None and math.isfinite(v)}
-        found = {symptom.name: symptom for symptom in symptoms(now, self._started_from())}
+        found = {diagnostic.name: diagnostic for diagnostic in diagnose(now, self._started_from())}
         if len(self._first) < FIRST_STEPS:
             self._first.append(now)
         lines = []
@@ -142,7 +142,7 @@ class _Rule:
 
     name: str
     sign: Callable[[Metrics, Metrics], str]
-    remedy: str
+    suggested_fix: str
 
 
 def _sign(rule: _Rule, now: Metrics, first: Metrics) -> str:
@@ -235,7 +235,7 @@ def _gap(now: Metrics, first: Metrics) -> str:
 
 
 def _nothing(now: Metrics, first: Metrics) -> str:
-    share = now["group/frac_mixed"]
+    share = now["group/frac_informative"]
     if share >= FEWEST_MIXED:
         return ""
     return f"{_percent(share)} of groups have members that earned differently"
@@ -284,7 +284,7 @@ _RULES: Sequence[_Rule] = (
     _Rule(
         "nothing to learn",
         _nothing,
-        "equal_groups resample, a larger group_size or temperature, scenes neither too easy nor "
-        "too hard",
+        "zero_variance_groups resample, a larger group_size or temperature, scenes neither too "
+        "easy nor too hard",
     ),
 )

@@ -1,8 +1,8 @@
 """The processes of one run and all that they tell each other; knows no model and no reward.
 
 A launcher (``accelerate launch``, or ``torchrun``) starts the same program several times and says
-in environment variables who is who. Every message between the *ranks* goes through ``Ranks``, so
-that a lost one is one clear error, whatever it is that breaks first.
+in environment variables who is who. Every message between the *ranks* goes through
+``DistributedContext``, so that a lost one is one clear error, whatever it is that breaks first.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class RanksDifferError(DipError, RuntimeError):
     """Something that must be the same on every rank is not; the run would be silently wrong."""
 
 
-class Ranks:
+class DistributedContext:
     """The processes of a run, one of which is this one.
 
     Args:
@@ -75,7 +75,7 @@ class Ranks:
         timeout: float = 1800.0,
         device: str = "auto",
         environ: Mapping[str, str] = os.environ,
-    ) -> Ranks:
+    ) -> DistributedContext:
         """Join the processes that a launcher has started, or be alone without one.
 
         The environment variables are read directly: they are the same under ``torchrun``, and

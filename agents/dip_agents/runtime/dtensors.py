@@ -10,12 +10,12 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.utils._pytree import tree_map
 
 
-def whole(tensor: Tensor) -> Tensor:
+def full_tensor(tensor: Tensor) -> Tensor:
     """Return a tensor with the slices of all processes, on its device; all must call this."""
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def gathered(state: Any) -> Any:
+def gather_full(state: Any) -> Any:
     """Return the same nest of containers with every split tensor whole and on the CPU.
 
     Args:
@@ -23,12 +23,12 @@ def gathered(state: Any) -> Any:
     """
 
     def one(value: Any) -> Any:
-        return whole(value).cpu() if isinstance(value, DTensor) else value
+        return full_tensor(value).cpu() if isinstance(value, DTensor) else value
 
     return tree_map(one, state)
 
 
-def split_like(tensor: Tensor, example: Tensor | None) -> Tensor:
+def shard_like(tensor: Tensor, example: Tensor | None) -> Tensor:
     """Return the slice of a whole tensor that goes where ``example`` is.
 
     Args:
@@ -42,13 +42,13 @@ def split_like(tensor: Tensor, example: Tensor | None) -> Tensor:
     return distribute_tensor(there, example.device_mesh, example.placements, src_data_rank=None)
 
 
-def split_optimizer_state(
+def shard_optimizer_state(
     state: Mapping[str, Any], parameters: Sequence[nn.Parameter]
 ) -> dict[str, Any]:
     """Split the state of an optimizer as its parameters are split.
 
     Args:
-        state: whole, from ``gathered`` or from an optimizer of whole weights.
+        state: whole, from ``gather_full`` or from an optimizer of whole weights.
         parameters: in the order of the optimizer.
 
     Returns:
@@ -57,7 +57,7 @@ def split_optimizer_state(
 
     def one(value: Any, parameter: nn.Parameter) -> Any:
         fits = isinstance(value, Tensor) and value.shape == parameter.shape
-        return split_like(value, parameter) if fits else value
+        return shard_like(value, parameter) if fits else value
 
     slices = {
         number: {name: one(value, parameters[number]) for name, value in entries.items()}

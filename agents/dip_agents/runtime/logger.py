@@ -1,6 +1,6 @@
 """Where a run's numbers go: TensorBoard, JSON lines, the terminal; knows no model and no loss.
 
-What the numbers say goes wrong is told when it begins and when it ends, see ``symptoms.py``.
+What the numbers say goes wrong is told when it begins and when it ends, see ``diagnose.py``.
 
 Steps count from 1: step k is what happened during update k. Everything about step k is on disk
 before the checkpoint of step k is, so a resumed log has neither holes nor repeats.
@@ -29,7 +29,7 @@ from dip_agents.runtime.completions import (
     drop_completions_after,
     write_completions,
 )
-from dip_agents.runtime.diagnostics import SymptomWatch
+from dip_agents.runtime.diagnostics import DiagnosticsMonitor
 
 if TYPE_CHECKING:
     from dip_agents.grpo.rollouts import RolloutGroup
@@ -100,7 +100,7 @@ class RunLogger:
         self.console = console or Console()
         self._writer: SummaryWriter | None = None
         self._progress: Progress | None = None
-        self._watch = SymptomWatch()
+        self._watch = DiagnosticsMonitor()
 
     @property
     def metrics_path(self) -> Path:
@@ -108,9 +108,9 @@ class RunLogger:
         return self.folder / "metrics.jsonl"
 
     @property
-    def symptoms_path(self) -> Path:
+    def diagnostics_path(self) -> Path:
         """The file with a line for each symptom that began or ended; missing while none did."""
-        return self.folder / "symptoms.txt"
+        return self.folder / "diagnostics.txt"
 
     def start(self, step: int = 0) -> None:
         """Open the log after ``step`` finished steps; what it holds of later ones is cut off.
@@ -197,8 +197,8 @@ class RunLogger:
 
     def _relive(self) -> None:
         """Bring the watch and its file to where the metrics end."""
-        self._watch = SymptomWatch()
-        self.symptoms_path.unlink(missing_ok=True)
+        self._watch = DiagnosticsMonitor()
+        self.diagnostics_path.unlink(missing_ok=True)
         for row in read_metrics(self.metrics_path):
             self._observed(int(row["step"] or 0), row)
 
@@ -206,7 +206,7 @@ class RunLogger:
         """Return and write what began or ended with a step."""
         lines = [f"step {step}: {line}" for line in self._watch.observe(values)]
         if lines:
-            with self.symptoms_path.open("a", encoding="utf-8") as file:
+            with self.diagnostics_path.open("a", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in lines)
         return lines
 

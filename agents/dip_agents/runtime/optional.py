@@ -7,7 +7,7 @@ from importlib.util import find_spec
 from dip_env.errors import ConfigError
 
 
-def needs(package: str, extra: str) -> None:
+def require_extra(package: str, extra: str) -> None:
     """Say at once what is missing, and how to get it.
 
     Args:

@@ -25,13 +25,13 @@ from dip_wrappers.controls import blurred_overview
 GOLDEN = 0.6180339887498949
 """Multiples of it fall evenly into [0, 1)."""
 BLUR_RADIUS = 4.0
-"""Of the overview in lessons that teach to read crops, view pixels."""
+"""Of the overview in demonstrations that teach to read crops, view pixels."""
 BLURRED_SCALE = 0.25
 """What such an overview shows counts as reduced so much (source: ours, by eye)."""
 
 
 @dataclass(frozen=True, eq=False)
-class Lesson:
+class Demonstration:
     """One demonstrated episode.
 
     Args:
@@ -45,7 +45,7 @@ class Lesson:
     in_view: list[NDArray[np.float64]]
 
 
-def play_lesson(
+def play_demonstration(
     scene: Scene,
     index: int,
     config: EpisodeConfig,
@@ -55,7 +55,7 @@ def play_lesson(
     *,
     control: Control | None = None,
     shortest: float = 0.0,
-) -> Lesson:
+) -> Demonstration:
     """Let a policy play one episode and keep it as tokens.
 
     Args:
@@ -70,7 +70,7 @@ def play_lesson(
         shortest: people less tall in the overview, in its pixels, do not count as shown by it.
 
     Returns:
-        The lesson.
+        The demonstration.
     """
     begin = Episode if control is None else control.episode
     episode = begin(scene, config, scene_index=index)
@@ -95,7 +95,7 @@ def play_lesson(
             shown = truth[shown_in(truth, crop)]
             boxes.append(_in_crop(shown, crop))
             in_view.append(episode.view.scene_to_view(shown))
-    return Lesson(buffer, boxes, in_view)
+    return Demonstration(buffer, boxes, in_view)
 
 
 def _last_words(episode: Episode) -> str:
@@ -110,20 +110,20 @@ def _in_crop(boxes: NDArray[np.float64], crop: Crop) -> NDArray[np.float64]:
     return (np.clip(boxes, low, high) - low) * scale
 
 
-class LessonData(Dataset[Lesson]):
-    """A data set of lessons, each played when it is asked for.
+class DemonstrationDataset(Dataset[Demonstration]):
+    """A data set of demonstrations, each played when it is asked for.
 
     Args:
-        source: scenes; lesson i plays scene i.
-        count: number of lessons.
+        source: scenes; demonstration i plays scene i.
+        count: number of demonstrations.
         config: the rules of the episodes.
-        teacher: makes the demonstrator for source and rules; for blurred lessons it is called with
-            ``overview_scale`` too.
+        teacher: makes the demonstrator for source and rules; for blurred demonstrations it is
+            called with ``overview_scale`` too.
         chat: the learner's tokens.
         seed: of the demonstrator.
-        without_looks: share of lessons without a look: their rules allow none.
-        blurred: share of lessons whose overview is blurred, so that the small can be found in
-            crops only; what a look shows is easily neglected where the overview shows it too.
+        p_no_look: share of demonstrations without a look: their rules allow none.
+        blurred: share of demonstrations whose overview is blurred, so that the small can be found
+            in crops only; what a look shows is easily neglected where the overview shows it too.
             None where the rules allow no look before the answer.
     """
 
@@ -135,32 +135,34 @@ class LessonData(Dataset[Lesson]):
         teacher: Callable[..., OraclePolicy],
         chat: ChatTokens,
         seed: int = 0,
-        without_looks: float = 0.0,
-        blurred: float = 0.0,
+        p_no_look: float = 0.0,
+        p_blurred_overview: float = 0.0,
     ) -> None:
         """Keep everything; nothing is drawn yet."""
         self.source, self.count, self.config = source, min(count, len(source)), config
-        self.chat, self.seed, self.without_looks = chat, seed, without_looks
+        self.chat, self.seed, self.p_no_look = chat, seed, p_no_look
         self.policy = teacher(source, config)
         # Without a look nothing makes up for the blur.
-        self.blurred = blurred if config.max_looks > 0 and config.max_turns > 1 else 0.0
+        self.p_blurred_overview = (
+            p_blurred_overview if config.max_looks > 0 and config.max_turns > 1 else 0.0
+        )
         self.reader = self.policy
-        if self.blurred:
+        if self.p_blurred_overview:
             self.reader = teacher(source, config, overview_scale=BLURRED_SCALE)
 
     def __len__(self) -> int:
-        """Return the number of lessons."""
+        """Return the number of demonstrations."""
         return self.count
 
-    def __getitem__(self, index: int) -> Lesson:
-        """Play lesson ``index``."""
+    def __getitem__(self, index: int) -> Demonstration:
+        """Play demonstration ``index``."""
         rules, scene = self.config, self.source[index]
-        # Spread evenly over the lessons, whatever their order.
+        # Spread evenly over the demonstrations, whatever their order.
         place = (index * GOLDEN) % 1
-        if place < self.without_looks:
+        if place < self.p_no_look:
             rules = replace(rules, max_looks=0)
-        elif place < self.without_looks + self.blurred:
-            return play_lesson(
+        elif place < self.p_no_look + self.p_blurred_overview:
+            return play_demonstration(
                 scene,
                 index,
                 rules,
@@ -168,6 +170,6 @@ class LessonData(Dataset[Lesson]):
                 self.chat,
                 self.seed,
                 control=blurred_overview(BLUR_RADIUS),
-                shortest=self.reader.smallest / BLURRED_SCALE,
+                shortest=self.reader.min_visible_height / BLURRED_SCALE,
             )
-        return play_lesson(scene, index, rules, self.policy, self.chat, self.seed)
+        return play_demonstration(scene, index, rules, self.policy, self.chat, self.seed)

@@ -12,7 +12,7 @@ OUTSIDE = ("embed", "lm_head", "dense_heads")
 """Names of matrices that are no inside of a layer: they stay with AdamW."""
 
 
-class TeachingOptimizer:
+class SFTOptimizer:
     """AdamW, with Muon for the matrices inside layers where that is wanted.
 
     Muon's orthogonal updates move all directions of a matrix alike, which teaches small

@@ -22,10 +22,10 @@ from dip_agents.runtime.checkpoints import (
     load_checkpoint,
     save_checkpoint,
 )
-from dip_agents.runtime.distributed import Ranks
+from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.runtime.logger import RunLogger
 from dip_agents.runtime.random_state import seed_everything, set_rng_state
-from dip_agents.sft.demonstrations import Lesson
+from dip_agents.sft.demonstrations import Demonstration
 from dip_agents.sft.dense import (
     DenseHead,
     DenseTarget,
@@ -34,11 +34,11 @@ from dip_agents.sft.dense import (
     smoothed_loss,
     stacked,
 )
-from dip_agents.sft.optimizer import TeachingOptimizer
+from dip_agents.sft.optimizer import SFTOptimizer
 from dip_env.errors import ConfigError
 
 OptimizerName = Literal["adamw", "muon"]
-TeacherLook = Literal["ambiguous", "tiles"]
+DemonstratorLook = Literal["ambiguous", "tiles"]
 
 EDGE_WEIGHT = 0.25
 """Of the edges' cross-entropy in the dense loss, which is some ten times that of the flags."""
@@ -74,19 +74,19 @@ class SFTConfig:
     """Width it shrinks to while the rate falls, so that samples come close to likely numbers."""
     dense_weight: float = 0.0
     """Weight of the dense auxiliary loss on the image tokens (for models from scratch)."""
-    without_looks: float = 0.0
-    """Share of lessons whose rules allow no look, so that the model can do without."""
-    blurred: float = 0.0
-    """Share of lessons with a blurred overview, to learn to read crops."""
-    look: TeacherLook = "ambiguous"
+    p_no_look: float = 0.0
+    """Share of demonstrations whose rules allow no look, so that the model can do without."""
+    p_blurred_overview: float = 0.0
+    """Share of demonstrations with a blurred overview, to learn to read crops."""
+    look: DemonstratorLook = "ambiguous"
     """Where the teacher looks: in regions that fit what is ambiguous, or in squares of one size on
     a grid (``tiles``), which a small model learns sooner."""
-    smallest: float = 0.0
+    min_visible_height: float = 0.0
     """The teacher leaves out people it never saw this many pixels tall."""
     workers: int = 1
     """Processes that draw scenes and play demonstrations; 0 does it in this one."""
     seed: int = 0
-    """Of the order of lessons."""
+    """Of the order of demonstrations."""
     checkpoint_every: int = 500
     """Steps between checkpoints."""
 
@@ -106,17 +106,20 @@ class SFTConfig:
             raise ConfigError(
                 f"final_sigma: expected 0..{self.coordinate_sigma}, got {self.final_sigma}"
             )
-        if min(self.without_looks, self.blurred) < 0 or self.without_looks + self.blurred > 1:
+        if (
+            min(self.p_no_look, self.p_blurred_overview) < 0
+            or self.p_no_look + self.p_blurred_overview > 1
+        ):
             raise ConfigError(
-                "without_looks, blurred: expected shares >= 0 that are at most 1 together, "
-                f"got {self.without_looks}, {self.blurred}"
+                "p_no_look, blurred: expected shares >= 0 that are at most 1 together, "
+                f"got {self.p_no_look}, {self.p_blurred_overview}"
             )
-        if self.blurred and not self.smallest > 0:
+        if self.p_blurred_overview and not self.min_visible_height > 0:
             raise ConfigError(
                 "blurred: expected 0 unless smallest is above 0, since the teacher would answer "
-                f"whom nobody can see, got {self.blurred}"
+                f"whom nobody can see, got {self.p_blurred_overview}"
             )
-        if self.look not in get_args(TeacherLook):
+        if self.look not in get_args(DemonstratorLook):
             raise ConfigError(f"look: expected ambiguous or tiles, got {self.look!r}")
         if self.optimizer not in ("adamw", "muon"):
             raise ConfigError(f"optimizer: expected adamw or muon, got {self.optimizer!r}")
@@ -155,17 +158,17 @@ class DenseHeads(nn.Module):
 
 def sft_loss(
     vlm: VLM,
-    lessons: Sequence[Lesson],
+    demonstrations: Sequence[Demonstration],
     heads: DenseHeads | None,
     sigma: float = 0.0,
     dense_weight: float = 0.0,
-    ranks: Ranks | None = None,
+    ranks: DistributedContext | None = None,
 ) -> SFTLoss:
-    """Compute the loss of a batch of lessons, or this rank's share of it.
+    """Compute the loss of a batch of demonstrations, or this rank's share of it.
 
     Args:
         vlm: the learner.
-        lessons: the batch, or this rank's part of it.
+        demonstrations: the batch, or this rank's part of it.
         heads: of the dense loss, or None.
         sigma: width of smoothed coordinates, 0 for plain cross-entropy.
         dense_weight: weight of the dense loss.
@@ -174,9 +177,9 @@ def sft_loss(
     Returns:
         The losses.
     """
-    buffers = [lesson.buffer for lesson in lessons]
-    targets = [] if heads is None else dense_targets(vlm, lessons)
-    counts = [sft_counts(lessons, targets)]
+    buffers = [demonstration.buffer for demonstration in demonstrations]
+    targets = [] if heads is None else dense_targets(vlm, demonstrations)
+    counts = [sft_counts(demonstrations, targets)]
     if ranks is not None:
         counts = ranks.gather(counts[0])
     tokens, cells, people = (max(1, sum(one)) for one in zip(*counts, strict=True))
@@ -207,47 +210,49 @@ def sft_loss(
     return SFTLoss(total, text.item(), dense.item(), right.item())
 
 
-def sft_counts(lessons: Sequence[Lesson], targets: Sequence[DenseTarget]) -> tuple[int, int, int]:
+def sft_counts(
+    demonstrations: Sequence[Demonstration], targets: Sequence[DenseTarget]
+) -> tuple[int, int, int]:
     """Count what the means of the loss are over.
 
     Args:
-        lessons: a batch or a part of it.
+        demonstrations: a batch or a part of it.
         targets: its dense targets; none where there is no dense loss.
 
     Returns:
         Policy tokens, quarters of cells, and people in them.
     """
-    tokens = sum(sum(lesson.buffer.loss_mask) for lesson in lessons)
+    tokens = sum(sum(demonstration.buffer.loss_mask) for demonstration in demonstrations)
     return tokens, sum(t.flags.size for t in targets), sum(len(t.own) for t in targets)
 
 
-def dense_targets(vlm: VLM, lessons: Sequence[Lesson]) -> list[DenseTarget]:
-    """Return the dense targets of all images of a batch, lesson by lesson.
+def dense_targets(vlm: VLM, demonstrations: Sequence[Demonstration]) -> list[DenseTarget]:
+    """Return the dense targets of all images of a batch, demonstration by demonstration.
 
     Args:
         vlm: gives the side of a token's cell.
-        lessons: a batch or a part of it.
+        demonstrations: a batch or a part of it.
     """
     cell = vlm.chat.patch * vlm.chat.merge
     return [
         dense_target(boxes, in_view, image, cell)
-        for lesson in lessons
+        for demonstration in demonstrations
         for image, boxes, in_view in zip(
-            lesson.buffer.images, lesson.boxes, lesson.in_view, strict=True
+            demonstration.buffer.images, demonstration.boxes, demonstration.in_view, strict=True
         )
     ]
 
 
 def train_sft(
     vlm: VLM,
-    lessons: Dataset[Lesson],
+    demonstrations: Dataset[Demonstration],
     config: SFTConfig,
     out: Path | None = None,
     *,
     resume: bool = False,
     stop_at: int | None = None,
     logger: RunLogger | None = None,
-    ranks: Ranks | None = None,
+    ranks: DistributedContext | None = None,
 ) -> None:
     """Teach a model from demonstrations.
 
@@ -255,12 +260,12 @@ def train_sft(
 
     Args:
         vlm: the learner; its trainable parameters change.
-        lessons: indexable data set with ``__len__``; each worker process gets a copy.
+        demonstrations: indexable data set with ``__len__``; each worker process gets a copy.
         config: the settings.
         out: folder for checkpoints, or None for none.
         resume: go on from the newest checkpoint in ``out`` when there is one.
         stop_at: step after which to return, with a checkpoint in ``out``, to go on with other
-            lessons; by default the last one.
+            demonstrations; by default the last one.
         logger: where the numbers of the first rank go.
         ranks: the processes of the run; by default this one alone.
 
@@ -279,7 +284,7 @@ def train_sft(
             "dense_weight: expected 0 for a model that keeps the features of its images to itself, "
             f"got {config.dense_weight}"
         )
-    ranks = ranks or Ranks()
+    ranks = ranks or DistributedContext()
     seed_everything(config.seed)
     heads = None
     if config.dense_weight > 0:
@@ -287,7 +292,7 @@ def train_sft(
     named = [(name, p) for name, p in vlm.model.named_parameters() if p.requires_grad]
     named += [(f"dense_heads.{name}", p) for name, p in heads.named_parameters()] if heads else []
     parameters = [parameter for _, parameter in named]
-    optimizer = TeachingOptimizer(
+    optimizer = SFTOptimizer(
         named, config.learning_rate, config.weight_decay, muon=config.optimizer == "muon"
     )
     start = 0
@@ -313,9 +318,9 @@ def train_sft(
         logger.start(start)
     mine = ranks.share(config.batch_size)
     batches = DataLoader(
-        lessons,
+        demonstrations,
         batch_size=len(mine),
-        sampler=_LessonOrder(len(lessons), start, replace(config, steps=last), mine),  # type: ignore[arg-type]
+        sampler=_LessonOrder(len(demonstrations), start, replace(config, steps=last), mine),  # type: ignore[arg-type]
         collate_fn=list,
         num_workers=config.workers,
         persistent_workers=config.workers > 0,
@@ -407,7 +412,7 @@ def _check_ending(found: Checkpoint, config: SFTConfig) -> None:
 
 
 class _LessonOrder(Sampler[int]):
-    """Lesson numbers from some step on, every epoch in its own order."""
+    """Demonstration numbers from some step on, every epoch in its own order."""
 
     def __init__(self, count: int, start: int, config: SFTConfig, mine: range) -> None:
         self.count, self.start, self.config, self.mine = count, start, config, mine

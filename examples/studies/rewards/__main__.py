@@ -6,7 +6,7 @@
     python -m examples.studies.rewards --night  # what the look reward does on night scenes
     python -m examples.studies.rewards --only core,domains  # parts: core, rewards, domains, looking
 
-Every arm starts from the same model and learns from the same scenes with the same number of
+Every variant starts from the same model and learns from the same scenes with the same number of
 updates; all are measured on the same held-out scenes. Each run is a folder of ``--out`` whose name
 ends in a hash of its whole setting, the starting weights included: finished runs are never
 repeated, interrupted ones go on from their last checkpoint, and another setting is another
@@ -25,9 +25,8 @@ from transformers.utils.logging import disable_progress_bar
 
 from dip_agents.models.loading import load_model
 from dip_agents.models.weights import fingerprint
-from dip_agents.runtime.optional import needs
+from dip_agents.runtime.optional import require_extra
 from dip_env.errors import ConfigError, DipError
-from examples.studies.rewards.conditions import BASE, GRPO, SFT_LONGER
 from examples.studies.rewards.config import Study, defaults
 from examples.studies.rewards.plan import Start, plan
 from examples.studies.rewards.report.provenance import command_of
@@ -36,6 +35,7 @@ from examples.studies.rewards.report.sections import Context, grpo_leads
 from examples.studies.rewards.report.summary import verdicts
 from examples.studies.rewards.report.write import write_report
 from examples.studies.rewards.runs import Ways, play
+from examples.studies.rewards.variants import BASE, GRPO, SFT_LONGER
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,7 +64,7 @@ def run(study: Study, command: str) -> int:
     Returns:
         0, or 1 when runs failed, or a quick study does not come out as the whole one.
     """
-    needs("matplotlib", "play")
+    require_extra("matplotlib", "play")
     start = start_of(study)
     jobs = plan(study, start, photos_of(study.photos))
     left = []

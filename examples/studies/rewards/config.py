@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from dip_env.errors import ConfigError
-from examples.studies.rewards.conditions import (
+from examples.studies.rewards.variants import (
     BASE,
     CHOICE,
     CORE,
@@ -16,7 +16,7 @@ from examples.studies.rewards.conditions import (
     LOOK_CAUSAL,
     LOOK_HEAVY,
     SFT_LONGER,
-    Arm,
+    Variant,
 )
 
 Part = Literal["core", "rewards", "domains", "looking"]
@@ -30,13 +30,13 @@ class Study:
     out: Path = Path("runs/study")
     """Folder of all runs; finished ones are never repeated."""
     model: str = "tiny"
-    """Where every arm starts: tiny (bundled), a folder, or a hub name."""
+    """Where every variant starts: tiny (bundled), a folder, or a hub name."""
     seeds: tuple[int, ...] = (0, 1, 2)
-    """Each arm is trained once with each."""
+    """Each variant is trained once with each."""
     only: str = ",".join(PARTS)
     """Parts of the study, with commas between."""
-    arms: str = ",".join(arm.name for arm in CORE)
-    """Arms of the core and domains parts, with commas between; also grpo_look_heavy and
+    variants: str = ",".join(variant.name for variant in CORE)
+    """Variants of the core and domains parts, with commas between; also grpo_look_heavy and
     grpo_look_causal."""
     name: str = ""
     """Of the report: RESULTS_<name>.md with its pictures in figures_<name>; RESULTS.md without."""
@@ -56,23 +56,23 @@ class Study:
     gpu: bool = False
     """The core rows with a larger model on a GPU; see the end of the report."""
     night: bool = False
-    """What the look reward does where looking can still get better: arms with and without it learn
-    on night scenes, where the bundled model was not taught to look."""
+    """What the look reward does where looking can still get better: variants with and without it
+    learn on night scenes, where the bundled model was not taught to look."""
     photos: Path | None = None
     """Folder of photographs with a COCO json, measured as a curiosity."""
     steps: int = 30
-    """Updates of every arm that learns."""
+    """Updates of every variant that learns."""
     scenes_per_step: int = 4
     """Scenes played in a step of GRPO."""
     group_size: int = 8
-    """Rollouts of each; an arm that is taught sees as many demonstrations per update."""
+    """Rollouts of each; a variant that is taught sees as many demonstrations per update."""
     learning_rate: float = 6e-5
     """Of GRPO."""
     temperature: float = 0.5
     """Of its sampling. At 1 the tiny model spreads every coordinate so widely that what is learned
     is to spread it less, which its most likely words, that are measured, do not show."""
     sft_learning_rate: float = 3e-5
-    """Peak of the arms that are taught on; high ones forget."""
+    """Peak of the variants that are taught on; high ones forget."""
     sft_sigma: float = 0.5
     """Width of smoothed coordinates in their loss, with which the tiny model's teaching ended; 0
     for models without tokens for integers."""
@@ -117,7 +117,7 @@ class Study:
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
                 raise ConfigError(f"{name}: expected different values, at least one, got {values}")
-        for name, choice in (("only", PARTS), ("arms", tuple(CHOICE))):
+        for name, choice in (("only", PARTS), ("variants", tuple(CHOICE))):
             unknown = [word for word in getattr(self, name).split(",") if word not in choice]
             if unknown:
                 raise ConfigError(
@@ -131,10 +131,10 @@ class Study:
         return tuple(part for part in PARTS if part in asked)
 
     @property
-    def core(self) -> tuple[Arm, ...]:
-        """The arms of the main table."""
-        asked = self.arms.split(",")
-        return tuple(arm for name, arm in CHOICE.items() if name in asked)
+    def core(self) -> tuple[Variant, ...]:
+        """The variants of the main table."""
+        asked = self.variants.split(",")
+        return tuple(variant for name, variant in CHOICE.items() if name in asked)
 
     @property
     def episodes(self) -> int:
@@ -169,13 +169,13 @@ def defaults(arguments: Sequence[str]) -> Study:
             n=256,
         )
     if "--night" in arguments:
-        arms = (BASE.name, GRPO.name, "grpo_no_look_reward", LOOK_HEAVY.name, LOOK_CAUSAL.name)
+        variants = (BASE.name, GRPO.name, "grpo_no_look_reward", LOOK_HEAVY.name, LOOK_CAUSAL.name)
         study = replace(
             study,
             name="night",
             out=Path("runs/study_night"),
             only="core,looking",
-            arms=",".join(arms),
+            variants=",".join(variants),
             train_preset="night",
             presets=("night",),
         )
@@ -183,7 +183,7 @@ def defaults(arguments: Sequence[str]) -> Study:
         study = replace(
             study,
             name="quick",
-            arms=",".join((BASE.name, SFT_LONGER.name, GRPO.name)),
+            variants=",".join((BASE.name, SFT_LONGER.name, GRPO.name)),
             seeds=(0,),
             only="core,domains",
             steps=25,

@@ -17,8 +17,8 @@ from dip_agents.cli.parsing import TINY_SFT
 from dip_agents.grpo.config import GRPOConfig
 from dip_agents.sft.trainer import SFTConfig
 from dip_env.config import EpisodeConfig, RewardConfig
-from examples.studies.rewards.conditions import BASE, GRPO, REWARDS, SFT_LONGER, Arm
 from examples.studies.rewards.config import Study
+from examples.studies.rewards.variants import BASE, GRPO, REWARDS, SFT_LONGER, Variant
 
 Kind = Literal["train", "measure", "looking", "noise"]
 
@@ -45,7 +45,7 @@ SFT_HABITS: Mapping[str, Any] = {"workers": 0, "checkpoint_every": 5}
 
 @dataclass(frozen=True)
 class Start:
-    """Where every arm begins.
+    """Where every variant begins.
 
     Args:
         fingerprint: of the weights.
@@ -62,15 +62,15 @@ class Job:
 
     Args:
         kind: what is done.
-        arm: whose.
-        seed: of the arm's training, None for the starting model.
+        variant: whose.
+        seed: of the variant's training, None for the starting model.
         scenes: what it is measured on, or learns from.
         setting: everything the result depends on, as JSON values.
         needs: the training whose model is measured; None for the starting model.
     """
 
     kind: Kind
-    arm: str
+    variant: str
     seed: int | None
     scenes: str
     setting: Mapping[str, Any]
@@ -85,7 +85,7 @@ class Job:
     @property
     def folder(self) -> str:
         """Name of the folder, without its parents."""
-        words = [self.kind, self.arm]
+        words = [self.kind, self.variant]
         words += [] if self.seed is None else [f"seed{self.seed}"]
         return "-".join([*words, self.scenes, self.key])
 
@@ -95,7 +95,7 @@ def plan(study: Study, start: Start, photos: str | None = None) -> list[Job]:
 
     Args:
         study: the choices.
-        start: the model all arms begin from.
+        start: the model all variants begin from.
         photos: what tells these photographs from others, None for none.
 
     Returns:
@@ -109,47 +109,48 @@ def plan(study: Study, start: Start, photos: str | None = None) -> list[Job]:
     return list(jobs.values())
 
 
-def rules_of(arm: Arm, start: Start, *, trained: bool) -> EpisodeConfig:
-    """Return the rules an arm is trained or measured under.
+def rules_of(variant: Variant, start: Start, *, trained: bool) -> EpisodeConfig:
+    """Return the rules a variant is trained or measured under.
 
     Args:
-        arm: the arm.
+        variant: the variant.
         start: gives the rules that it changes.
-        trained: with the arm's own reward; a measurement pays all arms alike, by the defaults.
+        trained: with the variant's own reward; a measurement pays all variants alike, by the
+            defaults.
     """
-    reward = RewardConfig(**arm.reward) if trained else RewardConfig()
-    return replace(start.rules, reward=reward, **arm.rules)
+    reward = RewardConfig(**variant.reward) if trained else RewardConfig()
+    return replace(start.rules, reward=reward, **variant.rules)
 
 
 def _wanted(study: Study, start: Start, photos: str | None) -> Iterator[Job]:
     in_domain, *others = study.presets
     core = {"core", "domains"} & set(study.parts)
     for seed in study.seeds:
-        for arm in study.core if core else ():
-            trained = _train(study, start, arm, seed)
+        for variant in study.core if core else ():
+            trained = _train(study, start, variant, seed)
             if "core" in study.parts:
-                yield _measure(study, start, arm, trained, in_domain)
+                yield _measure(study, start, variant, trained, in_domain)
             for preset in others if "domains" in study.parts else ():
-                yield _measure(study, start, arm, trained, preset)
-        for arm in REWARDS if "rewards" in study.parts else ():
-            yield _measure(study, start, arm, _train(study, start, arm, seed), in_domain)
-        for arm in (BASE, GRPO) if "looking" in study.parts else ():
-            yield _looking(study, start, arm, _train(study, start, arm, seed), in_domain)
+                yield _measure(study, start, variant, trained, preset)
+        for variant in REWARDS if "rewards" in study.parts else ():
+            yield _measure(study, start, variant, _train(study, start, variant, seed), in_domain)
+        for variant in (BASE, GRPO) if "looking" in study.parts else ():
+            yield _looking(study, start, variant, _train(study, start, variant, seed), in_domain)
         if "looking" in study.parts:
             yield _noise(study, start, in_domain)
-        for arm in (BASE, SFT_LONGER, GRPO) if photos else ():
-            trained = _train(study, start, arm, seed)
-            job = _measure(study, start, arm, trained, PHOTOS)
+        for variant in (BASE, SFT_LONGER, GRPO) if photos else ():
+            trained = _train(study, start, variant, seed)
+            job = _measure(study, start, variant, trained, PHOTOS)
             yield replace(job, setting={**job.setting, "scenes": {"photos": photos}})
 
 
-def _train(study: Study, start: Start, arm: Arm, seed: int) -> Job | None:
-    if arm.learns == "nothing":
+def _train(study: Study, start: Start, variant: Variant, seed: int) -> Job | None:
+    if variant.learns == "nothing":
         return None
-    count = study.steps * (study.episodes if arm.fresh else study.scenes_per_step)
+    count = study.steps * (study.episodes if variant.fresh else study.scenes_per_step)
     warmup = min(10, study.steps // 5)
     config: GRPOConfig | SFTConfig
-    if arm.learns == "rewards":
+    if variant.learns == "rewards":
         config = GRPOConfig(
             steps=study.steps,
             scenes_per_step=study.scenes_per_step,
@@ -160,7 +161,7 @@ def _train(study: Study, start: Start, arm: Arm, seed: int) -> Job | None:
             kl_weight=study.kl_weight,
             eval_interval=study.watch_interval if study.watch_n else 0,
             seed=seed,
-            **arm.learning,
+            **variant.learning,
         )
         habits = GRPO_HABITS
     else:
@@ -176,49 +177,49 @@ def _train(study: Study, start: Start, arm: Arm, seed: int) -> Job | None:
             final_sigma=None,
             dense_weight=0.0,  # its heads are no part of a saved model: they would begin anew
             # Every demonstration has the form that is measured, as every rollout of GRPO has.
-            without_looks=0.0,
-            blurred=0.0,
+            p_no_look=0.0,
+            p_blurred_overview=0.0,
             seed=seed,
         )
         habits = SFT_HABITS
     setting: dict[str, Any] = {
         "kind": "train",
-        "learns": arm.learns,
+        "learns": variant.learns,
         "start": start.fingerprint,
         "scenes": {
             "preset": study.train_preset,
             "first": FIRST_SCENE + SEED_STRIDE * seed,
             "count": count,
         },
-        "rules": asdict(rules_of(arm, start, trained=True)),
+        "rules": asdict(rules_of(variant, start, trained=True)),
         "config": {k: v for k, v in asdict(config).items() if k not in habits},
         "limits": {"max_new_tokens": study.max_new_tokens, "token_budget": study.token_budget},
     }
-    if arm.learns == "rewards":
+    if variant.learns == "rewards":
         setting["watch"] = {
             "preset": study.presets[0],
             "first": FIRST_WATCHED,
             "count": study.watch_n,
         }
-    return Job("train", arm.name, seed, study.train_preset, setting)
+    return Job("train", variant.name, seed, study.train_preset, setting)
 
 
-def _measure(study: Study, start: Start, arm: Arm, trained: Job | None, preset: str) -> Job:
+def _measure(study: Study, start: Start, variant: Variant, trained: Job | None, preset: str) -> Job:
     setting = {
         "kind": "measure",
         "scenes": {"preset": preset, "first": FIRST_MEASURED, "count": study.n},
-        **_of_model(study, start, arm, trained),
+        **_of_model(study, start, variant, trained),
     }
-    return Job("measure", arm.name, trained.seed if trained else None, preset, setting, trained)
+    return Job("measure", variant.name, trained.seed if trained else None, preset, setting, trained)
 
 
-def _looking(study: Study, start: Start, arm: Arm, trained: Job | None, preset: str) -> Job:
+def _looking(study: Study, start: Start, variant: Variant, trained: Job | None, preset: str) -> Job:
     setting = {
         "kind": "looking",
         "scenes": {"preset": preset, "first": FIRST_MEASURED, "count": study.looking_n},
-        **_of_model(study, start, arm, trained),
+        **_of_model(study, start, variant, trained),
     }
-    return Job("looking", arm.name, trained.seed if trained else None, preset, setting, trained)
+    return Job("looking", variant.name, trained.seed if trained else None, preset, setting, trained)
 
 
 def _noise(study: Study, start: Start, preset: str) -> Job:
@@ -234,12 +235,12 @@ def _noise(study: Study, start: Start, preset: str) -> Job:
     return Job("noise", BASE.name, None, preset, setting)
 
 
-def _of_model(study: Study, start: Start, arm: Arm, trained: Job | None) -> dict[str, Any]:
+def _of_model(study: Study, start: Start, variant: Variant, trained: Job | None) -> dict[str, Any]:
     """Return what measurements depend on beside their scenes."""
     return {
         "start": start.fingerprint,
         "of": trained.key if trained else None,
-        "rules": asdict(rules_of(arm, start, trained=False)),
+        "rules": asdict(rules_of(variant, start, trained=False)),
         "limits": {
             "max_new_tokens": study.measured_new_tokens,
             "token_budget": study.measured_token_budget,

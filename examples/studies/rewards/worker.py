@@ -29,7 +29,7 @@ from transformers.utils.logging import disable_progress_bar
 from dip_agents.engines.base import Sampling
 from dip_agents.engines.choose import engine_for
 from dip_agents.grpo.config import GRPOConfig
-from dip_agents.grpo.run import measure_model, reinforce, teach
+from dip_agents.grpo.run import evaluate_model, fine_tune, train_grpo
 from dip_agents.models.loading import LoadedModel, load_model, save_model
 from dip_agents.models.weights import fingerprint
 from dip_agents.sft.trainer import SFTConfig
@@ -127,7 +127,7 @@ def train(loaded: LoadedModel, setting: Mapping[str, Any], folder: Path) -> None
     console = Console(width=140)
     if setting["learns"] == "demonstrations":
         sft = SFTConfig(**setting["config"], **SFT_HABITS)
-        teach(loaded, source, rules, sft, len(source), folder, resume=True, console=console)
+        fine_tune(loaded, source, rules, sft, len(source), folder, resume=True, console=console)
     else:
         grpo = GRPOConfig(**as_tuples(setting["config"]), **GRPO_HABITS)
         watch = setting["watch"]
@@ -135,11 +135,11 @@ def train(loaded: LoadedModel, setting: Mapping[str, Any], folder: Path) -> None
         indices = range(watch["first"], watch["first"] + watch["count"])
 
         def watched(step: int) -> dict[str, float]:
-            result = measure_model(loaded.vlm, held_out, indices, rules, **limits)
+            result = evaluate_model(loaded.vlm, held_out, indices, rules, **limits)
             values = {name: result.metrics[name].value for name in WATCHED}
             return {name: value for name, value in values.items() if value is not None}
 
-        reinforce(
+        train_grpo(
             loaded,
             source,
             rules,

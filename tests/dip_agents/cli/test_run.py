@@ -7,13 +7,13 @@ from dip_agents.cli.parsing import parse
 from dip_agents.cli.run import _train_on
 from dip_agents.models.loading import save_model
 from dip_agents.runtime.checkpoints import MANIFEST
-from dip_agents.runtime.distributed import Ranks
+from dip_agents.runtime.distributed import DistributedContext
 from dip_env.errors import ConfigError
 
 
 @pytest.fixture
-def folder(fresh_micro, brief_rules, tmp_path):
-    return save_model(fresh_micro(), tmp_path / "model", brief_rules)
+def folder(fresh_micro, minimal_prompt_rules, tmp_path):
+    return save_model(fresh_micro(), tmp_path / "model", minimal_prompt_rules)
 
 
 def test_training_writes_everything_it_promises(run, folder, tmp_path):
@@ -151,9 +151,9 @@ def test_a_second_run_in_the_same_folder_is_refused_before_it_measures_anything(
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--engine", "openai"], "engine: expected own or vllm, whose weights can learn"),
+        (["--engine", "openai"], "engine: expected native or vllm, whose weights can learn"),
         (["--engine", "vllm", "--sleep", "2"], "sleep: expected 0 or 1 with eval_scenes, got 2"),
-        (["--sleep", "1"], "sleep: expected 0 without --engine vllm, got 1 with --engine own"),
+        (["--sleep", "1"], "sleep: expected 0 without --engine vllm, got 1 with --engine native"),
         (
             ["--eval-interval", "2", "--eval-scenes", "0"],
             "eval_interval: expected 0 with eval_scenes 0, got 2",
@@ -175,7 +175,7 @@ def test_an_engine_that_forgets_its_weights_is_not_evaluated(run):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["--engine", "vllm"], "engine: expected own with several processes, got vllm"),
+        (["--engine", "vllm"], "engine: expected native with several processes, got vllm"),
         (["--model", "tiny-untrained"], "demonstrations: expected 0 with several processes"),
     ],
 )
@@ -183,4 +183,4 @@ def test_what_several_processes_cannot_do_is_refused(words, message, tmp_path):
     args = parse(["train", *words, "--device", "cpu", "--out", str(tmp_path)])
     for index in range(2):
         with pytest.raises(ConfigError, match=message):
-            _train_on(Ranks(index, 2), args, Console(quiet=True))
+            _train_on(DistributedContext(index, 2), args, Console(quiet=True))

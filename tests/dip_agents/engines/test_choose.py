@@ -9,4 +9,4 @@ def test_every_model_gets_the_fastest_engine_that_knows_it(micro, generic_micro)
     engine = engine_for(generic_micro("llava"))
     assert type(engine) is GenericEngine
     assert engine.chat is generic_micro("llava").chat
-    assert engine.same_model
+    assert engine.exact_logprobs

@@ -8,15 +8,15 @@ from dip_agents.engines.openai import OpenAIEngine
 from dip_env.errors import ConfigError
 
 
-def test_the_weights_in_this_process_sample_by_default(micro, brief_rules):
-    assert isinstance(EngineArgs().open(micro("qwen3_vl"), brief_rules, 200), HFEngine)
+def test_the_weights_in_this_process_sample_by_default(micro, minimal_prompt_rules):
+    assert isinstance(EngineArgs().open(micro("qwen3_vl"), minimal_prompt_rules, 200), HFEngine)
 
 
-def test_a_server_needs_its_name_and_the_models_name_there(micro, brief_rules):
+def test_a_server_needs_its_name_and_the_models_name_there(micro, minimal_prompt_rules):
     vlm = micro("qwen3_vl")
     address = "http://127.0.0.1:1/v1"
     engine = EngineArgs("openai", server=address, server_model="m", concurrency=3).open(
-        vlm, brief_rules, 200
+        vlm, minimal_prompt_rules, 200
     )
     assert isinstance(engine, OpenAIEngine)
     assert (engine.model, engine.concurrency) == ("m", 3)
@@ -28,29 +28,31 @@ def test_a_server_needs_its_name_and_the_models_name_there(micro, brief_rules):
         EngineArgs("vllm", server=address),
     ):
         with pytest.raises(ConfigError, match="expected --engine openai, --server and"):
-            wrong.open(vlm, brief_rules, 200)
+            wrong.open(vlm, minimal_prompt_rules, 200)
 
 
-def test_vllm_gets_the_limits_of_the_rules(micro, brief_rules, monkeypatch):
+def test_vllm_gets_the_limits_of_the_rules(micro, minimal_prompt_rules, monkeypatch):
     monkeypatch.setattr(
         "dip_agents.engines.config.VLLMEngine", lambda vlm, **given: SimpleNamespace(**given)
     )
-    asked = vars(EngineArgs("vllm", hand_over="adapter", sleep=1).open(micro(), brief_rules, 200))
+    asked = vars(
+        EngineArgs("vllm", weight_sync="adapter", sleep=1).open(micro(), minimal_prompt_rules, 200)
+    )
     assert asked == {
         "token_budget": 200,
         "max_images": 3,  # the overview and one look at two regions
         "max_image_side": 128,
-        "hand_over": "adapter",
+        "weight_sync": "adapter",
         "sleep": 1,
     }
 
 
-@pytest.mark.parametrize("engine", ["own", "openai"])
+@pytest.mark.parametrize("engine", ["native", "openai"])
 def test_what_only_vllm_does_is_refused_elsewhere(engine):
     with pytest.raises(ConfigError, match=f"sleep: expected 0 .* got 1 with --engine {engine}"):
         EngineArgs(engine, sleep=1)
-    with pytest.raises(ConfigError, match=r"hand_over: expected merged .* got adapter"):
-        EngineArgs(engine, hand_over="adapter")
+    with pytest.raises(ConfigError, match=r"weight_sync: expected merged .* got adapter"):
+        EngineArgs(engine, weight_sync="adapter")
 
 
 def test_an_engine_that_forgets_its_weights_cannot_measure():
@@ -60,6 +62,6 @@ def test_an_engine_that_forgets_its_weights_cannot_measure():
         EngineArgs("vllm", sleep=sleep).check_measuring("evaluate")
 
 
-def test_vllm_is_for_the_families_it_was_proven_with(generic_micro, brief_rules):
+def test_vllm_is_for_the_families_it_was_proven_with(generic_micro, minimal_prompt_rules):
     with pytest.raises(ConfigError, match="engine vllm: expected a Qwen-VL model, got 'llava'"):
-        EngineArgs("vllm").open(generic_micro("llava"), brief_rules, 200)
+        EngineArgs("vllm").open(generic_micro("llava"), minimal_prompt_rules, 200)

@@ -16,7 +16,7 @@ from dip_agents.engines import hf
 from dip_agents.engines.base import Chunk, Sampling
 from dip_agents.engines.decoder import StockDecoder, TextDecoder, UnsupportedTextModelError
 from dip_agents.engines.hf import HFEngine
-from dip_agents.grpo.rollouts import collect
+from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_env.episode import Message
 
@@ -158,11 +158,11 @@ class FedTokens:
 @pytest.mark.parametrize("slots", [256, 3, 1])
 @pytest.mark.parametrize("family", FAMILIES)
 def test_what_a_row_attends_to_is_its_buffer_token_by_token(
-    micro, toy, brief_rules, family, slots, monkeypatch
+    micro, toy, minimal_prompt_rules, family, slots, monkeypatch
 ):
     """Looks, refused words and cut turns are prescribed; the rest of the way is the real one."""
     vlm = micro(family)
-    rules = replace(brief_rules, size_multiple=vlm.chat.patch * vlm.chat.merge)
+    rules = replace(minimal_prompt_rules, size_multiple=vlm.chat.patch * vlm.chat.merge)
     look, answer = "<look>[[5,5,50,60],[40,20,110,90]]</look>", "<answer>[[1,2,30,40]]</answer>"
     scripts = [[look, answer], ["what?", look, answer], [look, "so", "..."], [answer]]
     limit = max(len(vlm.chat.policy_ids(text)) for text in (look, answer)) + 1
@@ -186,7 +186,9 @@ def test_what_a_row_attends_to_is_its_buffer_token_by_token(
     monkeypatch.setattr(hf._Play, "_draw", draw_for)
     monkeypatch.setattr(hf, "draw", draw)
     sampling = Sampling(1.0, limit, 600)
-    groups = collect(HFEngine(vlm, slots=slots), toy, [0, 1], 4, rules, seed=0, sampling=sampling)
+    groups = collect_rollouts(
+        HFEngine(vlm, slots=slots), toy, [0, 1], 4, rules, seed=0, sampling=sampling
+    )
     buffers = [rollout.buffer for group in groups for rollout in group.rollouts]
     assert [len(buffer.images) for buffer in buffers] == [3, 3, 3, 1] * 2
     assert len(fed.turns) == sum(rollout.info["turns"] for g in groups for rollout in g.rollouts)

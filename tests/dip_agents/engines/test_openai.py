@@ -13,8 +13,8 @@ from PIL import Image
 from dip_agents.engines.base import Chunk, EngineError, Sampling
 from dip_agents.engines.chat_client import ChatServer
 from dip_agents.engines.openai import OpenAIEngine
-from dip_agents.evaluation.evaluate import evaluate
-from dip_agents.grpo.rollouts import collect
+from dip_agents.evaluation.evaluator import evaluate
+from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.policies.vlm import VLMPolicy
 from dip_env.episode import Message
 from dip_env.errors import ConfigError
@@ -309,17 +309,19 @@ def test_images_arrive_as_the_very_pixels():
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(data))), image)
 
 
-def test_whole_episodes_are_collected_and_evaluated(server, micro, toy, brief_rules):
+def test_whole_episodes_are_collected_and_evaluated(server, micro, toy, minimal_prompt_rules):
     """Look first, then answer with the truth of no one: two turns, formed well."""
     server.answer = lambda body: said(LOOK if len(body["messages"]) == 1 else ANSWER)
     engine = OpenAIEngine(server.address, "m", micro().chat)
     sampling = Sampling(1.0, 60, 900)
-    (group,) = collect(engine, toy, [0], 3, brief_rules, seed=0, sampling=sampling)
+    (group,) = collect_rollouts(
+        engine, toy, [0], 3, minimal_prompt_rules, seed=0, sampling=sampling
+    )
     assert [r.info["turns"] for r in group.rollouts] == [2, 2, 2]
     assert all(r.info["ending"] == "answer" and r.terms["format"] == 1 for r in group.rollouts)
     # Rollouts without behaviour logprobs say so.
     assert np.isnan(group.rollouts[0].buffer.logprobs).any()
     policy = VLMPolicy(engine, max_new_tokens=60, token_budget=900)
-    result = evaluate(policy, toy, [0, 1], brief_rules)
+    result = evaluate(policy, toy, [0, 1], minimal_prompt_rules)
     assert result.n == 2
     assert server.bodies[-1]["messages"][1] == {"role": "assistant", "content": LOOK}

@@ -364,7 +364,7 @@ def lora(fresh_micro):
 
 def test_each_version_of_an_adapter_has_its_own_name_and_number(vllm, lora):
     """Under a known name vLLM serves the keys and values of the old adapter."""
-    engine = started(lora, hand_over="adapter")
+    engine = started(lora, weight_sync="adapter")
     assert engine._llm.keywords["max_lora_rank"] == 8
     engine.sync(lora, 10)
     engine.sync(lora, 20)
@@ -421,10 +421,10 @@ def test_weights_kept_in_sleep_play_again_without_a_sync(vllm, micro, monkeypatc
 
 
 def test_settings_that_cannot_work_are_named(vllm, micro, fresh_micro, monkeypatch):
-    with pytest.raises(ConfigError, match="hand_over: expected one of"):
-        VLLMEngine(micro(), hand_over="files")
+    with pytest.raises(ConfigError, match="weight_sync: expected one of"):
+        VLLMEngine(micro(), weight_sync="files")
     with pytest.raises(ConfigError, match="a model with a LoRA"):
-        VLLMEngine(micro(), hand_over="adapter")
+        VLLMEngine(micro(), weight_sync="adapter")
     with pytest.raises(ConfigError, match="sleep: expected 0, 1 or 2, got 3"):
         VLLMEngine(micro(), sleep=3)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
@@ -432,9 +432,9 @@ def test_settings_that_cannot_work_are_named(vllm, micro, fresh_micro, monkeypat
         VLLMEngine(micro(), sleep=1)
     odd = _lora(fresh_micro(), 7)
     with pytest.raises(ConfigError, match=r"lora_rank: expected one of \(1, 8, .* got 7"):
-        VLLMEngine(odd, hand_over="adapter")
-    with pytest.raises(ConfigError, match="expected 0 or 1 with hand_over='adapter', got 2"):
-        VLLMEngine(_lora(fresh_micro()), hand_over="adapter", sleep=2)
+        VLLMEngine(odd, weight_sync="adapter")
+    with pytest.raises(ConfigError, match="expected 0 or 1 with weight_sync='adapter', got 2"):
+        VLLMEngine(_lora(fresh_micro()), weight_sync="adapter", sleep=2)
     monkeypatch.setenv("VLLM_ENABLE_V1_MULTIPROCESSING", "1")
     with pytest.raises(ConfigError, match="VLLM_ENABLE_V1_MULTIPROCESSING: expected 0"):
         VLLMEngine(micro())

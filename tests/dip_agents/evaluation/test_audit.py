@@ -6,7 +6,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from dip_agents.evaluation.adversaries import ADVERSARIES, Adversary, Situation
+from dip_agents.evaluation.adversaries import ADVERSARIES, Adversary, AttackContext
 from dip_agents.evaluation.audit import audit_main, print_report, run_audit
 from dip_env import Episode, EpisodeConfig, RewardConfig, Scene, ToyScenes
 
@@ -62,7 +62,7 @@ def test_no_adversary_wins_where_looks_are_paid_by_the_annotation():
     assert row(report, "wavering invention").group.look == 0
 
 
-def test_an_audit_without_looks_plays_every_attack_that_needs_none():
+def test_an_audit_p_no_look_plays_every_attack_that_needs_none():
     report = run_audit(Crowd(), EpisodeConfig(max_looks=0), n=8)
     assert report.wins == []
     everybody = (*report.honest, *report.adversaries)
@@ -123,7 +123,7 @@ def test_malformed_attacks_earn_nothing_at_all(report, name):
 def test_malformed_attacks_would_pay_if_they_were_understood():
     # The truth is inside each text, so a lenient parser would pay them.
     scene = Crowd()[0]
-    situation = Situation.of(scene, EpisodeConfig())
+    situation = AttackContext.of(scene, EpisodeConfig())
     first = f"{situation.truth[0, 0]:g}"
     for adversary in ADVERSARIES:
         if adversary.name in ("look after answer", "answer inside think", "two answers"):
@@ -135,7 +135,7 @@ def test_every_attack_is_refused_or_played_without_an_exception_on_any_scene():
         for rules in ({}, {"max_looks": 0}, {"max_regions": 1, "max_boxes": 5, "max_turns": 1}):
             rules = replace(EpisodeConfig(), **rules)
             scene = source[2]
-            situation = replace(Situation.of(scene, rules), weak=np.array([[1, 2, 30, 40.0]]))
+            situation = replace(AttackContext.of(scene, rules), weak=np.array([[1, 2, 30, 40.0]]))
             for adversary in ADVERSARIES:
                 episode = Episode(scene, rules)
                 actions = adversary.attack(situation)
@@ -180,7 +180,7 @@ def test_wavering_pays_a_whole_group_but_never_one_rollout(report):
 
 def test_a_tampering_attack_is_measured_against_its_own_honest_version():
     better = Adversary(
-        "looks better", lambda s: s.usual(s.truth), "finding more pays", tampers=True
+        "looks better", lambda s: s.standard_actions(s.truth), "finding more pays", tampers=True
     )
     report = run_audit(Crowd(), config(), n=2, adversaries=[better])
     assert [win.rival for win in report.wins] == ["honest F1 0.5", "honest F1 0.3"] * 2

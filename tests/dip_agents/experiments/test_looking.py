@@ -1,4 +1,4 @@
-"""A policy that reads pixels: looks help where they show somebody, and every arm says so.
+"""A policy that reads pixels: looks help where they show somebody, and every condition says so.
 
 Four scenes of 256 x 256 pixels hold one bright person of 16 x 32 pixels in one quarter each: top
 left, top right, bottom right, bottom left. The reader looks at the two top quarters and answers
@@ -13,11 +13,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dip_agents.evaluation.evaluate import Arm, evaluate, evaluate_arms
+from dip_agents.evaluation.evaluator import evaluate, evaluate_conditions
+from dip_agents.evaluation.play import EvalCondition
 from dip_agents.experiments.looking import NONE, OWN, looking_report, usual_controls
 from dip_agents.experiments.measures import COMPARED
 from dip_agents.policies.base import Completion
-from dip_agents.policies.formatting import make_answer, printable
+from dip_agents.policies.formatting import make_answer, quantize_boxes
 from dip_agents.policies.scripted import OraclePolicy
 from dip_env import EpisodeConfig, RewardConfig, Scene, ToyScenes
 from dip_env.actions import Grammar, Look, Think
@@ -99,7 +100,7 @@ class Reader:
             corner = observation.messages[0].images[0][128:, 128:]
             boxes = bright(corner, np.array([128, 128, 256, 256]))
         boxes = np.array(boxes).reshape(-1, 4)
-        return Think("seen"), make_answer(printable(boxes, observation.view))
+        return Think("seen"), make_answer(quantize_boxes(boxes, observation.view))
 
 
 @pytest.fixture(scope="module")
@@ -131,63 +132,63 @@ def test_every_arm_finds_what_its_pictures_show(report):
 
 def test_differences_are_paired_with_own_looks(report, found):
     # Own looks: 2 found, 2 missed, none false: P = 1, R = 1/2, F1 = 2/3. None: R = 1/4, F1 = 2/5.
-    own, none = found["arms"][OWN]["metrics"], found["arms"][NONE]
+    own, none = found["conditions"][OWN]["metrics"], found["conditions"][NONE]
     assert own["F1"]["value"] == pytest.approx(2 / 3)
     assert none["metrics"]["F1"]["value"] == pytest.approx(2 / 5)
     assert none["against_own"]["F1"]["value"] == pytest.approx(2 / 5 - 2 / 3)
     assert none["against_own"]["recall"]["value"] == pytest.approx(-1 / 4)
     assert none["against_own"]["precision"]["value"] == 0
-    assert "against_own" not in found["arms"][OWN]
+    assert "against_own" not in found["conditions"][OWN]
     # What sees the same says the same: the interval has no width either.
-    blurred = found["arms"]["overview blurred"]["against_own"]
+    blurred = found["conditions"]["overview blurred"]["against_own"]
     assert blurred["F1"] == blurred["recall"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert report.against_own("oracle looks")["recall"].value == pytest.approx(1 / 2)
 
 
 def test_gain_and_harm_are_against_no_looks(found):
-    split = found["arms"][OWN]["gain_harm"]
+    split = found["conditions"][OWN]["gain_harm"]
     assert (split["rose"], split["fell"], split["stayed"]) == (2, 1, 1)
     assert (split["mean_rise"], split["mean_fall"]) == (1.0, -1.0)
     assert split["mean"]["value"] == pytest.approx(1 / 4)
     assert split["mean"]["low"] < 0 < split["mean"]["high"]
-    blank = found["arms"]["crops blanked"]["gain_harm"]
+    blank = found["conditions"]["crops blanked"]["gain_harm"]
     assert (blank["rose"], blank["fell"], blank["mean_rise"]) == (0, 1, None)
-    assert "gain_harm" not in found["arms"][NONE]
+    assert "gain_harm" not in found["conditions"][NONE]
 
 
 def test_the_budget_runs_from_no_look_to_all_of_them(found):
     assert found["budget"] == [NONE, "first region only", OWN]
-    arms = found["arms"]
-    looks = [arms[name]["looks"] for name in found["budget"]]
+    conditions = found["conditions"]
+    looks = [conditions[name]["looks"] for name in found["budget"]]
     assert [look["regions"]["value"] for look in looks] == [0, 1, 2]
     assert [look["area"]["value"] for look in looks] == [0, 0.25, 0.5]
     # 0, 1 and 2 of the 4 people are found after looks; the overview alone shows 1.
-    recalls = [arms[name]["metrics"]["recall"]["value"] for name in found["budget"]]
+    recalls = [conditions[name]["metrics"]["recall"]["value"] for name in found["budget"]]
     assert recalls == [1 / 4, 1 / 4, 2 / 4]
 
 
 def test_looks_land_where_they_were_really_taken(report, found):
     # Each scene has one ambiguous person: covered in scenes 0 and 1, on half of the image.
-    landing = found["arms"][OWN]["looks"]
-    assert landing["covered"]["value"] == pytest.approx(1 / 2)
-    assert landing["look"]["value"] == pytest.approx((0.5 + 0.5 + 0 + 0) / 4)
-    assert landing["looked"]["value"] == 1
-    assert found["arms"][NONE]["looks"]["looked"]["value"] == 0
+    look_coverage = found["conditions"][OWN]["looks"]
+    assert look_coverage["covered"]["value"] == pytest.approx(1 / 2)
+    assert look_coverage["look"]["value"] == pytest.approx((0.5 + 0.5 + 0 + 0) / 4)
+    assert look_coverage["looked"]["value"] == 1
+    assert found["conditions"][NONE]["looks"]["looked"]["value"] == 0
     # Grey crops were looked at all the same.
-    assert found["arms"]["crops blanked"]["looks"] == landing
-    oracle = found["arms"]["oracle looks"]["looks"]
+    assert found["conditions"]["crops blanked"]["looks"] == look_coverage
+    oracle = found["conditions"]["oracle looks"]["looks"]
     assert oracle["covered"]["value"] == 1 and oracle["area"]["value"] < 0.02
-    assert found["arms"]["random looks"]["looks"]["area"]["value"] <= 0.5
+    assert found["conditions"]["random looks"]["looks"]["area"]["value"] <= 0.5
     # The reward is that of the same looks.
     for name, result in report.results.items():
-        mean = np.mean([landing.look for landing in report.landings[name]])
+        mean = np.mean([look_coverage.look for look_coverage in report.look_coverages[name]])
         assert result.score.values()["look"] == pytest.approx(mean)
 
 
 def test_a_report_is_plain_json_and_says_how_it_was_measured(found):
     again = json.loads(json.dumps(found, allow_nan=False))
     assert again == found
-    assert list(found["arms"])[:2] == [OWN, NONE]
+    assert list(found["conditions"])[:2] == [OWN, NONE]
     assert found["n"] == 4 and found["scene_indices"] == [0, 1, 2, 3]
     assert found["look_reference"] == "prior"
     assert found["config"]["max_looks"] == 1
@@ -211,11 +212,15 @@ def test_scenes_are_drawn_once_and_alike_beginnings_are_asked_once():
 
 
 def test_an_arm_is_an_evaluation_of_its_own():
-    arms = {"a": Arm(CONFIG), "b": Arm(replace(CONFIG, max_looks=0)), "c": Arm(CONFIG, no_image())}
-    together = evaluate_arms(Reader(), Quarters(), range(4), arms, seed=3)
-    for name, arm in arms.items():
-        options = {"seed": 3, "control": arm.control}
-        alone = evaluate(Reader(), Quarters(), range(4), arm.config, **options)
+    conditions = {
+        "a": EvalCondition(CONFIG),
+        "b": EvalCondition(replace(CONFIG, max_looks=0)),
+        "c": EvalCondition(CONFIG, no_image()),
+    }
+    together = evaluate_conditions(Reader(), Quarters(), range(4), conditions, seed=3)
+    for name, condition in conditions.items():
+        options = {"seed": 3, "control": condition.control}
+        alone = evaluate(Reader(), Quarters(), range(4), condition.config, **options)
         assert together[name].score.values() == alone.score.values()
         assert (together[name].config, together[name].seed) == (alone.config, alone.seed)
     assert [result.control for result in together.values()] == [OWN, OWN, "no image"]
@@ -224,12 +229,12 @@ def test_an_arm_is_an_evaluation_of_its_own():
 def test_the_report_says_of_an_arm_what_an_evaluation_says(report, found):
     for name in (OWN, NONE):
         metrics = report.results[name].metrics
-        for metric, said in found["arms"][name]["metrics"].items():
+        for metric, said in found["conditions"][name]["metrics"].items():
             there = metrics[metric]
             assert [said[k] for k in ("value", "low", "high")] == pytest.approx(
                 [there.value, there.low, there.high]
             )
-    assert set(found["arms"][OWN]["metrics"]) == set(COMPARED)
+    assert set(found["conditions"][OWN]["metrics"]) == set(COMPARED)
 
 
 def test_an_evaluation_under_a_control_records_what_was_done(tmp_path):
@@ -317,8 +322,8 @@ def test_what_cannot_be_compared_is_refused():
     with pytest.raises(ConfigError, match="expected max_looks >= 1, got 0"):
         looking_report(Reader(), Quarters(), range(4), without)
     twice = [blank_crops(), blank_crops()]
-    with pytest.raises(ConfigError, match="one arm named 'crops blanked', got several"):
+    with pytest.raises(ConfigError, match="one condition named 'crops blanked', got several"):
         looking_report(Reader(), Quarters(), range(4), CONFIG, controls=twice)
     named = [replace(blank_crops(), name=NONE)]
-    with pytest.raises(ConfigError, match="one arm named 'no looks', got several"):
+    with pytest.raises(ConfigError, match="one condition named 'no looks', got several"):
         looking_report(Reader(), Quarters(), range(4), CONFIG, controls=named)

@@ -1,18 +1,18 @@
-"""Gain, harm and landing, worked by hand."""
+"""Gain, harm and look coverage, worked by hand."""
 
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from dip_agents.evaluation.evaluate import evaluate
+from dip_agents.evaluation.evaluator import evaluate
 from dip_agents.experiments.measures import (
     COMPARED,
-    Landing,
+    LookCoverage,
     compared,
     gain_and_harm,
-    landing_of,
-    mean_landing,
+    look_coverage_of,
+    mean_look_coverage,
     scene_f1,
 )
 from dip_agents.policies.base import CallablePolicy
@@ -77,35 +77,39 @@ def test_a_look_lands_on_the_share_of_ambiguity_it_covers():
     episode = Episode(ToyScenes()[3], config)
     # Text 0..224 x 0..160 is scene 0..320 x 0..240: a quarter, with all of the person of scene 3.
     episode.step("<look>[[0,0,224,160]]</look>")
-    assert landing_of(episode) == Landing(1, pytest.approx(0.25), pytest.approx(1), 0.75)
+    assert look_coverage_of(episode) == LookCoverage(1, pytest.approx(0.25), pytest.approx(1), 0.75)
     # Of scene 0 a look from the left edge to x = 80 holds half of the left one of three people.
     episode = Episode(ToyScenes()[0], config)
     episode.step("<look>[[0,0,56,320]]</look>")
     weights = scene_ambiguity(episode.scene, episode.view).weights
     covered = 0.5 * weights[0] / weights.sum()
     assert covered > 80 / 640
-    expected = Landing(
+    expected = LookCoverage(
         1, pytest.approx(80 / 640), pytest.approx(covered), pytest.approx(covered - 80 / 640)
     )
-    assert landing_of(episode) == expected
+    assert look_coverage_of(episode) == expected
 
 
-def test_without_looks_or_people_nothing_is_covered():
+def test_p_no_look_or_people_nothing_is_covered():
     nobody, unseen = Episode(ToyScenes()[2]), Episode(ToyScenes()[0])
     nobody.step("<look>[[0,0,224,160]]</look>")
-    assert landing_of(nobody) == Landing(1, pytest.approx(0.25), None, 0.0)
-    assert landing_of(unseen) == Landing(0, 0.0, 0.0, 0.0)
+    assert look_coverage_of(nobody) == LookCoverage(1, pytest.approx(0.25), None, 0.0)
+    assert look_coverage_of(unseen) == LookCoverage(0, 0.0, 0.0, 0.0)
 
 
 def test_means_of_landings_leave_out_scenes_where_nothing_is_ambiguous():
-    found = mean_landing([Landing(2, 0.5, 0.75, 0.25), Landing(0, 0.0, 0.0, 0.0)])
-    with_empty = mean_landing(
-        [Landing(2, 0.5, 0.75, 0.25), Landing(0, 0.0, 0.0, 0.0), Landing(1, 0.1, None, 0.0)]
+    found = mean_look_coverage([LookCoverage(2, 0.5, 0.75, 0.25), LookCoverage(0, 0.0, 0.0, 0.0)])
+    with_empty = mean_look_coverage(
+        [
+            LookCoverage(2, 0.5, 0.75, 0.25),
+            LookCoverage(0, 0.0, 0.0, 0.0),
+            LookCoverage(1, 0.1, None, 0.0),
+        ]
     )
     value = {name: mean.value for name, mean in found.items()}
     assert value == {"looked": 0.5, "regions": 1, "area": 0.25, "covered": 0.375, "look": 0.125}
     value = {name: mean.value for name, mean in with_empty.items()}
     assert (value["covered"], value["look"]) == (0.375, 0.125)
     assert value["looked"] == pytest.approx(2 / 3) and value["area"] == pytest.approx(0.2)
-    nothing = mean_landing([Landing(1, 0.1, None, 0.0)])
+    nothing = mean_look_coverage([LookCoverage(1, 0.1, None, 0.0)])
     assert nothing["covered"].value is None and nothing["covered"].reason == "nothing is ambiguous"

@@ -6,7 +6,7 @@ import pytest
 
 from dip_agents.experiments.variations import KINDS, left_out, run_experiment, variations
 from dip_agents.policies.base import Completion
-from dip_agents.policies.formatting import make_answer, printable
+from dip_agents.policies.formatting import make_answer, quantize_boxes
 from dip_agents.policies.oracle import OraclePolicy
 from dip_env import EpisodeConfig, ToyScenes
 from dip_env.actions import Grammar, Look, Think
@@ -32,7 +32,7 @@ class Needy:
             return [Think("two places"), Look(quarters * (width, height, width, height))]
         truth = ToyScenes()[observation.scene_index].truth
         boxes = truth if len(observation.crops) >= 2 else truth[:0]
-        return [Think("done"), make_answer(printable(boxes, observation.view, decimals=2))]
+        return [Think("done"), make_answer(quantize_boxes(boxes, observation.view, decimals=2))]
 
 
 def report(kind, rules=RULES, **choices):
@@ -41,7 +41,9 @@ def report(kind, rules=RULES, **choices):
 
 
 def f1(found):
-    return {name: arm["metrics"]["F1"]["value"] for name, arm in found["arms"].items()}
+    return {
+        name: condition["metrics"]["F1"]["value"] for name, condition in found["conditions"].items()
+    }
 
 
 def test_a_smaller_budget_costs_what_the_policy_needed_it_for():
@@ -56,12 +58,12 @@ def test_a_smaller_budget_costs_what_the_policy_needed_it_for():
         "regions 1.4x as wide": 1,
         "regions 2x as wide": 1,
     }
-    arms = found["arms"]
-    assert arms["no looks"]["against_reference"]["F1"] == {"value": -1, "low": -1, "high": -1}
-    assert arms["own looks"]["gain_harm"]["rose"] == 2
+    conditions = found["conditions"]
+    assert conditions["no looks"]["against_reference"]["F1"] == {"value": -1, "low": -1, "high": -1}
+    assert conditions["own looks"]["gain_harm"]["rose"] == 2
     # Two quarters of the overview; half as wide is a quarter of that.
-    assert arms["own looks"]["looks"]["area"]["value"] == pytest.approx(0.5)
-    assert arms["regions 0.5x as wide"]["looks"]["area"]["value"] == pytest.approx(0.125)
+    assert conditions["own looks"]["looks"]["area"]["value"] == pytest.approx(0.5)
+    assert conditions["regions 0.5x as wide"]["looks"]["area"]["value"] == pytest.approx(0.125)
     assert found["own_places"] == {
         "looks that are allowed": 1, "regions of a look": 2, "size of regions": 1.0
     }  # fmt: skip
@@ -82,18 +84,18 @@ def test_the_single_pass_pays_looks_whose_crops_nobody_sees():
         SCENES,
         variations("look-budget", RULES),
     )
-    arm = found["arms"]["single pass"]
-    assert arm["metrics"]["F1"]["value"] > 0.9
-    assert arm["looks"]["area"]["value"] == 1
+    condition = found["conditions"]["single pass"]
+    assert condition["metrics"]["F1"]["value"] > 0.9
+    assert condition["looks"]["area"]["value"] == 1
     assert found["left_out"] == {}
 
 
 def test_the_single_pass_is_left_out_with_a_reason_where_the_prompt_cannot_ask_for_it():
-    brief = replace(RULES, brief=True)
-    assert "single pass" not in [way.name for way in variations("look-budget", brief)]
-    found = report("look-budget", brief)
+    minimal_prompt = replace(RULES, minimal_prompt=True)
+    assert "single pass" not in [way.name for way in variations("look-budget", minimal_prompt)]
+    found = report("look-budget", minimal_prompt)
     assert list(found["left_out"]) == ["single pass"]
-    assert left_out("controls", brief) == {}
+    assert left_out("controls", minimal_prompt) == {}
 
 
 def test_controls_are_those_of_a_report_beside_no_looks():
@@ -114,19 +116,25 @@ def test_coordinates_change_what_is_printed_and_nothing_else():
 
 def test_what_looks_bring_is_said_at_every_step_and_in_every_format():
     for kind in ("coordinates", "resolution"):
-        arms = report(kind)["arms"]
-        gains = {name: arm["gain_harm"] for name, arm in arms.items() if "gain_harm" in arm}
-        assert list(gains) == [name for name in arms if name.endswith("own looks")]
+        conditions = report(kind)["conditions"]
+        gains = {
+            name: condition["gain_harm"]
+            for name, condition in conditions.items()
+            if "gain_harm" in condition
+        }
+        assert list(gains) == [name for name in conditions if name.endswith("own looks")]
         assert all(gain["mean"] == {"value": 1, "low": 1, "high": 1} for gain in gains.values())
-        assert all(arms[arms[name]["without"]]["series"] == "no looks" for name in gains)
+        assert all(
+            conditions[conditions[name]["without"]]["series"] == "no looks" for name in gains
+        )
 
 
 def test_resolution_takes_details_or_changes_the_size():
     ways = variations("resolution", RULES)
     assert [way.place for way in ways] == [320, 320, 40, 40, 80, 80, 160, 160, 240, 240]
-    assert {way.arm.config.view_size for way in ways} == {320}
+    assert {way.condition.config.view_size for way in ways} == {320}
     ways = variations("resolution", RULES, view_sizes=(320, 640))
-    assert [(way.arm.config.view_size, way.arm.config.max_looks) for way in ways] == [
+    assert [(way.condition.config.view_size, way.condition.config.max_looks) for way in ways] == [
         (320, 1), (320, 0), (640, 1), (640, 0)
     ]  # fmt: skip
     asked = []
@@ -140,7 +148,7 @@ def test_resolution_takes_details_or_changes_the_size():
 def test_arms_have_different_names_and_the_report_is_plain_json(kind):
     found = report(kind)
     names = [way.name for way in variations(kind, RULES)]
-    assert list(found["arms"]) == list(dict.fromkeys(names)) and len(set(names)) == len(names)
+    assert list(found["conditions"]) == list(dict.fromkeys(names)) and len(set(names)) == len(names)
     assert found["reference"] == names[0]
     assert json.loads(json.dumps(found, allow_nan=False)) == found
 
@@ -151,11 +159,11 @@ def test_what_cannot_be_compared_is_refused():
     with pytest.raises(ConfigError, match="max_turns >= 2, got 1 and 1"):
         variations("controls", replace(RULES, max_turns=1))
     with pytest.raises(ConfigError, match="coordinates: expected a prompt that says"):
-        variations("coordinates", replace(RULES, brief=True))
+        variations("coordinates", replace(RULES, minimal_prompt=True))
     ways = variations("coordinates", RULES)
     with pytest.raises(ConfigError, match="at least one scene"):
         run_experiment("coordinates", Needy, ToyScenes(), [], ways)
-    with pytest.raises(ConfigError, match="one arm named 'pixel, own looks', got several"):
+    with pytest.raises(ConfigError, match="one condition named 'pixel, own looks', got several"):
         run_experiment("coordinates", Needy, ToyScenes(), [0], [*ways, ways[0]])
     with pytest.raises(ConfigError, match=r"expected without to name one of .*, got 'pixel, no l"):
         run_experiment("coordinates", Needy, ToyScenes(), [0], ways[:1])

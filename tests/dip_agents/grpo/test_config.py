@@ -42,7 +42,7 @@ def test_a_run_may_only_grow_where_the_rate_does_not_look_ahead():
         ({"lr_schedule": "linear"}, "lr_schedule: expected one of"),
         ({"loss": "ppo"}, r"loss: expected one of .*'gspo'.*got 'ppo'"),
         ({"aggregation": "mean"}, "aggregation: expected one of"),
-        ({"equal_groups": "keep"}, "equal_groups: expected one of"),
+        ({"zero_variance_groups": "keep"}, "zero_variance_groups: expected one of"),
         ({"max_resamples": 0}, "max_resamples: expected at least 1"),
         ({"turn_discount": 1.5}, "turn_discount: expected 0 to 1, got 1.5"),
         ({"turn_weight": -1.0}, "turn_weight: expected at least 0"),

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from dip_agents.grpo.credit import credit, turn_rewards
+from dip_agents.grpo.credit import compute_advantages, turn_rewards
 from dip_agents.objectives.advantages import group_advantages
 
 
@@ -21,10 +21,10 @@ def group(*rollouts):
 def test_kinds_that_read_totals_are_those_of_the_rewards():
     groups = [group(rollout(0.0), rollout(1.0)), group(rollout(0.5), rollout(0.5))]
     for kind in ("grpo", "dr_grpo", "batch_std", "rloo"):
-        got = credit(groups, kind)
+        got = compute_advantages(groups, kind)
         wanted = group_advantages(torch.tensor([[0.0, 1.0], [0.5, 0.5]]), kind)
         assert torch.equal(got.values, wanted.values)
-        assert got.mixed.tolist() == [True, False]
+        assert got.informative.tolist() == [True, False]
         assert got.turns is None
 
 
@@ -39,16 +39,16 @@ def test_gdpo_weighs_the_terms_as_the_reward_does():
     wanted = group_advantages(
         torch.zeros(2, 2), "gdpo", terms_P_G_K=terms, term_weights=[0.25, 0.75]
     )
-    torch.testing.assert_close(credit(groups, "gdpo").values, wanted.values)
+    torch.testing.assert_close(compute_advantages(groups, "gdpo").values, wanted.values)
     with pytest.raises(ValueError, match=r"gdpo: expected Rollout.weights"):
-        credit([group(rollout(0.0), rollout(1.0))], "gdpo")
+        compute_advantages([group(rollout(0.0), rollout(1.0))], "gdpo")
 
 
 def test_gigpo_adds_the_turns_part_to_the_episodes():
     looked, again = ("start", "crop"), ("start", "crop")
     groups = [group(rollout(0.0, looked), rollout(1.0, again), rollout(1.0, ("start", "other")))]
     episodes = group_advantages(torch.tensor([[0.0, 1.0, 1.0]]), "grpo").values[0].tolist()
-    got = credit(groups, "gigpo", turn_weight=0.5, turn_discount=1.0)
+    got = compute_advantages(groups, "gigpo", turn_weight=0.5, turn_discount=1.0)
     (turns,) = got.turns
     # The first turn of all is one anchor with the rewards as returns: the episode's part again.
     assert [t[0] for t in turns] == pytest.approx([1.5 * e for e in episodes], abs=1e-3)
@@ -62,13 +62,13 @@ def test_gigpo_hears_when_turns_earned_what_episodes_earned_alike():
     def one(*paid):
         return rollout(sum(paid), ("start", "crop"), info={"turn_rewards": list(paid)})
 
-    got = credit([group(one(1.0, 0.0), one(0.0, 1.0))], "gigpo", turn_discount=1.0)
+    got = compute_advantages([group(one(1.0, 0.0), one(0.0, 1.0))], "gigpo", turn_discount=1.0)
     assert got.values.tolist() == [[0.0, 0.0]]
-    assert got.mixed.tolist() == [True]
+    assert got.informative.tolist() == [True]
     (early, late) = got.turns[0]
     assert early[0] == late[0] == 0.0
     assert early[1] < 0 < late[1]
-    assert not credit([group(one(1.0, 0.0), one(1.0, 0.0))], "gigpo").mixed.any()
+    assert not compute_advantages([group(one(1.0, 0.0), one(1.0, 0.0))], "gigpo").informative.any()
 
 
 def test_without_rewards_of_turns_the_last_one_earned_all():
@@ -80,7 +80,7 @@ def test_without_rewards_of_turns_the_last_one_earned_all():
 def test_gigpo_without_anchors_is_refused():
     bare = SimpleNamespace(reward=1.0, info={})
     with pytest.raises(ValueError, match=r'gigpo: expected Rollout.info\["anchors"\], got none'):
-        credit([group(bare, bare)], "gigpo")
+        compute_advantages([group(bare, bare)], "gigpo")
 
 
 def looker(look, accuracy, left=(1, 0), **more):
@@ -95,7 +95,7 @@ def looker(look, accuracy, left=(1, 0), **more):
 def test_causal_credit_pays_the_look_to_the_turns_that_could_look():
     groups = [group(looker(1.0, 0.0), looker(0.0, 0.4), looker(0.2, 0.2, left=(2, 1, 1)))]
     # Rewards 0.5, 0.2, 0.2, mean 0.3; without the look 0, 0.2, 0.1, mean 0.1.
-    got = credit(groups, "dr_grpo", look_credit="causal")
+    got = compute_advantages(groups, "dr_grpo", look_credit="causal")
     assert got.values[0].tolist() == pytest.approx([0.2, -0.1, -0.1])
     assert got.turns[0][0] == pytest.approx([0.2, -0.1])
     assert got.turns[0][1] == pytest.approx([-0.1, 0.1])
@@ -105,7 +105,10 @@ def test_causal_credit_pays_the_look_to_the_turns_that_could_look():
 @pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "batch_std", "rloo", "gdpo", "gigpo"])
 def test_causal_credit_of_looks_that_all_did_alike_changes_nothing(kind):
     groups = [group(looker(0.3, 0.0), looker(0.3, 0.4)), group(looker(0.1, 0.1), looker(0.1, 0.2))]
-    every, causal = credit(groups, kind), credit(groups, kind, look_credit="causal")
+    every, causal = (
+        compute_advantages(groups, kind),
+        compute_advantages(groups, kind, look_credit="causal"),
+    )
     assert torch.equal(every.values, causal.values)
     for row, members in enumerate(causal.turns):
         for member, turns in enumerate(members):
@@ -119,7 +122,7 @@ def test_causal_credit_adds_up_over_many_groups_to_the_credit_of_episodes():
     draws = torch.rand(4000, 4, 2, generator=chances).tolist()
     groups = [group(*(looker(look, right) for look, right in rows)) for rows in draws]
     right = torch.tensor(draws)[..., 1]
-    turns = torch.tensor(credit(groups, "dr_grpo", look_credit="causal").turns)
+    turns = torch.tensor(compute_advantages(groups, "dr_grpo", look_credit="causal").turns)
     pulls = (right - right.mean(dim=1, keepdim=True)) * turns[..., 1]
     every = (right - right.mean(dim=1, keepdim=True)) * turns[..., 0]
     assert float(pulls.mean()) == pytest.approx(float(every.mean()), abs=0.002)
@@ -128,11 +131,13 @@ def test_causal_credit_adds_up_over_many_groups_to_the_credit_of_episodes():
 
 def test_causal_credit_says_what_it_lacks():
     with pytest.raises(ValueError, match=r"causal look_credit: expected Rollout.weights"):
-        credit([group(rollout(0.0), rollout(1.0))], look_credit="causal")
+        compute_advantages([group(rollout(0.0), rollout(1.0))], look_credit="causal")
     terms = {"terms": {"accuracy": 1.0}, "weights": {"accuracy": 1.0}}
     with pytest.raises(ValueError, match=r"expected a term 'look', got \['accuracy'\]"):
-        credit([group(rollout(1.0, **terms), rollout(1.0, **terms))], look_credit="causal")
+        compute_advantages(
+            [group(rollout(1.0, **terms), rollout(1.0, **terms))], look_credit="causal"
+        )
     bare = looker(1.0, 0.0)
     del bare.info["looks_left"]
     with pytest.raises(ValueError, match=r'expected Rollout.info\["looks_left"\], got none'):
-        credit([group(bare, looker(0.0, 0.0))], look_credit="causal")
+        compute_advantages([group(bare, looker(0.0, 0.0))], look_credit="causal")

@@ -6,14 +6,14 @@ from dataclasses import replace
 from dip_agents.engines.base import Sampling
 from dip_agents.engines.hf import HFEngine
 from dip_agents.grpo.batch import training_batch
-from dip_agents.grpo.credit import credit
-from dip_agents.grpo.gather import everyones_groups
+from dip_agents.grpo.credit import compute_advantages
+from dip_agents.grpo.gather import all_gather_groups
 from dip_agents.grpo.metrics import rollout_metrics
-from dip_agents.grpo.rollouts import collect
-from dip_agents.runtime.distributed import Ranks
+from dip_agents.grpo.rollouts import collect_rollouts
+from dip_agents.runtime.distributed import DistributedContext
 
 
-class Pretended(Ranks):
+class Pretended(DistributedContext):
     """One of two ranks; what the other sends is given, as bytes."""
 
     def __init__(self, index, other=b""):
@@ -26,28 +26,28 @@ class Pretended(Ranks):
         return [value, received] if self.index == 0 else [received, value]
 
 
-def test_every_rank_computes_the_same_from_what_it_knows_of_all(micro, toy, brief_rules):
-    groups = collect(
+def test_every_rank_computes_the_same_from_what_it_knows_of_all(micro, toy, minimal_prompt_rules):
+    groups = collect_rollouts(
         HFEngine(micro("qwen3_vl")),
         toy,
         [0, 1, 2],
         3,
-        brief_rules,
+        minimal_prompt_rules,
         seed=1,
         sampling=Sampling(1.0, 12, 300),
     )
     for group in groups:  # rewards that differ, so that there is something to compare
         group.rollouts[:] = [replace(r, reward=n / 4) for n, r in enumerate(group.rollouts)]
     first = Pretended(0)
-    everyones_groups(groups[:2], first)
+    all_gather_groups(groups[:2], first)
     second = Pretended(1, first.sent)
-    known = everyones_groups(groups[2:], second)
+    known = all_gather_groups(groups[2:], second)
 
     assert [group.here for group in known] == [False, False, True]
     assert known[2] is groups[2]
     assert [group.scene_index for group in known] == [0, 1, 2]
-    advantages = credit(known, "batch_std")
-    assert advantages.values.equal(credit(groups, "batch_std").values)
+    advantages = compute_advantages(known, "batch_std")
+    assert advantages.values.equal(compute_advantages(groups, "batch_std").values)
     assert rollout_metrics(known, advantages) == rollout_metrics(groups, advantages)
     batch, whole = training_batch(known, advantages), training_batch(groups, advantages)
     assert (batch.counts, batch.origins) == (whole.counts, whole.origins)
@@ -60,4 +60,4 @@ def test_every_rank_computes_the_same_from_what_it_knows_of_all(micro, toy, brie
 
 def test_a_process_alone_keeps_its_groups_as_they_are():
     groups = [object(), object()]
-    assert everyones_groups(groups, Ranks()) == groups
+    assert all_gather_groups(groups, DistributedContext()) == groups

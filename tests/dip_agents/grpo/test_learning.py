@@ -15,7 +15,7 @@ import dip_agents.grpo.updater
 from dip_agents.engines.base import Sampling
 from dip_agents.engines.hf import HFEngine
 from dip_agents.grpo.config import GRPOConfig
-from dip_agents.grpo.rollouts import collect
+from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.models.loading import load_model
 from dip_env.config import RewardConfig
@@ -51,7 +51,9 @@ def learn(source) -> tuple[float, float]:
     def play(step, scenes=None, members=CONFIG.group_size):
         first = step * CONFIG.scenes_per_step
         scenes = scenes or range(first, first + CONFIG.scenes_per_step)
-        return collect(engine, source, scenes, members, rules, seed=0, step=step, sampling=LIMIT)
+        return collect_rollouts(
+            engine, source, scenes, members, rules, seed=0, step=step, sampling=LIMIT
+        )
 
     def measure():
         groups = play(0, HELD_OUT, 2)

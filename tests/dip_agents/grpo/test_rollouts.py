@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dip_agents.engines.base import Sample, Sampling
 from dip_agents.engines.hf import HFEngine
 from dip_agents.grpo.metrics import ENDINGS
-from dip_agents.grpo.rollouts import collect
+from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.objectives.turn_advantages import turn_segments
 from dip_env.group import EpisodeGroup
 from dip_env.scenes import ToyScenes
@@ -19,15 +19,17 @@ from dip_wrappers.traces import TraceWriter, load_traces
 
 def play(vlm, toy, rules, **changes):
     sampling = Sampling(changes.pop("temperature", 1.0), 24, changes.pop("token_budget", 260))
-    return collect(
+    return collect_rollouts(
         HFEngine(vlm), toy, [0, 1], 3, rules, **({"seed": 0, "sampling": sampling} | changes)
     )
 
 
-def test_buffers_hold_what_was_said_and_the_rewards_of_the_environment(micro, toy, brief_rules):
+def test_buffers_hold_what_was_said_and_the_rewards_of_the_environment(
+    micro, toy, minimal_prompt_rules
+):
     vlm = micro("qwen3_vl")
-    for group in play(vlm, toy, brief_rules):
-        replay = EpisodeGroup(toy[group.scene_index], brief_rules, 3)
+    for group in play(vlm, toy, minimal_prompt_rules):
+        replay = EpisodeGroup(toy[group.scene_index], minimal_prompt_rules, 3)
         said = []
         for rollout in group.rollouts:
             buffer = rollout.buffer
@@ -46,9 +48,11 @@ def test_buffers_hold_what_was_said_and_the_rewards_of_the_environment(micro, to
 @pytest.mark.grpo_property(8)
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @torch.no_grad()
-def test_sampler_and_trainer_speak_of_the_same_distribution(micro, toy, brief_rules, temperature):
+def test_sampler_and_trainer_speak_of_the_same_distribution(
+    micro, toy, minimal_prompt_rules, temperature
+):
     vlm = micro("qwen3_vl")
-    groups = play(vlm, toy, brief_rules, temperature=temperature)
+    groups = play(vlm, toy, minimal_prompt_rules, temperature=temperature)
     buffers = [rollout.buffer for group in groups for rollout in group.rollouts]
     out = vlm.token_logprobs(buffers, temperature)
     for row, buffer in enumerate(buffers):
@@ -58,21 +62,21 @@ def test_sampler_and_trainer_speak_of_the_same_distribution(micro, toy, brief_ru
 
 
 @pytest.mark.grpo_property(11)
-def test_the_same_seed_and_step_say_the_same_and_members_differ(micro, toy, brief_rules):
+def test_the_same_seed_and_step_say_the_same_and_members_differ(micro, toy, minimal_prompt_rules):
     vlm = micro("qwen3_vl")
-    first, again = play(vlm, toy, brief_rules), play(vlm, toy, brief_rules)
-    other = play(vlm, toy, brief_rules, step=1)
+    first, again = play(vlm, toy, minimal_prompt_rules), play(vlm, toy, minimal_prompt_rules)
+    other = play(vlm, toy, minimal_prompt_rules, step=1)
     ids = [[r.buffer.ids for g in groups for r in g.rollouts] for groups in (first, again, other)]
     assert ids[0] == ids[1] != ids[2]
     assert first[0].rollouts[0].buffer.ids != first[0].rollouts[1].buffer.ids
 
 
 def test_an_observation_without_room_ends_the_episode_before_it_is_appended(
-    micro, toy, brief_rules
+    micro, toy, minimal_prompt_rules
 ):
     vlm = micro("qwen3_vl")
-    prompt = len(play(vlm, toy, brief_rules)[0].rollouts[0].buffer.ids)
-    tight = play(vlm, toy, brief_rules, token_budget=60)
+    prompt = len(play(vlm, toy, minimal_prompt_rules)[0].rollouts[0].buffer.ids)
+    tight = play(vlm, toy, minimal_prompt_rules, token_budget=60)
     assert prompt > 60
     for rollout in (r for g in tight for r in g.rollouts):
         assert rollout.info["ending"] == "token_budget"
@@ -103,10 +107,10 @@ TURNS = st.one_of(
 
 @pytest.mark.grpo_property(7)
 def test_whatever_is_said_and_however_little_room_there_is_every_image_is_whole(
-    micro, brief_rules, speaker
+    micro, minimal_prompt_rules, speaker
 ):
     chat, scenes, seen = micro("qwen3_vl").chat, ToyScenes(), Counter()
-    first = [EpisodeGroup(scenes[i], brief_rules).episodes[0].opening for i in (0, 1)]
+    first = [EpisodeGroup(scenes[i], minimal_prompt_rules).episodes[0].opening for i in (0, 1)]
     longest = max(len(chat.opening([message])[0]) for message in first)
 
     @settings(max_examples=150)
@@ -118,10 +122,10 @@ def test_whatever_is_said_and_however_little_room_there_is_every_image_is_whole(
         max_turns=st.sampled_from([4, 3, 2, 1]),
     )
     def holds(lines, room, max_new_tokens, max_looks, max_turns):
-        rules = replace(brief_rules, max_looks=max_looks, max_turns=max_turns)
+        rules = replace(minimal_prompt_rules, max_looks=max_looks, max_turns=max_turns)
         engine, budget = speaker(chat, lines), longest + room
         sampling = Sampling(1.0, max_new_tokens, budget)
-        groups = collect(engine, scenes, [0, 1], 2, rules, seed=0, sampling=sampling)
+        groups = collect_rollouts(engine, scenes, [0, 1], 2, rules, seed=0, sampling=sampling)
         rollouts = [rollout for group in groups for rollout in group.rollouts]
         for rollout, fed in zip(rollouts, engine.fed, strict=True):
             buffer, info = rollout.buffer, rollout.info
@@ -154,14 +158,16 @@ def test_whatever_is_said_and_however_little_room_there_is_every_image_is_whole(
 
 @pytest.mark.grpo_property(7)
 def test_there_is_room_for_a_token_after_every_observation_at_every_budget(
-    micro, toy, brief_rules, speaker
+    micro, toy, minimal_prompt_rules, speaker
 ):
     chat, endings = micro("qwen3_vl").chat, set()
-    opening = len(chat.opening([EpisodeGroup(toy[0], brief_rules).episodes[0].opening])[0])
+    opening = len(chat.opening([EpisodeGroup(toy[0], minimal_prompt_rules).episodes[0].opening])[0])
     for budget in range(opening, opening + 140):
         engine = speaker(chat, [["<look>[[5,5,60,60]]</look>", "<answer>[]</answer>"]])
         sampling = Sampling(1.0, 40, budget)
-        [group] = collect(engine, toy, [0], 1, brief_rules, seed=0, sampling=sampling)
+        [group] = collect_rollouts(
+            engine, toy, [0], 1, minimal_prompt_rules, seed=0, sampling=sampling
+        )
         [rollout] = group.rollouts
         endings.add((len(rollout.buffer.images), rollout.info["ending"]))
         assert rollout.buffer.ids == engine.fed[0]
@@ -170,17 +176,17 @@ def test_there_is_room_for_a_token_after_every_observation_at_every_budget(
     assert endings == {(1, "token_budget"), (2, "token_budget"), (2, "answer")}
 
 
-def test_traces_are_written_with_the_rollouts(micro, toy, brief_rules, tmp_path):
+def test_traces_are_written_with_the_rollouts(micro, toy, minimal_prompt_rules, tmp_path):
     with TraceWriter(tmp_path, source="toy") as writer:
-        groups = play(micro("qwen3_vl"), toy, brief_rules, writer=writer)
+        groups = play(micro("qwen3_vl"), toy, minimal_prompt_rules, writer=writer)
     traces = load_traces(tmp_path)
     assert len(traces) == 6
     assert all(trace.ended for trace in traces)
     assert sorted(t.reward for t in traces) == sorted(r.reward for g in groups for r in g.rollouts)
 
 
-def test_anchors_name_what_each_turn_was_shown(micro, toy, brief_rules):
-    groups = play(micro("qwen3_vl"), toy, brief_rules)
+def test_anchors_name_what_each_turn_was_shown(micro, toy, minimal_prompt_rules):
+    groups = play(micro("qwen3_vl"), toy, minimal_prompt_rules)
     for group in groups:
         anchors = [rollout.info["anchors"] for rollout in group.rollouts]
         assert len({row[0] for row in anchors}) == 1  # all see the same overview first
@@ -197,23 +203,25 @@ def test_anchors_name_what_each_turn_was_shown(micro, toy, brief_rules):
     assert groups[0].rollouts[0].info["anchors"][0] != groups[1].rollouts[0].info["anchors"][0]
 
 
-def test_the_reward_is_the_weighted_sum_of_the_terms(micro, toy, brief_rules):
-    for group in play(micro("qwen3_vl"), toy, brief_rules):
+def test_the_reward_is_the_weighted_sum_of_the_terms(micro, toy, minimal_prompt_rules):
+    for group in play(micro("qwen3_vl"), toy, minimal_prompt_rules):
         for rollout in group.rollouts:
-            assert rollout.weights == brief_rules.reward.weights
+            assert rollout.weights == minimal_prompt_rules.reward.weights
             total = sum(rollout.weights[name] * value for name, value in rollout.terms.items())
             assert rollout.reward == pytest.approx(total)
 
 
-def test_an_answer_cut_by_the_budget_in_the_last_turn_counts_as_cut(micro, toy, brief_rules):
+def test_an_answer_cut_by_the_budget_in_the_last_turn_counts_as_cut(
+    micro, toy, minimal_prompt_rules
+):
     vlm = micro("qwen3_vl")
-    rules = replace(brief_rules, max_turns=1)
+    rules = replace(minimal_prompt_rules, max_turns=1)
     prompt = play(vlm, toy, rules)[0].rollouts[0].buffer.loss_mask.index(1)
     sampling = Sampling(1.0, 64, prompt + 20)  # the turn may be longer than what is left
-    groups = collect(HFEngine(vlm), toy, [0], 4, rules, seed=0, sampling=sampling)
+    groups = collect_rollouts(HFEngine(vlm), toy, [0], 4, rules, seed=0, sampling=sampling)
     assert [len(r.buffer) for r in groups[0].rollouts] == [prompt + 20] * 4
     assert {r.info["ending"] for r in groups[0].rollouts} == {"token_budget"}
-    roomy = collect(
+    roomy = collect_rollouts(
         HFEngine(vlm), toy, [0], 4, rules, seed=0, sampling=Sampling(1.0, 20, prompt + 64)
     )
     assert {r.info["ending"] for r in roomy[0].rollouts} == {"max_turns"}
@@ -232,9 +240,11 @@ class Says:
                 reply(row, Sample(tuple(ids), (0.0,) * len(ids), truncated=False))
 
 
-def test_each_turn_knows_how_often_it_could_look(micro, toy, brief_rules):
+def test_each_turn_knows_how_often_it_could_look(micro, toy, minimal_prompt_rules):
     look, answer = "<think>a</think><look>[[0,0,30,30]]</look>", "<answer>[]</answer>"
     engine = Says(micro("qwen3_vl"), [[look, answer], [answer], ["neither", answer]])
-    (group,) = collect(engine, toy, [0], 3, replace(brief_rules, max_looks=1), seed=0)
+    (group,) = collect_rollouts(
+        engine, toy, [0], 3, replace(minimal_prompt_rules, max_looks=1), seed=0
+    )
     assert [r.info["looks_left"] for r in group.rollouts] == [[1, 0], [1], [1, 1]]
     assert [r.info["regions"] for r in group.rollouts] == [1, 0, 0]

@@ -9,16 +9,16 @@ from dip_agents.engines.hf import HFEngine
 from dip_agents.grpo.config import GRPOConfig
 from dip_agents.grpo.run import (
     _reference,
-    measure_model,
-    reinforce,
+    evaluate_model,
+    fine_tune,
     report_gain,
     scene_indices,
-    teach,
+    train_grpo,
 )
 from dip_agents.models.loading import LoadedModel, load_model, tiny_texts
 from dip_agents.models.tiny.model import build_tiny
 from dip_agents.models.vlm import VLM
-from dip_agents.runtime.distributed import Ranks
+from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.runtime.logger import read_metrics
 from dip_agents.sft.trainer import SFTConfig
 from dip_agents.tokens.buffer import TokenBuffer
@@ -29,7 +29,7 @@ from dip_wrappers.traces import load_traces, replay
 
 LIMITS = {"max_new_tokens": 48, "token_budget": 300}
 RULES = EpisodeConfig(
-    view_size=128, crop_size=64, max_looks=1, max_regions=2, max_turns=3, brief=True
+    view_size=128, crop_size=64, max_looks=1, max_regions=2, max_turns=3, minimal_prompt=True
 )
 
 
@@ -63,13 +63,13 @@ def taught(tmp_path_factory):
         steps=70, batch_size=4, learning_rate=4e-3, warmup_steps=5, workers=0, checkpoint_every=70
     )
     with (out / "console.txt").open("w") as file:
-        teach(loaded, ToyScenes(), RULES, settings, 4, out, console=Console(file=file))
+        fine_tune(loaded, ToyScenes(), RULES, settings, 4, out, console=Console(file=file))
     return out / "model"
 
 
 def reinforced(folder, toy, config, out, quiet, **changes):
     loaded = load_model(str(folder), dtype="float32")
-    reinforce(loaded, toy, RULES, config, out, **LIMITS, console=quiet, **changes)
+    train_grpo(loaded, toy, RULES, config, out, **LIMITS, console=quiet, **changes)
     return loaded.vlm
 
 
@@ -78,7 +78,7 @@ def test_a_run_on_the_real_model_goes_on_bit_for_bit(
     taught, toy, config, tmp_path, quiet, monkeypatch
 ):
     config = replace(
-        config, equal_groups="resample", max_resamples=1, advantage="gigpo",
+        config, zero_variance_groups="resample", max_resamples=1, advantage="gigpo",
         entropy_target=0.5, reward_schedule=("look_weight:1=0.1,3=0.5", "iou:1=0.3,2=0.5"),
     )  # fmt: skip
     whole = reinforced(taught, toy, config, tmp_path / "whole", quiet)
@@ -129,8 +129,8 @@ def test_a_kl_keeps_the_policy_near_where_it_started(taught, toy, config, tmp_pa
 
 def test_the_gain_is_paired_and_kept(taught, toy, tmp_path, quiet):
     vlm = load_model(str(taught), dtype="float32").vlm
-    result = measure_model(vlm, toy, range(4), RULES, **LIMITS, out=tmp_path / "before")
-    again = measure_model(vlm, toy, range(4), RULES, **LIMITS)
+    result = evaluate_model(vlm, toy, range(4), RULES, **LIMITS, out=tmp_path / "before")
+    again = evaluate_model(vlm, toy, range(4), RULES, **LIMITS)
     report_gain(result, again, tmp_path, quiet)
     kept = json.loads((tmp_path / "result.json").read_text())
     assert kept["paired_gain"]["reward"]["value"] == 0.0
@@ -178,7 +178,7 @@ def test_the_scheduled_reward_is_the_one_that_is_paid(taught, toy, config, tmp_p
 class Elsewhere(HFEngine):
     """The same weights, said to be another engine that rounds a little."""
 
-    same_model = False
+    exact_logprobs = False
 
     def __init__(self, vlm):
         super().__init__(vlm)
@@ -193,7 +193,7 @@ def test_another_engine_gets_the_weights_each_step_and_its_tokens_are_weighed(
 ):
     loaded = load_model(str(taught), dtype="float32")
     engine = Elsewhere(loaded.vlm)
-    reinforce(loaded, toy, RULES, config, tmp_path, engine=engine, **LIMITS, console=quiet)
+    train_grpo(loaded, toy, RULES, config, tmp_path, engine=engine, **LIMITS, console=quiet)
     assert len(engine.versions) == len(set(engine.versions)) == config.steps
     rows = read_metrics(tmp_path / "metrics.jsonl")
     learned = [row for row in rows if row["train/updates"]]
@@ -205,13 +205,13 @@ def test_another_engine_gets_the_weights_each_step_and_its_tokens_are_weighed(
 def test_an_engine_that_serves_two_runs_never_meets_a_version_again(
     taught, toy, config, tmp_path, quiet
 ):
-    config = replace(config, steps=2, equal_groups="resample", max_resamples=1)
+    config = replace(config, steps=2, zero_variance_groups="resample", max_resamples=1)
     loaded = load_model(str(taught), dtype="float32")
     engine, runs = Elsewhere(loaded.vlm), []
     for name in ("one", "two"):
         engine.versions = []
         settings = {**LIMITS, "console": quiet, "engine": engine}
-        reinforce(loaded, toy, RULES, config, tmp_path / name, **settings)
+        train_grpo(loaded, toy, RULES, config, tmp_path / name, **settings)
         runs.append(set(engine.versions))
     # Further rounds of a step play with the same weights, which need no handing over.
     assert [len(run) for run in runs] == [2, 2]
@@ -232,9 +232,9 @@ def test_huge_sources_never_repeat_a_scene():
     assert len(set(seen)) == len(seen)
 
 
-def test_a_frozen_copy_is_the_reference_of_every_family(generic_micro, brief_rules):
+def test_a_frozen_copy_is_the_reference_of_every_family(generic_micro, minimal_prompt_rules):
     vlm = generic_micro("llava")
-    reference = _reference(vlm, vlm, GRPOConfig(kl_weight=0.1), Ranks())
+    reference = _reference(vlm, vlm, GRPOConfig(kl_weight=0.1), DistributedContext())
     buffer = TokenBuffer(vlm.image_token_id)
     buffer.append_env(vlm.chat.tokenizer.encode("people"))
     buffer.append_policy(vlm.chat.policy_ids("<answer>[]</answer>"), None)

@@ -30,7 +30,7 @@ from dip_agents.models.loading import LoadedModel, load_model, tiny_texts
 from dip_agents.models.tiny.model import build_tiny
 from dip_agents.models.vlm import VLM
 from dip_agents.runtime.checkpoints import latest_checkpoint, load_checkpoint
-from dip_agents.runtime.distributed import Ranks
+from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.runtime.logger import read_metrics
 from dip_agents.sft.trainer import SFTConfig
 from dip_env.config import EpisodeConfig
@@ -40,7 +40,7 @@ from dip_env.scenes import ToyScenes
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[3]
 RULES = EpisodeConfig(
-    view_size=128, crop_size=64, max_looks=1, max_regions=2, max_turns=3, brief=True
+    view_size=128, crop_size=64, max_looks=1, max_regions=2, max_turns=3, minimal_prompt=True
 )
 CONFIG = GRPOConfig(
     steps=3,
@@ -160,7 +160,7 @@ def run_rank(folder, name, index, count, port, sharded, settings):
     if sharded:
         os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
     try:
-        with Ranks.launched(60, "cpu") as ranks:
+        with DistributedContext.launched(60, "cpu") as ranks:
             reinforce(ranks, folder, name, **settings)
     except DipError as error:
         (folder / f"{name}_{index}.txt").write_text(f"{type(error).__name__}: {error}")
@@ -229,8 +229,8 @@ def test_something_was_learned_in_every_step(played):
     for name in ("alone", "alone_lora"):
         after = weights(played / name)
         assert max(float((before[key] - after[key]).abs().max()) for key in before) > 1e-4
-        mixed = [row["group/frac_mixed"] for row in metrics(played / name)]
-        assert mixed == pytest.approx([1.0, 2 / 3, 1.0])
+        informative = [row["group/frac_informative"] for row in metrics(played / name)]
+        assert informative == pytest.approx([1.0, 2 / 3, 1.0])
 
 
 @pytest.mark.parametrize("run", ["ddp", "fsdp", "ddp_lora", "fsdp_lora"])

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dip_agents.grpo.batch import training_batch
 from dip_agents.grpo.config import GRPOConfig
-from dip_agents.grpo.credit import credit
+from dip_agents.grpo.credit import compute_advantages
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.grpo.updater import NonFiniteUpdateError
 from dip_agents.objectives.advantages import AdvantageKind
@@ -152,7 +152,7 @@ def make_trainer(config: GRPOConfig = SMALL, folder: Path | None = None, **more)
 def play_batch(trainer: GRPOTrainer, groups=None):
     torch.manual_seed(1), random.seed(1), np.random.seed(1)
     groups = groups or trainer.collect(1)
-    return training_batch(groups, credit(groups, trainer.config.advantage))
+    return training_batch(groups, compute_advantages(groups, trainer.config.advantage))
 
 
 def gradient_of(trainer: GRPOTrainer, batch) -> list[Tensor]:
@@ -270,10 +270,10 @@ def test_lonely_and_equally_paid_rollouts_give_exactly_no_gradient(kind, members
     for group, reward in zip(groups, (0.0, 1 / 3, 1.0), strict=True):  # scenes may differ
         for rollout in group.rollouts:
             rollout.reward, rollout.terms = reward, {"accuracy": reward}
-    advantages = credit(groups, kind)
+    advantages = compute_advantages(groups, kind)
     assert len(training_batch(groups, advantages).buffers) == 0
     # Even if they were let through, each of their tokens would push by exactly nothing.
-    let_through = replace(advantages, mixed=torch.ones_like(advantages.mixed))
+    let_through = replace(advantages, informative=torch.ones_like(advantages.informative))
     batch = training_batch(groups, let_through)
     assert len(batch.buffers) == 3 * members
     assert not any(grad.any() for grad in gradient_of(trainer, batch))
@@ -281,7 +281,7 @@ def test_lonely_and_equally_paid_rollouts_give_exactly_no_gradient(kind, members
     if members > 1:
         best = groups[1].rollouts[0]
         best.reward, best.terms = 0.5, {"accuracy": 0.5}
-        uneven = training_batch(groups, credit(groups, kind))
+        uneven = training_batch(groups, compute_advantages(groups, kind))
         assert {scene for scene, _ in uneven.origins} == {2}
         assert any(grad.any() for grad in gradient_of(make_trainer(config), uneven))
 
@@ -514,7 +514,7 @@ def equal(groups, rows):
 def resampling(max_resamples=3, equal_rows=(0, 2), more_equal_rows=(1,), **changes):
     """A trainer whose first rounds hold some equal groups; returns it and the rounds it asked."""
     config = replace(
-        SMALL, equal_groups="resample", max_resamples=max_resamples, micro_batch_size=None,
+        SMALL, zero_variance_groups="resample", max_resamples=max_resamples, micro_batch_size=None,
         scenes_per_step=3, **changes,
     )  # fmt: skip
     asked = []
@@ -541,7 +541,7 @@ def test_further_scenes_are_played_until_enough_groups_are_mixed():
     groups, advantages = trainer.play(5)
     # One mixed group of three, then two more.
     assert asked == [(5, 1)]
-    assert advantages.mixed.tolist() == [False, True, False, True, False, True]
+    assert advantages.informative.tolist() == [False, True, False, True, False, True]
     batch = training_batch(groups, advantages, most_groups=3)
     assert len(batch.buffers) == 12
     assert batch.dropped["rollout/dropped_equal_rewards"] == 12
@@ -553,7 +553,7 @@ def test_the_rounds_of_further_scenes_end_and_surplus_groups_are_left_out():
     assert asked == [(1, 1), (1, 2)]
     trainer, asked = resampling(equal_rows=(0,), more_equal_rows=())
     groups, advantages = trainer.play(1)
-    assert advantages.mixed.sum() == 5
+    assert advantages.informative.sum() == 5
     batch = training_batch(groups, advantages, most_groups=3)
     assert len(batch.buffers) == 12
     assert batch.dropped["rollout/dropped_surplus"] == 8
@@ -571,7 +571,7 @@ def test_the_share_of_mixed_groups_is_logged_before_any_is_left_out(tmp_path):
     trainer.train()
     (row,) = read_metrics(tmp_path / "metrics.jsonl")
     assert row["group/played"] == 6
-    assert row["group/frac_mixed"] == row["group/frac_equal"] == 0.5
+    assert row["group/frac_informative"] == row["group/frac_zero_variance"] == 0.5
     assert row["train/tokens"] > 0
     assert 0 < row["time/environment_share"] < 1
     spent = sum(row[f"time/{name}"] for name in ("collect", "update", "completions"))
@@ -579,8 +579,10 @@ def test_the_share_of_mixed_groups_is_logged_before_any_is_left_out(tmp_path):
 
 
 def test_resampling_without_a_function_for_it_is_refused():
-    with pytest.raises(ConfigError, match="equal_groups: expected 'drop' without collect_more"):
-        make_trainer(replace(SMALL, equal_groups="resample"))
+    with pytest.raises(
+        ConfigError, match="zero_variance_groups: expected 'drop' without collect_more"
+    ):
+        make_trainer(replace(SMALL, zero_variance_groups="resample"))
 
 
 def test_the_entropy_target_and_a_shrunken_limit_are_part_of_the_checkpoint(tmp_path):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from dip_agents.grpo.batch import TrainingBatch
 from dip_agents.grpo.config import GRPOConfig
 from dip_agents.grpo.updater import RolloutTooLongError, Updater, out_of_memory
-from dip_agents.runtime.distributed import Ranks
+from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.tokens.buffer import TokenBuffer
 
 
@@ -191,7 +191,7 @@ def test_every_loss_under_every_aggregation_is_independent_of_micro_batches(kind
         torch.testing.assert_close(table, tables[0], atol=1e-5, rtol=0)
 
 
-class Neighbour(Ranks):
+class Neighbour(DistributedContext):
     """One of two ranks that are threads of this process."""
 
     def __init__(self, index, meeting, table):

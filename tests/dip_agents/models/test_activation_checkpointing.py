@@ -3,7 +3,7 @@ import copy
 import torch
 from torch import nn
 
-from dip_agents.models.activation_checkpointing import recompute_activations
+from dip_agents.models.activation_checkpointing import enable_activation_checkpointing
 
 
 class Layer(nn.Module):
@@ -37,8 +37,8 @@ def test_results_and_gradients_stay_and_less_is_kept():
     layer, states = Layer().eval(), torch.randn(3, 4, requires_grad=True)
     before = kept(lambda: layer(states, scale=2.0))
     plain = gradients(layer, states)
-    recompute_activations([layer])
-    recompute_activations([layer])
+    enable_activation_checkpointing([layer])
+    enable_activation_checkpointing([layer])
     # Autograd keeps the insides under a frame of their own, as placeholders without data.
     assert kept(lambda: layer(states, scale=2.0)) < before
     for one, other in zip(plain, gradients(layer, states), strict=True):
@@ -47,7 +47,7 @@ def test_results_and_gradients_stay_and_less_is_kept():
 
 def test_the_inside_runs_again_for_gradients_only():
     layer, calls = Layer(), []
-    recompute_activations([layer])
+    enable_activation_checkpointing([layer])
     layer.inner.register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():
         layer(torch.ones(1, 4), scale=1.0)
@@ -58,7 +58,7 @@ def test_the_inside_runs_again_for_gradients_only():
 
 def test_a_copy_recomputes_with_its_own_weights():
     layer = Layer()
-    recompute_activations([layer])
+    enable_activation_checkpointing([layer])
     other = copy.deepcopy(layer)
     nn.init.zeros_(other.inner.weight)
     nn.init.zeros_(other.inner.bias)

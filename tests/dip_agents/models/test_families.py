@@ -10,7 +10,7 @@ import torch
 from dip_agents.engines.base import Sampling
 from dip_agents.engines.choose import engine_for
 from dip_agents.grpo.config import GRPOConfig
-from dip_agents.grpo.rollouts import RolloutGroup, collect
+from dip_agents.grpo.rollouts import RolloutGroup, collect_rollouts
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.models.loading import load_model, save_model, tiny_texts
 from dip_agents.models.tiny.model import build_tiny
@@ -38,7 +38,7 @@ def folder(request, tmp_path_factory):
         crop_size=2 * 2 * patch,
         size_multiple=2 * patch,
         max_turns=2,
-        brief=True,
+        minimal_prompt=True,
     )
     where = tmp_path_factory.mktemp(request.param)
     save_model(VLM(model, processor), where, rules)
@@ -69,7 +69,7 @@ def test_a_folder_of_either_family_learns_whole_and_with_lora(folder, rank, toy,
 
     def play(step):
         groups = paid_for_small_ids(
-            collect(
+            collect_rollouts(
                 engine,
                 toy,
                 [0],

@@ -3,7 +3,7 @@ from types import SimpleNamespace
 import pytest
 
 from dip_agents.models.fsdp import ShardedVLM
-from dip_agents.runtime.distributed import Ranks
+from dip_agents.runtime.distributed import DistributedContext
 from dip_env.errors import ConfigError
 
 
@@ -17,4 +17,4 @@ def test_a_split_model_shares_prompts_as_the_whole_one_does(shares):
 
 def test_other_families_are_refused_by_name(generic_micro):
     with pytest.raises(ConfigError, match="FSDP2: expected a Qwen-VL model, got Llava"):
-        ShardedVLM(generic_micro("llava"), Ranks())
+        ShardedVLM(generic_micro("llava"), DistributedContext())

@@ -11,12 +11,12 @@ from transformers import DynamicCache
 from dip_agents.engines.base import Sampling
 from dip_agents.engines.choose import engine_for
 from dip_agents.grpo.config import GRPOConfig
-from dip_agents.grpo.rollouts import collect
+from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.models.generic_vlm import GenericVLM
 from dip_agents.models.loading import _with_lora, load_model, rules_of, save_model, tiny_texts
 from dip_agents.models.tiny.generic import build_generic
-from dip_agents.sft.demonstrations import Lesson
+from dip_agents.sft.demonstrations import Demonstration
 from dip_agents.sft.trainer import SFTConfig, sft_loss, train_sft
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_env.config import EpisodeConfig
@@ -140,13 +140,15 @@ def test_a_family_without_marked_layers_is_told(generic_micro, monkeypatch):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_update_raises_the_logprob_of_what_paid(family, toy, brief_rules):
+def test_an_update_raises_the_logprob_of_what_paid(family, toy, minimal_prompt_rules):
     """Pay for odd first tokens: after one step they must have gained on the others."""
     vlm = fresh(family)
     engine = engine_for(vlm)
     sampling = Sampling(1.0, 8, 600)
 
-    played = collect(engine, toy, [0], 4, brief_rules, seed=0, step=1, sampling=sampling)[0]
+    played = collect_rollouts(
+        engine, toy, [0], 4, minimal_prompt_rules, seed=0, step=1, sampling=sampling
+    )[0]
     rollouts = [
         replace(rollout, reward=float(rollout.buffer.ids[rollout.buffer.loss_mask.index(1)] % 2))
         for rollout in played.rollouts
@@ -212,13 +214,13 @@ def test_a_lora_learns_in_the_language_part_of_every_family():
 
 def test_demonstrations_are_learned(tmp_path):
     vlm = fresh("llava")
-    lessons = [Lesson(buffer, [], []) for buffer in conversations(vlm)]
-    before = sft_loss(vlm, lessons, None, 0.0, 0.0).text
+    demonstrations = [Demonstration(buffer, [], []) for buffer in conversations(vlm)]
+    before = sft_loss(vlm, demonstrations, None, 0.0, 0.0).text
     config = SFTConfig(steps=15, batch_size=3, learning_rate=3e-3, warmup_steps=1, workers=0)
-    train_sft(vlm, lessons, config)
-    assert sft_loss(vlm, lessons, None, 0.0, 0.0).text < 0.8 * before
+    train_sft(vlm, demonstrations, config)
+    assert sft_loss(vlm, demonstrations, None, 0.0, 0.0).text < 0.8 * before
     with pytest.raises(ConfigError, match="dense_weight: expected 0"):
-        train_sft(vlm, lessons, SFTConfig(dense_weight=1.0))
+        train_sft(vlm, demonstrations, SFTConfig(dense_weight=1.0))
 
 
 class TestRefusals:

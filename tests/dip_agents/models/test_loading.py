@@ -9,25 +9,25 @@ from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
 
 
-def test_a_saved_model_comes_back_with_its_rules(fresh_micro, tmp_path, brief_rules):
+def test_a_saved_model_comes_back_with_its_rules(fresh_micro, tmp_path, minimal_prompt_rules):
     vlm = fresh_micro()
-    save_model(vlm, tmp_path, brief_rules)
+    save_model(vlm, tmp_path, minimal_prompt_rules)
     again = load_model(str(tmp_path), dtype="float32")
-    assert again.rules == rules_of(str(tmp_path)) == brief_rules
+    assert again.rules == rules_of(str(tmp_path)) == minimal_prompt_rules
     assert again.trained
     for name, tensor in vlm.state_dict().items():
         assert torch.equal(tensor, again.vlm.state_dict()[name]), name
 
 
-def test_a_lora_is_merged_into_what_is_saved(fresh_micro, tmp_path, brief_rules):
-    save_model(fresh_micro(), tmp_path / "base", brief_rules)
+def test_a_lora_is_merged_into_what_is_saved(fresh_micro, tmp_path, minimal_prompt_rules):
+    save_model(fresh_micro(), tmp_path / "base", minimal_prompt_rules)
     lora = load_model(str(tmp_path / "base"), lora_rank=2, dtype="float32").vlm
     learns = [n for n, p in lora.model.named_parameters() if p.requires_grad]
     assert learns and all("lora_" in n and "language_model" in n for n in learns)
     with torch.no_grad():
         for parameter in lora.trainable_parameters():
             parameter.fill_(0.1)
-    save_model(lora, tmp_path / "merged", brief_rules)
+    save_model(lora, tmp_path / "merged", minimal_prompt_rules)
     merged = load_model(str(tmp_path / "merged"), dtype="float32").vlm
     base = load_model(str(tmp_path / "base"), dtype="float32").vlm
     name = "model.language_model.layers.0.self_attn.q_proj.weight"

@@ -4,9 +4,9 @@ import torch
 
 from dip_agents.engines.base import Sampling
 from dip_agents.engines.hf import HFEngine
-from dip_agents.grpo.rollouts import collect
+from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.models.vlm import VLM
-from dip_agents.objectives.policy_loss import policy_loss
+from dip_agents.objectives.losses import policy_loss
 from dip_agents.tokens.buffer import PlaceholderError, TokenBuffer
 from dip_env.episode import Message
 
@@ -188,7 +188,7 @@ def test_a_lora_checkpoint_holds_the_adapter_only_and_comes_back(fresh_micro):
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_frozen_vision_tower_sees_an_image_once_and_one_that_learns_each_time(
-    fresh_micro, toy, brief_rules, monkeypatch, frozen
+    fresh_micro, toy, minimal_prompt_rules, monkeypatch, frozen
 ):
     vlm = fresh_micro()
     vlm.core.model.visual.requires_grad_(not frozen)
@@ -196,7 +196,9 @@ def test_a_frozen_vision_tower_sees_an_image_once_and_one_that_learns_each_time(
     encode = vlm.encode
     monkeypatch.setattr(vlm, "encode", lambda images: (seen.append(len(images)), encode(images))[1])
     sampling = Sampling(1.0, 8, 200)
-    groups = collect(HFEngine(vlm), toy, [0, 1], 2, brief_rules, seed=0, sampling=sampling)
+    groups = collect_rollouts(
+        HFEngine(vlm), toy, [0, 1], 2, minimal_prompt_rules, seed=0, sampling=sampling
+    )
     first = sum(seen)
     assert first >= 2
     buffers = [r.buffer for g in groups for r in g.rollouts]

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from dip_agents.engines.base import Sampling
 from dip_agents.engines.decoder import TextDecoder
 from dip_agents.engines.hf import HFEngine
-from dip_agents.grpo.rollouts import collect
+from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.models.loading import _with_lora, load_model, save_model
 from dip_agents.models.vlm import VLM
 from dip_agents.models.weights import (
@@ -99,10 +99,10 @@ def test_with_its_adapter_off_a_model_is_its_base_bit_for_bit(fresh_micro, lora,
 
 @pytest.mark.grpo_property(9)
 @torch.no_grad()
-def test_merged_weights_say_what_the_adapter_says(lora, buffers, tmp_path, brief_rules):
+def test_merged_weights_say_what_the_adapter_says(lora, buffers, tmp_path, minimal_prompt_rules):
     before = {name: tensor.clone() for name, tensor in lora.state_dict().items()}
     wanted = lora.token_logprobs(buffers).logprobs
-    save_model(lora, tmp_path, brief_rules)
+    save_model(lora, tmp_path, minimal_prompt_rules)
     saved = load_model(str(tmp_path), device="cpu", dtype="float32").vlm
     assert not any("lora_" in name for name in saved.state_dict())
     torch.testing.assert_close(saved.token_logprobs(buffers).logprobs, wanted, atol=1e-4, rtol=0)
@@ -112,10 +112,14 @@ def test_merged_weights_say_what_the_adapter_says(lora, buffers, tmp_path, brief
 
 @pytest.mark.grpo_property(9)
 @torch.no_grad()
-def test_the_decoder_samples_with_the_adapter_and_leaves_the_weights_alone(lora, toy, brief_rules):
+def test_the_decoder_samples_with_the_adapter_and_leaves_the_weights_alone(
+    lora, toy, minimal_prompt_rules
+):
     before = {name: tensor.clone() for name, tensor in lora.model.state_dict().items()}
     sampling = Sampling(1.0, 12, 200)
-    groups = collect(HFEngine(lora), toy, [0], 3, brief_rules, seed=0, sampling=sampling)
+    groups = collect_rollouts(
+        HFEngine(lora), toy, [0], 3, minimal_prompt_rules, seed=0, sampling=sampling
+    )
     said = [rollout.buffer for rollout in groups[0].rollouts]
     mask = [torch.tensor(buffer.loss_mask).bool() for buffer in said]
     for row, buffer in enumerate(said):

@@ -63,7 +63,7 @@ def test_neither_the_order_of_siblings_nor_that_of_scenes_matters(kind, seed, da
     before = advantages(rewards, kind, terms)
     after = advantages(rewards[scenes][:, members], kind, terms[scenes][:, members])
     torch.testing.assert_close(after.values, before.values[scenes][:, members], atol=1e-6, rtol=0)
-    assert torch.equal(after.mixed, before.mixed[scenes])
+    assert torch.equal(after.informative, before.informative[scenes])
 
 
 @pytest.mark.parametrize(("kind", "power"), [(k, int(k in ("dr_grpo", "rloo"))) for k in EVERY])
@@ -99,9 +99,9 @@ def test_gdpo_hears_a_quiet_term_beside_a_loud_one():
 def test_gdpo_finds_a_group_mixed_whose_terms_cancel_and_ignores_terms_without_weight():
     terms = np.array([[[0.0, 1.0], [1.0, 0.0]]])
     total = terms.sum(-1)
-    assert not group_advantages(torch.tensor(total)).mixed.any()
-    assert advantages(total, "gdpo", terms, [1.0, 1.0]).mixed.all()
-    assert not advantages(total, "gdpo", terms * [0.0, 1.0], [1.0, 0.0]).mixed.any()
+    assert not group_advantages(torch.tensor(total)).informative.any()
+    assert advantages(total, "gdpo", terms, [1.0, 1.0]).informative.all()
+    assert not advantages(total, "gdpo", terms * [0.0, 1.0], [1.0, 0.0]).informative.any()
 
 
 def test_rloo_compares_with_the_mean_of_the_others():
@@ -113,7 +113,7 @@ def test_grpo_divides_by_the_unbiased_deviation_of_the_group():
     # mean 2, squared distances 1 + 0 + 1, over G - 1 = 2: deviation 1.
     found = group_advantages(torch.tensor([[1.0, 2.0, 3.0]]), "grpo", eps=0.0)
     assert found.values.tolist() == [[-1.0, 0.0, 1.0]]
-    assert found.mixed.tolist() == [True]
+    assert found.informative.tolist() == [True]
 
 
 def test_dr_grpo_only_subtracts_the_mean_of_the_group():
@@ -125,7 +125,7 @@ def test_batch_std_divides_by_the_unbiased_deviation_of_all_rewards():
     # rewards 0 1 0 0: mean 1/4, squared distances 3/16 + 9/16 = 3/4, over 3: deviation 1/2.
     found = group_advantages(torch.tensor([[0.0, 1.0], [0.0, 0.0]]), "batch_std", eps=0.0)
     assert found.values.tolist() == [[-1.0, 1.0], [0.0, 0.0]]
-    assert found.mixed.tolist() == [True, False]
+    assert found.informative.tolist() == [True, False]
 
 
 def test_eps_bounds_the_advantage_of_a_tiny_difference():
@@ -139,7 +139,7 @@ def test_equal_rewards_give_exactly_zero_and_are_not_mixed(kind):
     rounding = 0.1 + 0.2  # is not 0.3 in floating point
     rewards = torch.tensor([[0.3, rounding, 0.3], [0.0, 1.0, 1.0]], dtype=torch.float64)
     found = group_advantages(rewards, kind)
-    assert found.mixed.tolist() == [False, True]
+    assert found.informative.tolist() == [False, True]
     assert torch.equal(found.values[0], torch.zeros(3))
     assert found.values[1].abs().min() > 0
 
@@ -149,7 +149,7 @@ def test_equal_rewards_give_exactly_zero_and_are_not_mixed(kind):
 def test_a_single_rollout_teaches_nothing(kind):
     found = group_advantages(torch.tensor([[0.7]]), kind)
     assert found.values.tolist() == [[0.0]]
-    assert found.mixed.tolist() == [False]
+    assert found.informative.tolist() == [False]
 
 
 rewards_lists = st.integers(2, 6).flatmap(
@@ -166,7 +166,7 @@ def test_advantages_of_a_group_sum_to_zero_and_keep_the_order_of_rewards(rewards
     rewards = torch.tensor(rewards)
     found = group_advantages(rewards, kind)
     torch.testing.assert_close(found.values.sum(1), torch.zeros(len(rewards)), atol=1e-4, rtol=0)
-    for row in torch.nonzero(found.mixed).flatten():
+    for row in torch.nonzero(found.informative).flatten():
         assert found.values[row, rewards[row].argmax()] == found.values[row].max() > 0
 
 
@@ -175,7 +175,9 @@ def test_advantages_of_a_group_sum_to_zero_and_keep_the_order_of_rewards(rewards
 def test_a_constant_added_to_all_rewards_changes_nothing(rewards, kind, shift):
     rewards = torch.tensor(rewards, dtype=torch.float64)
     before, after = group_advantages(rewards, kind), group_advantages(rewards + shift, kind)
-    if torch.equal(before.mixed, after.mixed):  # a spread right at the tolerance may tip over
+    if torch.equal(
+        before.informative, after.informative
+    ):  # a spread right at the tolerance may tip over
         torch.testing.assert_close(before.values, after.values, atol=1e-5, rtol=1e-5)
 
 

@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pytest
 
-from dip_agents.evaluation.evaluate import evaluate
+from dip_agents.evaluation.evaluator import evaluate
 from dip_agents.policies.oracle import OraclePolicy
 from dip_env import EpisodeConfig, make_source
 from dip_env.formats.coco_json import read_detections, read_truth

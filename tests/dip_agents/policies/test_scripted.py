@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from dip_agents.policies.formatting import printable, random_boxes
+from dip_agents.policies.formatting import quantize_boxes, random_boxes
 from dip_agents.policies.oracle import miss_chances, oracle_regions, shown_heights
 from dip_agents.policies.oracle_looks import ambiguous_regions, look_tiles
 from dip_agents.policies.scripted import GridScanPolicy, OraclePolicy, RandomPolicy, demonstrations
@@ -138,9 +138,9 @@ def test_what_the_oracle_answers_depends_on_what_it_saw():
     episode = Episode(scene, CONFIG, scene_index=0)
     in_view = tall * episode.view.view_size[1] / scene.size[1]
     limit = float(in_view.max()) + 1
-    blind = OraclePolicy(source, CONFIG, smallest=limit, look="none")
+    blind = OraclePolicy(source, CONFIG, min_visible_height=limit, look="none")
     assert segments_of(blind.act([episode.observation()], [0])[0].text)[-1].boxes.shape[0] == 0
-    looking = OraclePolicy(source, CONFIG, smallest=limit)
+    looking = OraclePolicy(source, CONFIG, min_visible_height=limit)
     _, turns = play(looking, source, 0)
     assert 0 < len(turns[-1].info["answer_boxes"]) < len(tall)
 
@@ -162,7 +162,7 @@ def test_single_pass_form_looks_and_answers_in_one_action():
     assert turns[0].info["reward_terms"]["format"] == 1.0
 
 
-def test_without_looks_the_oracle_just_answers():
+def test_p_no_look_the_oracle_just_answers():
     config = replace(CONFIG, max_looks=0)
     _, turns = play(OraclePolicy(Row(), config), Row(), 0, config)
     assert len(turns) == 1
@@ -345,7 +345,7 @@ def test_printed_boxes_are_integers_inside_the_view_with_area(seed, form, outwar
     rng = np.random.default_rng(seed)
     view = View.of((1280, 960), 448, 32, form)
     boxes = np.sort(rng.uniform(-200, 1500, (20, 2, 2)), axis=1).reshape(-1, 4)
-    text = printable(boxes, view, outward=outward)
+    text = quantize_boxes(boxes, view, outward=outward)
     assert (text == np.round(text)).all()
     assert (box_area(text) >= 1).all()
     assert (text >= 0).all()

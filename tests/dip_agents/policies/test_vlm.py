@@ -13,9 +13,9 @@ def test_it_is_a_policy(micro):
     assert isinstance(VLMPolicy(HFEngine(micro("qwen3_vl"))), Policy)
 
 
-def test_greedy_play_does_not_depend_on_the_batch(micro, toy, brief_rules):
+def test_greedy_play_does_not_depend_on_the_batch(micro, toy, minimal_prompt_rules):
     vlm = micro("qwen3_vl")
-    observations = [Episode(toy[i], brief_rules).observation() for i in range(3)]
+    observations = [Episode(toy[i], minimal_prompt_rules).observation() for i in range(3)]
     together = VLMPolicy(HFEngine(vlm), max_new_tokens=12).act(observations, [0, 0, 0])
     alone = [
         VLMPolicy(HFEngine(vlm), max_new_tokens=12, batch_size=1).act([o], [0])[0]
@@ -24,10 +24,10 @@ def test_greedy_play_does_not_depend_on_the_batch(micro, toy, brief_rules):
     assert [c.token_ids for c in together] == [c.token_ids for c in alone]
 
 
-def test_a_later_turn_continues_the_sampled_tokens(micro, toy, brief_rules):
+def test_a_later_turn_continues_the_sampled_tokens(micro, toy, minimal_prompt_rules):
     vlm = micro("qwen3_vl")
     policy = VLMPolicy(HFEngine(vlm), temperature=1.0, max_new_tokens=12)
-    episode = Episode(toy[0], brief_rules)
+    episode = Episode(toy[0], minimal_prompt_rules)
     first = policy.act([episode.observation()], [3])[0]
     episode.step(first.text)
     buffer = policy._buffer(episode.observation())
@@ -39,24 +39,24 @@ def test_a_later_turn_continues_the_sampled_tokens(micro, toy, brief_rules):
     )
 
 
-def test_an_unknown_conversation_is_read_from_its_text(micro, toy, brief_rules):
+def test_an_unknown_conversation_is_read_from_its_text(micro, toy, minimal_prompt_rules):
     vlm = micro("qwen3_vl")
-    episode = Episode(toy[0], brief_rules)
+    episode = Episode(toy[0], minimal_prompt_rules)
     episode.step("<think>2 people.</think><look>[[1,2,30,40]]</look>")
     completion = VLMPolicy(HFEngine(vlm), max_new_tokens=5).act([episode.observation()], [0])[0]
     assert len(completion.token_ids) == len(completion.logprobs) <= 5
 
 
-def test_a_conversation_beyond_the_budget_is_told_as_truncated(micro, toy, brief_rules):
+def test_a_conversation_beyond_the_budget_is_told_as_truncated(micro, toy, minimal_prompt_rules):
     policy = VLMPolicy(HFEngine(micro("qwen3_vl")), token_budget=10)
-    completion = policy.act([Episode(toy[0], brief_rules).observation()], [0])[0]
+    completion = policy.act([Episode(toy[0], minimal_prompt_rules).observation()], [0])[0]
     assert completion.truncated
     assert completion.text == ""
 
 
-def test_an_episode_that_cannot_begin_is_refused_beforehand(micro, toy, brief_rules):
+def test_an_episode_that_cannot_begin_is_refused_beforehand(micro, toy, minimal_prompt_rules):
     policy = VLMPolicy(HFEngine(micro("qwen3_vl")), token_budget=10)
-    first = Episode(toy[0], brief_rules).observation()
+    first = Episode(toy[0], minimal_prompt_rules).observation()
     with pytest.raises(ConfigError, match=r"token_budget: expected more than \d+, .* got 10"):
         policy.check_room(first)
     roomy = VLMPolicy(HFEngine(micro("qwen3_vl")), token_budget=500)
@@ -72,10 +72,12 @@ def numbered(toy, rules, count):
     ]
 
 
-def test_only_the_latest_conversations_are_kept_and_an_older_one_goes_on(micro, toy, brief_rules):
+def test_only_the_latest_conversations_are_kept_and_an_older_one_goes_on(
+    micro, toy, minimal_prompt_rules
+):
     vlm = micro("qwen3_vl")
     policy = VLMPolicy(HFEngine(vlm), max_new_tokens=4, batch_size=1)
-    asked = numbered(toy, brief_rules, 6)
+    asked = numbered(toy, minimal_prompt_rules, 6)
     said = []
     for number, observation in enumerate(asked):
         said += policy.act([observation], [0])
@@ -93,9 +95,9 @@ def test_only_the_latest_conversations_are_kept_and_an_older_one_goes_on(micro, 
     assert policy.act([later(1)], [0])[0].token_ids == fresh.act([later(1)], [0])[0].token_ids
 
 
-def test_conversations_that_are_asked_about_together_are_all_kept(micro, toy, brief_rules):
+def test_conversations_that_are_asked_about_together_are_all_kept(micro, toy, minimal_prompt_rules):
     policy = VLMPolicy(HFEngine(micro("qwen3_vl")), max_new_tokens=4, batch_size=1)
-    policy.act(numbered(toy, brief_rules, 6), [0] * 6)
+    policy.act(numbered(toy, minimal_prompt_rules, 6), [0] * 6)
     assert len(policy._spoken) == 6
 
 

@@ -8,15 +8,15 @@ import pytest
 from PIL import Image
 
 from dip_agents.engines.base import Sampling
-from dip_agents.evaluation.adversaries import ADVERSARIES, Situation
-from dip_agents.grpo.credit import credit
+from dip_agents.evaluation.adversaries import ADVERSARIES, AttackContext
+from dip_agents.grpo.credit import compute_advantages
 from dip_agents.grpo.metrics import rollout_metrics
-from dip_agents.grpo.rollouts import collect
+from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.policies.oracle import OraclePolicy
-from dip_agents.runtime.diagnostics import FIRST_STEPS, PATIENCE, SymptomWatch, symptoms
+from dip_agents.runtime.diagnostics import FIRST_STEPS, PATIENCE, DiagnosticsMonitor, diagnose
 from dip_env import EpisodeConfig, Scene
 
-RULES = EpisodeConfig(brief=True)
+RULES = EpisodeConfig(minimal_prompt=True)
 SCENES = range(4)
 
 
@@ -59,7 +59,7 @@ def play(micro, speaker):
         lines = []
         for index in scenes:
             scene = crowd[index]
-            common = Situation.of(scene, RULES)
+            common = AttackContext.of(scene, RULES)
             weaks = [weak.people(scene, common.view, np.random.default_rng([index, m])) for m in
                      range(4)]  # fmt: skip
             for member in range(4):
@@ -71,8 +71,8 @@ def play(micro, speaker):
                     lines.append(list(attack(own)))
         sampling = Sampling(1.0, 10**6, 10**7)
         engine = speaker(chat, lines)
-        groups = collect(engine, crowd, scenes, 4, RULES, seed=0, sampling=sampling)
-        return rollout_metrics(groups, credit(groups))
+        groups = collect_rollouts(engine, crowd, scenes, 4, RULES, seed=0, sampling=sampling)
+        return rollout_metrics(groups, compute_advantages(groups))
 
     return metrics
 
@@ -83,7 +83,7 @@ def honest(play):
 
 
 def names(now, first=None):
-    return [symptom.name for symptom in symptoms(now, first)]
+    return [diagnostic.name for diagnostic in diagnose(now, first)]
 
 
 SHOWN = {
@@ -115,9 +115,11 @@ def test_the_honest_show_nothing(play, honest):
     assert names(honest, honest) == []
     assert names(play(scenes=[5, 6, 7, 8]), honest) == []
     # Nobody is the right answer where there is nobody.
-    mixed = play(scenes=[4, 9, 14, 5])
-    assert mixed["rollout/empty_scenes"] == 0.75 and mixed["rollout/empty_answers"] > 0.5
-    assert names(mixed, honest) == []
+    informative = play(scenes=[4, 9, 14, 5])
+    assert (
+        informative["rollout/empty_scenes"] == 0.75 and informative["rollout/empty_answers"] > 0.5
+    )
+    assert names(informative, honest) == []
 
 
 @pytest.mark.grpo_property(12)
@@ -146,17 +148,20 @@ def test_groups_that_all_do_the_same_have_nothing_to_learn(play, honest):
         ({"rollout/truncated": 0.3}, "length explosion", "30 % of rollouts run out of tokens"),
         ({"rollout/ending_max_turns": 0.4}, "length explosion", "40 % out of turns"),
         ({"train/behaviour_gap": 0.3}, "silent off-policy", "differ by 0.3 nats per token"),
-        ({"group/frac_mixed": 0.05}, "nothing to learn", "5 % of groups"),
+        ({"group/frac_informative": 0.05}, "nothing to learn", "5 % of groups"),
     ],
 )
 def test_a_change_of_one_number_shows_one_symptom_and_the_number(honest, change, name, sign):
     healthy = honest | {"train/entropy": 0.5, "train/behaviour_gap": 0.01}
     healthy["rollout/policy_tokens_mean"] = 240.0
     assert names(healthy, healthy) == []
-    [symptom] = symptoms(healthy | change, healthy)
-    assert symptom.name == name
-    assert sign in symptom.sign
-    assert str(symptom) == f"{name}: {symptom.sign}; what usually helps: {symptom.remedy}"
+    [diagnostic] = diagnose(healthy | change, healthy)
+    assert diagnostic.name == name
+    assert sign in diagnostic.sign
+    assert (
+        str(diagnostic)
+        == f"{name}: {diagnostic.sign}; what usually helps: {diagnostic.suggested_fix}"
+    )
 
 
 def test_rounding_to_bfloat16_is_no_symptom_at_the_temperature_that_training_samples_at(honest):
@@ -166,7 +171,7 @@ def test_rounding_to_bfloat16_is_no_symptom_at_the_temperature_that_training_sam
 
 
 def test_what_is_not_measured_shows_nothing(honest):
-    assert symptoms({}, {}) == []
+    assert diagnose({}, {}) == []
     assert names({"train/entropy": 0.0, "train/loss": 1.0}, {"train/loss": 2.0}) == []
     # Looks that never were cannot collapse, as in an environment without them.
     blind = honest | {"rollout/looked": 0.0}
@@ -174,7 +179,7 @@ def test_what_is_not_measured_shows_nothing(honest):
 
 
 def test_a_symptom_is_told_when_it_begins_and_when_it_ends(honest):
-    watch = SymptomWatch()
+    watch = DiagnosticsMonitor()
     ill = honest | {"rollout/empty_answers": 0.9}
     told = [watch.observe(metrics) for metrics in [honest] * 2 + [ill] * 7 + [honest] * 5]
     begins, ends = 2 + PATIENCE - 1, 9 + PATIENCE - 1
@@ -189,7 +194,7 @@ def test_a_symptom_is_told_when_it_begins_and_when_it_ends(honest):
 
 
 def test_a_single_bad_step_is_not_told_and_a_single_good_one_ends_nothing(honest):
-    watch, ill = SymptomWatch(), honest | {"rollout/empty_answers": 0.9}
+    watch, ill = DiagnosticsMonitor(), honest | {"rollout/empty_answers": 0.9}
     assert not any(watch.observe(m) for m in [honest, ill, honest, ill, ill, honest])
     assert sum(len(watch.observe(m)) for m in [ill] * PATIENCE) == 1
     assert not any(watch.observe(m) for m in [honest, ill, honest, honest, ill])
@@ -197,7 +202,7 @@ def test_a_single_bad_step_is_not_told_and_a_single_good_one_ends_nothing(honest
 
 
 def test_slopes_are_measured_from_the_first_steps(honest):
-    watch = SymptomWatch()
+    watch = DiagnosticsMonitor()
     levels = [0.4, 0.5, 0.6, 0.5, 0.5, *[0.09] * PATIENCE]
     told = [watch.observe(honest | {"train/entropy": level}) for level in levels]
     assert len(levels) == FIRST_STEPS + PATIENCE
@@ -206,6 +211,6 @@ def test_slopes_are_measured_from_the_first_steps(honest):
 
 
 def test_numbers_that_are_not_there_or_not_finite_count_as_not_measured(honest):
-    watch = SymptomWatch()
+    watch = DiagnosticsMonitor()
     for value in [None, math.nan, math.inf] * PATIENCE:
-        assert watch.observe({"train/behaviour_gap": value, "group/frac_mixed": None}) == []
+        assert watch.observe({"train/behaviour_gap": value, "group/frac_informative": None}) == []

@@ -19,7 +19,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from dip_agents.runtime.distributed import LostRankError, Ranks, RanksDifferError, lost_peer
+from dip_agents.runtime.distributed import (
+    DistributedContext,
+    LostRankError,
+    RanksDifferError,
+    lost_peer,
+)
 from dip_env.errors import ConfigError
 
 PATIENT, IMPATIENT = 60.0, 5.0  # seconds; joining takes some on a busy machine
@@ -93,7 +98,7 @@ def run_rank(index, port, play, path):
     timeout = IMPATIENT if play == "one_is_silent" else PATIENT
     began = time.perf_counter()
     try:
-        with Ranks.launched(timeout, "cpu") as ranks:
+        with DistributedContext.launched(timeout, "cpu") as ranks:
             found = PLAYS[play](ranks)
     except (LostRankError, RuntimeError) as error:
         found = {"error": f"{type(error).__name__}: {error}"}
@@ -176,15 +181,17 @@ def test_a_mistake_of_our_own_is_not_taken_for_a_lost_rank(seen):
 
 @given(st.integers(0, 50), st.integers(1, 9))
 def test_shares_are_even_and_give_every_place_once_in_order(things, count):
-    shares = [Ranks(index, count).share(things) for index in range(count)]
+    shares = [DistributedContext(index, count).share(things) for index in range(count)]
     assert [place for share in shares for place in share] == list(range(things))
     sizes = [len(share) for share in shares]
     assert max(sizes) - min(sizes) <= 1
-    assert all(Ranks(0, count).share(things, i) == share for i, share in enumerate(shares))
+    assert all(
+        DistributedContext(0, count).share(things, i) == share for i, share in enumerate(shares)
+    )
 
 
 def test_a_process_of_its_own_is_the_first_of_one_and_hears_itself():
-    ranks = Ranks.launched(environ={})
+    ranks = DistributedContext.launched(environ={})
     parameter = nn.Parameter(torch.zeros(2))
     parameter.grad = torch.ones(2)
     ranks.sum_gradients([parameter])
@@ -199,21 +206,21 @@ def test_a_process_of_its_own_is_the_first_of_one_and_hears_itself():
 
 def test_the_launchers_settings_are_taken_or_refused():
     fsdp = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "WORLD_SIZE": "1"}
-    assert Ranks.launched(environ=fsdp).count == 1
+    assert DistributedContext.launched(environ=fsdp).count == 1
     with pytest.raises(ConfigError, match="fsdp_version: expected 2, got 1"):
-        Ranks.launched(environ=fsdp | {"FSDP_VERSION": "1"})
+        DistributedContext.launched(environ=fsdp | {"FSDP_VERSION": "1"})
     with pytest.raises(ConfigError, match="FSDP_OFFLOAD_PARAMS: expected false"):
-        Ranks.launched(environ=fsdp | {"FSDP_OFFLOAD_PARAMS": "true"})
+        DistributedContext.launched(environ=fsdp | {"FSDP_OFFLOAD_PARAMS": "true"})
     with pytest.raises(ConfigError, match=r"fsdp_cpu_ram_efficient_loading: expected false \(ev"):
-        Ranks.launched(environ=fsdp | {"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"})
+        DistributedContext.launched(environ=fsdp | {"FSDP_CPU_RAM_EFFICIENT_LOADING": "true"})
     with pytest.raises(ConfigError, match="ACCELERATE_USE_DEEPSPEED: expected false"):
-        Ranks.launched(environ={"ACCELERATE_USE_DEEPSPEED": "true"})
+        DistributedContext.launched(environ={"ACCELERATE_USE_DEEPSPEED": "true"})
     with pytest.raises(ConfigError, match="rank_timeout: expected seconds above 0, got 0"):
-        Ranks.launched(0)
+        DistributedContext.launched(0)
 
 
 def test_another_precision_of_the_launcher_is_not_silently_passed_over(caplog):
-    Ranks.launched(environ={"ACCELERATE_MIXED_PRECISION": "bf16"})
+    DistributedContext.launched(environ={"ACCELERATE_MIXED_PRECISION": "bf16"})
     assert "mixed_precision 'bf16' is not used" in caplog.text
 
 

@@ -115,26 +115,26 @@ def test_a_symptom_is_told_once_also_by_a_run_that_was_resumed(tmp_path):
             logger.start(finished)
             for step in range(finished + 1, steps + 1):
                 share = 0.0 if 3 <= step <= 8 else 0.5
-                logger.log(step, {"group/frac_mixed": share, "train/loss": math.nan})
+                logger.log(step, {"group/frac_informative": share, "train/loss": math.nan})
         return out.getvalue().splitlines()
 
     whole = run(tmp_path / "whole", 12)
     assert [line.partition(": ")[0] for line in whole] == ["step 5", "step 11"]
     assert whole[0].startswith("step 5: symptom begins: nothing to learn: 0 % of groups have")
     assert whole[1] == "step 11: symptom ends: nothing to learn"
-    assert (tmp_path / "whole" / "symptoms.txt").read_text().splitlines() == whole
+    assert (tmp_path / "whole" / "diagnostics.txt").read_text().splitlines() == whole
     assert run(tmp_path / "parts", 7) == whole[:1]
     assert run(tmp_path / "parts", 12, finished=4) == whole  # cut off before it was told
     assert run(tmp_path / "parts", 12, finished=6) == whole[1:]
-    assert (tmp_path / "parts" / "symptoms.txt").read_text().splitlines() == whole
+    assert (tmp_path / "parts" / "diagnostics.txt").read_text().splitlines() == whole
 
 
 def test_a_healthy_run_has_no_file_of_symptoms(tmp_path):
     with quiet(tmp_path) as logger:
         logger.start()
         for step in range(1, 8):
-            logger.log(step, {"group/frac_mixed": 0.5})
-    assert not logger.symptoms_path.exists()
+            logger.log(step, {"group/frac_informative": 0.5})
+    assert not logger.diagnostics_path.exists()
 
 
 def test_logging_before_the_start_is_an_error(tmp_path):

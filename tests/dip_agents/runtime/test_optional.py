@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from dip_agents import adapters
-from dip_agents.runtime.optional import needs
+from dip_agents.runtime.optional import require_extra
 from dip_env.errors import ConfigError
 
 CORE = {
@@ -61,9 +61,9 @@ def test_what_a_core_install_lacks_is_missing_indeed():
 
 
 def test_a_missing_library_comes_with_its_install_line():
-    needs("dip_env", "trl")
+    require_extra("dip_env", "trl")
     with pytest.raises(ConfigError, match=r'package nowhere_at_all.*pip install "dip-env\[trl\]"'):
-        needs("nowhere_at_all", "trl")
+        require_extra("nowhere_at_all", "trl")
 
 
 def test_an_experiment_asks_for_its_plots_before_it_measures(monkeypatch, run):

@@ -7,36 +7,40 @@ import numpy as np
 import pytest
 
 from dip_agents.policies.oracle import OraclePolicy
-from dip_agents.sft.demonstrations import LessonData, play_lesson
+from dip_agents.sft.demonstrations import DemonstrationDataset, play_demonstration
 from dip_env.episode import Episode
 from dip_wrappers.controls import random_looks
 
 
 @pytest.fixture
-def data(micro, toy, brief_rules):
-    return LessonData(toy, 4, brief_rules, OraclePolicy, micro("qwen3_vl").chat)
+def data(micro, toy, minimal_prompt_rules):
+    return DemonstrationDataset(toy, 4, minimal_prompt_rules, OraclePolicy, micro("qwen3_vl").chat)
 
 
-def test_a_lesson_is_the_demonstrated_conversation(data, micro, brief_rules, toy):
+def test_a_lesson_is_the_demonstrated_conversation(data, micro, minimal_prompt_rules, toy):
     chat = micro("qwen3_vl").chat
-    lesson = data[0]
-    spoken = [i for i, m in zip(lesson.buffer.ids, lesson.buffer.loss_mask, strict=True) if m]
+    demonstration = data[0]
+    spoken = [
+        i
+        for i, m in zip(demonstration.buffer.ids, demonstration.buffer.loss_mask, strict=True)
+        if m
+    ]
     first, second, rest = (
         chat.tokenizer.decode(spoken).replace("<|im_end|>", "\n").split("\n", maxsplit=2)
     )
     assert rest == ""
-    episode = Episode(toy[0], brief_rules)
+    episode = Episode(toy[0], minimal_prompt_rules)
     episode.step(first)
     terms = episode.step(second).info["reward_terms"]
     assert terms["format"] == terms["accuracy"] == 1.0
 
 
 def test_boxes_lie_in_the_pixels_of_their_image(data):
-    lesson = data[0]
-    assert len(lesson.boxes) == len(lesson.buffer.images) >= 2
+    demonstration = data[0]
+    assert len(demonstration.boxes) == len(demonstration.buffer.images) >= 2
     # Scene 0 is 640 x 480, its overview 128 x 96: a fifth of every number.
-    np.testing.assert_allclose(lesson.boxes[0][0], [8, 20, 24, 68])
-    for image, boxes in zip(lesson.buffer.images, lesson.boxes, strict=True):
+    np.testing.assert_allclose(demonstration.boxes[0][0], [8, 20, 24, 68])
+    for image, boxes in zip(demonstration.buffer.images, demonstration.boxes, strict=True):
         _, h, w = image.grid
         assert (boxes >= 0).all()
         assert (boxes <= np.array([w, h, w, h]) * 16).all()
@@ -48,21 +52,24 @@ def test_lessons_repeat(data):
 
 
 @pytest.fixture
-def reading(micro, toy, brief_rules):
-    teacher = partial(OraclePolicy, smallest=8.0)
+def reading(micro, toy, minimal_prompt_rules):
+    teacher = partial(OraclePolicy, min_visible_height=8.0)
     chat = micro("qwen3_vl").chat
-    return LessonData(toy, 4, brief_rules, teacher, chat, blurred=1.0)
+    return DemonstrationDataset(toy, 4, minimal_prompt_rules, teacher, chat, p_blurred_overview=1.0)
 
 
 def test_a_blurred_lesson_hides_in_the_overview_what_its_crops_show(reading, data):
-    blurred, plain = reading[0].buffer, data[0].buffer
-    assert blurred.images[0].key != plain.images[0].key
+    p_blurred_overview, plain = reading[0].buffer, data[0].buffer
+    assert p_blurred_overview.images[0].key != plain.images[0].key
     # A Gaussian of 4 pixels flattens edges of people who are 16 pixels wide.
     steps = [
-        np.abs(np.diff(b.images[0].pixels.astype(float), axis=1)).max() for b in (blurred, plain)
+        np.abs(np.diff(b.images[0].pixels.astype(float), axis=1)).max()
+        for b in (p_blurred_overview, plain)
     ]
     assert steps[0] < steps[1] / 4
-    assert [image.key for image in blurred.images[1:]] == [image.key for image in plain.images[1:]]
+    assert [image.key for image in p_blurred_overview.images[1:]] == [
+        image.key for image in plain.images[1:]
+    ]
 
 
 def test_the_looks_of_a_blurred_lesson_are_given_and_its_answer_is_learned(reading, micro):
@@ -74,27 +81,33 @@ def test_the_looks_of_a_blurred_lesson_are_given_and_its_answer_is_learned(readi
 
 
 def test_who_is_only_blurred_is_neither_answered_nor_a_dense_target_of_the_overview(
-    micro, toy, brief_rules
+    micro, toy, minimal_prompt_rules
 ):
     chat = micro("qwen3_vl").chat
     # People are 48, 36 and 64 pixels tall in the overview, which counts as a quarter of that.
-    one_region = replace(brief_rules, max_regions=1)
-    teacher = partial(OraclePolicy, smallest=13.0)
-    lesson = LessonData(toy, 4, one_region, teacher, chat, blurred=1.0)[0]
-    assert lesson.boxes[0].tolist() == lesson.in_view[0].tolist() == [[100, 16, 120, 80]]
-    text = chat.tokenizer.decode(lesson.buffer.ids)
+    one_region = replace(minimal_prompt_rules, max_regions=1)
+    teacher = partial(OraclePolicy, min_visible_height=13.0)
+    demonstration = DemonstrationDataset(toy, 4, one_region, teacher, chat, p_blurred_overview=1.0)[
+        0
+    ]
+    assert (
+        demonstration.boxes[0].tolist() == demonstration.in_view[0].tolist() == [[100, 16, 120, 80]]
+    )
+    text = chat.tokenizer.decode(demonstration.buffer.ids)
     (answer,) = re.findall(r"<answer>(.*)</answer>", text)
     answered = json.loads(answer)
-    shown = {tuple(box) for box in lesson.in_view[1].round().tolist()}
+    shown = {tuple(box) for box in demonstration.in_view[1].round().tolist()}
     assert [100, 16, 120, 80] in answered
     assert {tuple(box) for box in answered} == shown | {(100, 16, 120, 80)}
     assert len(answered) < 3
 
 
-def test_lessons_are_shared_out_between_forms(micro, toy, brief_rules):
+def test_lessons_are_shared_out_between_forms(micro, toy, minimal_prompt_rules):
     chat = micro("qwen3_vl").chat
-    made = LessonData(toy, 4, brief_rules, OraclePolicy, chat, without_looks=0.25, blurred=0.5)
-    plain = LessonData(toy, 4, brief_rules, OraclePolicy, chat)
+    made = DemonstrationDataset(
+        toy, 4, minimal_prompt_rules, OraclePolicy, chat, p_no_look=0.25, p_blurred_overview=0.5
+    )
+    plain = DemonstrationDataset(toy, 4, minimal_prompt_rules, OraclePolicy, chat)
     images = [made[index].buffer.images for index in range(4)]
     # Multiples of the golden ratio: .0 and .236 are under .25, .618 is under .75, .854 is not.
     assert [len(shown) == 1 for shown in images] == [True, False, True, False]
@@ -103,21 +116,29 @@ def test_lessons_are_shared_out_between_forms(micro, toy, brief_rules):
 
 
 @pytest.mark.parametrize("rules", [{"max_looks": 0}, {"max_turns": 1}])
-def test_nothing_is_blurred_where_no_look_can_make_up_for_it(micro, toy, brief_rules, rules):
-    chat, config = micro("qwen3_vl").chat, replace(brief_rules, **rules)
-    teacher = partial(OraclePolicy, smallest=13.0)
-    blurred = LessonData(toy, 4, config, teacher, chat, blurred=1.0)
-    plain = LessonData(toy, 4, config, teacher, chat)
-    assert blurred[0].buffer.ids == plain[0].buffer.ids
-    assert blurred[0].buffer.images[0].key == plain[0].buffer.images[0].key
+def test_nothing_is_blurred_where_no_look_can_make_up_for_it(
+    micro, toy, minimal_prompt_rules, rules
+):
+    chat, config = micro("qwen3_vl").chat, replace(minimal_prompt_rules, **rules)
+    teacher = partial(OraclePolicy, min_visible_height=13.0)
+    p_blurred_overview = DemonstrationDataset(toy, 4, config, teacher, chat, p_blurred_overview=1.0)
+    plain = DemonstrationDataset(toy, 4, config, teacher, chat)
+    assert p_blurred_overview[0].buffer.ids == plain[0].buffer.ids
+    assert p_blurred_overview[0].buffer.images[0].key == plain[0].buffer.images[0].key
 
 
-def test_a_lesson_under_a_control_says_where_was_really_looked(micro, toy, brief_rules):
+def test_a_lesson_under_a_control_says_where_was_really_looked(micro, toy, minimal_prompt_rules):
     chat = micro("qwen3_vl").chat
-    lesson = play_lesson(
-        toy[0], 0, brief_rules, OraclePolicy(toy, brief_rules), chat, 0, control=random_looks()
+    demonstration = play_demonstration(
+        toy[0],
+        0,
+        minimal_prompt_rules,
+        OraclePolicy(toy, minimal_prompt_rules),
+        chat,
+        0,
+        control=random_looks(),
     )
-    text = chat.tokenizer.decode(lesson.buffer.ids)
+    text = chat.tokenizer.decode(demonstration.buffer.ids)
     (look,) = re.findall(r"<look>(.*?)</look>", text)
     captions = re.findall(r"(\[[0-9,]+\]) [0-9.]+x", text)
     # What is shown was grown to an aspect that crops can have, so it holds the region.

@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from dip_agents.policies.oracle import OraclePolicy
-from dip_agents.runtime.distributed import Ranks
+from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.runtime.logger import RunLogger, read_metrics
-from dip_agents.sft.demonstrations import LessonData
+from dip_agents.sft.demonstrations import DemonstrationDataset
 from dip_agents.sft.trainer import (
     DenseHeads,
     SFTConfig,
@@ -22,8 +22,8 @@ from dip_agents.sft.trainer import (
 from dip_env.errors import ConfigError
 
 
-def lessons(vlm, toy, rules):
-    return LessonData(toy, 4, rules, OraclePolicy, vlm.chat)
+def demonstrations(vlm, toy, rules):
+    return DemonstrationDataset(toy, 4, rules, OraclePolicy, vlm.chat)
 
 
 @pytest.fixture
@@ -41,9 +41,9 @@ def config():
     )
 
 
-def test_demonstrations_are_learned(fresh_micro, toy, brief_rules, config):
+def test_demonstrations_are_learned(fresh_micro, toy, minimal_prompt_rules, config):
     vlm = fresh_micro()
-    data = lessons(vlm, toy, brief_rules)
+    data = demonstrations(vlm, toy, minimal_prompt_rules)
     batch = [data[i] for i in range(4)]
     with torch.no_grad():
         before = sft_loss(vlm, batch, None)
@@ -54,22 +54,30 @@ def test_demonstrations_are_learned(fresh_micro, toy, brief_rules, config):
     assert after.accuracy > before.accuracy
 
 
-def test_the_loss_is_the_mean_over_what_the_demonstrator_said(micro, toy, brief_rules):
+def test_the_loss_is_the_mean_over_what_the_demonstrator_said(micro, toy, minimal_prompt_rules):
     vlm = micro("qwen3_vl")
-    data = lessons(vlm, toy, brief_rules)
+    data = demonstrations(vlm, toy, minimal_prompt_rules)
     batch = [data[0], data[2]]
     with torch.no_grad():
         loss = sft_loss(vlm, batch, None)
-        out = vlm.token_logprobs([lesson.buffer for lesson in batch])
+        out = vlm.token_logprobs([demonstration.buffer for demonstration in batch])
     expected = -float(out.logprobs.sum()) / int(out.mask.sum())
     assert loss.text == pytest.approx(expected, rel=1e-4)
     assert loss.dense == 0.0
 
 
-def test_an_interrupted_run_goes_on_bit_for_bit(fresh_micro, toy, brief_rules, config, tmp_path):
+def test_an_interrupted_run_goes_on_bit_for_bit(
+    fresh_micro, toy, minimal_prompt_rules, config, tmp_path
+):
     whole, parts = fresh_micro(), fresh_micro()
     with RunLogger(tmp_path / "a", 12, print_interval=0) as logger:
-        train_sft(whole, lessons(whole, toy, brief_rules), config, tmp_path / "a", logger=logger)
+        train_sft(
+            whole,
+            demonstrations(whole, toy, minimal_prompt_rules),
+            config,
+            tmp_path / "a",
+            logger=logger,
+        )
 
     class Interrupted(RuntimeError):
         pass
@@ -80,7 +88,7 @@ def test_an_interrupted_run_goes_on_bit_for_bit(fresh_micro, toy, brief_rules, c
             if step == 6:
                 raise Interrupted
 
-    data = lessons(parts, toy, brief_rules)
+    data = demonstrations(parts, toy, minimal_prompt_rules)
     with pytest.raises(Interrupted), Breaks(tmp_path / "b", 12, print_interval=0) as logger:
         train_sft(parts, data, config, tmp_path / "b", logger=logger)
     again = fresh_micro()
@@ -95,24 +103,24 @@ def test_an_interrupted_run_goes_on_bit_for_bit(fresh_micro, toy, brief_rules, c
     assert len(losses[0]) == 12
 
 
-def test_smoothing_needs_integer_tokens(fresh_micro, toy, brief_rules, config):
+def test_smoothing_needs_integer_tokens(fresh_micro, toy, minimal_prompt_rules, config):
     vlm = fresh_micro()
     vlm.processor = copy.copy(vlm.processor)
     vlm.processor.tokenizer = type(
         "Other", (), {"convert_tokens_to_ids": lambda self, tokens: [3] * len(tokens)}
     )()
     with pytest.raises(ConfigError, match="coordinate_sigma: expected 0"):
-        train_sft(vlm, lessons(fresh_micro(), toy, brief_rules), config)
+        train_sft(vlm, demonstrations(fresh_micro(), toy, minimal_prompt_rules), config)
 
 
-def test_shares_of_a_batch_add_up_to_its_loss(micro, toy, brief_rules, config):
+def test_shares_of_a_batch_add_up_to_its_loss(micro, toy, minimal_prompt_rules, config):
     vlm = micro("qwen3_vl")
-    data = lessons(vlm, toy, brief_rules)
+    data = demonstrations(vlm, toy, minimal_prompt_rules)
     batch = [data[i] for i in range(4)]
     torch.manual_seed(0)
     heads = DenseHeads(vlm.core.config.text_config.hidden_size)
 
-    class Two(Ranks):
+    class Two(DistributedContext):
         """Both shares' counts, as the other rank would tell them."""
 
         def gather(self, value):
@@ -153,9 +161,9 @@ def test_coordinates_sharpen_while_the_rate_falls():
 
 
 def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
-    fresh_micro, toy, brief_rules, config, tmp_path
+    fresh_micro, toy, minimal_prompt_rules, config, tmp_path
 ):
-    data = lessons(fresh_micro(), toy, brief_rules)
+    data = demonstrations(fresh_micro(), toy, minimal_prompt_rules)
     settings = replace(config, steps=4, decay_steps=2)
     whole, stopped, again = fresh_micro(), fresh_micro(), fresh_micro()
     train_sft(whole, data, settings)
@@ -176,9 +184,9 @@ def test_a_stopped_run_goes_on_as_if_it_had_not_stopped(
 
 
 def test_a_run_may_be_prolonged_until_its_rate_falls(
-    fresh_micro, toy, brief_rules, config, tmp_path
+    fresh_micro, toy, minimal_prompt_rules, config, tmp_path
 ):
-    data = lessons(fresh_micro(), toy, brief_rules)
+    data = demonstrations(fresh_micro(), toy, minimal_prompt_rules)
     short = replace(config, steps=4, decay_steps=0)
     train_sft(fresh_micro(), data, short, tmp_path / "run")
     whole, again = fresh_micro(), fresh_micro()
@@ -198,7 +206,7 @@ def test_a_run_may_be_prolonged_until_its_rate_falls(
     [
         ("steps", 0),
         ("learning_rate", 0.0),
-        ("without_looks", 1.5),
+        ("p_no_look", 1.5),
         ("blurred", 1.5),
         ("blurred", -0.1),
         ("blurred", 0.1),  # whom nobody can see would be answered, since smallest is 0

@@ -14,11 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dip_agents.runtime.optional import needs
+from dip_agents.runtime.optional import require_extra
 from dip_env.episode import Message
 from dip_wrappers.chat import PNG_PREFIX, to_chat
 
-needs("openenv", "openenv")
+require_extra("openenv", "openenv")
 
 from openenv.core.client_types import StepResult  # noqa: E402
 from openenv.core.env_client import EnvClient  # noqa: E402

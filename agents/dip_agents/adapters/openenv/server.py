@@ -15,9 +15,9 @@ import json
 from functools import partial
 
 from dip_agents.adapters.task import Task
-from dip_agents.runtime.optional import needs
+from dip_agents.runtime.optional import require_extra
 
-needs("openenv", "openenv")
+require_extra("openenv", "openenv")
 
 import uvicorn  # noqa: E402
 from fastapi import FastAPI, WebSocketDisconnect  # noqa: E402

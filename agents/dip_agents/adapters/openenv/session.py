@@ -11,12 +11,12 @@ from gymnasium.error import ResetNeeded
 from gymnasium.utils import seeding
 
 from dip_agents.adapters.task import Task
-from dip_agents.runtime.optional import needs
+from dip_agents.runtime.optional import require_extra
 from dip_env.env import pick_scene
 from dip_env.episode import Episode
 from dip_env.errors import ConfigError, SceneError
 
-needs("openenv", "openenv")
+require_extra("openenv", "openenv")
 
 from openenv.core.env_server.interfaces import Environment  # noqa: E402
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from dip_agents.adapters.ray.worker import Part
-from dip_agents.runtime.optional import needs
+from dip_agents.runtime.optional import require_extra
 from dip_env.errors import ConfigError, DipError
 
-needs("ray", "ray")
+require_extra("ray", "ray")
 
 import ray  # noqa: E402
 from ray.exceptions import RayActorError  # noqa: E402

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from dip_agents.adapters.task import Task
 from dip_agents.adapters.trl.environment import DIPEnvironment
 from dip_agents.adapters.trl.sampling import check_banned
-from dip_agents.runtime.optional import needs
+from dip_agents.runtime.optional import require_extra
 from dip_env.errors import ConfigError
 from dip_env.rewards import Score, score_group
 
-needs("trl", "trl")
+require_extra("trl", "trl")
 # The extra brings it, too.
 from accelerate import PartialState  # noqa: E402
 from accelerate.utils import gather_object  # noqa: E402

@@ -38,10 +38,10 @@ from typing import Any, Literal
 from PIL import Image
 
 from dip_agents.adapters.task import Task
-from dip_agents.runtime.optional import needs
+from dip_agents.runtime.optional import require_extra
 from dip_env.errors import ConfigError
 
-needs("trl", "trl")
+require_extra("trl", "trl")
 from datasets import Dataset  # noqa: E402
 from trl import GRPOConfig  # noqa: E402
 

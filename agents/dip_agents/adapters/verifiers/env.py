@@ -16,14 +16,14 @@ import asyncio
 from collections.abc import Iterator
 from typing import Any
 
-from dip_agents.adapters.executor import aside
+from dip_agents.adapters.executor import run_in_env_thread
 from dip_agents.adapters.task import Task
-from dip_agents.runtime.optional import needs
+from dip_agents.runtime.optional import require_extra
 from dip_env.group import EpisodeGroup
 from dip_env.rewards import look_reference
 from dip_wrappers.chat import ChatMessage, to_chat
 
-needs("verifiers", "verifiers")
+require_extra("verifiers", "verifiers")
 
 import verifiers.v1 as vf  # noqa: E402
 from pydantic import Field  # noqa: E402
@@ -100,7 +100,7 @@ class CrowdEnv(vf.Env[CrowdEnvConfig]):
             RuntimeError: when an attempt failed: its siblings are paid by what it saw.
         """
         crowd, size = self.taskset.crowd, self.config.attempts
-        group = await aside(crowd.group, task.data.scene, size)
+        group = await run_in_env_thread(crowd.group, task.data.scene, size)
         async with asyncio.TaskGroup() as running:
             attempts = [
                 running.create_task(self._play(task, agents.agent, group, member))
@@ -121,14 +121,14 @@ class CrowdEnv(vf.Env[CrowdEnvConfig]):
     ) -> vf.Trace:
         """Play one attempt; where a limit of verifiers stops it, it has not answered."""
         async with agent.interaction(task) as interaction:
-            chat: ChatMessage | None = await aside(_opened, group, member)
+            chat: ChatMessage | None = await run_in_env_thread(_opened, group, member)
             while chat is not None:
                 segment = await interaction.turn([vf.UserMessage(**chat)])
                 if segment.terminated:
                     break
-                chat = await aside(_answered, group, member, said(interaction.trace))
+                chat = await run_in_env_thread(_answered, group, member, said(interaction.trace))
         if interaction.trace.ok and not group.episodes[member].done:
-            await aside(group.abandon, member)
+            await run_in_env_thread(group.abandon, member)
         return interaction.trace
 
 

@@ -6,9 +6,9 @@ first. A conversation without tools needs neither.
 
 from __future__ import annotations
 
-from dip_agents.runtime.optional import needs
+from dip_agents.runtime.optional import require_extra
 
-needs("verifiers", "verifiers")
+require_extra("verifiers", "verifiers")
 
 import verifiers.v1 as vf  # noqa: E402
 from openai import AsyncOpenAI  # noqa: E402

@@ -13,13 +13,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 from uuid import uuid4
 
-from dip_agents.adapters.executor import aside
-from dip_agents.runtime.optional import needs
+from dip_agents.adapters.executor import run_in_env_thread
+from dip_agents.runtime.optional import require_extra
 from dip_agents.tokens.buffer import PlaceholderError
 from dip_env.episode import Message
 from dip_wrappers.chat import ChatMessage, to_chat
 
-needs("verl", "verl")
+require_extra("verl", "verl")
 
 from verl.experimental.agent_loop import AgentLoopBase, AgentLoopOutput  # noqa: E402
 from verl.experimental.agent_loop.agent_loop import register  # noqa: E402
@@ -61,10 +61,10 @@ class DIPCrowdLoop(AgentLoopBase):
             ValueError: for a model without images, or an opening longer than ``prompt_length``.
         """
         self._assert_mm_supported(True)
-        task, scene = await aside(task_and_scene, row.get("extra_info"))
+        task, scene = await run_in_env_thread(task_and_scene, row.get("extra_info"))
         task.check_processor(self.processor, self._get_mm_processor_kwargs())
-        episode = await aside(task.episode, scene)
-        chat = await aside(lambda: to_chat([episode.opening]))
+        episode = await run_in_env_thread(task.episode, scene)
+        chat = await run_in_env_thread(lambda: to_chat([episode.opening]))
         ids: list[int] = await self.ct_build_initial_tokens(chat, images=_images(chat))
         mask: list[int] = []
         logprobs: list[float] | None = [] if sampling_params.get("logprobs") else None
@@ -86,7 +86,7 @@ class DIPCrowdLoop(AgentLoopBase):
             kept = [i for i in said.token_ids if i != self.tokenizer.eos_token_id]
             actions.append(self.tokenizer.decode(kept, skip_special_tokens=False))
             with simple_timer("tool_calls", metrics):
-                turn = await aside(episode.step, actions[-1])
+                turn = await run_in_env_thread(episode.step, actions[-1])
             if turn.message is None:
                 break
             chat += to_chat([Message("assistant", actions[-1])])
@@ -94,7 +94,7 @@ class DIPCrowdLoop(AgentLoopBase):
             merged, *aligned = await self.ct_merge_context_msg(chat, longer, ids, mask, logprobs)
             # One more token must fit, or there is nothing left to say.
             if len(aligned[0]) >= limit:
-                turn = await aside(episode.abandon)
+                turn = await run_in_env_thread(episode.abandon)
                 break
             chat, ids, (mask, logprobs) = longer, merged.token_ids, aligned
         fields |= {"reward_extra_info": turn.info["reward_terms"], "ambiguity": "annotation"}

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from dip_agents.adapters.task import Task
-from dip_agents.runtime.optional import needs
+from dip_agents.runtime.optional import require_extra
 from dip_env.errors import ConfigError
 from dip_env.prompts import task_prompt
 
-needs("pyarrow", "verl")
+require_extra("pyarrow", "verl")
 
 from pyarrow import Table, parquet  # noqa: E402
 

@@ -16,7 +16,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dip_agents.engines.choose import engine_for
-from dip_agents.evaluation.evaluate import Arm, evaluate_arms
+from dip_agents.evaluation.evaluator import evaluate_conditions
+from dip_agents.evaluation.play import EvalCondition
 from dip_agents.evaluation.scores import EvalScore
 from dip_agents.models.vlm import VLM
 from dip_agents.policies.base import Policy
@@ -107,11 +108,11 @@ def measure(
         said = (m.text for m in group.episodes[0].transcript if m.role == "assistant")
         actions.append(tuple(said))
 
-    results = evaluate_arms(
+    results = evaluate_conditions(
         policy,
         source,
         indices,
-        {"own": Arm(rules)},
+        {"own": EvalCondition(rules)},
         batch_size=BATCH,
         on_group=note,
     )

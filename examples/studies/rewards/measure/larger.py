@@ -2,8 +2,8 @@
 
     python -m examples.studies.rewards.measure.larger --out runs/small/untrained
 
-It is then taught as the tiny model was and is where every arm starts; the commands are at the end
-of RESULTS.md.
+It is then taught as the tiny model was and is where every variant starts; the commands are at the
+end of RESULTS.md.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dip_agents.experiments.looking import looking_report, usual_controls
-from dip_agents.experiments.measures import Landing
+from dip_agents.experiments.measures import LookCoverage
 from dip_agents.experiments.pictures import looking_sheet
 from dip_agents.policies.base import Policy
 from dip_env.config import EpisodeConfig
@@ -44,7 +44,7 @@ def measure_looking(
     sheet = looking_sheet(policy, source, indices[:DRAWN], rules, batch_size=BATCH)
     sheet.save(folder / SHEET)
     found = {
-        name: columns_of(result.score) | landing_columns(report.landings[name])
+        name: columns_of(result.score) | landing_columns(report.look_coverages[name])
         for name, result in report.results.items()
     }
     data = {
@@ -57,21 +57,23 @@ def measure_looking(
     (folder / RESULT).write_text(json.dumps(data) + "\n", encoding="utf-8")
 
 
-def landing_columns(landings: Sequence[Landing]) -> dict[str, NDArray[np.float64]]:
+def landing_columns(look_coverages: Sequence[LookCoverage]) -> dict[str, NDArray[np.float64]]:
     """Return where the looks of each scene landed, (S,) by name.
 
     Args:
-        landings: one of each scene.
+        look_coverages: one of each scene.
 
     Returns:
         ``regions``, ``area`` (share of the image), ``covered`` (share of the ambiguity) and
         ``ambiguous``, 1 where something is and ``covered`` therefore counts.
     """
     return {
-        "regions": np.array([one.regions for one in landings], dtype=np.float64),
-        "area": np.array([one.area for one in landings]),
-        "covered": np.array([one.covered or 0.0 for one in landings]),
-        "ambiguous": np.array([one.covered is not None for one in landings], dtype=np.float64),
+        "regions": np.array([one.regions for one in look_coverages], dtype=np.float64),
+        "area": np.array([one.area for one in look_coverages]),
+        "covered": np.array([one.covered or 0.0 for one in look_coverages]),
+        "ambiguous": np.array(
+            [one.covered is not None for one in look_coverages], dtype=np.float64
+        ),
     }
 
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dip_agents.engines.base import Engine, Sampling
-from dip_agents.grpo.rollouts import Rollout, collect
+from dip_agents.grpo.rollouts import Rollout, collect_rollouts
 from dip_env.ambiguity import sibling_ambiguity
 from dip_env.boxes import clip_boxes
 from dip_env.config import EpisodeConfig
@@ -53,7 +53,7 @@ def measure_noise(
     rows = []
     for first in range(0, len(indices), AT_ONCE):
         part = list(indices[first : first + AT_ONCE])
-        groups = collect(
+        groups = collect_rollouts(
             engine, source, part, 2 * group_size, rules, seed=0, first_place=first,
             sampling=sampling,
         )  # fmt: skip

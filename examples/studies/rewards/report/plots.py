@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from dip_env.metrics.intervals import Interval
-from examples.studies.rewards.conditions import COLOURS
 from examples.studies.rewards.report.results import Logs
 from examples.studies.rewards.report.stats import Floats
+from examples.studies.rewards.variants import COLOURS
 
 WIDTH, DPI = 9.0, 140
 """Inches and dots per inch: 1260 pixels."""
@@ -25,10 +25,10 @@ SMOOTH = 5
 
 
 def intervals(values: Mapping[str, Mapping[str, Interval]], label: str, path: Path) -> None:
-    """Draw values with their intervals: a group for each set of scenes, a colour for each arm.
+    """Draw values with their intervals: a group for each set of scenes, a colour for each variant.
 
     Args:
-        values: by arm, then by scenes; what is missing is left out.
+        values: by variant, then by scenes; what is missing is left out.
         label: of the axis.
         path: the PNG.
     """
@@ -36,9 +36,9 @@ def intervals(values: Mapping[str, Mapping[str, Interval]], label: str, path: Pa
     figure, axes = _figure(1, 1, height=0.6 + 0.24 * len(scenes) * (len(values) + 1))
     axis = axes[0][0]
     step = 0.8 / max(1, len(values))
-    for k, (arm, row) in enumerate(values.items()):
+    for k, (variant, row) in enumerate(values.items()):
         places = [scenes.index(name) - 0.4 + step * (k + 0.5) for name in row]
-        _whiskers(axis, places, list(row.values()), COLOURS[arm], arm)
+        _whiskers(axis, places, list(row.values()), COLOURS[variant], variant)
     axis.grid(False, axis="y")
     axis.set_yticks(range(len(scenes)), scenes)
     axis.set_ylim(len(scenes) - 0.5, -0.5)
@@ -52,10 +52,10 @@ def intervals(values: Mapping[str, Mapping[str, Interval]], label: str, path: Pa
 
 
 def precision_and_recall(points: Mapping[str, Sequence[tuple[float, float]]], path: Path) -> None:
-    """Draw each run of each arm as a point, over lines of equal F1.
+    """Draw each run of each variant as a point, over lines of equal F1.
 
     Args:
-        points: (precision, recall) of each run, by arm.
+        points: (precision, recall) of each run, by variant.
         path: the PNG.
     """
     figure, axes = _figure(1, 1, height=5.0)
@@ -68,10 +68,10 @@ def precision_and_recall(points: Mapping[str, Sequence[tuple[float, float]]], pa
         f1 = 2 * p * r / (p + r)
     lines = axis.contour(p, r, f1, levels=8, colors="0.8", linewidths=0.8)
     axis.clabel(lines, fmt="F1 %.2f", fontsize=7)
-    for k, (arm, row) in enumerate(points.items()):
+    for k, (variant, row) in enumerate(points.items()):
         x, y = zip(*row, strict=True)
         axis.plot(
-            x, y, MARKERS[k], color=COLOURS[arm], markersize=7, alpha=0.85, label=arm,
+            x, y, MARKERS[k], color=COLOURS[variant], markersize=7, alpha=0.85, label=variant,
             clip_on=False,
         )  # fmt: skip
     axis.set_xlabel("precision")
@@ -88,7 +88,7 @@ def curves(
     """Draw logged numbers over steps: the mean over seeds, and a band from lowest to highest.
 
     Args:
-        logs: rows of each step, by arm and seed.
+        logs: rows of each step, by variant and seed.
         shown: titles by log key; a key that no row has is left out.
         path: the PNG.
     """
@@ -97,7 +97,7 @@ def curves(
     figure, axes = _figure(math.ceil(len(keys) / 3), 3, height=2.5 * math.ceil(len(keys) / 3) + 0.5)
     flat = [axis for line in axes for axis in line]
     for axis, key in zip(flat, keys, strict=False):
-        for arm, runs in logs.items():
+        for variant, runs in logs.items():
             lines = [found for steps in runs.values() if (found := _series(steps, key))]
             if not lines:
                 continue
@@ -105,15 +105,17 @@ def curves(
             steps_, values = lines[0][0][:length], np.array([v[:length] for _, v in lines])
             marker = "o" if length < SMOOTH else ""
             mean = values.mean(axis=0)
-            axis.plot(steps_, mean, color=COLOURS[arm], marker=marker, markersize=3, linewidth=1.4)
+            axis.plot(
+                steps_, mean, color=COLOURS[variant], marker=marker, markersize=3, linewidth=1.4
+            )
             axis.fill_between(
-                steps_, values.min(axis=0), values.max(axis=0), color=COLOURS[arm], alpha=0.12
+                steps_, values.min(axis=0), values.max(axis=0), color=COLOURS[variant], alpha=0.12
             )
         axis.set_title(shown[key], fontsize=9)
         axis.set_xlabel("step", fontsize=8)
     for axis in flat[len(keys) :]:
         axis.axis("off")
-    handles = [_line(COLOURS[arm], arm) for arm in logs]
+    handles = [_line(COLOURS[variant], variant) for variant in logs]
     figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(logs)), fontsize=8)
     _save(figure, path)
 

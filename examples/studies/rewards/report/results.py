@@ -16,7 +16,7 @@ from examples.studies.rewards.report.stats import Runs
 from examples.studies.rewards.runs import finished, record_of
 
 Logs = Mapping[str, Mapping[int | None, Sequence[Mapping[str, float | None]]]]
-"""Logged numbers of each step by key, by arm and seed."""
+"""Logged numbers of each step by key, by variant and seed."""
 
 
 class Results:
@@ -34,18 +34,18 @@ class Results:
         self.missing = [job for job in jobs if not finished(out, job)]
         self._read: dict[str, Measured] = {}
 
-    def jobs(self, kind: Kind, arm: str, scenes: str | None = None) -> list[Job]:
-        """Return finished runs of an arm, in the order of the plan.
+    def jobs(self, kind: Kind, variant: str, scenes: str | None = None) -> list[Job]:
+        """Return finished runs of a variant, in the order of the plan.
 
         Args:
             kind: of the runs.
-            arm: its name.
+            variant: its name.
             scenes: what they were measured on; None for all.
         """
         return [
             job
             for job in self.done
-            if job.kind == kind and job.arm == arm and scenes in (None, job.scenes)
+            if job.kind == kind and job.variant == variant and scenes in (None, job.scenes)
         ]
 
     def measured(self, job: Job) -> Measured:
@@ -54,27 +54,29 @@ class Results:
             self._read[job.folder] = Measured.load(self.out / job.folder)
         return self._read[job.folder]
 
-    def runs(self, arm: str, scenes: str) -> Runs:
-        """Return an arm's numbers of each scene, by seed; empty where nothing is finished."""
-        return {job.seed: self.measured(job).columns for job in self.jobs("measure", arm, scenes)}
+    def runs(self, variant: str, scenes: str) -> Runs:
+        """Return a variant's numbers of each scene, by seed; empty where nothing is finished."""
+        return {
+            job.seed: self.measured(job).columns for job in self.jobs("measure", variant, scenes)
+        }
 
-    def looking(self, arm: str) -> dict[str, dict[int | None, Columns]]:
-        """Return an arm's numbers of each scene by control, then by seed."""
+    def looking(self, variant: str) -> dict[str, dict[int | None, Columns]]:
+        """Return a variant's numbers of each scene by control, then by seed."""
         found: dict[str, dict[int | None, Columns]] = {}
-        for job in self.jobs("looking", arm):
+        for job in self.jobs("looking", variant):
             for control, columns in load_looking(self.out / job.folder).items():
                 found.setdefault(control, {})[job.seed] = columns
         return found
 
-    def noise(self, arm: str) -> Runs:
+    def noise(self, variant: str) -> Runs:
         """Return the sums of two groups in each scene; empty where nothing is finished."""
-        return {job.seed: load_noise(self.out / job.folder) for job in self.jobs("noise", arm)}
+        return {job.seed: load_noise(self.out / job.folder) for job in self.jobs("noise", variant)}
 
-    def logs(self, arm: str) -> dict[int | None, list[dict[str, float | None]]]:
+    def logs(self, variant: str) -> dict[int | None, list[dict[str, float | None]]]:
         """Return the logged numbers of each step, by seed; without runs that logged nothing."""
         found = {
             job.seed: read_metrics(self.out / job.folder / "metrics.jsonl")
-            for job in self.jobs("train", arm)
+            for job in self.jobs("train", variant)
         }
         return {seed: rows for seed, rows in found.items() if rows}
 

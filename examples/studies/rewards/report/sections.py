@@ -14,13 +14,13 @@ from dip_agents.experiments.looking import NONE, OWN
 from dip_env.metrics.intervals import Interval
 from dip_env.scenes import make_source
 from dip_wrappers.controls import first_regions
-from examples.studies.rewards.conditions import BASE, CHOICE, GRPO, REWARDS, SFT_LONGER, Arm
 from examples.studies.rewards.config import Study
 from examples.studies.rewards.measure.looking import SHEET
 from examples.studies.rewards.plan import PHOTOS, Start, rules_of
 from examples.studies.rewards.report.gallery import gallery, worst_and_best
 from examples.studies.rewards.report.results import Results
 from examples.studies.rewards.report.stats import Runs, difference, per_seed, value
+from examples.studies.rewards.variants import BASE, CHOICE, GRPO, REWARDS, SFT_LONGER, Variant
 
 SHOWN = ("F1", "precision", "recall", "boxes_per_person", "looks", "well_formed", "look")
 COMPARED = ("F1", "precision", "recall", "F1_50_95")
@@ -28,9 +28,9 @@ REWARD_SHOWN = ("F1", "precision", "recall", "F1_50_95", "boxes", "boxes_per_per
 GALLERY = 6
 """Scenes of each kind in the gallery."""
 LEARN: frozenset[str] = frozenset(
-    arm.name for arm in (*CHOICE.values(), *REWARDS) if arm.learns == "rewards"
+    variant.name for variant in (*CHOICE.values(), *REWARDS) if variant.learns == "rewards"
 )
-"""Arms whose steps are logged as those of GRPO."""
+"""Variants whose steps are logged as those of GRPO."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,13 +49,13 @@ class Context:
     results: Results
     folder: Path
 
-    def measured(self, arms: Sequence[Arm], scenes: str) -> tables.ArmRuns:
-        """Return the arms that have a finished run on some scenes."""
-        pairs = [(arm, self.results.runs(arm.name, scenes)) for arm in arms]
-        return [(arm, runs) for arm, runs in pairs if runs]
+    def measured(self, variants: Sequence[Variant], scenes: str) -> tables.VariantRuns:
+        """Return the variants that have a finished run on some scenes."""
+        pairs = [(variant, self.results.runs(variant.name, scenes)) for variant in variants]
+        return [(variant, runs) for variant, runs in pairs if runs]
 
-    def everywhere(self) -> dict[str, tables.ArmRuns]:
-        """Return what is finished of the core arms, by the name of the scenes."""
+    def everywhere(self) -> dict[str, tables.VariantRuns]:
+        """Return what is finished of the core variants, by the name of the scenes."""
         found = {name: self.measured(self.study.core, name) for name in self.study.presets}
         return {name: pairs for name, pairs in found.items() if pairs}
 
@@ -77,57 +77,63 @@ class Context:
 def core(context: Context) -> list[str]:
     """What training does, and what each reward does, in-domain."""
     scenes = context.study.presets[0]
-    arms = context.measured(context.study.core, scenes)
-    if "core" not in context.study.parts or not arms:
+    variants = context.measured(context.study.core, scenes)
+    if "core" not in context.study.parts or not variants:
         return []
     values = {
-        arm.name: {metric: value(metric, runs) for metric in ("F1", "precision", "recall")}
-        for arm, runs in arms
+        variant.name: {metric: value(metric, runs) for metric in ("F1", "precision", "recall")}
+        for variant, runs in variants
     }
     plots.intervals(values, f"held-out {scenes} scenes", context.figure("core.png"))
     return [
         f"## 1. What training does: held-out `{scenes}` scenes",
         "",
-        *_names(arms),
-        *tables.by_metric(arms, SHOWN),
+        *_names(variants),
+        *tables.by_metric(variants, SHOWN),
         "",
         *(
             line
             for before in _asked((BASE, SFT_LONGER, GRPO), context)
-            for line in [*tables.gains(arms, COMPARED, before.name), ""]
+            for line in [*tables.gains(variants, COMPARED, before.name), ""]
         ),
-        *context.picture("core.png", "F1, precision and recall of each arm"),
+        *context.picture("core.png", "F1, precision and recall of each variant"),
     ]
 
 
 def rewards(context: Context) -> list[str]:
     """What each accuracy reward does."""
     scenes = context.study.presets[0]
-    arms = context.measured((BASE, *REWARDS), scenes)
-    if "rewards" not in context.study.parts or not any(arm in REWARDS for arm, _ in arms):
+    variants = context.measured((BASE, *REWARDS), scenes)
+    if "rewards" not in context.study.parts or not any(
+        variant in REWARDS for variant, _ in variants
+    ):
         return []
-    points = {arm.name: _points(runs) for arm, runs in arms}
+    points = {variant.name: _points(runs) for variant, runs in variants}
     plots.precision_and_recall(points, context.figure("rewards.png"))
     return [
         f"## 2. Accuracy rewards: held-out `{scenes}` scenes",
         "",
         f"`{GRPO.name}` has the library's default: F1 at IoU 0.5.",
         "",
-        *_names(arms),
-        *tables.by_metric(arms, REWARD_SHOWN),
+        *_names(variants),
+        *tables.by_metric(variants, REWARD_SHOWN),
         "",
-        *tables.gains(arms, REWARD_SHOWN, GRPO.name),
+        *tables.gains(variants, REWARD_SHOWN, GRPO.name),
         "",
         *context.picture("rewards.png", "precision and recall of each run"),
     ]
 
 
 def domains(context: Context) -> list[str]:
-    """The core arms on scenes they were not trained on."""
+    """The core variants on scenes they were not trained on."""
     found = context.everywhere()
     if "domains" not in context.study.parts or not found:
         return []
-    gains = {arm.name: _gains(arm, found) for arm in context.study.core if arm is not BASE}
+    gains = {
+        variant.name: _gains(variant, found)
+        for variant in context.study.core
+        if variant is not BASE
+    }
     gains = {name: row for name, row in gains.items() if row}
     lines = [
         "## 3. In-domain and out of it",
@@ -157,23 +163,23 @@ def domains(context: Context) -> list[str]:
 
 def photos(context: Context) -> list[str]:
     """Photographs, as a curiosity."""
-    arms = context.measured((BASE, SFT_LONGER, GRPO), PHOTOS)
-    if not arms:
+    variants = context.measured((BASE, SFT_LONGER, GRPO), PHOTOS)
+    if not variants:
         return ["Photographs: not measured (`--photos FOLDER`, a COCO json and its images).", ""]
-    count = len(next(iter(arms[0][1].values()))["episodes"])
+    count = len(next(iter(variants[0][1].values()))["episodes"])
     return [
         f"### A curiosity: {tables.plural(count, 'photograph')}",
         "",
         "The model has only ever seen drawings; so few images say nothing about photographs.",
         "",
-        *tables.by_metric(arms, ("F1", "precision", "recall", "boxes_per_person")),
+        *tables.by_metric(variants, ("F1", "precision", "recall", "boxes_per_person")),
         "",
     ]
 
 
 def looking(context: Context) -> list[str]:
     """Whether the looks help, and where they land."""
-    found = {arm.name: context.results.looking(arm.name) for arm in (BASE, GRPO)}
+    found = {variant.name: context.results.looking(variant.name) for variant in (BASE, GRPO)}
     found = {name: controls for name, controls in found.items() if controls}
     if "looking" not in context.study.parts or not found:
         return []
@@ -230,8 +236,12 @@ def looking(context: Context) -> list[str]:
 def learning(context: Context) -> list[str]:
     """Curves over steps, and the numbers they end with."""
     lines = []
-    for part, arms in (("core", context.study.core), ("rewards", REWARDS)):
-        logs = {arm.name: context.results.logs(arm.name) for arm in arms if arm.name in LEARN}
+    for part, variants in (("core", context.study.core), ("rewards", REWARDS)):
+        logs = {
+            variant.name: context.results.logs(variant.name)
+            for variant in variants
+            if variant.name in LEARN
+        }
         logs = {name: runs for name, runs in logs.items() if runs}
         if part not in context.study.parts or not logs:
             continue
@@ -273,30 +283,36 @@ SECTIONS = (core, rewards, domains, photos, looking, learning, failures)
 
 def grpo_leads(context: Context) -> bool:
     """Tell whether GRPO's F1 in-domain is above that of the start and of being taught on."""
-    runs = {arm.name: own for arm, own in context.everywhere().get(context.study.presets[0], ())}
+    runs = {
+        variant.name: own for variant, own in context.everywhere().get(context.study.presets[0], ())
+    }
     if not {BASE.name, SFT_LONGER.name, GRPO.name} <= runs.keys():
         return False
-    gains = [difference("F1", runs[arm.name], runs[GRPO.name]) for arm in (BASE, SFT_LONGER)]
+    gains = [
+        difference("F1", runs[variant.name], runs[GRPO.name]) for variant in (BASE, SFT_LONGER)
+    ]
     return all(gain.value is not None and gain.value > 0 for gain in gains)
 
 
-def _kept(found: Mapping[str, tables.ArmRuns], arms: Sequence[Arm]) -> dict[str, tables.ArmRuns]:
-    """Return the runs of some arms only."""
-    return {scenes: [p for p in pairs if p[0] in arms] for scenes, pairs in found.items()}
+def _kept(
+    found: Mapping[str, tables.VariantRuns], variants: Sequence[Variant]
+) -> dict[str, tables.VariantRuns]:
+    """Return the runs of some variants only."""
+    return {scenes: [p for p in pairs if p[0] in variants] for scenes, pairs in found.items()}
 
 
-def _asked(arms: Sequence[Arm], context: Context) -> list[Arm]:
-    """Return those of some arms that the study has."""
-    return [arm for arm in arms if arm in context.study.core]
+def _asked(variants: Sequence[Variant], context: Context) -> list[Variant]:
+    """Return those of some variants that the study has."""
+    return [variant for variant in variants if variant in context.study.core]
 
 
-def _gains(arm: Arm, found: Mapping[str, tables.ArmRuns]) -> dict[str, Interval]:
-    """Gain of an arm over the start, by the name of the scenes."""
+def _gains(variant: Variant, found: Mapping[str, tables.VariantRuns]) -> dict[str, Interval]:
+    """Gain of a variant over the start, by the name of the scenes."""
     row = {}
     for scenes, pairs in found.items():
         runs: dict[str, Runs] = {other.name: own for other, own in pairs}
-        if {BASE.name, arm.name} <= runs.keys():
-            row[scenes] = difference("F1", runs[BASE.name], runs[arm.name])
+        if {BASE.name, variant.name} <= runs.keys():
+            row[scenes] = difference("F1", runs[BASE.name], runs[variant.name])
     return row
 
 
@@ -306,7 +322,7 @@ def _points(runs: Runs) -> list[tuple[float, float]]:
     return list(zip(precision, recall, strict=True))
 
 
-def _names(arms: tables.ArmRuns) -> list[str]:
-    """Say what each arm is."""
-    rows = [[f"`{arm.name}`", arm.says] for arm, _ in arms]
-    return [*tables.markdown(["arm", "what"], rows, numbers=False), ""]
+def _names(variants: tables.VariantRuns) -> list[str]:
+    """Say what each variant is."""
+    rows = [[f"`{variant.name}`", variant.says] for variant, _ in variants]
+    return [*tables.markdown(["variant", "what"], rows, numbers=False), ""]

@@ -1,10 +1,10 @@
 """Metrics of several runs on the same scenes, with intervals over scenes and seeds; no files.
 
-A value of an arm is the mean over its seeds of a metric pooled over scenes. Its 95 % interval is a
-bootstrap that draws scenes and seeds at once, both with replacement (a two-way percentile
-bootstrap): the drawn scenes are the same for all seeds and, in a comparison, for both arms, and so
-are the drawn seeds, since two arms learn from the same scenes under the same seed. With one seed
-only scenes are drawn.
+A value of a variant is the mean over its seeds of a metric pooled over scenes. Its 95 % interval is
+a bootstrap that draws scenes and seeds at once, both with replacement (a two-way percentile
+bootstrap): the drawn scenes are the same for all seeds and, in a comparison, for both variants, and
+so are the drawn seeds, since two variants learn from the same scenes under the same seed. With one
+seed only scenes are drawn.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from examples.studies.rewards.measure.answers import Columns
 
 Floats = NDArray[np.float64]
 Runs = Mapping[int | None, Columns]
-"""What was measured of an arm, by seed; the starting model has the one seed None."""
+"""What was measured of a variant, by seed; the starting model has the one seed None."""
 
 ROUNDS = 2000
 
@@ -90,7 +90,7 @@ those that count; ``well_formed`` is the format term, and F1 is at IoU 0.5. Wher
 
 
 def value(metric: str, runs: Runs) -> Interval:
-    """Return a metric of an arm with its interval.
+    """Return a metric of a variant with its interval.
 
     Args:
         metric: a name of ``METRICS``.
@@ -103,12 +103,12 @@ def value(metric: str, runs: Runs) -> Interval:
 
 
 def difference(metric: str, before: Runs, after: Runs) -> Interval:
-    """Compare two arms on the same scenes, in pairs.
+    """Compare two variants on the same scenes, in pairs.
 
     Args:
         metric: a name of ``METRICS``.
-        before: the first arm.
-        after: the second arm. Where both were trained, the seeds that both have are compared.
+        before: the first variant.
+        after: the second variant. Where both were trained, the seeds that both have are compared.
 
     Returns:
         After minus before with its interval; without a value where it is not defined, or where
@@ -118,7 +118,7 @@ def difference(metric: str, before: Runs, after: Runs) -> Interval:
         both = [seed for seed in after if seed in before]
         before, after = ({seed: runs[seed] for seed in both} for runs in (before, after))
         if not both:
-            return Interval(None, None, None, "no seed is finished in both arms")
+            return Interval(None, None, None, "no seed is finished in both variants")
 
     def gain(counts: Floats, seeds: Floats | None) -> Floats:
         return _mean(metric, list(after.values()), counts, seeds) - _mean(

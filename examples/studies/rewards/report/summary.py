@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 import examples.studies.rewards.report.tables as tables
 from dip_agents.experiments.looking import NONE, OWN
-from examples.studies.rewards.conditions import BASE, GRPO, REWARDS, SFT_LONGER, Arm
 from examples.studies.rewards.config import Study
 from examples.studies.rewards.report.results import Results
+from examples.studies.rewards.variants import BASE, GRPO, REWARDS, SFT_LONGER, Variant
 
 
 def summary(study: Study, results: Results) -> list[str]:
@@ -42,32 +42,34 @@ def summary(study: Study, results: Results) -> list[str]:
 
 def verdicts(study: Study, results: Results) -> list[str]:
     """Say how GRPO compares with the start and with being taught on, scenes by scenes."""
-    asked = [arm for arm in (BASE, SFT_LONGER) if arm in study.core]
+    asked = [variant for variant in (BASE, SFT_LONGER) if variant in study.core]
     return _against(asked, study.presets, results)
 
 
-def _ablations(study: Study) -> list[Arm]:
-    return [arm for arm in study.core if arm.learns == "rewards" and arm is not GRPO]
+def _ablations(study: Study) -> list[Variant]:
+    return [
+        variant for variant in study.core if variant.learns == "rewards" and variant is not GRPO
+    ]
 
 
-def _against(arms: Sequence[Arm], presets: Sequence[str], results: Results) -> list[str]:
-    """Compare GRPO with each arm on each set of scenes that it is finished on."""
+def _against(variants: Sequence[Variant], presets: Sequence[str], results: Results) -> list[str]:
+    """Compare GRPO with each variant on each set of scenes that it is finished on."""
     lines = []
-    for arm in arms:
-        found: dict[str, tables.ArmRuns] = {}
+    for variant in variants:
+        found: dict[str, tables.VariantRuns] = {}
         for scenes in presets:
-            pairs = [(one, results.runs(one.name, scenes)) for one in (arm, GRPO)]
+            pairs = [(one, results.runs(one.name, scenes)) for one in (variant, GRPO)]
             found |= {scenes: pairs} if all(runs for _, runs in pairs) else {}
-        lines += tables.verdict(found, arm.name, GRPO.name)
+        lines += tables.verdict(found, variant.name, GRPO.name)
     return lines
 
 
 def _looking(results: Results) -> list[str]:
     """Compare each model's own looks with none."""
     lines = []
-    for arm in (BASE, GRPO):
-        controls = results.looking(arm.name)
+    for variant in (BASE, GRPO):
+        controls = results.looking(variant.name)
         if controls:
-            pairs = [(Arm(name, ""), controls[name]) for name in (NONE, OWN)]
-            lines += tables.verdict({arm.name: pairs}, NONE, OWN)
+            pairs = [(Variant(name, ""), controls[name]) for name in (NONE, OWN)]
+            lines += tables.verdict({variant.name: pairs}, NONE, OWN)
     return lines

@@ -7,10 +7,9 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dip_agents.evaluation.result import show
+from dip_agents.evaluation.result import format_interval
 from dip_agents.experiments.looking import NONE, OWN
 from dip_agents.experiments.measures import gain_and_harm
-from examples.studies.rewards.conditions import Arm
 from examples.studies.rewards.report.results import Logs
 from examples.studies.rewards.report.stats import (
     Runs,
@@ -20,6 +19,7 @@ from examples.studies.rewards.report.stats import (
     per_seed,
     value,
 )
+from examples.studies.rewards.variants import Variant
 
 HEADINGS = {
     "F1": "F1",
@@ -40,14 +40,14 @@ HEADINGS = {
 LAST = 10
 """Steps that a table of training numbers takes the mean of."""
 LOGGED = {
-    "reward/total": "reward, each arm's own",
+    "reward/total": "reward, each variant's own",
     "reward/accuracy": "accuracy term",
     "reward/look": "look term",
     "rollout/looked": "rollouts that look",
     "rollout/boxes": "boxes an answer",
     "train/entropy": "entropy, nats a token",
     "train/ref_kl": "KL to the start",
-    "group/frac_mixed": "groups that teach",
+    "group/frac_informative": "groups that teach",
 }
 """What the curves show, by log key."""
 
@@ -60,8 +60,8 @@ NOISE = {
 }
 """What two groups in each scene tell, by metric."""
 
-ArmRuns = Sequence[tuple[Arm, Runs]]
-"""Arms with their runs on the same scenes, those without any left out."""
+VariantRuns = Sequence[tuple[Variant, Runs]]
+"""Variants with their runs on the same scenes, those without any left out."""
 
 
 def markdown(
@@ -83,78 +83,80 @@ def plural(count: int, word: str) -> str:
     return f"{count} {word}{'' if count == 1 else 's'}"
 
 
-def by_metric(arms: ArmRuns, metrics: Sequence[str]) -> list[str]:
-    """Return a row for each arm and a column for each metric, with intervals."""
-    header = ["arm", "seeds", *(HEADINGS[metric] for metric in metrics), "F1 of each seed"]
+def by_metric(variants: VariantRuns, metrics: Sequence[str]) -> list[str]:
+    """Return a row for each variant and a column for each metric, with intervals."""
+    header = ["variant", "seeds", *(HEADINGS[metric] for metric in metrics), "F1 of each seed"]
     rows = [
         [
-            f"`{arm.name}`",
+            f"`{variant.name}`",
             _seeds(runs),
-            *(show(value(metric, runs)) for metric in metrics),
+            *(format_interval(value(metric, runs)) for metric in metrics),
             " ".join(f"{v:.3f}" for v in per_seed("F1", runs).values()),
         ]
-        for arm, runs in arms
+        for variant, runs in variants
     ]
     return markdown(header, rows)
 
 
-def gains(arms: ArmRuns, metrics: Sequence[str], reference: str) -> list[str]:
-    """Return, for each other arm, its paired differences to one arm.
+def gains(variants: VariantRuns, metrics: Sequence[str], reference: str) -> list[str]:
+    """Return, for each other variant, its paired differences to one variant.
 
     Args:
-        arms: the arms.
+        variants: the variants.
         metrics: columns.
-        reference: name of the arm that is taken off.
+        reference: name of the variant that is taken off.
     """
-    found = {arm.name: runs for arm, runs in arms}
+    found = {variant.name: runs for variant, runs in variants}
     if reference not in found:
         return [f"`{reference}` is not finished: nothing to compare with."]
-    header = [f"arm - `{reference}`, paired", *(HEADINGS[metric] for metric in metrics)]
+    header = [f"variant - `{reference}`, paired", *(HEADINGS[metric] for metric in metrics)]
     rows = [
         [
-            f"`{arm.name}`",
-            *(show(difference(m, found[reference], runs), sign=True) for m in metrics),
+            f"`{variant.name}`",
+            *(format_interval(difference(m, found[reference], runs), sign=True) for m in metrics),
         ]
-        for arm, runs in arms
-        if arm.name != reference
+        for variant, runs in variants
+        if variant.name != reference
     ]
     return markdown(header, rows)
 
 
-def across(arms: Mapping[str, ArmRuns], metric: str, reference: str | None = None) -> list[str]:
-    """Return a row for each arm and a column for each set of scenes.
+def across(
+    variants: Mapping[str, VariantRuns], metric: str, reference: str | None = None
+) -> list[str]:
+    """Return a row for each variant and a column for each set of scenes.
 
     Args:
-        arms: by the name of the scenes.
+        variants: by the name of the scenes.
         metric: what is shown.
-        reference: name of the arm that is taken off, in pairs; None for the values themselves.
+        reference: name of the variant that is taken off, in pairs; None for the values themselves.
     """
-    names = list(dict.fromkeys(arm.name for pairs in arms.values() for arm, _ in pairs))
+    names = list(dict.fromkeys(variant.name for pairs in variants.values() for variant, _ in pairs))
     cells: dict[str, dict[str, str]] = {name: {} for name in names if name != reference}
-    for scenes, pairs in arms.items():
-        found = {arm.name: runs for arm, runs in pairs}
+    for scenes, pairs in variants.items():
+        found = {variant.name: runs for variant, runs in pairs}
         for name, runs in found.items():
             if reference is None:
-                cells[name][scenes] = show(value(metric, runs))
+                cells[name][scenes] = format_interval(value(metric, runs))
             elif name != reference and reference in found:
                 gain = difference(metric, found[reference], runs)
-                cells[name][scenes] = show(gain, sign=True)
-    first = "arm" if reference is None else f"arm - `{reference}`, paired"
-    rows = [[f"`{n}`", *(row.get(scenes, "-") for scenes in arms)] for n, row in cells.items()]
-    return markdown([f"{first}: {HEADINGS[metric]}", *arms], rows)
+                cells[name][scenes] = format_interval(gain, sign=True)
+    first = "variant" if reference is None else f"variant - `{reference}`, paired"
+    rows = [[f"`{n}`", *(row.get(scenes, "-") for scenes in variants)] for n, row in cells.items()]
+    return markdown([f"{first}: {HEADINGS[metric]}", *variants], rows)
 
 
-def verdict(arms: Mapping[str, ArmRuns], before: str, after: str) -> list[str]:
-    """Say for each set of scenes what comes out of comparing two arms by F1.
+def verdict(variants: Mapping[str, VariantRuns], before: str, after: str) -> list[str]:
+    """Say for each set of scenes what comes out of comparing two variants by F1.
 
     Args:
-        arms: by the name of the scenes.
-        before: name of the first arm.
+        variants: by the name of the scenes.
+        before: name of the first variant.
         after: name of the second.
     """
     lines = []
-    for scenes, pairs in arms.items():
-        found = {arm.name: runs for arm, runs in pairs}
+    for scenes, pairs in variants.items():
+        found = {variant.name: runs for variant, runs in pairs}
         if before not in found or after not in found:
             lines.append(f"- `{scenes}`: not finished.")
             continue
@@ -166,7 +168,7 @@ def verdict(arms: Mapping[str, ArmRuns], before: str, after: str) -> list[str]:
         both = overlap(value("F1", found[before]), value("F1", found[after]))
         lines.append(
             f"- `{scenes}`: `{after}` is **{word}**{_than(word, before)}, F1 "
-            f"{show(gain, sign=True)} in pairs; their own intervals "
+            f"{format_interval(gain, sign=True)} in pairs; their own intervals "
             f"{'overlap' if both else 'do not overlap'}."
         )
     return lines
@@ -183,8 +185,8 @@ def looking(controls: Mapping[str, Runs]) -> list[str]:
     rows = [
         [
             name,
-            *(show(value(metric, runs)) for metric in metrics),
-            "" if name == OWN else show(difference("F1", own, runs), sign=True),
+            *(format_interval(value(metric, runs)) for metric in metrics),
+            "" if name == OWN else format_interval(difference("F1", own, runs), sign=True),
         ]
         for name, runs in controls.items()
     ]
@@ -232,7 +234,7 @@ def noise(runs: Runs) -> list[str]:
     Args:
         runs: of ``noise.py``.
     """
-    rows = [[words, show(value(metric, runs))] for metric, words in NOISE.items()]
+    rows = [[words, format_interval(value(metric, runs))] for metric, words in NOISE.items()]
     return markdown(["within scenes", "correlation, or share"], rows)
 
 
@@ -242,14 +244,14 @@ def training(
     """Return the means of the last steps, over steps and seeds; ``-`` where nothing was logged.
 
     Args:
-        logs: rows of each step, by arm and seed.
+        logs: rows of each step, by variant and seed.
     """
     rows = []
-    for arm, runs in logs.items():
+    for variant, runs in logs.items():
         last = [row for steps in runs.values() for row in list(steps)[-LAST:]]
         means = [_logged(last, key) for key in LOGGED]
-        rows.append([f"`{arm}`", *("-" if math.isnan(m) else f"{m:.3f}" for m in means)])
-    return markdown(["arm", *LOGGED.values()], rows)
+        rows.append([f"`{variant}`", *("-" if math.isnan(m) else f"{m:.3f}" for m in means)])
+    return markdown(["variant", *LOGGED.values()], rows)
 
 
 def mean(values: Sequence[float]) -> float:

@@ -16,9 +16,10 @@ from examples.studies.rewards.report.tables import markdown, plural
 
 INTERVALS = f"""\
 A value is the mean over seeds of a metric pooled over scenes. In brackets is its 95 % interval: a
-percentile bootstrap of {ROUNDS} samples that draws scenes and, for arms with several, seeds, both
-with replacement. A paired difference draws the same scenes for both arms, and the same seeds, since
-arms learn from the same scenes under the same seed. Few seeds are a coarse sample of what seeds can
+percentile bootstrap of {ROUNDS} samples that draws scenes and, for variants with several, seeds,
+both with replacement. A paired difference draws the same scenes for both variants, and the same
+seeds, since variants learn from the same scenes under the same seed. Few seeds are a coarse sample
+of what seeds can
 do: the value of each one stands beside the mean.
 """
 GPU = """\
@@ -31,8 +32,8 @@ python -m examples.studies.rewards.measure.larger --out runs/small/untrained
 dip sft --model runs/small/untrained --out runs/small --device cuda \\
   --mix easy=1 crowd=3 --scene-count 50000 --views 6 --store runs/scenes --workers 8 \\
   --steps 12000 --batch-size 64 --optimizer muon --learning-rate 1e-3 --decay-steps 3000 \\
-  --coordinate-sigma 1.5 --final-sigma 0.5 --dense-weight 1 --without-looks 0.2 \\
-  --blurred 0.35 --look tiles --smallest 8
+  --coordinate-sigma 1.5 --final-sigma 0.5 --dense-weight 1 --p-no-look 0.2 \\
+  --p_blurred_overview 0.35 --look tiles --min_visible_height 8
 python -m examples.studies.rewards --gpu
 ```
 """
@@ -85,13 +86,14 @@ def head(context: Context) -> list[str]:
         f"- Start: `{study.model}`, fingerprint {context.start.fingerprint}; overview "
         f"{rules.view_size} px, crops {rules.crop_size} px, {plural(rules.max_looks, 'look')} of "
         f"up to {plural(rules.max_regions, 'region')}",
-        f"- Each arm: {plural(study.steps, 'update')} from {study.steps * study.scenes_per_step} "
-        f"`{study.train_preset}` scenes (split train; of a seed the same for all arms), "
+        f"- Each variant: {plural(study.steps, 'update')} from "
+        f"{study.steps * study.scenes_per_step} `{study.train_preset}` scenes "
+        f"(split train; of a seed the same for all variants), "
         f"{study.episodes} episodes an update: {study.scenes_per_step} scenes x "
         f"{study.group_size} rollouts at learning rate {study.learning_rate:g}, or as many "
         f"demonstrations at {study.sft_learning_rate:g}",
         f"- Measured: the first {study.n} scenes of each preset's split val, the same for all "
-        "arms, greedy, paid by the default reward",
+        "variants, greedy, paid by the default reward",
         "",
         *INTERVALS.splitlines(),
         "",

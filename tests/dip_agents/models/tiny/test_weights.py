@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from dip_agents.grpo.run import measure_model
+from dip_agents.grpo.run import evaluate_model
 from dip_agents.models.loading import BUNDLED, RULES_FILE, TINY_RULES, load_model, rules_of
 from dip_env.scenes import make_source
 
@@ -20,7 +20,7 @@ def test_the_bundled_model_has_learned_the_form_and_finds_people(preset, least):
     loaded = load_model("tiny", dtype="float32")
     assert loaded.trained
     source = make_source(preset, split="val")
-    result = measure_model(
+    result = evaluate_model(
         loaded.vlm, source, range(12), loaded.rules, max_new_tokens=224, token_budget=768
     )
     assert result.metrics["format"].value > 0.9
@@ -33,7 +33,7 @@ def test_in_crowds_the_bundled_model_finds_more_people_with_its_looks():
     loaded = load_model("tiny", dtype="float32")
     source = make_source("crowd", split="val")
     recall = [
-        measure_model(
+        evaluate_model(
             loaded.vlm,
             source,
             range(24),

@@ -102,5 +102,6 @@ def toy_study(load, tmp_path) -> Any:
 def start(load) -> Any:
     """Return a starting model that is never loaded."""
     return load("plan").Start(
-        7, EpisodeConfig(view_size=128, crop_size=64, max_looks=1, max_regions=2, brief=True)
+        7,
+        EpisodeConfig(view_size=128, crop_size=64, max_looks=1, max_regions=2, minimal_prompt=True),
     )

@@ -15,7 +15,7 @@ def jobs(load, toy_study, start):
 
 
 def trainings(jobs):
-    return {(job.arm, job.seed): job for job in jobs if job.kind == "train"}
+    return {(job.variant, job.seed): job for job in jobs if job.kind == "train"}
 
 
 def test_every_run_comes_once_and_after_the_one_it_needs(jobs):
@@ -28,8 +28,8 @@ def test_every_run_comes_once_and_after_the_one_it_needs(jobs):
 def test_arms_of_a_seed_learn_as_often_from_as_much_of_the_same(jobs, toy_study):
     learned = trainings(jobs)
     for seed in toy_study.seeds:
-        settings = {arm: job.setting for (arm, at), job in learned.items() if at == seed}
-        scenes = {arm: s["scenes"] for arm, s in settings.items()}
+        settings = {variant: job.setting for (variant, at), job in learned.items() if at == seed}
+        scenes = {variant: s["scenes"] for variant, s in settings.items()}
         fresh = scenes.pop("sft_fresh")
         assert all(s == scenes["grpo"] for s in scenes.values())
         assert fresh["first"] == scenes["grpo"]["first"]
@@ -44,12 +44,16 @@ def test_arms_of_a_seed_learn_as_often_from_as_much_of_the_same(jobs, toy_study)
 
 
 def test_each_arm_changes_what_it_says(jobs):
-    rules = {arm: job.setting["rules"] for (arm, seed), job in trainings(jobs).items() if seed == 0}
+    rules = {
+        variant: job.setting["rules"]
+        for (variant, seed), job in trainings(jobs).items()
+        if seed == 0
+    }
     default = rules["grpo"]
     assert RewardConfig(**default["reward"]) == RewardConfig()
 
-    def changed(arm):
-        flat = rules[arm] | rules[arm]["reward"]
+    def changed(variant):
+        flat = rules[variant] | rules[variant]["reward"]
         before = default | default["reward"]
         return {k: v for k, v in flat.items() if v != before[k] and k != "reward"}
 
@@ -69,12 +73,12 @@ def test_measurements_pay_all_arms_alike_on_the_same_scenes(jobs):
     }
     for job in measured:
         assert RewardConfig(**job.setting["rules"]["reward"]) == RewardConfig()
-        assert job.setting["rules"]["max_looks"] == (0 if job.arm == "grpo_no_looks" else 1)
+        assert job.setting["rules"]["max_looks"] == (0 if job.variant == "grpo_no_looks" else 1)
 
 
 def test_the_default_reward_is_trained_once_for_both_tables(jobs):
-    assert [job.seed for job in jobs if (job.kind, job.arm) == ("train", "grpo")] == [0, 1]
-    assert [job.seed for job in jobs if (job.kind, job.arm) == ("measure", "base")] == [None]
+    assert [job.seed for job in jobs if (job.kind, job.variant) == ("train", "grpo")] == [0, 1]
+    assert [job.seed for job in jobs if (job.kind, job.variant) == ("measure", "base")] == [None]
 
 
 def test_a_key_holds_all_that_matters_and_nothing_else(load, toy_study, start):
@@ -83,8 +87,8 @@ def test_a_key_holds_all_that_matters_and_nothing_else(load, toy_study, start):
     def folders(study=toy_study, start=start):
         return {job.folder for job in plan(study, start)}
 
-    def trained(found, arm=""):
-        return {folder for folder in found if folder.startswith(f"train-{arm}")}
+    def trained(found, variant=""):
+        return {folder for folder in found if folder.startswith(f"train-{variant}")}
 
     before = folders()
     assert not before & folders(start=replace(start, fingerprint=8))
@@ -102,38 +106,38 @@ def test_a_key_holds_all_that_matters_and_nothing_else(load, toy_study, start):
 def test_parts_ask_for_their_runs_only(load, toy_study, start):
     plan = load("plan").plan
     looking = plan(replace(toy_study, only="looking"), start)
-    assert {(job.kind, job.arm) for job in looking} == {
+    assert {(job.kind, job.variant) for job in looking} == {
         ("looking", "base"),
         ("noise", "base"),
         ("looking", "grpo"),
         ("train", "grpo"),
     }
     quick = replace(load("config").defaults(["--quick"]), quick=True)
-    assert {job.arm for job in plan(quick, start)} == {"base", "sft_longer", "grpo"}
+    assert {job.variant for job in plan(quick, start)} == {"base", "sft_longer", "grpo"}
     assert {job.seed for job in plan(quick, start)} == {None, 0}
 
 
 def test_the_night_study_asks_what_the_look_reward_does_where_looks_are_not_learned(load, start):
     study = load("config").defaults(["--night"])
     found = trainings(load("plan").plan(study, start))
-    assert {arm for arm, _ in found} == {
+    assert {variant for variant, _ in found} == {
         "grpo", "grpo_no_look_reward", "grpo_look_heavy", "grpo_look_causal"
     }  # fmt: skip
     assert {job.setting["scenes"]["preset"] for job in found.values()} == {"night"}
-    paid = {arm: job.setting["rules"]["reward"] for (arm, _), job in found.items()}
+    paid = {variant: job.setting["rules"]["reward"] for (variant, _), job in found.items()}
     assert paid["grpo_look_causal"] == paid["grpo_look_heavy"]
     assert paid["grpo_look_heavy"]["look_weight"] == paid["grpo_look_heavy"]["accuracy_weight"]
     terms = ("format_weight", "look_weight", "accuracy_weight")
     assert sum(paid["grpo_look_heavy"][name] for name in terms) == pytest.approx(1.0)
     assert sum(getattr(RewardConfig(), name) for name in terms) == pytest.approx(1.0)
-    credit = {arm: job.setting["config"]["look_credit"] for (arm, _), job in found.items()}
-    assert [arm for arm, kind in credit.items() if kind == "causal"] == ["grpo_look_causal"]
+    credit = {variant: job.setting["config"]["look_credit"] for (variant, _), job in found.items()}
+    assert [variant for variant, kind in credit.items() if kind == "causal"] == ["grpo_look_causal"]
 
 
 def test_photographs_are_measured_when_they_are_given(load, toy_study, start):
     found = load("plan").plan(replace(toy_study, only="core"), start, photos="abc")
     photos = [job for job in found if job.scenes == "photos"]
-    assert {job.arm for job in photos} == {"base", "sft_longer", "grpo"}
+    assert {job.variant for job in photos} == {"base", "sft_longer", "grpo"}
     assert {json.dumps(job.setting["scenes"]) for job in photos} == {'{"photos": "abc"}'}
 
 
@@ -141,7 +145,7 @@ def test_photographs_are_measured_when_they_are_given(load, toy_study, start):
     ("changes", "words"),
     [
         ({"only": "core,everything"}, "only: expected some of .*, got 'everything'"),
-        ({"arms": "base,gipo"}, "arms: expected some of base,.*, got 'gipo'"),
+        ({"variants": "base,gipo"}, "variants: expected some of base,.*, got 'gipo'"),
         ({"seeds": (1, 1)}, r"seeds: expected different values, at least one, got \(1, 1\)"),
         ({"jobs": 0}, "jobs: expected at least 1, got 0"),
     ],

@@ -44,8 +44,8 @@ def ways(runs, tmp_path):
 
 @pytest.fixture
 def job(load):
-    def make(arm, needs=None, **setting):
-        return load("plan").Job("train", arm, 0, "toy", setting, needs)
+    def make(variant, needs=None, **setting):
+        return load("plan").Job("train", variant, 0, "toy", setting, needs)
 
     return make
 

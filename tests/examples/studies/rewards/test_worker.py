@@ -39,8 +39,8 @@ def prepared(small):
     """Return a function that writes a run's job and returns the folder."""
     study, jobs = small
 
-    def make(kind, arm, out=None, **changes):
-        job = next(j for j in jobs if (j.kind, j.arm) == (kind, arm))
+    def make(kind, variant, out=None, **changes):
+        job = next(j for j in jobs if (j.kind, j.variant) == (kind, variant))
         folder = (out or study.out) / job.folder
         folder.mkdir(parents=True, exist_ok=True)
         record = {
@@ -148,7 +148,7 @@ def test_a_worker_leaves_when_its_parent_is_gone(load, monkeypatch):
 
 def test_rules_come_back_from_a_setting(load, small):
     _, jobs = small
-    job = next(j for j in jobs if j.arm == "grpo_prior_look")
+    job = next(j for j in jobs if j.variant == "grpo_prior_look")
     rules = load("worker").read_rules(json.loads(json.dumps(job.setting["rules"])))
     assert rules.reward.ambiguity == "annotation"
     assert replace(rules, reward=rules.reward) == rules

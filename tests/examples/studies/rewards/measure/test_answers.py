@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from dip_agents.evaluation.evaluate import evaluate
+from dip_agents.evaluation.evaluator import evaluate
 from dip_agents.policies.oracle import OraclePolicy
 from dip_env.config import EpisodeConfig
 

@@ -6,14 +6,14 @@ from dip_agents.experiments.looking import NONE, OWN
 
 
 @pytest.fixture
-def arms(load, columns):
-    """Three arms on two scenes of one person each: F1 0, 1/2 and 1 with seeds 0 and 1."""
-    arms = load("conditions")
+def variants(load, columns):
+    """Three variants on two scenes of one person each: F1 0, 1/2 and 1 with seeds 0 and 1."""
+    variants = load("variants")
     none, one, both = (columns(tp, (1, 1), (1, 1)) for tp in ((0, 0), (0, 1), (1, 1)))
     return [
-        (arms.BASE, {None: none}),
-        (arms.SFT_LONGER, {0: one, 1: one}),
-        (arms.GRPO, {0: both, 1: both}),
+        (variants.BASE, {None: none}),
+        (variants.SFT_LONGER, {0: one, 1: one}),
+        (variants.GRPO, {0: both, 1: both}),
     ]
 
 
@@ -27,9 +27,9 @@ def test_a_table_is_markdown_with_numbers_to_the_right(load):
     assert markdown(["a", "b"], [], numbers=False) == ["| a | b |", "| --- | --- |"]
 
 
-def test_arms_stand_with_intervals_and_each_seed(load, arms):
-    header, _, base, sft, grpo = load("report.tables").by_metric(arms, ("F1", "recall"))
-    assert cells(header) == ["arm", "seeds", "F1", "recall", "F1 of each seed"]
+def test_arms_stand_with_intervals_and_each_seed(load, variants):
+    header, _, base, sft, grpo = load("report.tables").by_metric(variants, ("F1", "recall"))
+    assert cells(header) == ["variant", "seeds", "F1", "recall", "F1 of each seed"]
     assert cells(base) == [
         "`base`", "-", "0.000 [0.000, 0.000]", "0.000 [0.000, 0.000]", "0.000"
     ]  # fmt: skip
@@ -39,37 +39,37 @@ def test_arms_stand_with_intervals_and_each_seed(load, arms):
     assert cells(grpo)[2] == "1.000 [1.000, 1.000]"
 
 
-def test_gains_are_paired_differences_to_one_arm(load, arms):
+def test_gains_are_paired_differences_to_one_arm(load, variants):
     tables = load("report.tables")
-    header, _, sft, grpo = tables.gains(arms, ("F1",), "base")
-    assert cells(header)[0] == "arm - `base`, paired"
+    header, _, sft, grpo = tables.gains(variants, ("F1",), "base")
+    assert cells(header)[0] == "variant - `base`, paired"
     assert cells(sft) == ["`sft_longer`", "+0.500 [+0.000, +1.000]"]
     assert cells(grpo) == ["`grpo`", "+1.000 [+1.000, +1.000]"]
-    assert tables.gains(arms[:1], ("F1",), "grpo") == [
+    assert tables.gains(variants[:1], ("F1",), "grpo") == [
         "`grpo` is not finished: nothing to compare with."
     ]
 
 
-def test_scenes_stand_side_by_side_and_what_is_missing_is_a_dash(load, arms):
-    found = {"crowd": arms, "night": arms[:2]}
+def test_scenes_stand_side_by_side_and_what_is_missing_is_a_dash(load, variants):
+    found = {"crowd": variants, "night": variants[:2]}
     tables = load("report.tables")
     header, _, _, _, grpo = tables.across(found, "F1")
-    assert cells(header) == ["arm: F1", "crowd", "night"]
+    assert cells(header) == ["variant: F1", "crowd", "night"]
     assert cells(grpo) == ["`grpo`", "1.000 [1.000, 1.000]", "-"]
     rows = tables.across(found, "F1", "base")[2:]
     assert [cells(row)[0] for row in rows] == ["`sft_longer`", "`grpo`"]
     assert cells(rows[1])[1:] == ["+1.000 [+1.000, +1.000]", "-"]
 
 
-def test_a_verdict_says_what_the_intervals_say(load, arms):
+def test_a_verdict_says_what_the_intervals_say(load, variants):
     verdict = load("report.tables").verdict
-    better, missing = verdict({"crowd": arms, "night": arms[:2]}, "base", "grpo")
+    better, missing = verdict({"crowd": variants, "night": variants[:2]}, "base", "grpo")
     assert better.startswith("- `crowd`: `grpo` is **better** than `base`, F1 +1.000")
     assert better.endswith("their own intervals do not overlap.")
     assert missing == "- `night`: not finished."
-    (worse,) = verdict({"crowd": arms}, "grpo", "base")
+    (worse,) = verdict({"crowd": variants}, "grpo", "base")
     assert "`base` is **worse** than `grpo`, F1 -1.000" in worse
-    (open_,) = verdict({"crowd": arms}, "sft_longer", "grpo")
+    (open_,) = verdict({"crowd": variants}, "sft_longer", "grpo")
     assert "**not told apart** from `sft_longer`" in open_  # +0.5 from 0 to 1
     assert open_.endswith("their own intervals overlap.")
 
@@ -97,6 +97,6 @@ def test_looks_are_compared_with_the_own_ones_and_scenes_are_split(load, columns
 def test_training_numbers_are_means_of_the_last_steps(load):
     rows = [{"step": k, "reward/total": float(k), "train/entropy": None} for k in range(1, 13)]
     header, _, line = load("report.tables").training({"grpo": {0: rows, 1: rows}})
-    assert cells(header)[1] == "reward, each arm's own"
+    assert cells(header)[1] == "reward, each variant's own"
     assert cells(line)[1] == "7.500"  # of 3 to 12
     assert cells(line)[5] == "-"  # the entropy

@@ -30,7 +30,7 @@ def links(text):
 
 def test_a_report_holds_every_part_and_its_pictures(load, toy_study, context, jobs, finish):
     for job in jobs:
-        finish(job, toy_study.out, miss_rate=0.6 if job.arm == "base" else 0.2, steps=12)
+        finish(job, toy_study.out, miss_rate=0.6 if job.variant == "base" else 0.2, steps=12)
     path = load("report.write").write_report(context(toy_study, jobs))
     text = path.read_text()
     for heading in (
@@ -61,7 +61,7 @@ def test_numbers_of_the_report_are_those_of_the_folders(load, toy_study, context
     study = replace(toy_study, only="core")
     for job in load("plan").plan(study, context(study, jobs).start):
         finish(job, study.out, miss_rate=0.6)
-    measured = next(j for j in jobs if (j.kind, j.arm) == ("measure", "base"))
+    measured = next(j for j in jobs if (j.kind, j.variant) == ("measure", "base"))
     columns = json.loads((study.out / measured.folder / "result.json").read_text())["columns"]
     tp, counted = (sum(row[0] for row in columns[name]) for name in ("tp", "counted"))
     f1 = 2 * tp / (counted + sum(columns["people"]))
@@ -85,7 +85,7 @@ def test_the_same_folders_give_the_same_files(load, toy_study, context, jobs, fi
 
 
 def test_a_named_study_leaves_the_report_of_another_alone(load, toy_study, context, jobs, finish):
-    study = replace(toy_study, name="night", arms="base,grpo", only="core")
+    study = replace(toy_study, name="night", variants="base,grpo", only="core")
     for job in load("plan").plan(study, context(study, jobs).start):
         finish(job, study.out)
     path = load("report.write").write_report(
@@ -100,7 +100,7 @@ def test_a_named_study_leaves_the_report_of_another_alone(load, toy_study, conte
 
 
 def test_a_report_on_parts_says_what_is_missing(load, toy_study, context, jobs, finish):
-    done = [j for j in jobs if j.seed in (None, 0) and j.arm in ("base", "grpo")]
+    done = [j for j in jobs if j.seed in (None, 0) and j.variant in ("base", "grpo")]
     done = [j for j in done if j.kind != "looking"]
     for job in done:
         finish(job, toy_study.out, steps=3)
@@ -116,13 +116,19 @@ def test_a_report_on_parts_says_what_is_missing(load, toy_study, context, jobs, 
 
 def test_what_comes_out_compares_all_that_can_be_compared(load, toy_study, jobs, finish):
     for job in jobs:
-        finish(job, toy_study.out, miss_rate=0.0 if job.arm == "grpo" else 0.9)
+        finish(job, toy_study.out, miss_rate=0.0 if job.variant == "grpo" else 0.9)
     said = load("report.summary").summary(
         toy_study, load("report.results").Results(jobs, toy_study.out)
     )
     lines = [line for line in said if line.startswith("- ")]
-    for arm in ("base", "sft_longer", "grpo_no_look_reward", "grpo_accuracy_only", "weighted_05"):
-        (line,) = (line for line in lines if f"than `{arm}`" in line)
+    for variant in (
+        "base",
+        "sft_longer",
+        "grpo_no_look_reward",
+        "grpo_accuracy_only",
+        "weighted_05",
+    ):
+        (line,) = (line for line in lines if f"than `{variant}`" in line)
         assert line.startswith("- `toy`: `grpo` is **better** than")
     assert sum("`own looks` is" in line for line in lines) == 2
     assert len(lines) == len({*lines}) == 2 + 4 + 5 + 2
@@ -135,8 +141,8 @@ def test_grpo_leads_where_it_finds_more_than_both(
     module = load("report.sections")
     assert not module.grpo_leads(context(toy_study, jobs))
     for job in jobs:
-        if job.kind == "measure" and job.arm in ("base", "sft_longer", "grpo"):
-            finish(job, toy_study.out, miss_rate=misses if job.arm == "grpo" else 0.6)
+        if job.kind == "measure" and job.variant in ("base", "sft_longer", "grpo"):
+            finish(job, toy_study.out, miss_rate=misses if job.variant == "grpo" else 0.6)
     assert module.grpo_leads(context(toy_study, jobs)) is ahead
 
 

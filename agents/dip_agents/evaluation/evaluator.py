@@ -1,4 +1,4 @@
-"""Play a policy on scenes and measure it; the result, its table and comparison are re-exported."""
+"""Play a policy on scenes and measure it."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from dip_agents.evaluation.play import Arm, Record, answer_scores, play, tally
-from dip_agents.evaluation.result import EvalResult, paired_gain, print_results, show
+from dip_agents.evaluation.play import EvalCondition, Record, play
+from dip_agents.evaluation.result import EvalResult
 from dip_agents.evaluation.scores import score_answers
 from dip_agents.policies.base import Policy
 from dip_env.config import EpisodeConfig
@@ -20,19 +20,6 @@ from dip_env.scenes.transforms.streamed import stream_scenes
 from dip_wrappers.controlled import Control
 from dip_wrappers.controls import own_looks
 from dip_wrappers.traces import TraceWriter, describe_source
-
-__all__ = [
-    "Arm",
-    "EvalResult",
-    "answer_scores",
-    "evaluate",
-    "evaluate_arms",
-    "paired_gain",
-    "play",
-    "print_results",
-    "show",
-    "tally",
-]
 
 
 def evaluate(
@@ -78,7 +65,7 @@ def evaluate(
         ValueError: for a repeated index or a size under 1.
         SceneError: for two scenes with the same image id.
     """
-    arm = Arm(config, control or own_looks())
+    condition = EvalCondition(config, control or own_looks())
     folder = None if out is None else Path(out)
     writer = None if folder is None else TraceWriter(folder / "traces", describe_source(source))
     try:
@@ -86,7 +73,7 @@ def evaluate(
             policy,
             source,
             indices,
-            {arm.control.name: arm},
+            {condition.control.name: condition},
             group_size=group_size,
             batch_size=batch_size,
             seed=seed,
@@ -104,11 +91,11 @@ def evaluate(
     return result
 
 
-def evaluate_arms(
+def evaluate_conditions(
     policy: Policy,
     source: SceneSource,
     indices: Sequence[int],
-    arms: Mapping[str, Arm],
+    conditions: Mapping[str, EvalCondition],
     *,
     batch_size: int = 16,
     seed: int = 0,
@@ -122,15 +109,15 @@ def evaluate_arms(
         policy: who acts.
         source: where the scenes come from.
         indices: which scenes, each at most once.
-        arms: the ways to play, by name; all with the same seeds, one rollout a scene.
+        conditions: the ways to play, by name; all with the same seeds, one rollout a scene.
         batch_size: most observations handed to the policy at once.
         seed: seed of the policy's randomness and of the bootstrap.
         workers: processes that prepare scenes ahead; the results are the same with any number.
         on_batch: called with (scenes done, scenes in all) after each batch.
-        on_group: called with the arm's name and each finished group, scenes in order.
+        on_group: called with the condition's name and each finished group, scenes in order.
 
     Returns:
-        What ``evaluate`` returns for each arm alone, by name.
+        What ``evaluate`` returns for each condition alone, by name.
 
     Raises:
         ValueError: for a repeated index or a size under 1.
@@ -140,7 +127,7 @@ def evaluate_arms(
         policy,
         source,
         indices,
-        arms,
+        conditions,
         group_size=1,
         batch_size=batch_size,
         seed=seed,
@@ -155,7 +142,7 @@ def _measure(
     policy: Policy,
     source: SceneSource,
     indices: Sequence[int],
-    arms: Mapping[str, Arm],
+    conditions: Mapping[str, EvalCondition],
     *,
     group_size: int,
     batch_size: int,
@@ -165,23 +152,23 @@ def _measure(
     on_batch: Callable[[int, int], None] | None = None,
     on_group: Callable[[str, EpisodeGroup], None] | None = None,
 ) -> dict[str, tuple[Record, EvalResult]]:
-    """Play every arm on every scene."""
+    """Play every condition on every scene."""
     if len(set(indices)) != len(indices):
         raise ValueError("indices: expected each scene at most once, got a repeated index")
     if group_size < 1 or batch_size < 1:
         raise ValueError(
             f"group_size, batch_size: expected numbers >= 1, got {group_size}, {batch_size}"
         )
-    records = {name: Record(group_size) for name in arms}
+    records = {name: Record(group_size) for name in conditions}
     at_once = max(1, batch_size // group_size)
     stream = stream_scenes(source, indices, workers=workers, ahead=2 * at_once)
     done = 0
     try:
         for chunk in _chunks(indices, at_once):
             scenes = [next(stream) for _ in chunk]
-            for name, arm in arms.items():
+            for name, condition in conditions.items():
                 groups = [
-                    arm.group(scene, group_size, index)
+                    condition.group(scene, group_size, index)
                     for index, scene in zip(chunk, scenes, strict=True)
                 ]
                 ends = play(policy, groups, batch_size=batch_size, seed=seed, writer=writer)
@@ -195,13 +182,15 @@ def _measure(
     finally:
         stream.close()  # ends the workers
     return {
-        name: (record, _result(record, arms[name], indices, seed))
+        name: (record, _result(record, conditions[name], indices, seed))
         for name, record in records.items()
     }
 
 
-def _result(record: Record, arm: Arm, indices: Sequence[int], seed: int) -> EvalResult:
-    """Score what one arm came to."""
+def _result(
+    record: Record, condition: EvalCondition, indices: Sequence[int], seed: int
+) -> EvalResult:
+    """Score what one condition came to."""
     # Read from what is written, so that whoever scores the files finds the same.
     truth = as_truth(record.truth.data, "truth")
     boxes = [as_detections(rows, truth, "detections") for rows in record.answers]
@@ -209,10 +198,10 @@ def _result(record: Record, arm: Arm, indices: Sequence[int], seed: int) -> Eval
         score=score_answers(record.sums, truth, boxes),
         scene_indices=tuple(indices),
         group_size=record.group_size,
-        look_reference=look_reference(arm.config, record.group_size),
+        look_reference=look_reference(condition.config, record.group_size),
         seed=seed,
-        config=arm.config,
-        control=arm.control.name,
+        config=condition.config,
+        control=condition.control.name,
     )
 
 

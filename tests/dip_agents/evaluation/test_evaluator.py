@@ -8,8 +8,10 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 
-from dip_agents.evaluation.evaluate import evaluate, paired_gain, play, print_results, show
-from dip_agents.evaluation.scores import MATCHED, METRICS, RANKED, TALLIES
+from dip_agents.evaluation.evaluator import evaluate
+from dip_agents.evaluation.play import play
+from dip_agents.evaluation.result import format_interval, paired_gain, print_results
+from dip_agents.evaluation.scores import COUNTERS, MATCHED, METRICS, RANKED
 from dip_agents.policies.base import CallablePolicy, Completion
 from dip_agents.policies.scripted import OraclePolicy, RandomPolicy
 from dip_env import EpisodeConfig, EpisodeGroup, RewardConfig, ToyScenes
@@ -125,7 +127,7 @@ def test_metrics_file_has_every_metric_with_its_interval(tmp_path):
     names = (
         "precision recall F1 mean_iou JI AP_tied AP50_tied AP75_tied count_mae "
         "duplicates_per_answer reward format look accuracy looks_per_episode boxes_per_truth "
-        "parse_failures cut_turns"
+        "parse_failures truncated_turns"
     )
     assert set(METRICS) == {*names.split(), "AP", "AP50"}
     for name in names.split():
@@ -145,7 +147,7 @@ def test_turns_that_a_limit_of_tokens_cut_are_counted():
 
     rules = replace(CONFIG, max_turns=3)
     result = evaluate(Talker(), ToyScenes(), range(4), rules)
-    assert result.metrics["cut_turns"].value == 1
+    assert result.metrics["truncated_turns"].value == 1
     assert result.metrics["parse_failures"].value == 3
 
 
@@ -276,7 +278,7 @@ def test_results_do_not_depend_on_the_batch_size():
     ]
     for result in results[1:]:
         assert result.metrics == results[0].metrics
-        for name in TALLIES:
+        for name in COUNTERS:
             one, other = (r.score.tallies[name] for r in (result, results[0]))
             np.testing.assert_array_equal(one, other)
 
@@ -325,8 +327,8 @@ def test_the_table_names_every_metric_and_the_gain():
     assert "after - before, paired" in text
     assert "before: precision undefined: no box was predicted that counts" in text
     assert "after: AP, AP50 undefined: 6 of 6 boxes carry no score" in text
-    assert show(Interval(None, None, None, "nobody")) == "-"
-    assert show(Interval(0.5, 0.25, 0.75), sign=True) == "+0.500 [+0.250, +0.750]"
+    assert format_interval(Interval(None, None, None, "nobody")) == "-"
+    assert format_interval(Interval(0.5, 0.25, 0.75), sign=True) == "+0.500 [+0.250, +0.750]"
 
 
 def test_progress_is_told_after_each_batch():

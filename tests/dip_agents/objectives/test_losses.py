@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dip_agents.objectives.aggregation import Counts, rollout_weights
-from dip_agents.objectives.policy_loss import policy_loss
+from dip_agents.objectives.losses import policy_loss
 
 KINDS = ["clipped", "gspo", "cispo", "dppo_tv"]
 LOW, HIGH, DUAL, BETA, BONUS = 0.2, 0.28, 1.6, 0.3, 0.1

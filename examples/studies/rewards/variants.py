@@ -1,4 +1,4 @@
-"""The arms of the study: what each run changes, in words and in settings; runs nothing."""
+"""The variants of the study: what each run changes, in words and in settings; runs nothing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ Learns = Literal["nothing", "demonstrations", "rewards"]
 
 
 @dataclass(frozen=True)
-class Arm:
+class Variant:
     """One way to go on from the starting model.
 
     Args:
@@ -24,7 +24,7 @@ class Arm:
             in measurement.
         learning: fields of ``GRPOConfig`` that differ from the study's.
         fresh: each demonstration shows a scene of its own, instead of the scenes that the other
-            arms learn from, as often as these play them.
+            variants learn from, as often as these play them.
     """
 
     name: str
@@ -37,14 +37,16 @@ class Arm:
     fresh: bool = False
 
 
-BASE = Arm("base", "the starting model", "#7f7f7f", learns="nothing")
-SFT_LONGER = Arm("sft_longer", "taught on by demonstrations", "#e69f00", learns="demonstrations")
-GRPO = Arm("grpo", "GRPO, all three rewards", "#0072b2")
+BASE = Variant("base", "the starting model", "#7f7f7f", learns="nothing")
+SFT_LONGER = Variant(
+    "sft_longer", "taught on by demonstrations", "#e69f00", learns="demonstrations"
+)
+GRPO = Variant("grpo", "GRPO, all three rewards", "#0072b2")
 
 CORE = (
     BASE,
     SFT_LONGER,
-    Arm(
+    Variant(
         "sft_fresh",
         "as sft_longer, every demonstration another scene",
         "#8c6d1f",
@@ -52,15 +54,15 @@ CORE = (
         fresh=True,
     ),
     GRPO,
-    Arm("grpo_no_look_reward", "GRPO, look reward off", "#56b4e9", reward={"look_weight": 0.0}),
-    Arm("grpo_no_looks", "GRPO, no looks at all: one turn", "#009e73", rules={"max_looks": 0}),
-    Arm(
+    Variant("grpo_no_look_reward", "GRPO, look reward off", "#56b4e9", reward={"look_weight": 0.0}),
+    Variant("grpo_no_looks", "GRPO, no looks at all: one turn", "#009e73", rules={"max_looks": 0}),
+    Variant(
         "grpo_prior_look",
         "GRPO, look reward from the annotation prior",
         "#d55e00",
         reward={"ambiguity": "annotation"},
     ),
-    Arm(
+    Variant(
         "grpo_accuracy_only",
         "GRPO, accuracy reward alone",
         "#cc79a7",
@@ -69,7 +71,7 @@ CORE = (
 )
 """What training does, and what each reward does."""
 
-LOOK_HEAVY = Arm(
+LOOK_HEAVY = Variant(
     "grpo_look_heavy",
     "GRPO, the look reward weighs as much as the accuracy reward",
     "#882255",
@@ -77,7 +79,7 @@ LOOK_HEAVY = Arm(
 )
 """Asks whether the default weighs the look reward too little to do anything."""
 
-LOOK_CAUSAL = Arm(
+LOOK_CAUSAL = Variant(
     "grpo_look_causal",
     "as grpo_look_heavy, the look reward paid to the turns that could look",
     "#117733",
@@ -86,14 +88,16 @@ LOOK_CAUSAL = Arm(
 )
 """Asks whether it is in the way of the answers."""
 
-CHOICE: Mapping[str, Arm] = {arm.name: arm for arm in (*CORE, LOOK_HEAVY, LOOK_CAUSAL)}
-"""Arms that the main table may hold, by name."""
+CHOICE: Mapping[str, Variant] = {
+    variant.name: variant for variant in (*CORE, LOOK_HEAVY, LOOK_CAUSAL)
+}
+"""Variants that the main table may hold, by name."""
 
 REWARDS = (
     GRPO,
-    Arm("f_beta_2", "F-beta, beta 2: recall counts double", "#009e73", reward={"beta": 2.0}),
+    Variant("f_beta_2", "F-beta, beta 2: recall counts double", "#009e73", reward={"beta": 2.0}),
     *(
-        Arm(
+        Variant(
             f"weighted_{round(10 * weight):02d}",
             f"weighted sum, {weight:g} P + {1 - weight:g} R",
             colour,
@@ -101,9 +105,13 @@ REWARDS = (
         )
         for weight, colour in ((0.3, "#e69f00"), (0.5, "#d55e00"), (0.7, "#cc79a7"))
     ),
-    Arm("iou_averaged", "F1 averaged over IoU .5:.05:.95", "#000000", reward={"iou": "0.5:0.95"}),
+    Variant(
+        "iou_averaged", "F1 averaged over IoU .5:.05:.95", "#000000", reward={"iou": "0.5:0.95"}
+    ),
 )
 """Accuracy rewards; the first is the library's default."""
 
-COLOURS: Mapping[str, str] = {arm.name: arm.colour for arm in (*CHOICE.values(), *REWARDS)}
-"""Of each arm by name."""
+COLOURS: Mapping[str, str] = {
+    variant.name: variant.colour for variant in (*CHOICE.values(), *REWARDS)
+}
+"""Of each variant by name."""
