@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
-from dip_agents.models.loading import tiny_texts
 from dip_agents.models.tiny.model import build_tiny
+from dip_agents.models.tiny.vocabulary import tiny_texts
 
 NEVER = -30.0
 """Weight of banned tokens on the constant feature; the feature is at least some tenths there."""

@@ -11,9 +11,9 @@ import torch
 from dip_agents.cli.main import main
 from dip_agents.engines.base import Sample
 from dip_agents.models.generic_vlm import GenericVLM
-from dip_agents.models.loading import tiny_texts
 from dip_agents.models.tiny.generic import GenericFamily, build_generic
 from dip_agents.models.tiny.model import Family, build_tiny
+from dip_agents.models.tiny.vocabulary import tiny_texts
 from dip_agents.models.vlm import VLM
 from dip_env.config import EpisodeConfig
 

@@ -10,8 +10,9 @@ from types import ModuleType
 
 import pytest
 
-from dip_agents.models.loading import save_model, tiny_texts
+from dip_agents.models.loading import save_model
 from dip_agents.models.tiny.model import build_tiny
+from dip_agents.models.tiny.vocabulary import tiny_texts
 from dip_agents.models.vlm import VLM
 from dip_env.config import EpisodeConfig
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dip_agents.models.loading import rules_of
+from dip_agents.models.rules import rules_of
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from dip_agents.models.loading import tiny_texts
 from dip_agents.models.tiny.model import build_tiny
+from dip_agents.models.tiny.vocabulary import tiny_texts
 from dip_agents.models.vlm import VLM
 from dip_agents.tokens.buffer import TokenBuffer
 

@@ -49,7 +49,7 @@ def paid_for_small_ids(groups: list[RolloutGroup]) -> list[RolloutGroup]:
 
 def test_the_loop_climbs_its_reward(example, micro_folder, monkeypatch, capsys):
     monkeypatch.setattr(
-        example, "collect", lambda *a, **k: paid_for_small_ids(collect_rollouts(*a, **k))
+        example, "collect_rollouts", lambda *a, **k: paid_for_small_ids(collect_rollouts(*a, **k))
     )
     example.main(
         example.Settings(
@@ -95,7 +95,7 @@ def test_the_bare_loop_makes_the_step_of_the_trainer(
     GRPOTrainer(loaded.vlm, lambda step: groups, config).train()
     trained = loaded.vlm.model.state_dict()
 
-    monkeypatch.setattr(example, "collect", lambda *a, **k: groups)
+    monkeypatch.setattr(example, "collect_rollouts", lambda *a, **k: groups)
     monkeypatch.setattr(
         example, "load_model", lambda name, seed: load_model(name, dtype="float32", seed=seed)
     )

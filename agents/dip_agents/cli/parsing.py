@@ -13,8 +13,8 @@ from dip_agents.cli.main import Flat, SceneArgs, Scenes, Score
 from dip_agents.engines.config import EngineArgs
 from dip_agents.experiments.variations import ExperimentKind
 from dip_agents.grpo.config import GRPOConfig
-from dip_agents.models.loading import DeviceName, DtypeName, rules_of
-from dip_agents.sft.trainer import SFTConfig
+from dip_agents.models.rules import DeviceName, DtypeName, rules_of
+from dip_agents.sft.config import SFTConfig
 from dip_env.config import EpisodeConfig
 
 TINY_GRPO = GRPOConfig(

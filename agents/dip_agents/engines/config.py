@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from dip_agents.engines.base import Engine
-from dip_agents.engines.choose import engine_for
-from dip_agents.engines.openai import OpenAIEngine
-from dip_agents.engines.vllm import VLLMEngine, WeightSync
-from dip_agents.models.generic_vlm import GenericVLM
-from dip_agents.models.vlm import VLM
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dip_agents.engines.base import Engine
+    from dip_agents.models.vlm import VLM
+
+WeightSync = Literal["merged", "adapter"]
+"""What vLLM gets: all weights with the LoRA added, or the LoRA beside fixed weights."""
 
 
 @dataclass(frozen=True)
@@ -77,6 +78,11 @@ class EngineArgs:
         Raises:
             ConfigError: for a server's settings without a server, or the other way round.
         """
+        from dip_agents.engines.choose import engine_for
+        from dip_agents.engines.openai import OpenAIEngine
+        from dip_agents.engines.vllm import VLLMEngine
+        from dip_agents.models.generic_vlm import GenericVLM
+
         named = self.server is not None or self.server_model is not None
         if named != (self.engine == "openai") or (self.server is None) != (
             self.server_model is None

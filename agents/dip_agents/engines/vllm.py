@@ -17,6 +17,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from dip_agents.engines.base import Chunk, EngineError, Reply, Sampling, TurnSeed
+from dip_agents.engines.config import WeightSync
 from dip_agents.engines.vllm_requests import (
     banned_ids,
     check_prompt,
@@ -34,9 +35,6 @@ LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks vLLM serves."""
 REPLY_LAG = 2
 """Engine steps that the environment gets to answer before the engine waits for it."""
-
-WeightSync = Literal["merged", "adapter"]
-"""What ``sync`` hands over: all weights with the LoRA added, or the LoRA beside fixed weights."""
 
 
 class VLLMEngine:

@@ -6,15 +6,18 @@ import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-from dip_agents.grpo.credit import LookCredit
 from dip_agents.grpo.reward_schedule import parse_schedule
-from dip_agents.objectives.advantages import AdvantageKind
-from dip_agents.objectives.aggregation import AggregationKind
-from dip_agents.objectives.entropy import LARGEST_WEIGHT
-from dip_agents.objectives.kl import KlKind
-from dip_agents.objectives.surrogates import CLIPS, LossKind
+from dip_agents.objectives.choices import (
+    CLIPS,
+    LARGEST_ENTROPY_WEIGHT,
+    AdvantageKind,
+    AggregationKind,
+    KlKind,
+    LossKind,
+)
 from dip_env.errors import ConfigError
 
+LookCredit = Literal["episode", "causal"]
 LearningRateSchedule = Literal["constant", "cosine"]
 ZeroVarianceGroups = Literal["drop", "resample"]
 
@@ -153,10 +156,10 @@ class GRPOConfig:
                 f"dual_clip: expected above 1 and with loss 'clipped', got {self.dual_clip} "
                 f"with {self.loss!r}"
             )
-        if self.entropy_target is not None and self.entropy_weight > LARGEST_WEIGHT:
+        if self.entropy_target is not None and self.entropy_weight > LARGEST_ENTROPY_WEIGHT:
             raise ConfigError(
-                f"entropy_weight: expected at most {LARGEST_WEIGHT} with an entropy_target, "
-                f"got {self.entropy_weight}"
+                f"entropy_weight: expected at most {LARGEST_ENTROPY_WEIGHT} with an "
+                f"entropy_target, got {self.entropy_weight}"
             )
         parse_schedule(self.reward_schedule)
         for name, kinds in (

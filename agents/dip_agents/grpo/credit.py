@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from dip_agents.objectives.advantages import AdvantageKind, Advantages, group_advantages, term_part
+from dip_agents.grpo.config import LookCredit
+from dip_agents.objectives.advantages import Advantages, group_advantages, term_part
+from dip_agents.objectives.choices import AdvantageKind
 from dip_agents.objectives.turn_advantages import turn_advantages
 
 if TYPE_CHECKING:
     from dip_agents.grpo.rollouts import Rollout, RolloutGroup
 
-LookCredit = Literal["episode", "causal"]
 LOOK = "look"
 
 

@@ -32,8 +32,9 @@ from dip_agents.runtime.checkpoints import latest_checkpoint
 from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.runtime.logger import RunLogger
 from dip_agents.runtime.seeds import derived_seed
+from dip_agents.sft.config import SFTConfig
 from dip_agents.sft.demonstrations import DemonstrationDataset
-from dip_agents.sft.trainer import SFTConfig, train_sft
+from dip_agents.sft.trainer import train_sft
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-AdvantageKind = Literal["grpo", "dr_grpo", "batch_std", "rloo", "gdpo", "gigpo"]
+from dip_agents.objectives.choices import AdvantageKind
 
 SAME_REWARD = 1e-6
 """Rewards of a group that spread less than this are equal: the rest is float rounding."""

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
 
-AggregationKind = Literal["token_mean", "sequence_mean", "constant_length"]
+from dip_agents.objectives.choices import AggregationKind
 
 
 @dataclass(frozen=True)

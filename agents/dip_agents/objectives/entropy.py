@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-LARGEST_WEIGHT = 0.005
-"""The weight grows no further: a target that cannot be reached must not become the task."""
+from dip_agents.objectives.choices import LARGEST_ENTROPY_WEIGHT
 
 
 @dataclass
@@ -44,7 +43,7 @@ class EntropyTarget:
         if self.target is None:
             return
         moved = self.coefficient + (self.delta if entropy < self.target else -self.delta)
-        self.coefficient = min(max(moved, 0.0), LARGEST_WEIGHT)
+        self.coefficient = min(max(moved, 0.0), LARGEST_ENTROPY_WEIGHT)
 
     def state(self) -> dict[str, float | None]:
         """Return what a checkpoint must keep."""

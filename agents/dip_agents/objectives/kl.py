@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
+from dip_agents.objectives.choices import KlKind
 from dip_agents.objectives.importance import MAX_LOG_RATIO
-
-KlKind = Literal["k2", "k3"]
 
 
 def kl_to_reference(logprobs: Tensor, ref_logprobs: Tensor, kind: KlKind = "k2") -> Tensor:

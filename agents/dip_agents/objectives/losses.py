@@ -12,9 +12,10 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from dip_agents.objectives.choices import KlKind, LossKind
 from dip_agents.objectives.importance import MAX_LOG_RATIO
-from dip_agents.objectives.kl import KlKind, kl_to_reference
-from dip_agents.objectives.surrogates import LossKind, Surrogate, cispo, clipped, dppo_tv, gspo
+from dip_agents.objectives.kl import kl_to_reference
+from dip_agents.objectives.surrogates import Surrogate, cispo, clipped, dppo_tv, gspo
 from dip_agents.objectives.token_stats import TokenStats
 
 

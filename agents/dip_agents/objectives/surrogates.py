@@ -10,20 +10,10 @@ losses per token, to be minimised, and which tokens they cut on either side.
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
-
-LossKind = Literal["clipped", "gspo", "cispo", "dppo_tv"]
-
-CLIPS: dict[LossKind, tuple[float, float]] = {
-    "clipped": (0.2, 0.28),
-    "gspo": (3e-4, 4e-4),
-    "cispo": (0.2, 4.0),  # has no lower bound
-    "dppo_tv": (0.2, 0.2),
-}
-"""The clips of each loss in its source, low and high."""
 
 
 class Surrogate(NamedTuple):

@@ -21,7 +21,6 @@ from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch.utils.tensorboard import SummaryWriter
 
 from dip_agents.objectives.advantages import Advantages
 from dip_agents.runtime.completions import (
@@ -32,6 +31,8 @@ from dip_agents.runtime.completions import (
 from dip_agents.runtime.diagnostics import DiagnosticsMonitor
 
 if TYPE_CHECKING:
+    from torch.utils.tensorboard import SummaryWriter
+
     from dip_agents.grpo.rollouts import RolloutGroup
 
 HEADLINE = {
@@ -118,6 +119,8 @@ class RunLogger:
         Args:
             step: 0 for a new run, else that of the checkpoint.
         """
+        from torch.utils.tensorboard import SummaryWriter
+
         self.close()
         self.folder.mkdir(parents=True, exist_ok=True)
         cut_lines_after(self.metrics_path, step)

@@ -122,9 +122,9 @@ class DemonstrationDataset(Dataset[Demonstration]):
         chat: the learner's tokens.
         seed: of the demonstrator.
         p_no_look: share of demonstrations without a look: their rules allow none.
-        blurred: share of demonstrations whose overview is blurred, so that the small can be found
-            in crops only; what a look shows is easily neglected where the overview shows it too.
-            None where the rules allow no look before the answer.
+        p_blurred_overview: share of demonstrations whose overview is blurred, so that the small can
+            be found in crops only; what a look shows is easily neglected where the overview shows
+            it too. None where the rules allow no look before the answer.
     """
 
     def __init__(

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +25,7 @@ from dip_agents.runtime.checkpoints import (
 from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.runtime.logger import RunLogger
 from dip_agents.runtime.random_state import seed_everything, set_rng_state
+from dip_agents.sft.config import ENDING, SFTConfig, learning_rate_share, sigma_at
 from dip_agents.sft.demonstrations import Demonstration
 from dip_agents.sft.dense import (
     DenseHead,
@@ -37,92 +38,10 @@ from dip_agents.sft.dense import (
 from dip_agents.sft.optimizer import SFTOptimizer
 from dip_env.errors import ConfigError
 
-OptimizerName = Literal["adamw", "muon"]
-DemonstratorLook = Literal["ambiguous", "tiles"]
-
 EDGE_WEIGHT = 0.25
 """Of the edges' cross-entropy in the dense loss, which is some ten times that of the flags."""
-ENDING = ("steps", "decay_steps", "final_sigma")
-"""Settings that say how a run ends; until the rate falls they change nothing."""
 _JOINED_IDS = slice(INTEGER_ROLES[","].start, INTEGER_ROLES[","].start + JOINED)
 """Most coordinates of an answer are said in this role."""
-
-
-@dataclass(frozen=True)
-class SFTConfig:
-    """How long and how fast to learn from demonstrations."""
-
-    steps: int = 1000
-    """Optimizer steps."""
-    batch_size: int = 32
-    """Demonstrations per step."""
-    optimizer: OptimizerName = "adamw"
-    """``adamw``, or ``muon`` for the matrices of layers, which teaches random weights sooner."""
-    learning_rate: float = 1e-3
-    """Highest rate; 1e-5 suits pretrained models."""
-    warmup_steps: int = 200
-    """Steps in which the rate rises to it."""
-    decay_steps: int = 0
-    """Last steps, in which the rate falls to 0; until then a resume may change how it ends."""
-    weight_decay: float = 0.01
-    """Decoupled weight decay."""
-    max_grad_norm: float = 1.0
-    """Gradient norm above which the gradient is scaled down."""
-    coordinate_sigma: float = 0.0
-    """Width in integers of smoothed coordinate targets; needs the tiny tokenizer."""
-    final_sigma: float | None = None
-    """Width it shrinks to while the rate falls, so that samples come close to likely numbers."""
-    dense_weight: float = 0.0
-    """Weight of the dense auxiliary loss on the image tokens (for models from scratch)."""
-    p_no_look: float = 0.0
-    """Share of demonstrations whose rules allow no look, so that the model can do without."""
-    p_blurred_overview: float = 0.0
-    """Share of demonstrations with a blurred overview, to learn to read crops."""
-    look: DemonstratorLook = "ambiguous"
-    """Where the teacher looks: in regions that fit what is ambiguous, or in squares of one size on
-    a grid (``tiles``), which a small model learns sooner."""
-    min_visible_height: float = 0.0
-    """The teacher leaves out people it never saw this many pixels tall."""
-    workers: int = 1
-    """Processes that draw scenes and play demonstrations; 0 does it in this one."""
-    seed: int = 0
-    """Of the order of demonstrations."""
-    checkpoint_every: int = 500
-    """Steps between checkpoints."""
-
-    def __post_init__(self) -> None:
-        """Check every value once.
-
-        Raises:
-            ConfigError: for a value out of range; the message names the field.
-        """
-        for name in ("steps", "batch_size", "checkpoint_every"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        for name in ("learning_rate", "max_grad_norm"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"{name}: expected above 0, got {getattr(self, name)}")
-        if self.final_sigma is not None and not 0 <= self.final_sigma <= self.coordinate_sigma:
-            raise ConfigError(
-                f"final_sigma: expected 0..{self.coordinate_sigma}, got {self.final_sigma}"
-            )
-        if (
-            min(self.p_no_look, self.p_blurred_overview) < 0
-            or self.p_no_look + self.p_blurred_overview > 1
-        ):
-            raise ConfigError(
-                "p_no_look, blurred: expected shares >= 0 that are at most 1 together, "
-                f"got {self.p_no_look}, {self.p_blurred_overview}"
-            )
-        if self.p_blurred_overview and not self.min_visible_height > 0:
-            raise ConfigError(
-                "blurred: expected 0 unless smallest is above 0, since the teacher would answer "
-                f"whom nobody can see, got {self.p_blurred_overview}"
-            )
-        if self.look not in get_args(DemonstratorLook):
-            raise ConfigError(f"look: expected ambiguous or tiles, got {self.look!r}")
-        if self.optimizer not in ("adamw", "muon"):
-            raise ConfigError(f"optimizer: expected adamw or muon, got {self.optimizer!r}")
 
 
 @dataclass(frozen=True, eq=False)
@@ -366,37 +285,6 @@ def train_sft(
                 keep=1,
             )
     vlm.model.eval()
-
-
-def learning_rate_share(step: int, config: SFTConfig) -> float:
-    """Return the share of the highest rate: a linear rise, a plateau, a linear fall.
-
-    Args:
-        step: from 1.
-        config: gives the lengths.
-
-    Returns:
-        A number in (0, 1]. Source: Hu et al. 2024 (arXiv 2404.06395), warm-up, stable, decay.
-    """
-    rise = step / max(1, config.warmup_steps)
-    fall = (config.steps + 1 - step) / (config.decay_steps + 1)
-    return min(1.0, rise, fall)
-
-
-def sigma_at(step: int, config: SFTConfig) -> float:
-    """Return the width of coordinate targets at a step: constant, then shrinking with the rate.
-
-    Args:
-        step: from 1.
-        config: gives both widths.
-
-    Returns:
-        A number from ``final_sigma`` to ``coordinate_sigma``, in integers.
-    """
-    if config.final_sigma is None:
-        return config.coordinate_sigma
-    falling = min(1.0, (config.steps - step) / max(1, config.decay_steps))
-    return config.final_sigma + falling * (config.coordinate_sigma - config.final_sigma)
 
 
 def _check_ending(found: Checkpoint, config: SFTConfig) -> None:

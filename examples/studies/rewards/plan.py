@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from dip_agents.cli.parsing import TINY_SFT
 from dip_agents.grpo.config import GRPOConfig
-from dip_agents.sft.trainer import SFTConfig
+from dip_agents.sft.config import SFTConfig
 from dip_env.config import EpisodeConfig, RewardConfig
 from examples.studies.rewards.config import Study
 from examples.studies.rewards.variants import BASE, GRPO, REWARDS, SFT_LONGER, Variant

@@ -32,7 +32,7 @@ from dip_agents.grpo.config import GRPOConfig
 from dip_agents.grpo.run import evaluate_model, fine_tune, train_grpo
 from dip_agents.models.loading import LoadedModel, load_model, save_model
 from dip_agents.models.weights import fingerprint
-from dip_agents.sft.trainer import SFTConfig
+from dip_agents.sft.config import SFTConfig
 from dip_env.config import EpisodeConfig, RewardConfig
 from dip_env.errors import ConfigError, DipError
 from dip_env.scenes import make_source

@@ -147,8 +147,8 @@ def built(family: str) -> tuple[Any, Any]:
     from dip_agents.adapters.trl.environment import DIPEnvironment
     from dip_agents.adapters.trl.template import TOOL_TEMPLATE
     from dip_agents.adapters.trl.trainer import TOOLS_ONLY
-    from dip_agents.models.loading import tiny_texts
     from dip_agents.models.tiny.model import build_tiny
+    from dip_agents.models.tiny.vocabulary import tiny_texts
 
     schemas = [json.dumps(get_json_schema(t)) for t in (DIPEnvironment.look, DIPEnvironment.answer)]
     words = [*tiny_texts(), *schemas, TOOL_TEMPLATE, TOOLS_ONLY]

@@ -33,7 +33,7 @@ def test_a_server_needs_its_name_and_the_models_name_there(micro, minimal_prompt
 
 def test_vllm_gets_the_limits_of_the_rules(micro, minimal_prompt_rules, monkeypatch):
     monkeypatch.setattr(
-        "dip_agents.engines.config.VLLMEngine", lambda vlm, **given: SimpleNamespace(**given)
+        "dip_agents.engines.vllm.VLLMEngine", lambda vlm, **given: SimpleNamespace(**given)
     )
     asked = vars(
         EngineArgs("vllm", weight_sync="adapter", sleep=1).open(micro(), minimal_prompt_rules, 200)

@@ -15,12 +15,13 @@ from dip_agents.grpo.run import (
     scene_indices,
     train_grpo,
 )
-from dip_agents.models.loading import LoadedModel, load_model, tiny_texts
+from dip_agents.models.loading import LoadedModel, load_model
 from dip_agents.models.tiny.model import build_tiny
+from dip_agents.models.tiny.vocabulary import tiny_texts
 from dip_agents.models.vlm import VLM
 from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.runtime.logger import read_metrics
-from dip_agents.sft.trainer import SFTConfig
+from dip_agents.sft.config import SFTConfig
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
@@ -88,17 +89,17 @@ def test_a_run_on_the_real_model_goes_on_bit_for_bit(
 
     import dip_agents.grpo.run as recipes
 
-    real = recipes.collect
+    real = recipes.collect_rollouts
 
     def breaks(*arguments, **settings):
         if settings["step"] == 3:
             raise Interrupted
         return real(*arguments, **settings)
 
-    monkeypatch.setattr(recipes, "collect", breaks)
+    monkeypatch.setattr(recipes, "collect_rollouts", breaks)
     with pytest.raises(Interrupted):
         reinforced(taught, toy, config, tmp_path / "parts", quiet)
-    monkeypatch.setattr(recipes, "collect", real)
+    monkeypatch.setattr(recipes, "collect_rollouts", real)
     again = reinforced(taught, toy, config, tmp_path / "parts", quiet, resume=True)
     for name, tensor in whole.state_dict().items():
         assert tensor.equal(again.state_dict()[name]), name

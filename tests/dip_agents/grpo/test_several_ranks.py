@@ -26,13 +26,14 @@ from safetensors.torch import load_file
 
 import dip_agents.grpo.run as recipes
 from dip_agents.grpo.config import GRPOConfig
-from dip_agents.models.loading import LoadedModel, load_model, tiny_texts
+from dip_agents.models.loading import LoadedModel, load_model
 from dip_agents.models.tiny.model import build_tiny
+from dip_agents.models.tiny.vocabulary import tiny_texts
 from dip_agents.models.vlm import VLM
 from dip_agents.runtime.checkpoints import latest_checkpoint, load_checkpoint
 from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.runtime.logger import read_metrics
-from dip_agents.sft.trainer import SFTConfig
+from dip_agents.sft.config import SFTConfig
 from dip_env.config import EpisodeConfig
 from dip_env.errors import DipError
 from dip_env.scenes import ToyScenes
@@ -66,7 +67,7 @@ def teach(folder):
     )
     with (folder / "console.txt").open("w") as file:
         loaded = LoadedModel(VLM(model, processor), RULES, trained=False)
-        recipes.teach(
+        recipes.fine_tune(
             loaded, ToyScenes(), RULES, settings, 4, folder / "taught", console=Console(file=file)
         )
 
@@ -75,7 +76,7 @@ def reinforce(
     ranks, folder, name, config=CONFIG, lora_rank=0, recompute=False, before_step=None, resume=False
 ):
     """One rank of one run; every rank's global generators stand elsewhere at every step."""
-    real = recipes.collect
+    real = recipes.collect_rollouts
 
     def paid(step, place, rollout):
         """Rewards that differ, but for those of the last group in step 2."""
@@ -94,7 +95,7 @@ def reinforce(
             for place, group in enumerate(real(*arguments, **settings), start=first)
         ]
 
-    recipes.collect = collect
+    recipes.collect_rollouts = collect
     model = folder / "taught" / "model"
     loaded = load_model(str(model), device="cpu", dtype="float32", lora_rank=lora_rank)
     if recompute:
@@ -108,7 +109,7 @@ def reinforce(
         return {"moved": farthest / config.learning_rate}
 
     with (folder / f"console_{name}_{ranks.index}.txt").open("a") as file:
-        recipes.reinforce(
+        recipes.train_grpo(
             loaded,
             ToyScenes(),
             RULES,

@@ -24,7 +24,7 @@ from dip_agents.grpo.config import GRPOConfig
 from dip_agents.grpo.credit import compute_advantages
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.grpo.updater import NonFiniteUpdateError
-from dip_agents.objectives.advantages import AdvantageKind
+from dip_agents.objectives.choices import AdvantageKind
 from dip_agents.runtime import checkpoints
 from dip_agents.runtime.checkpoints import CheckpointError
 from dip_agents.runtime.logger import RunLogger, read_metrics
@@ -432,7 +432,7 @@ def test_a_run_logs_every_number_the_readers_of_a_run_look_for(tmp_path):
         "reward": ["total", "accuracy"],
         "reward_std": ["accuracy"],
         "advantage": ["mean", "std", "abs"],
-        "group": ["frac_mixed", "frac_equal", "dropped"],
+        "group": ["frac_informative", "frac_zero_variance", "dropped"],
         "train": ["loss", "entropy", "approx_kl", "clip_fraction", "behaviour_gap", "grad_norm"],
         "train/importance": ["ratio", "ratio_min", "ratio_max"],
         "rollout": ["dropped_truncated", "length_max", "regions", "boxes_over_truth", "turns"],

@@ -8,8 +8,8 @@ from peft import LoraConfig, get_peft_model
 from torch import nn
 
 from dip_agents.models.fast_vision import speed_up_vision
-from dip_agents.models.loading import tiny_texts
 from dip_agents.models.tiny.model import build_tiny
+from dip_agents.models.tiny.vocabulary import tiny_texts
 
 FAMILIES = ["qwen3_vl", "qwen2_5_vl"]
 # Qwen2.5-VL attends in windows of 8 by 8 patches: none, one or several, whole and cut off.

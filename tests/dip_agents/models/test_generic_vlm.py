@@ -14,10 +14,13 @@ from dip_agents.grpo.config import GRPOConfig
 from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.models.generic_vlm import GenericVLM
-from dip_agents.models.loading import _with_lora, load_model, rules_of, save_model, tiny_texts
+from dip_agents.models.loading import _with_lora, load_model, save_model
+from dip_agents.models.rules import rules_of
 from dip_agents.models.tiny.generic import build_generic
+from dip_agents.models.tiny.vocabulary import tiny_texts
+from dip_agents.sft.config import SFTConfig
 from dip_agents.sft.demonstrations import Demonstration
-from dip_agents.sft.trainer import SFTConfig, sft_loss, train_sft
+from dip_agents.sft.trainer import sft_loss, train_sft
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Message

@@ -4,7 +4,8 @@ from dataclasses import asdict
 import pytest
 import torch
 
-from dip_agents.models.loading import TINY_RULES, load_model, read_rules, rules_of, save_model
+from dip_agents.models.loading import load_model, save_model
+from dip_agents.models.rules import TINY_RULES, read_rules, rules_of
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dip_agents.objectives.entropy import LARGEST_WEIGHT, EntropyTarget
+from dip_agents.objectives.choices import LARGEST_ENTROPY_WEIGHT
+from dip_agents.objectives.entropy import EntropyTarget
 
 
 def test_the_weight_rises_below_the_target_and_falls_and_rests_above_it():
@@ -38,6 +39,6 @@ def test_the_weight_stays_within_its_bounds_and_its_state_goes_on(entropies):
     control, twin = EntropyTarget(0.2, delta=0.0009), EntropyTarget(0.2, delta=0.0009)
     for entropy in entropies:
         control.observe(entropy)
-        assert 0 <= control.weight <= LARGEST_WEIGHT
+        assert 0 <= control.weight <= LARGEST_ENTROPY_WEIGHT
         twin.restore(control.state())
         assert (twin.weight, twin.state()) == (control.weight, control.state())

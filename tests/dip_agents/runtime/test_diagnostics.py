@@ -66,7 +66,7 @@ def play(micro, speaker):
                 rng = np.random.default_rng([index, member])
                 own = replace(common, rng=rng, weak=weaks[member], shared_weak=weaks[0])
                 if attack is None or member < 4 - attackers:
-                    lines.append(own.usual(honest.people(scene, common.view, rng)))
+                    lines.append(own.standard_actions(honest.people(scene, common.view, rng)))
                 else:
                     lines.append(list(attack(own)))
         sampling = Sampling(1.0, 10**6, 10**7)
@@ -131,7 +131,7 @@ def test_an_adversary_shows_exactly_its_symptom(play, honest, adversary):
 
 def test_groups_that_all_do_the_same_have_nothing_to_learn(play, honest):
     def perfect(s):
-        return s.usual(s.truth)
+        return s.standard_actions(s.truth)
 
     numbers = play(perfect, attackers=4)
     assert numbers["rollout/boxes_over_truth"] == 1.0

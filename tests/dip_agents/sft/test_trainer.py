@@ -207,9 +207,9 @@ def test_a_run_may_be_prolonged_until_its_rate_falls(
         ("steps", 0),
         ("learning_rate", 0.0),
         ("p_no_look", 1.5),
-        ("blurred", 1.5),
-        ("blurred", -0.1),
-        ("blurred", 0.1),  # whom nobody can see would be answered, since smallest is 0
+        ("p_blurred_overview", 1.5),
+        ("p_blurred_overview", -0.1),
+        ("p_blurred_overview", 0.1),  # whom nobody can see would be answered, since smallest is 0
         ("look", "up"),
         ("final_sigma", 2.0),
         ("optimizer", "sgd"),

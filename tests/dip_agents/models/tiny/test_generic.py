@@ -2,8 +2,8 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from dip_agents.models.loading import tiny_texts
 from dip_agents.models.tiny.generic import build_generic
+from dip_agents.models.tiny.vocabulary import tiny_texts
 
 FAMILIES = ["llava", "idefics3", "internvl", "gemma3"]
 

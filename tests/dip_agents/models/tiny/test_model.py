@@ -1,9 +1,9 @@
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from dip_agents.models.loading import tiny_texts
 from dip_agents.models.tiny.model import PLACE_SCALE, build_tiny, fourier_integers, fourier_places
 from dip_agents.models.tiny.tokenizer import INTEGER_ROLES
+from dip_agents.models.tiny.vocabulary import tiny_texts
 
 
 def test_the_auto_classes_read_what_was_saved(tmp_path):

@@ -2,8 +2,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dip_agents.models.loading import tiny_texts
 from dip_agents.models.tiny.tokenizer import INTEGER_ROLES, JOINED, build_tokenizer
+from dip_agents.models.tiny.vocabulary import tiny_texts
 
 TOKENIZER = build_tokenizer(tiny_texts())
 

@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 from safetensors.torch import load_file
 
-from dip_agents.models.loading import load_model, rules_of
+from dip_agents.models.loading import load_model
+from dip_agents.models.rules import rules_of
 from dip_agents.models.weights import fingerprint
 from dip_agents.runtime.interrupts import StopRequestedError
 from dip_agents.runtime.logger import read_metrics
@@ -74,7 +75,7 @@ def test_a_model_is_taught_on_and_measured(load, prepared):
 
 def test_a_stopped_run_goes_on_to_the_same_weights(load, prepared, monkeypatch, tmp_path):
     worker = load("worker")
-    measure_model = worker.measure_model
+    evaluate_model = worker.evaluate_model
     whole = prepared("train", "grpo", tmp_path / "whole")
     worker.do(whole)
 
@@ -84,14 +85,14 @@ def test_a_stopped_run_goes_on_to_the_same_weights(load, prepared, monkeypatch, 
         calls.append(1)
         if len(calls) == 2:
             os.kill(os.getpid(), signal.SIGTERM)
-        return measure_model(*arguments, **options)
+        return evaluate_model(*arguments, **options)
 
     folder = prepared("train", "grpo")
-    monkeypatch.setattr(worker, "measure_model", stop_in_the_second_step)
+    monkeypatch.setattr(worker, "evaluate_model", stop_in_the_second_step)
     with pytest.raises(StopRequestedError, match="go on from there"):
         worker.do(folder)
     assert not (folder / "done.json").exists()
-    monkeypatch.setattr(worker, "measure_model", measure_model)
+    monkeypatch.setattr(worker, "evaluate_model", evaluate_model)
     worker.do(folder)
     rows = read_metrics(folder / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3]

@@ -9,8 +9,9 @@ import torch
 from transformers import Qwen3VLForConditionalGeneration
 
 from dip_agents.cli.parsing import Sft, parse
-from dip_agents.models.loading import load_model, tiny_texts
+from dip_agents.models.loading import load_model
 from dip_agents.models.tiny.model import build_tiny
+from dip_agents.models.tiny.vocabulary import tiny_texts
 
 
 def test_the_default_size_has_110_million_weights(load):

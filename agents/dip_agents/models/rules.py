@@ -1,0 +1,111 @@
+"""The episode rules that fit a model, read without its weights; loads no torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+from dip_env.config import EpisodeConfig
+from dip_env.errors import ConfigError
+
+RULES_FILE = "dip_env.json"
+"""Beside the weights: the episode rules the model was taught under."""
+BUNDLED = Path(__file__).parent / "tiny" / "weights"
+TINY_RULES = EpisodeConfig(
+    view_size=384,
+    crop_size=128,
+    size_multiple=32,
+    max_looks=1,
+    max_regions=3,
+    max_turns=3,
+    minimal_prompt=True,
+)
+"""Rules of the tiny model: two turns fit into some hundred tokens."""
+QWEN_VL = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
+"""Families with a forward pass and a decode loop of their own (``VLM``, ``HFEngine``)."""
+
+DeviceName = Literal["auto", "cpu", "cuda"]
+DtypeName = Literal["auto", "float32", "bfloat16"]
+
+
+def rules_of(name: str) -> EpisodeConfig:
+    """Return the episode rules of a model without loading its weights.
+
+    Args:
+        name: as for ``load_model``.
+
+    Returns:
+        The rules it was taught under, or fitting defaults of its family.
+
+    Raises:
+        ConfigError: when there is no such model.
+    """
+    folder = BUNDLED if name == "tiny" else Path(name)
+    if (folder / RULES_FILE).is_file():
+        return read_rules(folder / RULES_FILE)
+    if name in ("tiny", "tiny-untrained"):
+        return TINY_RULES
+    check_name(name)
+    # Only for a model that brings no rules: seconds of imports, and a hub name asks the network.
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except (OSError, ValueError) as error:
+        raise no_model(name, error) from error
+    return family_rules(config)
+
+
+def read_rules(path: Path) -> EpisodeConfig:
+    """Read the episode rules beside a model's weights.
+
+    Args:
+        path: a ``dip_env.json``.
+
+    Returns:
+        The rules.
+
+    Raises:
+        ConfigError: when it is no JSON object of known settings; names the file.
+    """
+    try:
+        flat = json.loads(path.read_text(encoding="utf-8"))
+        reward = flat.pop("reward")
+        return EpisodeConfig.from_keywords({**flat, **reward})
+    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, ConfigError) as error:
+        raise ConfigError(f"{path}: expected episode rules as JSON, got: {error}") from error
+
+
+def check_name(name: str) -> None:
+    """Refuse at once what can be no hub name, instead of asking a network for it."""
+    if not Path(name).is_dir() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
+        raise no_model(name, "no such folder")
+
+
+def no_model(name: Path | str, reason: object) -> ConfigError:
+    """Return the error that says no such model can be loaded, and why."""
+    return ConfigError(
+        f"model: expected tiny, tiny-untrained, a folder or a hub name, got {str(name)!r}: {reason}"
+    )
+
+
+def family_rules(config: Any) -> EpisodeConfig:
+    """Return rules that fit a model family: its patch multiple and its coordinates."""
+    vision = getattr(config, "vision_config", None)
+    if vision is None:
+        raise ConfigError(
+            f"model: expected one that sees (a vision_config), got {config.model_type}"
+        )
+    if config.model_type not in QWEN_VL:
+        # Each image becomes one picture of a fixed size: more pixels would be thrown away, and
+        # thousandths of a side are what survives the change of proportions.
+        size = getattr(vision, "image_size", None) or 448
+        side = max(32, int(size if isinstance(size, int) else min(size)))
+        return EpisodeConfig(view_size=side, crop_size=side, coordinate_format="norm1000")
+    multiple = int(vision.patch_size * vision.spatial_merge_size)
+    relative = config.model_type.startswith("qwen3")
+    return EpisodeConfig(
+        size_multiple=multiple,
+        coordinate_format="norm1000" if relative else "pixel",
+    )
