@@ -93,7 +93,7 @@ def main(settings: Settings) -> None:
         buffers, values = [], []
         for row, group in enumerate(groups):
             for member, rollout in enumerate(group.rollouts):
-                if advantages.mixed[row] and rollout.info["ending"] != "token_budget":
+                if advantages.informative[row] and rollout.info["ending"] != "token_budget":
                     buffers.append(rollout.buffer)
                     values.append(float(advantages.values[row, member]))
         # The loss is a mean over the tokens of the whole batch, whatever the micro-batches.
@@ -123,7 +123,7 @@ def main(settings: Settings) -> None:
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
 
-        mixed = int(advantages.mixed.sum())
+        mixed = int(advantages.informative.sum())
         print(
             f"step {step:3}: reward {float(rewards_P_G.mean()):.3f}, "
             f"{mixed} of {len(groups)} scenes with unequal rewards, {tokens} tokens",
