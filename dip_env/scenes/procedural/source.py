@@ -10,7 +10,7 @@ import numpy as np
 
 from dip_env.errors import ConfigError
 from dip_env.scenes.base import Scene
-from dip_env.scenes.procedural.drawing.render.dice import Dice
+from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
 from dip_env.scenes.procedural.drawing.scene import Drawing, draw_scene
 from dip_env.scenes.procedural.parameters import PRESETS, CrowdParameters
 
@@ -83,7 +83,9 @@ class ProceduralCrowd:
         number = operator.index(index)
         if not 0 <= number < LENGTH:
             raise IndexError(f"scene index: expected 0 to {LENGTH - 1}, got {number}")
-        drawing = draw_scene(self.parameters, Dice(self.seed, SPLITS.index(self.split), number))
+        drawing = draw_scene(
+            self.parameters, SceneRandom(self.seed, SPLITS.index(self.split), number)
+        )
         name = f"{self.preset}-{self.seed}-{self.split}-{number}"
         return as_scene(name, drawing, self.parameters.hidden_share)
 

@@ -20,8 +20,8 @@ from dip_env.scenes.procedural.drawing.placement import (
 )
 from dip_env.scenes.procedural.drawing.render.camera import Camera
 from dip_env.scenes.procedural.drawing.render.canvas import Sprite
-from dip_env.scenes.procedural.drawing.render.dice import Dice
 from dip_env.scenes.procedural.drawing.render.light import Light
+from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
 from dip_env.scenes.procedural.drawing.render.stage import LAMP_HEIGHT, Stage
 from dip_env.scenes.procedural.drawing.scenery.lookalikes import RADIUS as LOOKALIKE_RADIUS
 from dip_env.scenes.procedural.drawing.scenery.lookalikes import draw_lookalike
@@ -54,7 +54,7 @@ BULKY = ("tree", "car", "kiosk")
 
 
 def place_people(
-    parameters: CrowdParameters, camera: Camera, stage: Stage, dice: Dice
+    parameters: CrowdParameters, camera: Camera, stage: Stage, rng: SceneRandom
 ) -> list[Spot]:
     """Choose how many people there are and where they stand.
 
@@ -62,7 +62,7 @@ def place_people(
         parameters: density, scale range and occlusion.
         camera: the view.
         stage: walls.
-        dice: source of chance.
+        rng: random source.
 
     Returns:
         Between the fewest and the most people asked for, room permitting.
@@ -79,31 +79,35 @@ def place_people(
         width=0.85 if near else 0.62,
     )
     spots: list[Spot] = []
-    for _ in range(dice.whole(*parameters.people)):
-        spot = find_spot(dice, camera, stage, rule, spots)
+    for _ in range(rng.integer(*parameters.people)):
+        spot = find_spot(rng, camera, stage, rule, spots)
         if spot is not None:
             spots.append(spot)
     relaxed = replace(rule, occlusion=1.0, company=0.0)
     for _ in range(3 * parameters.people[0]):
         if len(spots) >= parameters.people[0]:
             break
-        spot = find_spot(dice, camera, stage, relaxed, spots)
+        spot = find_spot(rng, camera, stage, relaxed, spots)
         if spot is not None:
             spots.append(spot)
-    if len(spots) < parameters.people[1] and dice.chance(parameters.small_extra):
+    if len(spots) < parameters.people[1] and rng.bernoulli(parameters.small_extra):
         height = camera.size[1]
         low, high = (share * height for share in SMALL)
         small = Crowding(low, high, parameters.occlusion, inside=0.995, company=0.0)
-        spot = find_spot(dice, camera, stage, small, spots)
+        spot = find_spot(rng, camera, stage, small, spots)
         if spot is not None:
             spots.append(spot)
     return spots
 
 
 def draw_people(
-    parameters: CrowdParameters, camera: Camera, stage: Stage, light: Light, spots: list[Spot],
-    dice: Dice,
-) -> list[Thing]:  # fmt: skip
+    parameters: CrowdParameters,
+    camera: Camera,
+    stage: Stage,
+    light: Light,
+    spots: list[Spot],
+    rng: SceneRandom,
+) -> list[Thing]:
     """Give every spot a person, and a bench to those who sit.
 
     Args:
@@ -112,7 +116,7 @@ def draw_people(
         stage: lamps.
         light: of the scene.
         spots: where people stand.
-        dice: source of chance.
+        rng: random source.
 
     Returns:
         The things to paint.
@@ -127,10 +131,10 @@ def draw_people(
         least = smallest if expected > 0.95 * smallest else SMALL[0] * camera.size[1]
         depth = camera.depth(place)
         tone = light.tone(depth, stage.brightness(spot.x, spot.z))
-        seated = camera.pitch < 0.2 and dice.chance(0.07)
-        heading = dice.uniform(pi - 0.8, pi + 0.8) if seated else spot.heading
+        seated = camera.pitch < 0.2 and rng.bernoulli(0.07)
+        heading = rng.uniform(pi - 0.8, pi + 0.8) if seated else spot.heading
         pose = "sit" if seated else None
-        person = random_person(dice, heading, pose, umbrellas=umbrellas, warm=warm)
+        person = random_person(rng, heading, pose, umbrellas=umbrellas, warm=warm)
         sprite = draw_figure(person, camera, place, tone, light.side)
         if _too_small(sprite, least):
             person, seated = _grown(person), False
@@ -138,7 +142,7 @@ def draw_people(
         if sprite is None or _too_small(sprite, least):
             continue
         if seated:
-            bench = draw_prop("bench", camera, place, person.heading - pi, light, tone, dice)
+            bench = draw_prop("bench", camera, place, person.heading - pi, light, tone, rng)
             things.append(Thing(place, depth + 0.3, tuple(bench), foot=FOOT["bench"]))
         things.append(Thing(place, depth, (sprite,), person=True))
     return things
@@ -161,9 +165,13 @@ def _grown(person: Person) -> Person:
 
 
 def furnish(
-    parameters: CrowdParameters, camera: Camera, stage: Stage, light: Light, people: list[Spot],
-    dice: Dice,
-) -> tuple[list[Thing], list[str]]:  # fmt: skip
+    parameters: CrowdParameters,
+    camera: Camera,
+    stage: Stage,
+    light: Light,
+    people: list[Spot],
+    rng: SceneRandom,
+) -> tuple[list[Thing], list[str]]:
     """Place look-alikes and furniture between the people and draw them.
 
     Args:
@@ -172,21 +180,23 @@ def furnish(
         stage: setting, walls and lamps.
         light: of the scene.
         people: spots that are taken.
-        dice: source of chance.
+        rng: random source.
 
     Returns:
         The things to paint, and their kinds.
     """
     kinds = [
-        dice.pick(parameters.lookalike_kinds) for _ in range(dice.whole(*parameters.lookalikes))
+        rng.choice(parameters.lookalike_kinds) for _ in range(rng.integer(*parameters.lookalikes))
     ]
-    kinds += [dice.pick(FURNITURE[stage.setting]) for _ in range(dice.whole(*parameters.furniture))]
+    kinds += [
+        rng.choice(FURNITURE[stage.setting]) for _ in range(rng.integer(*parameters.furniture))
+    ]
     taken = list(people)
     things: list[Thing] = []
     names: list[str] = []
     for x, z in stage.lamps:
         if camera.depth((x, 0.0, z)) > 2.0:
-            post = _draw("lamp_post", camera, stage, light, (x, z), 0.0, dice)
+            post = _draw("lamp_post", camera, stage, light, (x, z), 0.0, rng)
             head = (x, LAMP_HEIGHT, z)
             u, v = camera.project(head)
             halo = (int(u), int(v), int(camera.scale(head) * 1.3))
@@ -194,44 +204,53 @@ def furnish(
     for kind in kinds:
         if kind == "lamp_post" and stage.lamps:
             continue  # at night every lamp is lit and among the stage's
-        spot = _find_room(parameters, camera, stage, kind, taken, dice)
+        spot = _find_room(parameters, camera, stage, kind, taken, rng)
         if spot is None:
             continue
         taken.append(spot)
-        turn = dice.pick((0.0, pi / 2, pi)) + dice.uniform(-0.2, 0.2)
+        turn = rng.choice((0.0, pi / 2, pi)) + rng.uniform(-0.2, 0.2)
         if kind == "car" and stage.setting == "street":
-            turn = dice.pick((pi / 2, -pi / 2)) + dice.uniform(-0.1, 0.1)
-        drawn = _draw(kind, camera, stage, light, (spot.x, spot.z), turn, dice)
+            turn = rng.choice((pi / 2, -pi / 2)) + rng.uniform(-0.1, 0.1)
+        drawn = _draw(kind, camera, stage, light, (spot.x, spot.z), turn, rng)
         things += [replace(thing, lookalike=kind in LOOKALIKES) for thing in drawn]
         names.append(kind)
     return things, names
 
 
 def _draw(
-    kind: str, camera: Camera, stage: Stage, light: Light, at: tuple[float, float], turn: float,
-    dice: Dice,
-) -> list[Thing]:  # fmt: skip
+    kind: str,
+    camera: Camera,
+    stage: Stage,
+    light: Light,
+    at: tuple[float, float],
+    turn: float,
+    rng: SceneRandom,
+) -> list[Thing]:
     place = (at[0], 0.0, at[1])
     depth = camera.depth(place)
     tone = light.tone(depth, stage.brightness(*at))
     if kind in LOOKALIKE_RADIUS:
-        sprites = draw_lookalike(kind, camera, place, light, tone, dice)
+        sprites = draw_lookalike(kind, camera, place, light, tone, rng)
     else:
-        sprites = draw_prop(kind, camera, place, turn, light, tone, dice)
+        sprites = draw_prop(kind, camera, place, turn, light, tone, rng)
     return [Thing(place, depth, tuple(sprites), foot=FOOT[kind])]
 
 
 def _find_room(
-    parameters: CrowdParameters, camera: Camera, stage: Stage, kind: str, taken: list[Spot],
-    dice: Dice,
-) -> Spot | None:  # fmt: skip
+    parameters: CrowdParameters,
+    camera: Camera,
+    stage: Stage,
+    kind: str,
+    taken: list[Spot],
+    rng: SceneRandom,
+) -> Spot | None:
     radius = PROP_RADIUS.get(kind) or LOOKALIKE_RADIUS[kind]
     high = HEIGHTS[kind]
     width, height = camera.size
     closest = 9.0 if kind in BULKY else 4.0
     for _ in range(20):
-        row = dice.uniform(max(0.0, camera.horizon / height + 0.03), 1.0) * height
-        x, z = camera.ground(dice.uniform(0.0, 1.0) * width, row)
+        row = rng.uniform(max(0.0, camera.horizon / height + 0.03), 1.0) * height
+        x, z = camera.ground(rng.uniform(0.0, 1.0) * width, row)
         if camera.depth((x, 0.0, z)) < closest or not within(stage, camera, x, z, radius):
             continue
         spot = spot_at(camera, x, z, high, radius * 1.8, radius)

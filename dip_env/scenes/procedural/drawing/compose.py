@@ -99,9 +99,12 @@ def cast_shadows(things: list[Thing], camera: Camera, light: Light) -> Image.Ima
 
 
 def _cast(
-    layer: Image.Image, sprite: Sprite, foot: tuple[float, float], up: tuple[float, float],
+    layer: Image.Image,
+    sprite: Sprite,
+    foot: tuple[float, float],
+    up: tuple[float, float],
     shadow: tuple[float, float],
-) -> None:  # fmt: skip
+) -> None:
     """Lay a sprite down on the ground: its upright direction becomes the shadow's direction."""
     k = SHADOW_REDUCTION
     small = sprite.alpha.reduce(k)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import exp, hypot, log, pi
 
 from dip_env.scenes.procedural.drawing.render.camera import Camera
-from dip_env.scenes.procedural.drawing.render.dice import Dice
+from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
 from dip_env.scenes.procedural.drawing.render.stage import Stage
 
 BODY = 1.7
@@ -41,7 +41,7 @@ class Crowding:
         high: largest wanted height, pixels.
         occlusion: largest share of a person that one nearer person may hide.
         inside: smallest share of a person inside the image.
-        company: chance to stand beside somebody who is there already.
+        company: probability of standing beside somebody who is there already.
         width: expected width of a person, metres.
     """
 
@@ -53,11 +53,11 @@ class Crowding:
     width: float = 0.62
 
 
-def random_camera(dice: Dice, kind: str, size: tuple[int, int]) -> Camera:
-    """Draw a camera by chance.
+def random_camera(rng: SceneRandom, kind: str, size: tuple[int, int]) -> Camera:
+    """Draw a camera at random.
 
     Args:
-        dice: source of chance.
+        rng: random source.
         kind: portrait (near people), street (eye height), balcony (looking down) or drone.
         size: of the image, pixels.
 
@@ -67,22 +67,27 @@ def random_camera(dice: Dice, kind: str, size: tuple[int, int]) -> Camera:
     unit = size[1] / 960
     middle = size[1] / 2
     if kind == "portrait":
-        row = dice.uniform(0.32, 0.46) * size[1]
-        return Camera(size, dice.uniform(950, 1300) * unit, dice.uniform(1.2, 1.75), 0.0, row)
+        row = rng.uniform(0.32, 0.46) * size[1]
+        return Camera(size, rng.uniform(950, 1300) * unit, rng.uniform(1.2, 1.75), 0.0, row)
     if kind == "street":
-        row = dice.uniform(0.24, 0.42) * size[1]
-        return Camera(size, dice.uniform(680, 980) * unit, dice.uniform(1.6, 4.2), 0.0, row)
+        row = rng.uniform(0.24, 0.42) * size[1]
+        return Camera(size, rng.uniform(680, 980) * unit, rng.uniform(1.6, 4.2), 0.0, row)
     if kind == "balcony":
-        focal, height = dice.uniform(800, 1150) * unit, dice.uniform(6.0, 11.0)
-        return Camera(size, focal, height, dice.uniform(0.32, 0.6), middle)
-    focal, height = dice.uniform(800, 1100) * unit, dice.uniform(10.0, 23.0)
-    return Camera(size, focal, height, dice.uniform(0.75, 1.25), middle)
+        focal, height = rng.uniform(800, 1150) * unit, rng.uniform(6.0, 11.0)
+        return Camera(size, focal, height, rng.uniform(0.32, 0.6), middle)
+    focal, height = rng.uniform(800, 1100) * unit, rng.uniform(10.0, 23.0)
+    return Camera(size, focal, height, rng.uniform(0.75, 1.25), middle)
 
 
 def spot_at(
-    camera: Camera, x: float, z: float, high: float, wide: float, radius: float,
+    camera: Camera,
+    x: float,
+    z: float,
+    high: float,
+    wide: float,
+    radius: float,
     heading: float = 0.0,
-) -> Spot:  # fmt: skip
+) -> Spot:
     """Return the spot at a ground point for something ``high`` and ``wide`` in metres."""
     u, v = camera.project((x, 0.0, z))
     top_u, top_v = camera.project((x, high, z))
@@ -115,12 +120,12 @@ def within(stage: Stage, camera: Camera, x: float, z: float, margin: float) -> b
 
 
 def find_spot(
-    dice: Dice, camera: Camera, stage: Stage, rule: Crowding, taken: list[Spot]
+    rng: SceneRandom, camera: Camera, stage: Stage, rule: Crowding, taken: list[Spot]
 ) -> Spot | None:
     """Find room for one more person.
 
     Args:
-        dice: source of chance.
+        rng: random source.
         camera: the view.
         stage: walls.
         rule: what is allowed.
@@ -131,19 +136,19 @@ def find_spot(
     """
     width, height = camera.size
     for _ in range(40):
-        heading = _heading(dice, stage)
-        if taken and dice.chance(rule.company):
-            friend = dice.pick(taken)
-            x = friend.x + dice.uniform(-1.0, 1.0)
-            z = friend.z + dice.uniform(-0.8, 0.8)
-            if dice.chance(0.7):
-                heading = friend.heading + dice.uniform(-0.25, 0.25)
+        heading = _heading(rng, stage)
+        if taken and rng.bernoulli(rule.company):
+            friend = rng.choice(taken)
+            x = friend.x + rng.uniform(-1.0, 1.0)
+            z = friend.z + rng.uniform(-0.8, 0.8)
+            if rng.bernoulli(0.7):
+                heading = friend.heading + rng.uniform(-0.25, 0.25)
         elif camera.pitch > 0.2:
             top = max(0.0, camera.horizon / height + 0.03)
-            x, z = camera.ground(dice.uniform(0.02, 0.98) * width, dice.uniform(top, 1.05) * height)
+            x, z = camera.ground(rng.uniform(0.02, 0.98) * width, rng.uniform(top, 1.05) * height)
         else:
-            z = camera.focal * BODY / exp(dice.uniform(log(rule.low), log(rule.high)))
-            x = dice.uniform(-0.52, 0.52) * width / camera.focal * z
+            z = camera.focal * BODY / exp(rng.uniform(log(rule.low), log(rule.high)))
+            x = rng.uniform(-0.52, 0.52) * width / camera.focal * z
         if not within(stage, camera, x, z, 0.5):
             continue
         spot = spot_at(camera, x, z, BODY, rule.width, 0.26, heading)
@@ -152,11 +157,11 @@ def find_spot(
     return None
 
 
-def _heading(dice: Dice, stage: Stage) -> float:
+def _heading(rng: SceneRandom, stage: Stage) -> float:
     """Return where somebody goes: mostly along a street, anywhere on a plaza."""
-    if stage.setting == "street" and dice.chance(0.7):
-        return dice.pick((0.0, pi)) + dice.spread(0.0, 0.5)
-    return dice.uniform(0, 2 * pi)
+    if stage.setting == "street" and rng.bernoulli(0.7):
+        return rng.choice((0.0, pi)) + rng.bates(0.0, 0.5)
+    return rng.uniform(0, 2 * pi)
 
 
 def _allowed(camera: Camera, spot: Spot, rule: Crowding, taken: list[Spot]) -> bool:

@@ -1,4 +1,4 @@
-"""The drawing under the procedural scenes: camera, masks, shadows of chance."""
+"""The drawing under the procedural scenes: camera, masks, random source."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from dip_env.scenes.procedural.drawing.render.canvas import (
     Sprite,
     convex_hull,
 )
-from dip_env.scenes.procedural.drawing.render.dice import Dice
 from dip_env.scenes.procedural.drawing.render.photo import Photo, finish
+from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
 
 SIZE = (60, 40)
 
@@ -154,7 +154,7 @@ def test_a_convex_hull_turns_one_way_and_leaves_nothing_outside(points) -> None:
 
 def test_nearer_people_are_drawn_larger_and_lower() -> None:
     camera = Camera((1280, 960), 1000.0, 1.6, 0.0, 400.0)
-    person = random_person(Dice(1), 3.0, "stand", carry=0.0, umbrellas=0.0)
+    person = random_person(SceneRandom(1), 3.0, "stand", carry=0.0, umbrellas=0.0)
     boxes = []
     for z in (5.0, 10.0, 20.0):
         sprite = draw_figure(person, camera, (0.0, 0.0, z), lambda c: c, (-0.5, -0.6))
@@ -169,16 +169,16 @@ def test_nearer_people_are_drawn_larger_and_lower() -> None:
     assert feet[1] == pytest.approx(400 + 1000 * 1.6 / 10.0, abs=6)
 
 
-def test_dice_give_the_same_numbers_for_the_same_seed_and_stay_in_range() -> None:
-    one, two, other = Dice(3, 1, 4), Dice(3, 1, 4), Dice(3, 1, 5)
-    first = [one.unit() for _ in range(1500)]
-    assert first == [two.unit() for _ in range(1500)]
-    assert first != [other.unit() for _ in range(1500)]
+def test_a_random_source_gives_the_same_numbers_for_the_same_seed_and_stays_in_range() -> None:
+    one, two, other = SceneRandom(3, 1, 4), SceneRandom(3, 1, 4), SceneRandom(3, 1, 5)
+    first = [one.random() for _ in range(1500)]
+    assert first == [two.random() for _ in range(1500)]
+    assert first != [other.random() for _ in range(1500)]
     assert all(0 <= value < 1 for value in first)
-    assert {one.whole(2, 4) for _ in range(200)} == {2, 3, 4}
-    assert {one.pick("abc") for _ in range(200)} == set("abc")
-    assert {one.pick_weighted({"a": 1.0, "b": 0.0, "c": 2.0}) for _ in range(200)} == {"a", "c"}
-    assert all(1 <= one.spread(3, 2) <= 5 for _ in range(200))
+    assert {one.integer(2, 4) for _ in range(200)} == {2, 3, 4}
+    assert {one.choice("abc") for _ in range(200)} == set("abc")
+    assert {one.weighted_choice({"a": 1.0, "b": 0.0, "c": 2.0}) for _ in range(200)} == {"a", "c"}
+    assert all(1 <= one.bates(3, 2) <= 5 for _ in range(200))
 
 
 def test_a_photograph_keeps_its_size_and_noise_keeps_its_mean() -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from math import cos, pi, sin
 
-from dip_env.scenes.procedural.drawing.people.person import Joints, Person
+from dip_env.scenes.procedural.drawing.people.joints import Joints
+from dip_env.scenes.procedural.drawing.people.person import Person
 from dip_env.scenes.procedural.drawing.people.stance import Stance
 from dip_env.scenes.procedural.drawing.render.camera import Vector
 from dip_env.scenes.procedural.drawing.render.canvas import BEHIND, FRONT, Sketch

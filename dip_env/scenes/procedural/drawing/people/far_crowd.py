@@ -11,8 +11,8 @@ from dip_env.scenes.procedural.drawing.people.figures import draw_figure
 from dip_env.scenes.procedural.drawing.people.person import random_person
 from dip_env.scenes.procedural.drawing.render.camera import Camera
 from dip_env.scenes.procedural.drawing.render.canvas import Sprite
-from dip_env.scenes.procedural.drawing.render.dice import Dice
 from dip_env.scenes.procedural.drawing.render.light import Light
+from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
 
 FIGURES = 40
 RANK = 0.45
@@ -23,8 +23,8 @@ RANKS = 5
 @cache
 def _figure(number: int) -> Sprite:
     """Return one of the cached figures, about 90 pixels high, in neutral light."""
-    dice = Dice(77, number)
-    person = replace(random_person(dice, None, "stand", 0.2, 0.0), child=False)
+    rng = SceneRandom(77, number)
+    person = replace(random_person(rng, None, "stand", 0.2, 0.0), child=False)
     camera = Camera((400, 400), 500.0, 1.6, 0.0, 200.0)
     sprite = draw_figure(person, camera, (0.0, 0.0, 9.5), lambda c: c, (-0.4, -0.7))
     if sprite is None:
@@ -33,9 +33,13 @@ def _figure(number: int) -> Sprite:
 
 
 def draw_far_crowd(
-    plate: Image.Image, camera: Camera, light: Light, span: tuple[float, float], depth: float,
-    dice: Dice,
-) -> tuple[int, int, int, int] | None:  # fmt: skip
+    plate: Image.Image,
+    camera: Camera,
+    light: Light,
+    span: tuple[float, float],
+    depth: float,
+    rng: SceneRandom,
+) -> tuple[int, int, int, int] | None:
     """Paint a dense crowd across the view.
 
     Args:
@@ -44,7 +48,7 @@ def draw_far_crowd(
         light: colours and haze.
         span: x in metres where the crowd begins and ends.
         depth: z in metres of its front rank.
-        dice: source of chance.
+        rng: random source.
 
     Returns:
         The pixel box around the crowd inside the image, or None if none of it is seen.
@@ -65,7 +69,7 @@ def draw_far_crowd(
         tall = max(4, round(1.85 * scale))
         cut = []
         for _ in range(14):
-            sprite = _figure(dice.whole(0, FIGURES - 1))
+            sprite = _figure(rng.integer(0, FIGURES - 1))
             wide = max(2, round(sprite.image.width * tall / sprite.image.height))
             cut.append(
                 (
@@ -76,12 +80,12 @@ def draw_far_crowd(
         x = span[0]
         while x < span[1]:
             u, v = camera.project((x, 0.0, z))
-            image, alpha = dice.pick(cut)
-            corner = (round(u) - image.width // 2, round(v) - tall + dice.whole(0, 2))
+            image, alpha = rng.choice(cut)
+            corner = (round(u) - image.width // 2, round(v) - tall + rng.integer(0, 2))
             back.paste(image, corner, alpha)
             cover.paste(ImageChops.lighter(cover.crop((*corner, corner[0] + image.width,
                         corner[1] + tall)), alpha), corner)  # fmt: skip
-            x += dice.uniform(0.3, 0.6)
+            x += rng.uniform(0.3, 0.6)
     box = cover.point(_SOLID).getbbox()
     if box is None:
         return None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dip_env.scenes.procedural.drawing.people.carried import draw_carried
 from dip_env.scenes.procedural.drawing.people.heads import draw_head
-from dip_env.scenes.procedural.drawing.people.person import Joints, Person, pose_joints
+from dip_env.scenes.procedural.drawing.people.joints import Joints, pose_joints
+from dip_env.scenes.procedural.drawing.people.person import Person
 from dip_env.scenes.procedural.drawing.people.stance import NOMINAL, Stance, mix
 from dip_env.scenes.procedural.drawing.render.camera import Camera, Point, Vector
 from dip_env.scenes.procedural.drawing.render.canvas import Sketch, Sprite
@@ -99,9 +100,14 @@ def _legs(sketch: Sketch, stance: Stance, person: Person, joints: Joints, tone: 
 
 
 def _skirt(
-    sketch: Sketch, stance: Stance, person: Person, joints: Joints, colour: Colour, reach: float,
+    sketch: Sketch,
+    stance: Stance,
+    person: Person,
+    joints: Joints,
+    colour: Colour,
+    reach: float,
     depth: float,
-) -> None:  # fmt: skip
+) -> None:
     """Hang cloth from the waist around the legs; ``reach`` 1 is the knee, 2 the ankle."""
     build = person.build
     points = stance.ring(joints["waist"], 0.15 * build, 0.11 * build)
@@ -148,9 +154,14 @@ def _torso(sketch: Sketch, stance: Stance, person: Person, joints: Joints, tone:
 
 
 def _front(
-    sketch: Sketch, stance: Stance, person: Person, joints: Joints, tone: Tone, depth: float,
+    sketch: Sketch,
+    stance: Stance,
+    person: Person,
+    joints: Joints,
+    tone: Tone,
+    depth: float,
     chest_depth: float,
-) -> None:  # fmt: skip
+) -> None:
     """Draw what only the front of a body shows: an open jacket, a tie, a zip or a print."""
     under = tone(person.under_colour)
     z = chest_depth
@@ -190,9 +201,14 @@ def _front(
 
 
 def _stripes(
-    sketch: Sketch, stance: Stance, person: Person, joints: Joints, tone: Tone, depth: float,
+    sketch: Sketch,
+    stance: Stance,
+    person: Person,
+    joints: Joints,
+    tone: Tone,
+    depth: float,
     half: float,
-) -> None:  # fmt: skip
+) -> None:
     under = tone(person.under_colour)
     bands = ((0.1, 0.2), (0.34, 0.44), (0.58, 0.68)) if person.pattern == "stripes" else (
         (0.42, 0.62),)  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import cos, hypot, sin
 
-from dip_env.scenes.procedural.drawing.people.person import Joints, Person
+from dip_env.scenes.procedural.drawing.people.joints import Joints
+from dip_env.scenes.procedural.drawing.people.person import Person
 from dip_env.scenes.procedural.drawing.people.stance import EIGHT, Stance
 from dip_env.scenes.procedural.drawing.render.camera import Point, Vector
 from dip_env.scenes.procedural.drawing.render.canvas import Sketch, ellipse_outline
@@ -79,9 +80,16 @@ def _disc(
 
 
 def _falling_hair(
-    sketch: Sketch, stance: Stance, on_head: OnHead, style: str,
-    colour: Colour, radii: Point, depth: float, facing: float, covered: bool,
-) -> None:  # fmt: skip
+    sketch: Sketch,
+    stance: Stance,
+    on_head: OnHead,
+    style: str,
+    colour: Colour,
+    radii: Point,
+    depth: float,
+    facing: float,
+    covered: bool,
+) -> None:
     """Draw hair that falls below the head or is gathered behind it."""
     rx, _ = radii
     length = {"long": -0.27, "bob": -0.12, "scarf": -0.2}.get(style, 0.0)
@@ -102,9 +110,14 @@ def _falling_hair(
 
 
 def _face(
-    sketch: Sketch, stance: Stance, person: Person,
-    on_head: OnHead, tone: Tone, rx: float, depth: float,
-) -> None:  # fmt: skip
+    sketch: Sketch,
+    stance: Stance,
+    person: Person,
+    on_head: OnHead,
+    tone: Tone,
+    rx: float,
+    depth: float,
+) -> None:
     dark = tone((44, 32, 30))
     for x in (-0.034, 0.034):
         surface = on_head(x, 0.0, 0.08)
@@ -140,10 +153,15 @@ def _face(
 
 
 def _hat(
-    sketch: Sketch, stance: Stance, person: Person,
-    on_head: OnHead, tone: Tone, radii: Point, depth: float,
+    sketch: Sketch,
+    stance: Stance,
+    person: Person,
+    on_head: OnHead,
+    tone: Tone,
+    radii: Point,
+    depth: float,
     facing: float,
-) -> None:  # fmt: skip
+) -> None:
     colour, shadow = tone(person.hat_colour), tone(dimmed(person.hat_colour, 0.7))
     points = [stance.at(on_head(0.094 * c, 0.045, 0.1 * s)) for c, s in EIGHT]
     points += [stance.at(on_head(0.08 * c, 0.11, 0.085 * s)) for c, s in EIGHT]

@@ -1,13 +1,12 @@
-"""Who a figure is: body, clothes, pose and what it carries, as drawn by chance; draws nothing."""
+"""Who a figure is: body, clothes, pose and what it carries, drawn at random."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import cos, pi, sin
+from math import pi
 
-from dip_env.scenes.procedural.drawing.render.camera import Vector
 from dip_env.scenes.procedural.drawing.render.colours import Colour
-from dip_env.scenes.procedural.drawing.render.dice import Dice
+from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
 
 SKIN = (
     (247, 214, 190), (240, 196, 166), (226, 178, 142), (208, 156, 118), (184, 130, 92),
@@ -32,12 +31,25 @@ SHOES = ((30, 28, 28), (60, 46, 38), (226, 224, 220), (96, 70, 50), (140, 40, 40
 BAGS = ((50, 40, 36), (120, 78, 46), (30, 32, 38), (150, 46, 48), (66, 86, 110), (190, 170, 130),
         (84, 100, 70), (222, 168, 58))  # fmt: skip
 STONE = ((178, 174, 164), (150, 148, 140), (196, 190, 176))
+SUITS = ((38, 42, 56), (30, 30, 34), (86, 88, 96))
 BRONZE = ((84, 92, 78), (96, 80, 58), (70, 74, 70))
+
+FEMININE_HAIR = {"long": 3.0, "bob": 2.0, "bun": 1.0, "tail": 1.2, "short": 1.0, "scarf": 0.4}
+MASCULINE_HAIR = {"short": 5.0, "bald": 0.9, "buzz": 1.4, "bob": 0.4, "afro": 0.3}
+WARM_HATS = {"none": 7.0, "cap": 1.0, "beanie": 0.3, "brim": 0.5, "hood": 0.25}
+COLD_HATS = WARM_HATS | {"beanie": 1.4}
+PATTERNS = {"plain": 6.0, "stripes": 1.2, "print": 1.2, "band": 0.8}
+STANDING_ARMS = {
+    "down": 4.0, "phone": 1.6, "crossed": 0.8, "hip": 0.8, "pockets": 1.2, "wave": 0.3,
+    "point": 0.3, "behind": 0.5,
+}  # fmt: skip
+SEATED_BAGS = {"backpack": 3.0, "shoulder_bag": 2.5, "shopping": 1.4}
+UPRIGHT_BAGS = SEATED_BAGS | {"suitcase": 0.8, "briefcase": 0.8}
 
 
 @dataclass(frozen=True)
 class Person:
-    """Everything that fixes a figure but its place (lengths in metres, angles in radians)."""
+    """Everything that fixes a figure but its position (lengths in metres, angles in radians)."""
 
     stature: float
     build: float
@@ -73,211 +85,115 @@ class Person:
 
 
 def random_person(
-    dice: Dice,
+    rng: SceneRandom,
     heading: float | None = None,
     pose: str | None = None,
     carry: float = 0.5,
     umbrellas: float = 0.03,
     warm: bool = True,
 ) -> Person:
-    """Draw a person by chance.
+    """Draw a person at random.
 
     Args:
-        dice: source of chance.
+        rng: random source; the order of the draws is part of the scene.
         heading: direction of travel, 0 away from the camera, pi towards it; None is any.
         pose: walk, stand or sit; None chooses.
-        carry: chance of carrying something.
-        umbrellas: chance of an open umbrella.
+        carry: probability of carrying something.
+        umbrellas: probability of an open umbrella.
         warm: weather for short sleeves and shorts.
 
     Returns:
         The person.
     """
-    child = dice.chance(0.08)
-    feminine = dice.chance(0.5)
-    stature = dice.spread(1.25, 0.25) if child else dice.spread(1.64 if feminine else 1.76, 0.15)
-    top = dice.pick_weighted(
-        {"tshirt": 3.0 if warm else 0.6, "shirt": 2.0, "jacket": 2.0, "hoodie": 1.4,
-         "coat": 0.5 if warm else 2.2, "suit": 0.8, "dress": 1.6 if feminine else 0.0,
-         "vest": 0.4, "robe": 0.15}
-    )  # fmt: skip
-    sleeves = "short" if top in ("tshirt", "vest") else "long"
-    if top in ("dress", "shirt"):
-        sleeves = "short" if warm and dice.chance(0.6) else "long"
-    bottom = dice.pick_weighted(
-        {"trousers": 5.0, "shorts": 1.4 if warm else 0.1, "skirt": 1.5 if feminine else 0.0,
-         "long_skirt": 0.6 if feminine else 0.05}
-    )  # fmt: skip
-    if top in ("suit", "robe"):
-        bottom = "trousers"
-    pose = pose or ("walk" if dice.chance(0.6) else "stand")
-    arms = "swing" if pose == "walk" else dice.pick_weighted(
-        {"down": 4.0, "phone": 1.6, "crossed": 0.8, "hip": 0.8, "pockets": 1.2, "wave": 0.3,
-         "point": 0.3, "behind": 0.5}
-    )  # fmt: skip
-    if pose == "walk" and dice.chance(0.2):
-        arms = dice.pick(("phone", "pockets", "call"))
-    if pose == "sit":
-        arms = dice.pick(("lap", "phone", "lap"))
-    carried: list[str] = []
-    if dice.chance(umbrellas):
-        carried.append("umbrella")
-    elif dice.chance(carry):
-        kinds = {"backpack": 3.0, "shoulder_bag": 2.5, "shopping": 1.4}
-        if pose != "sit":
-            kinds |= {"suitcase": 0.8, "briefcase": 0.8}
-        carried.append(dice.pick_weighted(kinds))
-    colours = tuple(dice.jitter(dice.pick(BAGS), 14) for _ in carried)
+    child = rng.bernoulli(0.08)
+    feminine = rng.bernoulli(0.5)
+    stature = rng.bates(1.25, 0.25) if child else rng.bates(1.64 if feminine else 1.76, 0.15)
+    top, sleeves, bottom = _random_clothes(rng, feminine, warm)
+    pose, arms = _random_pose(rng, pose)
+    carried = _random_carried(rng, pose, carry, umbrellas)
+    carried_colours = tuple(rng.jitter(rng.choice(BAGS), 14) for _ in carried)
     if heading is None:
-        heading = dice.uniform(0, 2 * pi)
-    top_colour = dice.jitter(dice.pick(TOPS), 20)
+        heading = rng.uniform(0, 2 * pi)
+    top_colour = rng.jitter(rng.choice(TOPS), 20)
     if top == "suit":
-        top_colour = dice.jitter(dice.pick(((38, 42, 56), (30, 30, 34), (86, 88, 96))), 8)
+        top_colour = rng.jitter(rng.choice(SUITS), 8)
     return Person(
         stature=stature,
-        build=dice.spread(0.95 if feminine else 1.03, 0.22),
+        build=rng.bates(0.95 if feminine else 1.03, 0.22),
         child=child,
         feminine=feminine,
         pose=pose,
         heading=heading,
-        phase=dice.uniform(0, 2 * pi),
-        stride=dice.uniform(0.28, 0.55),
-        lean=dice.uniform(-0.02, 0.08),
-        head_turn=dice.spread(0, 0.7),
+        phase=rng.uniform(0, 2 * pi),
+        stride=rng.uniform(0.28, 0.55),
+        lean=rng.uniform(-0.02, 0.08),
+        head_turn=rng.bates(0, 0.7),
         arms=arms,
-        skin=dice.jitter(dice.pick(SKIN), 8),
-        hair=dice.jitter(dice.pick(HAIR), 10),
-        hair_style=dice.pick_weighted(
-            {"long": 3.0, "bob": 2.0, "bun": 1.0, "tail": 1.2, "short": 1.0, "scarf": 0.4}
-            if feminine
-            else {"short": 5.0, "bald": 0.9, "buzz": 1.4, "bob": 0.4, "afro": 0.3}
-        ),
-        hat=dice.pick_weighted(
-            {"none": 7.0, "cap": 1.0, "beanie": 0.3 if warm else 1.4, "brim": 0.5, "hood": 0.25}
-        ),
-        hat_colour=dice.jitter(dice.pick(TOPS), 20),
+        skin=rng.jitter(rng.choice(SKIN), 8),
+        hair=rng.jitter(rng.choice(HAIR), 10),
+        hair_style=rng.weighted_choice(FEMININE_HAIR if feminine else MASCULINE_HAIR),
+        hat=rng.weighted_choice(WARM_HATS if warm else COLD_HATS),
+        hat_colour=rng.jitter(rng.choice(TOPS), 20),
         top=top,
         top_colour=top_colour,
-        under_colour=dice.jitter(dice.pick(TOPS), 20) if top != "suit" else (232, 232, 236),
-        pattern=dice.pick_weighted({"plain": 6.0, "stripes": 1.2, "print": 1.2, "band": 0.8}),
+        under_colour=rng.jitter(rng.choice(TOPS), 20) if top != "suit" else (232, 232, 236),
+        pattern=rng.weighted_choice(PATTERNS),
         sleeves=sleeves,
         bottom=bottom,
-        bottom_colour=top_colour if top == "suit" else dice.jitter(dice.pick(BOTTOMS), 16),
-        shoes=dice.jitter(dice.pick(SHOES), 10),
-        glasses=dice.chance(0.18),
-        beard=not feminine and not child and dice.chance(0.25),
-        carried=tuple(carried),
-        carried_colours=colours,
-        texture=(dice.whole(0, 4000), dice.whole(0, 4000)),
+        bottom_colour=top_colour if top == "suit" else rng.jitter(rng.choice(BOTTOMS), 16),
+        shoes=rng.jitter(rng.choice(SHOES), 10),
+        glasses=rng.bernoulli(0.18),
+        beard=not feminine and not child and rng.bernoulli(0.25),
+        carried=carried,
+        carried_colours=carried_colours,
+        texture=(rng.integer(0, 4000), rng.integer(0, 4000)),
     )
 
 
-Joints = dict[str, Vector]
+def _random_clothes(rng: SceneRandom, feminine: bool, warm: bool) -> tuple[str, str, str]:
+    """Return kinds of top, sleeves and bottom that go together."""
+    top = rng.weighted_choice(
+        {
+            "tshirt": 3.0 if warm else 0.6,
+            "shirt": 2.0,
+            "jacket": 2.0,
+            "hoodie": 1.4,
+            "coat": 0.5 if warm else 2.2,
+            "suit": 0.8,
+            "dress": 1.6 if feminine else 0.0,
+            "vest": 0.4,
+            "robe": 0.15,
+        }
+    )
+    sleeves = "short" if top in ("tshirt", "vest") else "long"
+    if top in ("dress", "shirt"):
+        sleeves = "short" if warm and rng.bernoulli(0.6) else "long"
+    bottom = rng.weighted_choice(
+        {
+            "trousers": 5.0,
+            "shorts": 1.4 if warm else 0.1,
+            "skirt": 1.5 if feminine else 0.0,
+            "long_skirt": 0.6 if feminine else 0.05,
+        }
+    )
+    return top, sleeves, "trousers" if top in ("suit", "robe") else bottom
 
 
-def pose_joints(person: Person) -> Joints:
-    """Return the joints of a posed body of nominal height 1.72 m.
-
-    Args:
-        person: body and pose.
-
-    Returns:
-        Joint name to (x to its right, y up, z forward) in metres; the ground is y = 0.
-    """
-    build = person.build
-    hip_half = 0.09 * build * (1.06 if person.feminine else 1.0)
-    shoulder_half = 0.172 * (0.5 + 0.5 * build) * (0.92 if person.feminine else 1.04)
-    stride = person.stride
-    if person.bottom == "long_skirt" or person.top in ("robe", "dress"):
-        stride *= 0.6
-    swing = stride * sin(person.phase)
-    joints: Joints = {}
-    thigh, shin = 0.43, 0.42
-    for side, sign in (("l", -1.0), ("r", 1.0)):
-        if person.pose == "sit":
-            spread = 0.3 if not person.feminine else 0.08
-            knee = (sign * (hip_half + thigh * spread * 0.5), 0.02, thigh * 0.96)
-            ankle = (knee[0] + sign * 0.01, knee[1] - shin, knee[2] + person.lean)
-        else:
-            if person.pose == "walk":
-                angle = sign * swing + 0.04
-                bend = 0.12 + 0.75 * max(0.0, -sign * cos(person.phase)) * stride * 1.6
-                bend += 0.3 * max(0.0, -sign * swing)
-            else:
-                angle, bend = 0.02 + sign * 0.03, 0.03
-            side_step = sign * (0.012 if person.pose == "walk" else 0.03)
-            knee = (sign * hip_half + side_step, -thigh * cos(angle), thigh * sin(angle))
-            ankle = (
-                knee[0] + side_step * 0.6,
-                knee[1] - shin * cos(angle - bend),
-                knee[2] + shin * sin(angle - bend),
-            )
-        joints["hip_" + side] = (sign * hip_half, 0.0, 0.0)
-        joints["knee_" + side] = knee
-        joints["ankle_" + side] = ankle
-        toe_out = sign * 0.04
-        heel_lift = max(0.0, -ankle[2]) * 0.5 if person.pose == "walk" else 0.0
-        joints["heel_" + side] = (ankle[0], ankle[1] - 0.045, ankle[2] - 0.04)
-        joints["toe_" + side] = (ankle[0] + toe_out, ankle[1] - 0.055 - heel_lift, ankle[2] + 0.15)
-    lift = -min(joints[n + s][1] for n in ("heel_", "toe_") for s in "lr") + 0.035
-    joints = {name: (x, y + lift, z) for name, (x, y, z) in joints.items()}
-
-    def torso(x: float, y: float, z: float = 0.0) -> Vector:
-        c, s = cos(person.lean), sin(person.lean)
-        return (x, lift + y * c - z * s, y * s + z * c)
-
-    joints["hip"] = torso(0, 0)
-    joints["waist"] = torso(0, 0.16)
-    joints["chest"] = torso(0, 0.36)
-    joints["neck"] = torso(0, 0.55)
-    joints["head"] = torso(0, 0.69, 0.025)
-    for side, sign in (("l", -1.0), ("r", 1.0)):
-        shoulder = torso(sign * shoulder_half, 0.49)
-        joints["shoulder_" + side] = shoulder
-        joints["elbow_" + side], joints["hand_" + side] = _arm(person, side, sign, shoulder, swing)
-    return joints
+def _random_pose(rng: SceneRandom, pose: str | None) -> tuple[str, str]:
+    """Return a pose, the given one if any, and what the arms do in it."""
+    pose = pose or ("walk" if rng.bernoulli(0.6) else "stand")
+    arms = "swing" if pose == "walk" else rng.weighted_choice(STANDING_ARMS)
+    if pose == "walk" and rng.bernoulli(0.2):
+        arms = rng.choice(("phone", "pockets", "call"))
+    if pose == "sit":
+        arms = rng.choice(("lap", "phone", "lap"))
+    return pose, arms
 
 
-def _arm(
-    person: Person, side: str, sign: float, shoulder: Vector, swing: float
-) -> tuple[Vector, Vector]:
-    """Return elbow and hand of one arm: each from (outward, downward, forward) offsets."""
-    x, y, z = shoulder
-    out = sign * (0.05 + 0.05 * max(0.0, person.build - 1))
-    right = side == "r"
-
-    def place(upper: Vector, fore: Vector) -> tuple[Vector, Vector]:
-        elbow = (x + upper[0], y - upper[1], z + upper[2])
-        return elbow, (elbow[0] + fore[0], elbow[1] - fore[1], elbow[2] + fore[2])
-
-    arms = person.arms
-    if "suitcase" in person.carried and right:
-        return place((out, 0.27, -0.08), (0.02, 0.22, -0.12))
-    if "umbrella" in person.carried and right:
-        return place((out, 0.27, 0.06), (-sign * 0.08, -0.16, 0.18))
-    if arms == "swing":
-        angle = -sign * swing * 0.9
-        bend = 0.25 + 0.3 * max(0.0, angle)
-        return place(
-            (out, 0.28 * cos(angle), 0.28 * sin(angle)),
-            (out * 0.2, 0.26 * cos(angle + bend), 0.26 * sin(angle + bend)),
-        )
-    if arms == "phone" and (right or person.lean > 0.04):
-        return place((out, 0.26, 0.08), (-sign * 0.12, -0.08, 0.21))
-    if arms == "call" and right:
-        return place((out * 2.2, 0.22, 0.12), (-sign * 0.12, -0.25, -0.02))
-    if arms == "crossed":
-        return place((out, 0.26, 0.09), (-sign * 0.24, -0.04, 0.08))
-    if arms == "hip":
-        return place((out * 3.6, 0.23, -0.03), (-sign * 0.17, 0.16, 0.09))
-    if arms == "pockets":
-        return place((out * 1.5, 0.27, -0.04), (-sign * 0.05, 0.21, 0.1))
-    if arms == "wave" and right:
-        return place((out * 4.0, 0.14, 0.05), (sign * 0.06, -0.26, 0.05))
-    if arms == "point" and right:
-        return place((out * 1.5, 0.05, 0.27), (out * 0.3, 0.0, 0.26))
-    if arms == "behind":
-        return place((out * 1.4, 0.26, -0.08), (-sign * 0.17, 0.16, -0.1))
-    if arms == "lap":
-        return place((out, 0.25, 0.1), (-sign * 0.06, 0.1, 0.22))
-    return place((out, 0.28, 0.0), (out * 0.2, 0.26, 0.05))
+def _random_carried(rng: SceneRandom, pose: str, carry: float, umbrellas: float) -> tuple[str, ...]:
+    """Return the kinds of things a person carries: none or one."""
+    if rng.bernoulli(umbrellas):
+        return ("umbrella",)
+    if not rng.bernoulli(carry):
+        return ()
+    return (rng.weighted_choice(SEATED_BAGS if pose == "sit" else UPRIGHT_BAGS),)

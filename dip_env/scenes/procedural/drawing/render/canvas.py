@@ -203,9 +203,14 @@ class Sketch:
         return Sprite(image, alpha, seen, seen, (x0, y0))
 
     def _shading(
-        self, shapes: Sequence[Shape], points: NDArray[np.float64], ends: Sequence[int],
-        origin: tuple[int, int], size: tuple[int, int], texture: tuple[int, int] | None,
-    ) -> Image.Image:  # fmt: skip
+        self,
+        shapes: Sequence[Shape],
+        points: NDArray[np.float64],
+        ends: Sequence[int],
+        origin: tuple[int, int],
+        size: tuple[int, int],
+        texture: tuple[int, int] | None,
+    ) -> Image.Image:
         """Return the brightness of every pixel: lit parts, soft edges and folds of cloth."""
         step = 2 if self.scale > 110 else 1
         layer = Image.new("L", (-(-size[0] // step), -(-size[1] // step)), 215)

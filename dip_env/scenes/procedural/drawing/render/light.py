@@ -7,7 +7,7 @@ from math import cos, exp, sin
 
 from dip_env.scenes.procedural.drawing.render.camera import Point
 from dip_env.scenes.procedural.drawing.render.colours import Colour, Tone
-from dip_env.scenes.procedural.drawing.render.dice import Dice
+from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
 
 
 @dataclass(frozen=True)
@@ -49,48 +49,48 @@ class Light:
         return seen
 
 
-def random_light(dice: Dice, kind: str) -> Light:
-    """Draw a light by chance.
+def random_light(rng: SceneRandom, kind: str) -> Light:
+    """Draw a light at random.
 
     Args:
-        dice: source of chance.
+        rng: random source.
         kind: sun, overcast, dusk, night, indoor, or day (any of the first two).
 
     Returns:
         The light.
     """
     if kind == "day":
-        kind = "sun" if dice.chance(0.6) else "overcast"
-    angle = dice.uniform(0, 6.283)
-    warm = dice.uniform(-0.04, 0.06)
-    level = dice.uniform(1.0, 1.22)
-    left = -1.0 if dice.chance(0.5) else 1.0
+        kind = "sun" if rng.bernoulli(0.6) else "overcast"
+    angle = rng.uniform(0, 6.283)
+    warm = rng.uniform(-0.04, 0.06)
+    level = rng.uniform(1.0, 1.22)
+    left = -1.0 if rng.bernoulli(0.5) else 1.0
     if kind == "sun":
-        length = dice.uniform(0.35, 1.5)
+        length = rng.uniform(0.35, 1.5)
         shadow = (cos(angle) * length, sin(angle) * length * 0.8)
         left = -1.0 if shadow[0] > 0 else 1.0
         return Light(
             kind, (level * (1.06 + warm), level * 1.02, level * (0.96 - warm)), (198, 210, 222),
-            dice.uniform(0.001, 0.005), shadow, dice.uniform(0.38, 0.58), (left * 0.85, -0.6),
+            rng.uniform(0.001, 0.005), shadow, rng.uniform(0.38, 0.58), (left * 0.85, -0.6),
         )  # fmt: skip
     if kind == "overcast":
         return Light(
-            kind, (level * 0.97, level, level * 1.03), (204, 208, 212), dice.uniform(0.003, 0.012),
-            (0.0, 0.06), dice.uniform(0.2, 0.32), (left * 0.35, -0.8),
+            kind, (level * 0.97, level, level * 1.03), (204, 208, 212), rng.uniform(0.003, 0.012),
+            (0.0, 0.06), rng.uniform(0.2, 0.32), (left * 0.35, -0.8),
         )  # fmt: skip
     if kind == "indoor":
         return Light(
             kind, (level * 1.04, level * 0.99, level * 0.92), (210, 204, 192), 0.001,
-            (0.05 * left, 0.1), dice.uniform(0.18, 0.3), (left * 0.4, -0.8),
+            (0.05 * left, 0.1), rng.uniform(0.18, 0.3), (left * 0.4, -0.8),
         )  # fmt: skip
     if kind == "dusk":
-        length = dice.uniform(1.2, 2.2)
+        length = rng.uniform(1.2, 2.2)
         return Light(
             kind, (level * 0.9, level * 0.74, level * 0.67), (198, 160, 142),
-            dice.uniform(0.003, 0.01), (cos(angle) * length, sin(angle) * length * 0.5),
-            dice.uniform(0.3, 0.45), (left * 0.9, -0.3),
+            rng.uniform(0.003, 0.01), (cos(angle) * length, sin(angle) * length * 0.5),
+            rng.uniform(0.3, 0.45), (left * 0.9, -0.3),
         )  # fmt: skip
     return Light(
         "night", (level * 0.36, level * 0.36, level * 0.46), (22, 24, 38),
-        dice.uniform(0.004, 0.012), (0.0, 0.08), dice.uniform(0.25, 0.4), (left * 0.5, -0.7),
+        rng.uniform(0.004, 0.012), (0.0, 0.08), rng.uniform(0.25, 0.4), (left * 0.5, -0.7),
     )  # fmt: skip

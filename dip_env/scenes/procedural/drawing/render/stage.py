@@ -8,7 +8,7 @@ from math import hypot
 from PIL import Image, ImageChops
 
 from dip_env.scenes.procedural.drawing.render.camera import Camera
-from dip_env.scenes.procedural.drawing.render.dice import Dice
+from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
 
 SETTINGS = ("street", "plaza", "park", "shore", "hall")
 
@@ -49,11 +49,13 @@ LAMP_GAIN = 2.5
 """How many times brighter than the ambient light it is right under a lamp."""
 
 
-def random_stage(dice: Dice, settings: tuple[str, ...], wanted: float, pitched: bool) -> Stage:
-    """Draw a stage by chance.
+def random_stage(
+    rng: SceneRandom, settings: tuple[str, ...], wanted: float, pitched: bool
+) -> Stage:
+    """Draw a stage at random.
 
     Args:
-        dice: source of chance.
+        rng: random source.
         settings: to choose from.
         wanted: distance in metres at which the smallest wanted person would stand.
         pitched: whether the camera looks down so far that walls are out of view.
@@ -61,7 +63,7 @@ def random_stage(dice: Dice, settings: tuple[str, ...], wanted: float, pitched: 
     Returns:
         The stage, its lamps unlit.
     """
-    setting = dice.pick(settings)
+    setting = rng.choice(settings)
     low, high = {
         "street": (45.0, 120.0),
         "plaza": (22.0, 130.0),
@@ -69,26 +71,26 @@ def random_stage(dice: Dice, settings: tuple[str, ...], wanted: float, pitched: 
         "shore": (28.0, 110.0),
         "hall": (16.0, 60.0),
     }[setting]
-    far = min(high, max(low, wanted * dice.uniform(0.6, 1.2)))
+    far = min(high, max(low, wanted * rng.uniform(0.6, 1.2)))
     left, right = -500.0, 500.0
     if setting == "street":
-        left, right = -dice.uniform(6.5, 12), dice.uniform(6.5, 12)
+        left, right = -rng.uniform(6.5, 12), rng.uniform(6.5, 12)
     elif setting == "hall":
-        half = dice.uniform(7, 12)
+        half = rng.uniform(7, 12)
         left, right = -half, half
     if pitched:
         far, left, right = 500.0, -500.0, 500.0
     return Stage(setting, far, left, right)
 
 
-def random_lamps(dice: Dice, stage: Stage) -> tuple[tuple[float, float], ...]:
-    """Draw by chance where lamps stand: in rows along a street, anywhere on a plaza."""
+def random_lamps(rng: SceneRandom, stage: Stage) -> tuple[tuple[float, float], ...]:
+    """Draw at random where lamps stand: in rows along a street, anywhere on a plaza."""
     if stage.setting == "street":
-        gap, start = dice.uniform(11, 17), dice.uniform(4, 12)
+        gap, start = rng.uniform(11, 17), rng.uniform(4, 12)
         side = (stage.left * 0.6, stage.right * 0.6)
         return tuple((side[k % 2], start + gap * k) for k in range(6) if start + gap * k < 70)
     return tuple(
-        (dice.uniform(-0.5, 0.5) * z, z) for z in (5 + 6 * k + dice.uniform(0, 4) for k in range(7))
+        (rng.uniform(-0.5, 0.5) * z, z) for z in (5 + 6 * k + rng.uniform(0, 4) for k in range(7))
     )
 
 
@@ -108,9 +110,12 @@ def lamp_pools(camera: Camera, stage: Stage, reduction: int) -> Image.Image:
 
 
 def add_glow(
-    image: Image.Image, centre: tuple[int, int], radii: tuple[int, int], level: int,
+    image: Image.Image,
+    centre: tuple[int, int],
+    radii: tuple[int, int],
+    level: int,
     colour: tuple[int, int, int] | None = None,
-) -> None:  # fmt: skip
+) -> None:
     """Add a round fading light to an image in place.
 
     Args:

@@ -8,8 +8,8 @@ from PIL import Image, ImageChops, ImageDraw
 
 from dip_env.scenes.procedural.drawing.render.camera import Camera, Point, Vector
 from dip_env.scenes.procedural.drawing.render.colours import Colour, dimmed, ink
-from dip_env.scenes.procedural.drawing.render.dice import Dice
 from dip_env.scenes.procedural.drawing.render.light import Light
+from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
 from dip_env.scenes.procedural.drawing.render.textures import frayed, leaf_grain
 
 WALLS: tuple[Colour, ...] = (
@@ -39,13 +39,13 @@ class Wall:
 class Backdrop:
     """Draws walls, windows and trees on a plate under one camera and light."""
 
-    def __init__(self, plate: Image.Image, camera: Camera, light: Light, dice: Dice) -> None:
+    def __init__(self, plate: Image.Image, camera: Camera, light: Light, rng: SceneRandom) -> None:
         """Keep what every shape needs."""
         self.plate = plate
         self.draw = ImageDraw.Draw(plate)
         self.camera = camera
         self.light = light
-        self.dice = dice
+        self.rng = rng
 
     def patch(
         self, wall: Wall, along: tuple[float, float], up: tuple[float, float], colour: Colour
@@ -65,20 +65,20 @@ class Backdrop:
             wall: where it stands.
             facing: brightness of a wall turned that way.
         """
-        dice = self.dice
+        rng = self.rng
         depth = max(1.0, (wall.start[1] + wall.end[1]) / 2)
         tone = self.light.tone(depth, facing)
         length = abs(wall.end[0] - wall.start[0]) + abs(wall.end[1] - wall.start[1])
-        base = dice.jitter(dice.pick(WALLS), 16)
+        base = rng.jitter(rng.choice(WALLS), 16)
         self.patch(wall, (0, 1), (0, wall.height), tone(base))
         trim = dimmed(base, 1.12)
         self.patch(wall, (0, 1), (wall.height - 0.5, wall.height), tone(trim))
-        storey = dice.uniform(3.0, 3.8)
-        bays = max(1, int(length / dice.uniform(2.4, 4.2)))
-        ground_floor = dice.uniform(3.4, 4.2)
+        storey = rng.uniform(3.0, 3.8)
+        bays = max(1, int(length / rng.uniform(2.4, 4.2)))
+        ground_floor = rng.uniform(3.4, 4.2)
         night = self.light.kind == "night"
-        glass = dice.jitter((70, 84, 96), 14)
-        wide = dice.uniform(0.22, 0.36)
+        glass = rng.jitter((70, 84, 96), 14)
+        wide = rng.uniform(0.22, 0.36)
         level, rows = ground_floor, 0
         near = self.camera.scale(wall.at(0.5, 0.0))
         while level + storey < wall.height and rows < 6:
@@ -86,8 +86,8 @@ class Backdrop:
             for bay in range(bays):
                 centre = (bay + 0.5) / bays
                 half = wide / bays
-                lit = night and dice.chance(0.3)
-                pane = (250, 214, 140) if lit else tone(dice.jitter(glass, 10))
+                lit = night and rng.bernoulli(0.3)
+                pane = (250, 214, 140) if lit else tone(rng.jitter(glass, 10))
                 low, high = level + 0.9, level + storey - 0.55
                 frame = 0.1 / length
                 self.patch(
@@ -117,41 +117,47 @@ class Backdrop:
         self.patch(wall, sill, (low - 0.16, low - 0.06), dimmed(frame, 0.75))
 
     def _ground_floor(
-        self, wall: Wall, bays: int, top: float, glass: Colour, trim: Colour, depth: float,
+        self,
+        wall: Wall,
+        bays: int,
+        top: float,
+        glass: Colour,
+        trim: Colour,
+        depth: float,
         facing: float,
-    ) -> None:  # fmt: skip
-        dice, night = self.dice, self.light.kind == "night"
+    ) -> None:
+        rng, night = self.rng, self.light.kind == "night"
         tone = self.light.tone(depth, facing)
-        shop = dice.chance(0.6)
-        awning = dice.jitter(dice.pick(AWNINGS), 10)
+        shop = rng.bernoulli(0.6)
+        awning = rng.jitter(rng.choice(AWNINGS), 10)
         for bay in range(bays):
             centre, half = (bay + 0.5) / bays, 0.38 / bays
             if shop and bay % 3 != 2:
-                pane: Colour = (255, 226, 168) if night else tone(dice.jitter(glass, 22))
+                pane: Colour = (255, 226, 168) if night else tone(rng.jitter(glass, 22))
                 self.patch(wall, (centre - half, centre + half), (0.5, top - 0.9), pane)
                 self.patch(
                     wall, (centre - half, centre - half * 0.2), (0.5, 1.1),
-                    tone(dice.jitter((130, 110, 96), 50)),
+                    tone(rng.jitter((130, 110, 96), 50)),
                 )  # fmt: skip
                 self.patch(
                     wall, (centre - half * 1.1, centre + half * 1.1), (top - 0.95, top - 0.3),
                     tone(awning),
                 )  # fmt: skip
-            elif dice.chance(0.6):
-                door = dice.jitter((84, 62, 48), 26)
+            elif rng.bernoulli(0.6):
+                door = rng.jitter((84, 62, 48), 26)
                 self.patch(wall, (centre - half * 0.55, centre + half * 0.55), (0, 2.6), tone(trim))
                 self.patch(wall, (centre - half * 0.42, centre + half * 0.42), (0, 2.4), tone(door))
             else:
                 self.patch(wall, (centre - half * 0.7, centre + half * 0.7), (1.0, 2.7), tone(trim))
                 self.patch(
                     wall, (centre - half * 0.6, centre + half * 0.6), (1.1, 2.6),
-                    (250, 214, 140) if night and dice.chance(0.4) else tone(glass),
+                    (250, 214, 140) if night and rng.bernoulli(0.4) else tone(glass),
                 )  # fmt: skip
         self.patch(wall, (0, 1), (0, 0.35), tone(dimmed(trim, 0.6)))
 
     def tree_line(self, depth: float, low: float, high: float) -> None:
         """Draw a wall of foliage at a depth, its tops between two heights in metres."""
-        dice, camera = self.dice, self.camera
+        rng, camera = self.rng, self.camera
         width, height = camera.size
         scale = camera.focal / depth
         reach = width / 2 / scale * 1.1
@@ -166,13 +172,13 @@ class Backdrop:
         leaf, brush = ImageDraw.Draw(colours), ImageDraw.Draw(mask)
         x = -reach
         while x < reach:
-            crown = dice.uniform(low, high)
-            radius = crown * dice.uniform(0.28, 0.42)
-            green = dice.jitter((86, 108, 58), 20)
+            crown = rng.uniform(low, high)
+            radius = crown * rng.uniform(0.28, 0.42)
+            green = rng.jitter((86, 108, 58), 20)
             for k in range(7):
-                r = radius * (1.0 if k == 0 else dice.uniform(0.35, 0.65)) * scale
-                shift = 0.0 if k == 0 else dice.uniform(-0.8, 0.8) * radius
-                up = crown - radius if k == 0 else crown - radius * dice.uniform(0.5, 1.8)
+                r = radius * (1.0 if k == 0 else rng.uniform(0.35, 0.65)) * scale
+                shift = 0.0 if k == 0 else rng.uniform(-0.8, 0.8) * radius
+                up = crown - radius if k == 0 else crown - radius * rng.uniform(0.5, 1.8)
                 u, v = camera.project((x + shift, up, depth))
                 v -= top
                 lit = 0.7 + 0.4 * min(1.0, up / crown)
@@ -185,9 +191,9 @@ class Backdrop:
                     dark = tone(dimmed(green, 0.55))
                     leaf.rectangle(trunk, ink(dark))
                     brush.rectangle(trunk, 255)
-            x += radius * dice.uniform(0.7, 1.5)
+            x += radius * rng.uniform(0.7, 1.5)
         grain = leaf_grain(
-            colours.size, max(0.5, scale / 60), (dice.whole(0, 400), dice.whole(0, 400))
+            colours.size, max(0.5, scale / 60), (rng.integer(0, 400), rng.integer(0, 400))
         )
         edge = frayed(mask, grain, max(2.0, scale * 0.12))
         leafy = ImageChops.multiply(colours, Image.merge("RGB", (grain,) * 3))

@@ -8,8 +8,8 @@ from PIL import Image, ImageDraw
 
 from dip_env.scenes.procedural.drawing.render.camera import Camera
 from dip_env.scenes.procedural.drawing.render.colours import Colour, dimmed, ink
-from dip_env.scenes.procedural.drawing.render.dice import Dice
 from dip_env.scenes.procedural.drawing.render.light import Light
+from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
 from dip_env.scenes.procedural.drawing.render.stage import LAMP_GAIN, Stage
 from dip_env.scenes.procedural.drawing.render.textures import SIDE
 from dip_env.scenes.procedural.drawing.scenery.surface import lay_surface
@@ -63,11 +63,11 @@ class Ground:
 ENDLESS = 1000.0
 
 
-def random_ground(dice: Dice, stage: Stage, from_above: bool = False) -> Ground:
-    """Draw a ground by chance that fits a stage.
+def random_ground(rng: SceneRandom, stage: Stage, from_above: bool = False) -> Ground:
+    """Draw a ground at random that fits a stage.
 
     Args:
-        dice: source of chance.
+        rng: random source.
         stage: gives the setting and the width of a street.
         from_above: whether beds and paths far from the camera's axis are seen.
 
@@ -75,52 +75,52 @@ def random_ground(dice: Dice, stage: Stage, from_above: bool = False) -> Ground:
         The ground.
     """
     surface = {
-        "street": dice.pick(("paving", "asphalt", "paving")),
-        "plaza": dice.pick(("paving", "cobbles", "tiles")),
-        "park": dice.pick(("grass", "grass", "sand")),
-        "shore": dice.pick(("sand", "sand", "paving")),
+        "street": rng.choice(("paving", "asphalt", "paving")),
+        "plaza": rng.choice(("paving", "cobbles", "tiles")),
+        "park": rng.choice(("grass", "grass", "sand")),
+        "shore": rng.choice(("sand", "sand", "paving")),
         "hall": "tiles",
     }[stage.setting]
-    colour = dice.jitter(dice.pick(SURFACES[surface]), 14)
-    offset = (dice.whole(0, SIDE - 1), dice.whole(0, SIDE - 1))
+    colour = rng.jitter(rng.choice(SURFACES[surface]), 14)
+    offset = (rng.integer(0, SIDE - 1), rng.integer(0, SIDE - 1))
     plain = Ground(surface, colour, offset=offset)
     if stage.setting == "street":
-        return _street(dice, stage, plain)
+        return _street(rng, stage, plain)
     if stage.setting == "park":
-        left = dice.uniform(-5.0, 0.5)
-        gravel = dice.jitter((190, 176, 150), 16)
-        patches = [Patch(left, left + dice.uniform(2.5, 5.0), -ENDLESS, ENDLESS, gravel)]
-        if from_above or dice.chance(0.3):
-            start = dice.uniform(8, 24)
-            wide = dice.uniform(2.5, 5.0)
+        left = rng.uniform(-5.0, 0.5)
+        gravel = rng.jitter((190, 176, 150), 16)
+        patches = [Patch(left, left + rng.uniform(2.5, 5.0), -ENDLESS, ENDLESS, gravel)]
+        if from_above or rng.bernoulli(0.3):
+            start = rng.uniform(8, 24)
+            wide = rng.uniform(2.5, 5.0)
             patches.append(Patch(-ENDLESS, ENDLESS, start, start + wide, gravel))
         return replace(plain, patches=tuple(patches))
-    joints = dice.pick((1.5, 2.0, 3.0)) if dice.chance(0.6) else 0.0
+    joints = rng.choice((1.5, 2.0, 3.0)) if rng.bernoulli(0.6) else 0.0
     beds: list[Patch] = []
     if from_above and stage.setting == "plaza":
-        for _ in range(dice.whole(1, 4)):
-            x, z = dice.uniform(-14, 10), dice.uniform(0, 26)
-            wide, deep = dice.uniform(3, 8), dice.uniform(2, 6)
+        for _ in range(rng.integer(1, 4)):
+            x, z = rng.uniform(-14, 10), rng.uniform(0, 26)
+            wide, deep = rng.uniform(3, 8), rng.uniform(2, 6)
             beds.append(Patch(x - 0.3, x + wide + 0.3, z - 0.3, z + deep + 0.3, (196, 190, 180)))
-            beds.append(Patch(x, x + wide, z, z + deep, dice.jitter((96, 124, 66), 14)))
+            beds.append(Patch(x, x + wide, z, z + deep, rng.jitter((96, 124, 66), 14)))
     if stage.setting == "shore":
         joints = 0.0
     return replace(plain, joints=joints, patches=tuple(beds))
 
 
-def _street(dice: Dice, stage: Stage, plain: Ground) -> Ground:
+def _street(rng: SceneRandom, stage: Stage, plain: Ground) -> Ground:
     """Put a road with kerbs on one side of a street, or along its middle."""
-    left = dice.uniform(-7.0, -2.0) if dice.chance(0.5) else dice.uniform(0.5, 3.0)
-    right = left + dice.uniform(5.0, 7.5)
+    left = rng.uniform(-7.0, -2.0) if rng.bernoulli(0.5) else rng.uniform(0.5, 3.0)
+    right = left + rng.uniform(5.0, 7.5)
     if stage.left > -100:  # keep a pavement before the houses
         left, right = max(left, stage.left + 1.5), min(right, stage.right - 1.5)
     kerb = dimmed(plain.colour, 1.1)
-    asphalt = dice.jitter(dice.pick(SURFACES["asphalt"]), 10)
+    asphalt = rng.jitter(rng.choice(SURFACES["asphalt"]), 10)
     patches = (
         Patch(left - 0.2, right + 0.2, -ENDLESS, ENDLESS, kerb),
         Patch(left, right, -ENDLESS, ENDLESS, asphalt),
     )
-    crossings = (dice.uniform(5.0, 24.0),) if dice.chance(0.6) else ()
+    crossings = (rng.uniform(5.0, 24.0),) if rng.bernoulli(0.6) else ()
     return replace(plain, patches=patches, road=(left, right), crossings=crossings)
 
 

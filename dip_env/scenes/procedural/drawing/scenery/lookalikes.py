@@ -16,8 +16,8 @@ from dip_env.scenes.procedural.drawing.people.person import (
 from dip_env.scenes.procedural.drawing.render.camera import Camera, Vector
 from dip_env.scenes.procedural.drawing.render.canvas import BEHIND, Sprite
 from dip_env.scenes.procedural.drawing.render.colours import Colour, Tone, dimmed
-from dip_env.scenes.procedural.drawing.render.dice import Dice
 from dip_env.scenes.procedural.drawing.render.light import Light
+from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
 from dip_env.scenes.procedural.drawing.scenery.props import PAINTS
 from dip_env.scenes.procedural.drawing.scenery.solids import Model
 
@@ -26,7 +26,7 @@ RADIUS = {"statue": 0.7, "poster": 0.8, "coat_pole": 0.4, "mannequin": 0.4}
 
 
 def draw_lookalike(
-    kind: str, camera: Camera, place: Vector, light: Light, tone: Tone, dice: Dice
+    kind: str, camera: Camera, place: Vector, light: Light, tone: Tone, rng: SceneRandom
 ) -> list[Sprite]:
     """Draw a thing that a hasty look takes for a person.
 
@@ -36,7 +36,7 @@ def draw_lookalike(
         place: world point it stands on, metres.
         light: of the scene.
         tone: colour of an object under the light at its place.
-        dice: source of chance.
+        rng: random source.
 
     Returns:
         Its sprites, back to front; none of them has a body mask.
@@ -44,10 +44,10 @@ def draw_lookalike(
     builder = {
         "statue": _statue, "poster": _poster, "coat_pole": _coat_pole, "mannequin": _mannequin
     }[kind]  # fmt: skip
-    return builder(camera, place, light, tone, dice)
+    return builder(camera, place, light, tone, rng)
 
 
-def _lifeless(person: Person, dice: Dice, colour: Colour) -> Person:
+def _lifeless(person: Person, rng: SceneRandom, colour: Colour) -> Person:
     """Return the person in one colour all over, with no features and nothing in the hands."""
     return replace(
         person, skin=colour, hair=dimmed(colour, 0.92), hat="none", top_colour=dimmed(colour, 0.96),
@@ -61,28 +61,32 @@ def _body_less(sprite: Sprite | None) -> list[Sprite]:
     return [] if sprite is None else [replace(sprite, body=None, own=None)]
 
 
-def _statue(camera: Camera, place: Vector, light: Light, tone: Tone, dice: Dice) -> list[Sprite]:
-    stone = dice.jitter(dice.pick(STONE if dice.chance(0.6) else BRONZE), 10)
-    plinth = dice.jitter(dice.pick(STONE), 12)
-    high = dice.uniform(0.4, 1.3)
-    model = Model(camera, place, dice.uniform(-0.4, 0.4), tone, light)
+def _statue(
+    camera: Camera, place: Vector, light: Light, tone: Tone, rng: SceneRandom
+) -> list[Sprite]:
+    stone = rng.jitter(rng.choice(STONE if rng.bernoulli(0.6) else BRONZE), 10)
+    plinth = rng.jitter(rng.choice(STONE), 12)
+    high = rng.uniform(0.4, 1.3)
+    model = Model(camera, place, rng.uniform(-0.4, 0.4), tone, light)
     model.box((-0.48, 0, -0.48), (0.48, high * 0.18, 0.48), plinth, 0.2)
     model.box((-0.38, high * 0.18, -0.38), (0.38, high, 0.38), plinth)
-    sprites = model.render(dice, rough=True)
-    person = random_person(dice, dice.uniform(pi * 0.6, pi * 1.4), "stand", carry=0.0, umbrellas=0)
+    sprites = model.render(rng, rough=True)
+    person = random_person(rng, rng.uniform(pi * 0.6, pi * 1.4), "stand", carry=0.0, umbrellas=0)
     person = replace(
-        _lifeless(person, dice, stone), stature=dice.uniform(1.5, 2.0),
-        arms=dice.pick(("point", "hip", "down", "wave", "crossed")),
-        top=dice.pick(("robe", "coat", "suit")),
+        _lifeless(person, rng, stone), stature=rng.uniform(1.5, 2.0),
+        arms=rng.choice(("point", "hip", "down", "wave", "crossed")),
+        top=rng.choice(("robe", "coat", "suit")),
     )  # fmt: skip
     body = draw_figure(person, camera, (place[0], place[1] + high, place[2]), tone, light.side)
     return sprites + _body_less(body)
 
 
-def _poster(camera: Camera, place: Vector, light: Light, tone: Tone, dice: Dice) -> list[Sprite]:
-    wide, low, high = dice.uniform(0.5, 0.75), dice.uniform(0.1, 0.5), dice.uniform(1.9, 2.4)
+def _poster(
+    camera: Camera, place: Vector, light: Light, tone: Tone, rng: SceneRandom
+) -> list[Sprite]:
+    wide, low, high = rng.uniform(0.5, 0.75), rng.uniform(0.1, 0.5), rng.uniform(1.9, 2.4)
     model = Model(camera, place, 0.0, tone, light)
-    frame, back = dice.jitter(dice.pick(PAINTS), 10), dice.jitter(dice.pick(TOPS), 24)
+    frame, back = rng.jitter(rng.choice(PAINTS), 10), rng.jitter(rng.choice(TOPS), 24)
     back = (min(255, back[0] * 0.5 + 110), min(255, back[1] * 0.5 + 110), back[2] * 0.5 + 110)
     for x in (-wide * 0.8, wide * 0.8):
         model.box((x - 0.05, 0, 0), (x + 0.05, low + 0.1, 0.08), frame, 0.1)
@@ -90,12 +94,12 @@ def _poster(camera: Camera, place: Vector, light: Light, tone: Tone, dice: Dice)
     model.box((-wide, low + 0.08, -0.04), (wide, high - 0.08, -0.02), back, -0.3)
     for k in range(3):
         y = high - 0.2 - 0.09 * k
-        reach = wide * (0.85 if k == 0 else dice.uniform(0.4, 0.8))
+        reach = wide * (0.85 if k == 0 else rng.uniform(0.4, 0.8))
         model.box((-wide * 0.88, y - (0.05 if k == 0 else 0.025), -0.05), (reach, y, -0.04),
                   (240, 238, 230) if k == 0 else dimmed(back, 0.6), -0.5)  # fmt: skip
-    sprites = model.render(dice)
-    person = random_person(dice, dice.uniform(pi * 0.8, pi * 1.2), "stand", carry=0.2, umbrellas=0)
-    close = dice.chance(0.5)
+    sprites = model.render(rng)
+    person = random_person(rng, rng.uniform(pi * 0.8, pi * 1.2), "stand", carry=0.2, umbrellas=0)
+    close = rng.bernoulli(0.5)
     stature = (high - low - 0.62) * (1.75 if close else 0.98)
     drop = low + 0.1 - (stature * 0.42 if close else 0.0)
     person = replace(person, stature=stature, child=False)
@@ -119,17 +123,19 @@ def _poster(camera: Camera, place: Vector, light: Light, tone: Tone, dice: Dice)
     return [*sprites, flat]
 
 
-def _coat_pole(camera: Camera, place: Vector, light: Light, tone: Tone, dice: Dice) -> list[Sprite]:
+def _coat_pole(
+    camera: Camera, place: Vector, light: Light, tone: Tone, rng: SceneRandom
+) -> list[Sprite]:
     model = Model(camera, place, 0.0, tone, light)
-    metal, cloth = (70, 66, 62), dice.jitter(dice.pick(TOPS), 20)
-    top = dice.uniform(1.6, 1.85)
+    metal, cloth = (70, 66, 62), rng.jitter(rng.choice(TOPS), 20)
+    top = rng.uniform(1.6, 1.85)
     model.post((0, 0, 0), (0, top, 0), (0.035, 0.03), metal)
     for k in range(3):
         foot = (0.3 * cos(2.1 * k + 0.4), 0.02, 0.3 * sin(2.1 * k + 0.4))
         model.post((0, 0.12, 0), foot, (0.03, 0.025), metal)
     depth = camera.depth(place)
-    hem, shoulder = dice.uniform(0.55, 0.9), top - 0.22
-    half = dice.uniform(0.18, 0.24)
+    hem, shoulder = rng.uniform(0.55, 0.9), top - 0.22
+    half = rng.uniform(0.18, 0.24)
     for x, y in ((-1, -0.45), (1, -0.45)):
         model.sketch.capsule(
             model.at((x * half, shoulder - 0.04, 0)),
@@ -143,25 +149,27 @@ def _coat_pole(camera: Camera, place: Vector, light: Light, tone: Tone, dice: Di
                                (half + 0.07, hem, 0), (-half - 0.05, hem + 0.03, 0))],
         tone(cloth), depth - 0.3, BEHIND,
     )  # fmt: skip
-    if dice.chance(0.6):
-        hat = tone(dice.jitter(dice.pick(TOPS), 16))
+    if rng.bernoulli(0.6):
+        hat = tone(rng.jitter(rng.choice(TOPS), 16))
         model.sketch.hull([model.at((x, top + y, 0)) for x, y in ((-0.18, 0.0), (0.18, 0.0),
                           (-0.16, 0.03), (0.16, 0.03))], hat, depth - 0.4, BEHIND)  # fmt: skip
         model.sketch.hull([model.at((x, top + y, 0)) for x, y in ((-0.1, 0.02), (0.1, 0.02),
                           (-0.08, 0.14), (0.08, 0.14))], hat, depth - 0.41, BEHIND)  # fmt: skip
-    return model.render(dice, rough=True)
+    return model.render(rng, rough=True)
 
 
-def _mannequin(camera: Camera, place: Vector, light: Light, tone: Tone, dice: Dice) -> list[Sprite]:
+def _mannequin(
+    camera: Camera, place: Vector, light: Light, tone: Tone, rng: SceneRandom
+) -> list[Sprite]:
     model = Model(camera, place, 0.0, tone, light)
     model.drum(0.0, 0.05, (0.28, 0.26), (60, 58, 58))
     model.post((0.0, 0.05, 0.05), (0.0, 0.9, 0.05), (0.02, 0.02), (150, 150, 154))
-    plaster = dice.jitter(dice.pick(((236, 228, 214), (196, 192, 188), (58, 56, 58))), 6)
-    person = random_person(dice, dice.uniform(pi * 0.7, pi * 1.3), "stand", carry=0.0, umbrellas=0)
+    plaster = rng.jitter(rng.choice(((236, 228, 214), (196, 192, 188), (58, 56, 58))), 6)
+    person = random_person(rng, rng.uniform(pi * 0.7, pi * 1.3), "stand", carry=0.0, umbrellas=0)
     person = replace(
         person, skin=plaster, hair=plaster, hair_style="bald", hat="none", faceless=True,
-        glasses=False, beard=False, child=False, shoes=plaster, headless=dice.chance(0.6),
-        arms=dice.pick(("hip", "down", "point")),
+        glasses=False, beard=False, child=False, shoes=plaster, headless=rng.bernoulli(0.6),
+        arms=rng.choice(("hip", "down", "point")),
     )  # fmt: skip
     body = draw_figure(person, camera, (place[0], place[1] + 0.05, place[2]), tone, light.side)
-    return model.render(dice) + _body_less(body)
+    return model.render(rng) + _body_less(body)

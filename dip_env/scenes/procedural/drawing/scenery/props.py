@@ -9,8 +9,8 @@ from math import cos, pi, sin
 from dip_env.scenes.procedural.drawing.render.camera import Camera, Vector
 from dip_env.scenes.procedural.drawing.render.canvas import BEHIND, Sprite
 from dip_env.scenes.procedural.drawing.render.colours import Colour, Tone, dimmed
-from dip_env.scenes.procedural.drawing.render.dice import Dice
 from dip_env.scenes.procedural.drawing.render.light import Light
+from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
 from dip_env.scenes.procedural.drawing.scenery.solids import Model
 
 CARS: tuple[Colour, ...] = (
@@ -44,7 +44,7 @@ def draw_prop(
     heading: float,
     light: Light,
     tone: Tone,
-    dice: Dice,
+    rng: SceneRandom,
 ) -> list[Sprite]:
     """Draw a piece of street furniture.
 
@@ -55,51 +55,51 @@ def draw_prop(
         heading: turn around the vertical, radians.
         light: of the scene.
         tone: colour of an object under the light at its place.
-        dice: source of chance for colours and shapes.
+        rng: random source for colours and shapes.
 
     Returns:
         Its sprites, back to front.
     """
     model = Model(camera, place, heading, tone, light)
-    _BUILDERS[kind](model, dice)
-    return model.render(dice, rough=kind in ("planter", "kiosk"), leafy=kind in ("hedge", "tree"))
+    _BUILDERS[kind](model, rng)
+    return model.render(rng, rough=kind in ("planter", "kiosk"), leafy=kind in ("hedge", "tree"))
 
 
-def _bench(m: Model, dice: Dice) -> None:
-    wood, metal = dice.jitter(dice.pick(WOODS), 12), dice.pick(PAINTS)
+def _bench(m: Model, rng: SceneRandom) -> None:
+    wood, metal = rng.jitter(rng.choice(WOODS), 12), rng.choice(PAINTS)
     for x in (-0.75, 0.7):
         m.box((x, 0, -0.2), (x + 0.06, 0.42, 0.2), metal, 0.02)
     for k in range(3):
         m.box((-0.85, 0.42, -0.22 + 0.15 * k), (0.85, 0.46, -0.1 + 0.15 * k), wood, -0.02)
-    if dice.chance(0.75):
+    if rng.bernoulli(0.75):
         for y in (0.58, 0.76):
             m.box((-0.85, y, 0.2), (0.85, y + 0.12, 0.24), wood)
 
 
-def _bollard(m: Model, dice: Dice) -> None:
-    paint = dice.jitter(dice.pick(PAINTS), 10)
+def _bollard(m: Model, rng: SceneRandom) -> None:
+    paint = rng.jitter(rng.choice(PAINTS), 10)
     m.drum(0, 0.85, (0.095, 0.085), paint)
-    if dice.chance(0.6):
+    if rng.bernoulli(0.6):
         m.drum(0.64, 0.72, (0.1, 0.1), (214, 208, 196))
 
 
-def _bin(m: Model, dice: Dice) -> None:
-    paint = dice.jitter(dice.pick(PAINTS), 16)
-    m.drum(0, dice.uniform(0.8, 1.05), (0.24, 0.29), paint)
+def _bin(m: Model, rng: SceneRandom) -> None:
+    paint = rng.jitter(rng.choice(PAINTS), 16)
+    m.drum(0, rng.uniform(0.8, 1.05), (0.24, 0.29), paint)
 
 
-def _hedge(m: Model, dice: Dice) -> None:
-    green, length = dice.jitter(dice.pick(GREENS), 10), dice.uniform(0.8, 1.8)
-    height = dice.uniform(0.6, 1.2)
+def _hedge(m: Model, rng: SceneRandom) -> None:
+    green, length = rng.jitter(rng.choice(GREENS), 10), rng.uniform(0.8, 1.8)
+    height = rng.uniform(0.6, 1.2)
     m.box((-length, 0, -0.3), (length, height, 0.3), green)
 
 
-def _lamp_post(m: Model, dice: Dice) -> None:
-    paint, height = dice.jitter(dice.pick(PAINTS), 8), dice.uniform(3.4, 6.5)
+def _lamp_post(m: Model, rng: SceneRandom) -> None:
+    paint, height = rng.jitter(rng.choice(PAINTS), 8), rng.uniform(3.4, 6.5)
     m.post((0, 0, 0), (0, 0.5, 0), (0.12, 0.1), paint)
     m.post((0, 0.4, 0), (0, height, 0), (0.065, 0.045), paint)
     glass = (236, 228, 200)
-    if dice.chance(0.5) and not m.night:
+    if rng.bernoulli(0.5) and not m.night:
         m.post((0, height, 0), (0.8, height + 0.1, 0), (0.04, 0.04), paint)
         m.post((0.6, height + 0.02, 0), (1.0, height + 0.04, 0), (0.1, 0.1), glass)
         return
@@ -115,31 +115,31 @@ def _shining(colour: Colour) -> Colour:
     return colour
 
 
-def _tree(m: Model, dice: Dice) -> None:
-    bark, green = (92, 74, 58), dice.jitter(dice.pick(GREENS), 12)
-    trunk = dice.uniform(2.2, 3.2)
+def _tree(m: Model, rng: SceneRandom) -> None:
+    bark, green = (92, 74, 58), rng.jitter(rng.choice(GREENS), 12)
+    trunk = rng.uniform(2.2, 3.2)
     m.post((0, 0, 0), (0, trunk + 1.0, 0), (0.2, 0.13), bark)
-    crown = dice.uniform(1.2, 2.0)
+    crown = rng.uniform(1.2, 2.0)
     m.blob((0, trunk + crown * 0.9, 0), crown, green)
     for _ in range(14):
-        angle, reach = dice.uniform(0, 2 * pi), crown * dice.uniform(0.4, 0.9)
-        high = crown * dice.uniform(0.35, 1.65)
+        angle, reach = rng.uniform(0, 2 * pi), crown * rng.uniform(0.4, 0.9)
+        high = crown * rng.uniform(0.35, 1.65)
         lit = 0.75 + 0.3 * high / crown
         p = (reach * cos(angle), trunk + high, reach * sin(angle) * 0.8)
-        colour = dice.jitter(green, 8)
-        m.blob(p, crown * dice.uniform(0.25, 0.5), dimmed(colour, lit))
+        colour = rng.jitter(green, 8)
+        m.blob(p, crown * rng.uniform(0.25, 0.5), dimmed(colour, lit))
 
 
-def _planter(m: Model, dice: Dice) -> None:
-    stone = dice.jitter((150, 144, 134), 20)
+def _planter(m: Model, rng: SceneRandom) -> None:
+    stone = rng.jitter((150, 144, 134), 20)
     m.box((-0.5, 0, -0.3), (0.5, 0.5, 0.3), stone)
-    blossom = dice.pick(((196, 70, 90), (222, 190, 80), (230, 226, 220), (150, 90, 160)))
+    blossom = rng.choice(((196, 70, 90), (222, 190, 80), (230, 226, 220), (150, 90, 160)))
     for _ in range(22):
-        p = (dice.uniform(-0.46, 0.46), dice.uniform(0.5, 0.66), dice.uniform(-0.26, 0.26))
-        m.blob(p, dice.uniform(0.06, 0.12), dice.jitter(dice.pick(GREENS), 10))
-    for _ in range(dice.whole(0, 12)):
-        p = (dice.uniform(-0.46, 0.46), dice.uniform(0.6, 0.74), dice.uniform(-0.3, 0.2))
-        m.blob(p, dice.uniform(0.025, 0.045), blossom)
+        p = (rng.uniform(-0.46, 0.46), rng.uniform(0.5, 0.66), rng.uniform(-0.26, 0.26))
+        m.blob(p, rng.uniform(0.06, 0.12), rng.jitter(rng.choice(GREENS), 10))
+    for _ in range(rng.integer(0, 12)):
+        p = (rng.uniform(-0.46, 0.46), rng.uniform(0.6, 0.74), rng.uniform(-0.3, 0.2))
+        m.blob(p, rng.uniform(0.025, 0.045), blossom)
 
 
 _CAR_SIDES = (
@@ -161,9 +161,9 @@ _CAR_WINDOWS = (
 )  # fmt: skip
 
 
-def _car(m: Model, dice: Dice) -> None:
-    kind = dice.whole(0, 2)
-    paint, glass = dice.jitter(dice.pick(CARS), 10), (58, 70, 82)
+def _car(m: Model, rng: SceneRandom) -> None:
+    kind = rng.integer(0, 2)
+    paint, glass = rng.jitter(rng.choice(CARS), 10), (58, 70, 82)
     outline = _CAR_SIDES[kind]
     half = 0.86
     eye = m.to_local((0.0, m.camera.height, 0.0))
@@ -198,15 +198,15 @@ def _car(m: Model, dice: Dice) -> None:
                     (-2.33, 0.76, z - 0.16)], (170, 30, 30), 0.9)  # fmt: skip
 
 
-def _cone(m: Model, dice: Dice) -> None:
-    orange = dice.jitter((226, 96, 40), 14)
+def _cone(m: Model, rng: SceneRandom) -> None:
+    orange = rng.jitter((226, 96, 40), 14)
     m.box((-0.19, 0, -0.19), (0.19, 0.04, 0.19), (50, 48, 48))
     m.drum(0.04, 0.72, (0.15, 0.03), orange)
     m.drum(0.34, 0.5, (0.098, 0.07), (236, 234, 228))
 
 
-def _barrier(m: Model, dice: Dice) -> None:
-    steel = dice.jitter((168, 172, 176), 10)
+def _barrier(m: Model, rng: SceneRandom) -> None:
+    steel = rng.jitter((168, 172, 176), 10)
     for x in (-1.0, 1.0):
         m.post((x, 0, 0), (x, 1.05, 0), (0.025, 0.025), steel)
     for y in (0.2, 1.05):
@@ -216,28 +216,28 @@ def _barrier(m: Model, dice: Dice) -> None:
         m.post((x, 0.2, 0), (x, 1.05, 0), (0.01, 0.01), steel)
 
 
-def _kiosk(m: Model, dice: Dice) -> None:
-    paint, roof = dice.jitter(dice.pick(PAINTS), 20), dice.jitter((150, 46, 44), 30)
+def _kiosk(m: Model, rng: SceneRandom) -> None:
+    paint, roof = rng.jitter(rng.choice(PAINTS), 20), rng.jitter((150, 46, 44), 30)
     m.box((-0.9, 0, -0.7), (0.9, 2.3, 0.7), paint)
     m.box((-0.75, 1.0, -0.72), (0.75, 1.9, -0.7), (222, 206, 168), -0.2)
     m.box((-1.1, 2.3, -0.95), (1.1, 2.5, 0.8), roof, -0.3)
 
 
-def _cafe_table(m: Model, dice: Dice) -> None:
+def _cafe_table(m: Model, rng: SceneRandom) -> None:
     metal = (80, 80, 84)
-    cloth = dice.jitter(
-        dice.pick(((206, 202, 192), (150, 50, 48), (60, 96, 84), (222, 196, 120))), 12
+    cloth = rng.jitter(
+        rng.choice(((206, 202, 192), (150, 50, 48), (60, 96, 84), (222, 196, 120))), 12
     )
     m.post((0, 0, 0), (0, 0.72, 0), (0.04, 0.04), metal)
     m.drum(0.72, 0.75, (0.38, 0.38), (190, 184, 174))
-    if dice.chance(0.5):
+    if rng.bernoulli(0.5):
         m.post((0, 0.75, 0), (0, 2.3, 0), (0.025, 0.025), metal)
         ring = [(1.25 * cos(pi * k / 4), 2.05, 1.25 * sin(pi * k / 4)) for k in range(8)]
         m.sketch.hull([m.at(p) for p in (*ring, (0, 2.55, 0))], m.tone(cloth),
                       m.camera.depth(m.place) - 0.5, BEHIND)  # fmt: skip
 
 
-_BUILDERS: dict[str, Callable[[Model, Dice], None]] = {
+_BUILDERS: dict[str, Callable[[Model, SceneRandom], None]] = {
     "bench": _bench, "bollard": _bollard, "bin": _bin, "hedge": _hedge, "lamp_post": _lamp_post,
     "tree": _tree, "planter": _planter, "car": _car, "cone": _cone, "barrier": _barrier,
     "kiosk": _kiosk, "cafe_table": _cafe_table,

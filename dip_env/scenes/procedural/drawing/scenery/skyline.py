@@ -6,14 +6,14 @@ from PIL import Image
 
 from dip_env.scenes.procedural.drawing.render.camera import Camera
 from dip_env.scenes.procedural.drawing.render.colours import ink
-from dip_env.scenes.procedural.drawing.render.dice import Dice
 from dip_env.scenes.procedural.drawing.render.light import Light
+from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
 from dip_env.scenes.procedural.drawing.render.stage import Stage
 from dip_env.scenes.procedural.drawing.scenery.backdrop import Backdrop, Wall
 
 
 def draw_skyline(
-    plate: Image.Image, camera: Camera, light: Light, stage: Stage, dice: Dice
+    plate: Image.Image, camera: Camera, light: Light, stage: Stage, rng: SceneRandom
 ) -> None:
     """Paint what stands behind the ground of a stage, over sky and ground.
 
@@ -22,14 +22,14 @@ def draw_skyline(
         camera: the view.
         light: colours and haze.
         stage: setting and walls.
-        dice: source of chance.
+        rng: random source.
     """
-    backdrop = Backdrop(plate, camera, light, dice)
+    backdrop = Backdrop(plate, camera, light, rng)
     if stage.setting == "hall":
         _hall(backdrop, stage)
     elif stage.setting == "park":
-        if dice.chance(0.4):
-            _row(backdrop, stage.far + dice.uniform(25, 60), 14, 26)
+        if rng.bernoulli(0.4):
+            _row(backdrop, stage.far + rng.uniform(25, 60), 14, 26)
         raised = max(0.0, camera.height - 3.0)  # woods hide the horizon, also from a balcony
         backdrop.tree_line(stage.far, 4.0 + raised, 9.0 + raised)
     elif stage.setting == "shore":
@@ -43,40 +43,40 @@ def draw_skyline(
 
 def _row(backdrop: Backdrop, depth: float, low: float, high: float) -> None:
     """A row of houses across the view."""
-    dice, camera = backdrop.dice, backdrop.camera
+    rng, camera = backdrop.rng, backdrop.camera
     reach = camera.size[0] / 2 / camera.focal * depth + 2
-    x = -reach - dice.uniform(0, 8)
+    x = -reach - rng.uniform(0, 8)
     while x < reach:
-        width = dice.uniform(8, 18)
-        wall = Wall((x, depth), (x + width, depth), dice.uniform(low, high))
-        if dice.chance(0.9):
-            backdrop.facade(wall, dice.uniform(0.85, 1.0))
+        width = rng.uniform(8, 18)
+        wall = Wall((x, depth), (x + width, depth), rng.uniform(low, high))
+        if rng.bernoulli(0.9):
+            backdrop.facade(wall, rng.uniform(0.85, 1.0))
         x += width
 
 
 def _canyon(backdrop: Backdrop, stage: Stage) -> None:
     """Houses along both sides of a street that runs away from the camera."""
-    dice, far = backdrop.dice, stage.far
-    _row(backdrop, far + dice.uniform(5, 40), 10, 26)
-    if dice.chance(0.5):
+    rng, far = backdrop.rng, stage.far
+    _row(backdrop, far + rng.uniform(5, 40), 10, 26)
+    if rng.bernoulli(0.5):
         backdrop.tree_line(far + 1.0, 4.0, 9.0)
-    sides = ((stage.left, dice.uniform(0.7, 1.0)), (stage.right, dice.uniform(0.7, 1.0)))
+    sides = ((stage.left, rng.uniform(0.7, 1.0)), (stage.right, rng.uniform(0.7, 1.0)))
     for x, facing in sides:
         z = far
         while z > 2.5:
-            nearer = max(2.0, z - dice.uniform(8, 16) * (1.0 if z < 60 else 1.6))
+            nearer = max(2.0, z - rng.uniform(8, 16) * (1.0 if z < 60 else 1.6))
             ends = ((x, nearer), (x, z)) if x < 0 else ((x, z), (x, nearer))
-            if dice.chance(0.93):
-                backdrop.facade(Wall(*ends, dice.uniform(8, 20)), facing)
+            if rng.bernoulli(0.93):
+                backdrop.facade(Wall(*ends, rng.uniform(8, 20)), facing)
             z = nearer
 
 
 def _shore(backdrop: Backdrop, edge: float) -> None:
     """Sea up to the horizon with a strip of foam."""
-    camera, light, dice = backdrop.camera, backdrop.light, backdrop.dice
+    camera, light, rng = backdrop.camera, backdrop.light, backdrop.rng
     row = camera.project((0, 0, edge))[1]
     top = camera.horizon
-    sea = dice.jitter((70, 120, 142), 18)
+    sea = rng.jitter((70, 120, 142), 18)
     steps = 14
     for k in range(steps):
         t = (k + 0.5) / steps
@@ -92,9 +92,9 @@ def _shore(backdrop: Backdrop, edge: float) -> None:
 
 def _hall(backdrop: Backdrop, stage: Stage) -> None:
     """A station or mall: back wall with panels, side walls, a lit ceiling."""
-    camera, light, dice = backdrop.camera, backdrop.light, backdrop.dice
-    half, depth, height = stage.right, stage.far, dice.uniform(4.5, 7.5)
-    wall = dice.jitter(dice.pick(((206, 200, 188), (176, 182, 186), (190, 172, 150))), 12)
+    camera, light, rng = backdrop.camera, backdrop.light, backdrop.rng
+    half, depth, height = stage.right, stage.far, rng.uniform(4.5, 7.5)
+    wall = rng.jitter(rng.choice(((206, 200, 188), (176, 182, 186), (190, 172, 150))), 12)
     corners = [(-half, 1.0), (half, 1.0), (half, depth), (-half, depth)]
     ceiling = [camera.project((x, height, z)) for x, z in corners]
     backdrop.draw.polygon([(round(u), round(v)) for u, v in ceiling],
@@ -117,7 +117,7 @@ def _hall(backdrop: Backdrop, stage: Stage) -> None:
         panels = int(depth // 4) if k < 2 else int(half * 2 // 4)
         for panel in range(panels):
             middle, wide = (panel + 0.5) / panels, 0.36 / panels
-            colour = dice.jitter(dice.pick(((66, 84, 104), (150, 60, 52), (214, 206, 190),
+            colour = rng.jitter(rng.choice(((66, 84, 104), (150, 60, 52), (214, 206, 190),
                                             (80, 110, 96), (58, 58, 64))), 20)  # fmt: skip
             high = min(3.2, height - 0.6)
             backdrop.patch(side, (middle - wide, middle + wide), (0.3, high), shade(colour))

@@ -10,8 +10,8 @@ from PIL import Image, ImageChops
 from dip_env.scenes.procedural.drawing.render.camera import Camera, Point, Vector
 from dip_env.scenes.procedural.drawing.render.canvas import BEHIND, Sketch, Sprite, ellipse_outline
 from dip_env.scenes.procedural.drawing.render.colours import Colour, Tone, dimmed
-from dip_env.scenes.procedural.drawing.render.dice import Dice
 from dip_env.scenes.procedural.drawing.render.light import Light
+from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
 from dip_env.scenes.procedural.drawing.render.textures import frayed, leaf_grain
 
 
@@ -27,9 +27,13 @@ class Model:
     """
 
     def __init__(
-        self, camera: Camera, place: Vector, heading: float,
-        tone: Tone, light: Light,
-    ) -> None:  # fmt: skip
+        self,
+        camera: Camera,
+        place: Vector,
+        heading: float,
+        tone: Tone,
+        light: Light,
+    ) -> None:
         """Start with nothing."""
         self.camera = camera
         self.place = place
@@ -113,20 +117,20 @@ class Model:
             BEHIND, lit, 176,
         )  # fmt: skip
 
-    def render(self, dice: Dice, rough: bool = False, leafy: bool = False) -> list[Sprite]:
+    def render(self, rng: SceneRandom, rough: bool = False, leafy: bool = False) -> list[Sprite]:
         """Return the sprite of the thing, rough as stone or leafy, or nothing without a size."""
         scale = self.sketch.scale
-        grain = (dice.whole(0, 3000), dice.whole(0, 3000)) if rough else None
+        grain = (rng.integer(0, 3000), rng.integer(0, 3000)) if rough else None
         sprite = self.sketch.render(3 if scale < 40 else 2, grain)
         if sprite is None:
             return []
         if leafy:
-            sprite = _leafy(sprite, dice, scale)
+            sprite = _leafy(sprite, rng, scale)
         return [sprite]
 
 
-def _leafy(sprite: Sprite, dice: Dice, scale: float) -> Sprite:
+def _leafy(sprite: Sprite, rng: SceneRandom, scale: float) -> Sprite:
     """Give a sprite the texture and the frayed edge of leaves."""
-    grain = leaf_grain(sprite.image.size, scale / 90, (dice.whole(0, 500), dice.whole(0, 500)))
+    grain = leaf_grain(sprite.image.size, scale / 90, (rng.integer(0, 500), rng.integer(0, 500)))
     image = ImageChops.multiply(sprite.image, Image.merge("RGB", (grain,) * 3))
     return Sprite(image, frayed(sprite.alpha, grain, scale * 0.09), None, None, sprite.origin)

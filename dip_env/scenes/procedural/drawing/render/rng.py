@@ -10,7 +10,7 @@ import numpy as np
 T = TypeVar("T")
 
 
-class Dice:
+class SceneRandom:
     """Draws numbers from one generator, a block at a time.
 
     Only uniform doubles are taken from the generator: their stream is fixed by the bit
@@ -25,7 +25,7 @@ class Dice:
         self._generator = np.random.default_rng(list(entropy))
         self._block: list[float] = []
 
-    def unit(self) -> float:
+    def random(self) -> float:
         """Return a float in [0, 1)."""
         if not self._block:
             self._block = self._generator.random(512).tolist()
@@ -33,27 +33,27 @@ class Dice:
 
     def uniform(self, low: float, high: float) -> float:
         """Return a float in [low, high)."""
-        return low + (high - low) * self.unit()
+        return low + (high - low) * self.random()
 
-    def spread(self, centre: float, width: float) -> float:
+    def bates(self, centre: float, width: float) -> float:
         """Return a bell-shaped float in ``centre +- width`` (mean of three uniform ones)."""
-        return centre + width * ((self.unit() + self.unit() + self.unit()) * 2 / 3 - 1)
+        return centre + width * ((self.random() + self.random() + self.random()) * 2 / 3 - 1)
 
-    def whole(self, low: int, high: int) -> int:
+    def integer(self, low: int, high: int) -> int:
         """Return an integer in [low, high], both ends included."""
-        return low + int(self.unit() * (high - low + 1))
+        return low + int(self.random() * (high - low + 1))
 
-    def chance(self, probability: float) -> bool:
+    def bernoulli(self, probability: float) -> bool:
         """Return True with the given probability."""
-        return self.unit() < probability
+        return self.random() < probability
 
-    def pick(self, items: Sequence[T]) -> T:
+    def choice(self, items: Sequence[T]) -> T:
         """Return one of the items, all equally likely."""
-        return items[int(self.unit() * len(items))]
+        return items[int(self.random() * len(items))]
 
-    def pick_weighted(self, weights: dict[T, float]) -> T:
+    def weighted_choice(self, weights: dict[T, float]) -> T:
         """Return one of the keys, likely in proportion to its weight."""
-        point = self.unit() * sum(weights.values())
+        point = self.random() * sum(weights.values())
         for item, weight in weights.items():
             point -= weight
             if point < 0:
