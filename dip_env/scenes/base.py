@@ -1,4 +1,4 @@
-"""What a scene is and what a source of scenes offers; knows no file format."""
+"""What a scene is and what a source of scenes offers. Independent of file formats."""
 
 from __future__ import annotations
 
@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dip_env.errors import SceneError
+
+ENDLESS = 10_000_000
+"""Longer sources are never read as a whole; procedural ones have 2**31 - 1 scenes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,3 +106,8 @@ class SceneSource(Protocol):
     def __getitem__(self, index: int) -> Scene:
         """Return scene ``index``; raises IndexError outside ``range(len(self))``."""
         ...
+
+
+def is_endless(source: SceneSource) -> bool:
+    """Return whether a source is too long to be read as a whole."""
+    return len(source) > ENDLESS

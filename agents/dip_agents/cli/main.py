@@ -18,11 +18,11 @@ from dip_env.errors import ConfigError, DipError, SceneError
 from dip_env.metrics.curves import MissRateRule
 from dip_env.metrics.score import Protocol, score_files
 from dip_env.scenes import make_source
-from dip_env.scenes.base import SceneSource
+from dip_env.scenes.base import SceneSource, is_endless
 from dip_env.scenes.preview.contact_sheet import contact_sheet
 from dip_env.scenes.preview.summary import summarise
-from dip_env.scenes.readers.annotated import AnnotatedScenes
-from dip_env.scenes.transforms.filtered import ENDLESS, FilteredScenes
+from dip_env.scenes.readers.base import DatasetScenes
+from dip_env.scenes.transforms.filtered import FilteredScenes
 
 Flat = tyro.conf.OmitArgPrefixes
 OneWay = tyro.conf.FlagCreatePairsOff
@@ -205,10 +205,10 @@ def run_scenes(args: Scenes) -> int:
     indices = range(args.first, min(args.first + args.n, len(source)))
     if not indices:
         raise ConfigError(f"first: expected under {len(source)}, got {args.first}")
-    counted = indices if len(source) >= ENDLESS else range(len(source))
+    counted = indices if is_endless(source) else range(len(source))
     summary = summarise(source, counted)
     print(json.dumps(summary, indent=2))
-    if isinstance(source, AnnotatedScenes) and summary["images_missing"] == len(source):
+    if isinstance(source, DatasetScenes) and summary["images_missing"] == len(source):
         print(
             f"dip: {source.images}: no image file is there: counts only, no contact sheet",
             file=sys.stderr,

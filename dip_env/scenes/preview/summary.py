@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dip_env.scenes.base import SceneSource
-from dip_env.scenes.readers.annotated import AnnotatedScenes
+from dip_env.scenes.readers.base import DatasetScenes
 from dip_env.scenes.readers.images import image_size
 
 HEIGHTS = (20, 50, 75, 100, 200, 400)
@@ -42,10 +42,10 @@ def summarise(source: SceneSource, indices: Sequence[int]) -> dict[str, Any]:
     """
     columns = (
         _from_table(source, indices)
-        if isinstance(source, AnnotatedScenes)
+        if isinstance(source, DatasetScenes)
         else _from_scenes(source, indices)
     )
-    known = not isinstance(source, AnnotatedScenes) or source.table.visible_known
+    known = not isinstance(source, DatasetScenes) or source.table.visible_known
     people: NDArray[np.bool_] = ~columns["ignore"]
     per_image = np.bincount(columns["image"][people], minlength=len(indices))
     sizes = Counter(size for size in columns["sizes"] if size)
@@ -92,7 +92,7 @@ def histogram(values: Any, limits: Sequence[float], *, whole: bool = False) -> d
     return dict(zip([*names, f">={limits[-1]}"], counted.tolist(), strict=True))
 
 
-def _from_table(source: AnnotatedScenes, indices: Sequence[int]) -> dict[str, Any]:
+def _from_table(source: DatasetScenes, indices: Sequence[int]) -> dict[str, Any]:
     """Collect columns without making scenes."""
     table = source.table
     chosen = np.asarray(indices, np.int64)
@@ -110,7 +110,7 @@ def _from_table(source: AnnotatedScenes, indices: Sequence[int]) -> dict[str, An
     }
 
 
-def _size_on_disk(source: AnnotatedScenes, index: int) -> str | None:
+def _size_on_disk(source: DatasetScenes, index: int) -> str | None:
     """Return the size of an image, None where its file is missing."""
     if not source.has_image(index):
         return None

@@ -9,20 +9,20 @@ import numpy as np
 
 from dip_env.errors import ConfigError, SceneError
 from dip_env.formats.files import find_files, pick_folder, pick_split
-from dip_env.scenes.readers.annotated import (
-    AnnotatedScenes,
+from dip_env.scenes.readers.base import DatasetScenes
+from dip_env.scenes.readers.box_checks import (
     BadBoxes,
-    SceneTable,
     boxes_with_area,
     check_bad_boxes,
-    corners,
-    good_boxes,
+    check_boxes,
+    xywh_to_xyxy,
 )
 from dip_env.scenes.readers.citypersons_files import CLASSES, Annotations, read_mat, read_tree
 from dip_env.scenes.readers.images import DEFAULT_MAX_PIXELS
+from dip_env.scenes.readers.table import AnnotationTable
 
 
-class CityPersonsScenes(AnnotatedScenes):
+class CityPersonsScenes(DatasetScenes):
     """CityPersons as scenes.
 
     Instances of ``classes`` count; all others are ignored, as are the ignore regions (people on
@@ -120,29 +120,29 @@ def _part_for(path: Path, split: str) -> Path:
     return path / split if (path / split).is_dir() else path
 
 
-def _table(read: Annotations, classes: tuple[str, ...], bad_boxes: BadBoxes) -> SceneTable:
+def _table(read: Annotations, classes: tuple[str, ...], bad_boxes: BadBoxes) -> AnnotationTable:
     """Make the table of the boxes that are good."""
     rows, per_image = read.rows, np.array([len(part) for part in read.parts], int)
     image = np.repeat(np.arange(len(per_image)), per_image)
     full, visible = rows[:, 1:5], rows[:, 5:9]
     good = boxes_with_area(full, read.where(0), bad_boxes)
     sides = (visible[:, 2:] >= 0).all(axis=1)  # nothing of an instance may be seen
-    good &= good_boxes(sides, visible, "width and height of at least 0", read.where(1), bad_boxes)
+    good &= check_boxes(sides, visible, "width and height of at least 0", read.where(1), bad_boxes)
     sizes = np.array(read.sizes, np.int32).reshape(-1, 2)
     if sizes.any():
-        x1, y1, x2, y2 = corners(full).T
+        x1, y1, x2, y2 = xywh_to_xyxy(full).T
         width, height = sizes[image].T
         inside = (x1 < width) & (y1 < height) & (x2 > 0) & (y2 > 0)
-        good &= good_boxes(inside, full, "an area inside the image", read.where(0), bad_boxes)
+        good &= check_boxes(inside, full, "an area inside the image", read.where(0), bad_boxes)
     label = rows[good, 0].astype(np.uint8)
     kept = np.bincount(image[good], minlength=len(per_image))
-    return SceneTable.of(
+    return AnnotationTable.of(
         names=list(read.known),
         files=read.files,
         sizes=sizes,
         per_image=kept.tolist(),
-        boxes=corners(full[good]),
-        visible_boxes=corners(visible[good]),
+        boxes=xywh_to_xyxy(full[good]),
+        visible_boxes=xywh_to_xyxy(visible[good]),
         ignore=~np.isin(label, [CLASSES.index(name) for name in classes]),
         label=label,
         labels=CLASSES,

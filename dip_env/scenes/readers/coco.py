@@ -22,17 +22,13 @@ from dip_env.formats.files import (
     short,
 )
 from dip_env.formats.json_rows import Rows
-from dip_env.scenes.readers.annotated import (
-    AnnotatedScenes,
-    BadBoxes,
-    SceneTable,
-    check_bad_boxes,
-    corners,
-)
+from dip_env.scenes.readers.base import DatasetScenes
+from dip_env.scenes.readers.box_checks import BadBoxes, check_bad_boxes, xywh_to_xyxy
 from dip_env.scenes.readers.images import DEFAULT_MAX_PIXELS
+from dip_env.scenes.readers.table import AnnotationTable
 
 
-class CocoScenes(AnnotatedScenes):
+class CocoScenes(DatasetScenes):
     """A COCO data set as scenes.
 
     ``bbox`` is the full box; ``vis_bbox`` the visible one where a data set has it (else the
@@ -109,7 +105,7 @@ def _find_images(root: str | Path | None, annotations: Path) -> Path:
 
 def _table(
     data: Any, file: str, categories: tuple[str, ...] | None, bad_boxes: BadBoxes
-) -> tuple[SceneTable, dict[str, int]]:
+) -> tuple[AnnotationTable, dict[str, int]]:
     """Check the whole file; keep the wanted categories and what lies inside the images."""
     truth = as_truth(data, file)
     images = Rows.of(data["images"], file, "images")
@@ -121,7 +117,9 @@ def _table(
     ]
     wanted = _wanted(truth, file, categories)
     limit = np.tile(truth.sizes, 2)[truth.image]
-    clipped, seen = (np.clip(corners(box), 0, limit) for box in (truth.xywh, truth.visible_xywh))
+    clipped, seen = (
+        np.clip(xywh_to_xyxy(box), 0, limit) for box in (truth.xywh, truth.visible_xywh)
+    )
     # float32 is what a scene stores: a sliver can lose its area there.
     stored = clipped.astype(np.float32)
     inside = np.asarray((stored[:, 2:] > stored[:, :2]).all(axis=1), bool)
@@ -134,7 +132,7 @@ def _table(
         return np.bincount(truth.image[rows], minlength=truth.images).tolist()
 
     ids, label = np.unique(truth.category[keep], return_inverse=True)
-    table = SceneTable.of(
+    table = AnnotationTable.of(
         names=names,
         files=files,
         sizes=truth.sizes,

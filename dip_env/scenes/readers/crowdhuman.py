@@ -23,16 +23,16 @@ from dip_env.formats.files import (
     read_lines,
     short,
 )
-from dip_env.scenes.readers.annotated import (
-    AnnotatedScenes,
+from dip_env.scenes.readers.base import DatasetScenes
+from dip_env.scenes.readers.box_checks import (
     BadBoxes,
-    SceneTable,
     boxes_with_area,
     check_bad_boxes,
-    corners,
-    good_boxes,
+    check_boxes,
+    xywh_to_xyxy,
 )
 from dip_env.scenes.readers.images import DEFAULT_MAX_PIXELS
+from dip_env.scenes.readers.table import AnnotationTable
 
 BoxKind = Literal["full", "visible", "head"]
 """Which of a person's three boxes is to be found."""
@@ -47,7 +47,7 @@ _ALL_FIELDS = ("fbox", "vbox", "hbox")
 _TAGS = ("person", "mask")
 
 
-class CrowdHumanScenes(AnnotatedScenes):
+class CrowdHumanScenes(DatasetScenes):
     """CrowdHuman as scenes.
 
     Full boxes are amodal and kept as annotated: they may begin left of the image and end below it.
@@ -197,16 +197,16 @@ def _ignore(row: Mapping[str, Any], name: str) -> bool:
     return value == 1
 
 
-def _table(file: Path, lines: _Lines, boxes: BoxKind, bad_boxes: BadBoxes) -> SceneTable:
+def _table(file: Path, lines: _Lines, boxes: BoxKind, bad_boxes: BadBoxes) -> AnnotationTable:
     """Make the table of the boxes that are good."""
     image = np.repeat(np.arange(len(lines.ids)), lines.per_image)
     xywh = {name: np.frombuffer(column).reshape(-1, 4) for name, column in lines.xywh.items()}
     good = _good_rows(file, xywh, image, bad_boxes)
-    kept = {name: corners(box[good]) for name, box in xywh.items()}
+    kept = {name: xywh_to_xyxy(box[good]) for name, box in xywh.items()}
     mask = np.frombuffer(lines.mask, np.uint8)[good]
     flags = [np.frombuffer(flag, bool)[good] for flag in (lines.ignored_person, lines.ignored_head)]
     per_image = np.bincount(image[good], minlength=len(lines.ids))
-    table = SceneTable.of(
+    table = AnnotationTable.of(
         names=lines.ids,
         files=lines.ids,
         per_image=per_image.tolist(),
@@ -236,7 +236,7 @@ def _good_rows(
 
         if name == "vbox" and next(iter(xywh)) == "fbox":  # nothing of a person may be seen
             sides = (box[:, 2:] >= 0).all(axis=1)
-            good &= good_boxes(sides, box, "width and height of at least 0", where, bad)
+            good &= check_boxes(sides, box, "width and height of at least 0", where, bad)
         else:
             good &= boxes_with_area(box, where, bad)
     return good

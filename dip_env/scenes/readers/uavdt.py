@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 
 from dip_env.errors import ConfigError, SceneError
 from dip_env.formats.files import pick_folder, short
-from dip_env.scenes.readers.annotated import (
-    AnnotatedScenes,
+from dip_env.scenes.readers.base import DatasetScenes
+from dip_env.scenes.readers.box_checks import (
     BadBoxes,
-    SceneTable,
     boxes_with_area,
     check_bad_boxes,
-    corners,
+    xywh_to_xyxy,
 )
 from dip_env.scenes.readers.images import DEFAULT_MAX_PIXELS
+from dip_env.scenes.readers.table import AnnotationTable
 from dip_env.scenes.readers.uavdt_rows import (
     BOX,
     CATEGORY,
@@ -51,7 +51,7 @@ _LABELS = {"gt_whole": (*CATEGORIES, "ignore"), "gt": ("vehicle", "ignore")}
 _IMAGE = re.compile(r"img([0-9]{6})\.jpg")
 
 
-class UAVDTScenes(AnnotatedScenes):
+class UAVDTScenes(DatasetScenes):
     """Frames of UAVDT as scenes; what is to be found are vehicles, there are no people in it.
 
     A row is nine integers: frame (from 1), target, x, y, w, h, out_of_view, occlusion, category.
@@ -229,7 +229,7 @@ def _frames_of_images(photos: Path) -> Ints:
 
 def _table(
     parts: list[_Sequence], labels: tuple[str, ...], counted: set[str]
-) -> tuple[SceneTable, dict[str, int]]:
+) -> tuple[AnnotationTable, dict[str, int]]:
     """Make the table of the good rows: of every frame its vehicles, then its ignore regions.
 
     Args:
@@ -265,11 +265,11 @@ def _table(
     order = np.argsort(image, kind="stable")
     order = order[good[order]]
     ids = [f"{group}/{frame:06d}" for group, frame in zip(groups, frames, strict=True)]
-    table = SceneTable.of(
+    table = AnnotationTable.of(
         names=ids,
         files=[f"{group}/img{frame:06d}.jpg" for group, frame in zip(groups, frames, strict=True)],
         per_image=per_frame(good).tolist(),
-        boxes=corners(rows[order, BOX]),
+        boxes=xywh_to_xyxy(rows[order, BOX]),
         ignore=np.array([name not in counted for name in labels])[label[order]],
         label=label[order],
         labels=labels,

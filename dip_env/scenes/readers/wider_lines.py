@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dip_env.boxes import box_area
 from dip_env.errors import SceneError
 from dip_env.formats.files import check_file_name, read_lines, short
-from dip_env.scenes.readers.annotated import corners
+from dip_env.scenes.readers.box_checks import xywh_to_xyxy
 
 CLASSES = ("pedestrian", "cyclist")
 """What the labels 1 and 2 of 2018 mean."""
@@ -160,7 +160,7 @@ def covered_people(people: Ints, regions: Ints) -> NDArray[np.bool_]:
         more than half of the person's.
     """
     regions = regions[np.argsort(regions[:, 0], kind="stable")]
-    a, b = corners(people[:, 3:]), corners(regions[:, 3:])
+    a, b = xywh_to_xyxy(people[:, 3:]), xywh_to_xyxy(regions[:, 3:])
     # Pair each person with all regions of the image, which now stand one after the other.
     start = np.searchsorted(regions[:, 0], people[:, 0], "left")
     end = np.searchsorted(regions[:, 0], people[:, 0], "right")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -13,19 +14,20 @@ from numpy.typing import NDArray
 
 from dip_env.errors import ConfigError, SceneError
 from dip_env.formats.files import short
-from dip_env.scenes.readers.annotated import (
-    AnnotatedScenes,
+from dip_env.scenes.readers.base import DatasetScenes
+from dip_env.scenes.readers.box_checks import (
     BadBoxes,
-    SceneTable,
     boxes_with_area,
     check_bad_boxes,
-    corners,
+    xywh_to_xyxy,
 )
 from dip_env.scenes.readers.images import DEFAULT_MAX_PIXELS
+from dip_env.scenes.readers.table import AnnotationTable
 from dip_env.scenes.readers.wider_lines import (
     CLASSES,
     YEARS,
     Ints,
+    Lines,
     box_rows,
     covered_people,
     read_named_lines,
@@ -47,7 +49,7 @@ _FOLDERS = {
 }
 
 
-class WiderPedestrianScenes(AnnotatedScenes):
+class WiderPedestrianScenes(DatasetScenes):
     """The WIDER Pedestrian challenge of 2018 or of 2019 as scenes.
 
     A line is an image and its boxes: ``label x y w h`` each in 2018 (1 pedestrian, 2 cyclist),
@@ -121,35 +123,22 @@ class WiderPedestrianScenes(AnnotatedScenes):
             raise ConfigError("classes: expected pedestrian, the only class of 2019, got cyclist")
         self.ignore_file = _beside(self.file, self.year, "ignore_file", ignore_file)
         self.list_file = _beside(self.file, self.year, "list_file", list_file)
-        names = list(lines) if self.list_file is None else read_names(self.list_file)
-        people = box_rows(self.file, lines, self.year, names)
-        regions = np.zeros((0, 7), np.int64)
-        if self.ignore_file is not None:
-            regions = box_rows(self.ignore_file, read_named_lines(self.ignore_file), 2019, names)
-            regions[:, 2] = _REGION
-        rows = np.concatenate([people, regions])
-
-        def where(row: int) -> str:
-            return f"{self.file if row < len(people) else self.ignore_file}: line {rows[row, 1]}"
-
-        good = boxes_with_area(rows[:, 3:].astype(np.float64), where, bad_boxes)
-        hidden = np.append(covered_people(people, regions), np.zeros(len(regions), bool))
-        ignore = np.array([name not in self.classes for name in _LABELS])[rows[:, 2]]
+        boxes = _read_boxes(self.file, self.year, lines, self.ignore_file, self.list_file)
+        good = boxes_with_area(boxes.rows[:, 3:].astype(np.float64), boxes.where, bad_boxes)
+        hidden = boxes.covered()
+        ignore = np.array([name not in self.classes for name in _LABELS])[boxes.rows[:, 2]]
         ignore |= hidden & (covered == "ignore")
-        base = Path(images or root or "")
-        part = self.file.stem.partition("_")[0]
-        below = [base / name.format(split=part) for name in _FOLDERS[self.year]]
-        self.folders = (base, *below) if images else tuple(below)
+        self.folders = _image_folders(root, images, self.year, self.file.stem.partition("_")[0])
         files = f"{_quoted(self.file)}, ignore_file={_quoted(self.ignore_file)}"
         files += f", list_file={_quoted(self.list_file)}" if self.year == 2019 else ""
         options = f"year={self.year}, classes={self.classes!r}, covered={covered!r}"
         super().__init__(
-            _table(names, rows, good, ignore),
-            base,
+            _table(boxes.names, boxes.rows, good, ignore),
+            Path(images or root or ""),
             target=" or ".join(self.classes),
             name=f"WiderPedestrianScenes({files}, {options})",
             counts={
-                **_count(names, rows, self.classes),
+                **_count(boxes.names, boxes.rows, self.classes),
                 "covered": int(hidden.sum()),
                 "dropped": int((~good).sum()),
             },
@@ -190,6 +179,62 @@ class WiderPedestrianScenes(AnnotatedScenes):
                 )
             raise SceneError(f"{name}: image file is missing in {', '.join(there)}")
         return folders[0] / name
+
+
+@dataclass(frozen=True, eq=False)
+class _Boxes:
+    """Boxes of people, then of ignore regions, with the files they come from.
+
+    Args:
+        names: all images.
+        file: the file with the people.
+        ignore_file: the file with the ignore regions, None without.
+        people: (P, 7) rows as ``box_rows`` returns them.
+        regions: (R, 7) rows, likewise.
+    """
+
+    names: list[str]
+    file: Path
+    ignore_file: Path | None
+    people: Ints
+    regions: Ints
+
+    @cached_property
+    def rows(self) -> Ints:
+        """(P + R, 7) people, then regions."""
+        return np.concatenate([self.people, self.regions])
+
+    def where(self, row: int) -> str:
+        """Return the file and the line of a row, for messages."""
+        file = self.file if row < len(self.people) else self.ignore_file
+        return f"{file}: line {self.rows[row, 1]}"
+
+    def covered(self) -> NDArray[np.bool_]:
+        """Return which rows, (P + R,), are people more than half covered by regions."""
+        hidden = covered_people(self.people, self.regions)
+        return np.append(hidden, np.zeros(len(self.regions), bool))
+
+
+def _read_boxes(
+    file: Path, year: int, lines: Lines, ignore_file: Path | None, list_file: Path | None
+) -> _Boxes:
+    """Read the boxes of people and of ignore regions in all images."""
+    names = list(lines) if list_file is None else read_names(list_file)
+    people = box_rows(file, lines, year, names)
+    regions = np.zeros((0, 7), np.int64)
+    if ignore_file is not None:
+        regions = box_rows(ignore_file, read_named_lines(ignore_file), 2019, names)
+        regions[:, 2] = _REGION
+    return _Boxes(names, file, ignore_file, people, regions)
+
+
+def _image_folders(
+    root: str | Path | None, images: str | Path | None, year: int, split: str
+) -> tuple[Path, ...]:
+    """Return the folders in which images may be."""
+    base = Path(images or root or "")
+    below = [base / name.format(split=split) for name in _FOLDERS[year]]
+    return (base, *below) if images else tuple(below)
 
 
 def _check_classes(classes: Collection[str]) -> tuple[str, ...]:
@@ -249,18 +294,18 @@ def _beside(file: Path, year: int, option: str, given: str | Path | None) -> Pat
 
 def _table(
     names: list[str], rows: Ints, good: NDArray[np.bool_], ignore: NDArray[np.bool_]
-) -> SceneTable:
+) -> AnnotationTable:
     """Make the table of the good rows: of every image its people, then its ignore regions."""
     order = np.argsort(rows[:, 0], kind="stable")
     order = order[good[order]]
     all_rows, kept = (
         np.bincount(part, minlength=len(names)) for part in (rows[:, 0], rows[order, 0])
     )
-    return SceneTable.of(
+    return AnnotationTable.of(
         names=names,
         files=names,
         per_image=kept.tolist(),
-        boxes=corners(rows[order, 3:]),
+        boxes=xywh_to_xyxy(rows[order, 3:]),
         ignore=ignore[order],
         label=rows[order, 2],
         labels=_LABELS,

@@ -12,9 +12,8 @@ from numpy.typing import NDArray
 
 from dip_env.errors import ConfigError, SceneError
 from dip_env.scenes.base import Scene, SceneSource
+from dip_env.scenes.transforms.checks import check_integer, scan_length
 
-ENDLESS = 10_000_000
-"""Longer sources are never gone through as a whole: drawn ones have 2**31 - 1 scenes."""
 HEIGHT_SLACK = 1e-3
 """Pixels: float32 corners hold a height no closer than this, and a limit belongs to its setup."""
 
@@ -60,18 +59,20 @@ class FilteredScenes:
         if not 0 <= min_visible <= 1:
             raise ConfigError(f"min_visible: expected a share in [0, 1], got {min_visible!r}")
         self.source = source
-        self.min_people = whole("min_people", min_people, least=0)
-        self.max_people = None if max_people is None else whole("max_people", max_people, least=0)
+        self.min_people = check_integer("min_people", min_people, least=0)
+        self.max_people = (
+            None if max_people is None else check_integer("max_people", max_people, least=0)
+        )
         if self.max_people is not None and self.max_people < self.min_people:
             raise ConfigError(
                 f"max_people: expected at least min_people = {min_people}, got {max_people}"
             )
         self.min_height, self.min_visible = float(min_height), float(min_visible)
-        self.among = None if among is None else whole("among", among, least=1)
+        self.among = None if among is None else check_integer("among", among, least=1)
         self._kept: NDArray[np.int64] | None = None
         counts: dict[str, int] = {}
         if self.min_people or self.max_people is not None:
-            looked_at = scenes_to_look_at(source, self.among)
+            looked_at = scan_length(source, self.among)
             self._kept, counts["turned_ignored"] = self._find(range(looked_at))
             self._length = len(self._kept)
         else:
@@ -158,45 +159,3 @@ def ignore_hard_people(scene: Scene, min_height: float, min_visible: float) -> S
     return replace(
         scene, ignore=scene.ignore | hard, notes={**scene.notes, "turned_ignored": turned}
     )
-
-
-def scenes_to_look_at(source: SceneSource, among: int | None) -> int:
-    """Return how many scenes, from the first on, are to be gone through.
-
-    Args:
-        source: the scenes.
-        among: the most to look at; None for all.
-
-    Returns:
-        A number of scenes, at most ``len(source)``.
-
-    Raises:
-        ConfigError: when ``among`` is missing and the source is endless.
-    """
-    if among is not None:
-        return min(among, len(source))
-    if len(source) > ENDLESS:
-        raise ConfigError(
-            f"among: expected a number of scenes to look at, got None; {source!r} is endless and "
-            "cannot be gone through as a whole"
-        )
-    return len(source)
-
-
-def whole(name: str, value: object, least: int) -> int:
-    """Return a setting that must be an integer.
-
-    Args:
-        name: of the setting, for the message.
-        value: what came.
-        least: smallest value that works.
-
-    Returns:
-        The value as a plain int.
-
-    Raises:
-        ConfigError: for anything else, True and False included.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ConfigError(f"{name}: expected an integer >= {least}, got {value!r}")
-    return int(value)

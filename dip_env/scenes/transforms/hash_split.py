@@ -12,7 +12,7 @@ import numpy as np
 
 from dip_env.errors import ConfigError
 from dip_env.scenes.base import Scene, SceneSource
-from dip_env.scenes.transforms.filtered import scenes_to_look_at, whole
+from dip_env.scenes.transforms.checks import check_integer, scan_length
 
 SHARES: Mapping[str, float] = MappingProxyType({"train": 0.9, "val": 0.1})
 """Parts and their shares where none are given."""
@@ -56,8 +56,8 @@ class HashSplit:
         if part not in self.shares:
             raise ConfigError(f"part: expected one of {list(self.shares)}, got {part!r}")
         self.source, self.part, self.salt = source, part, salt
-        self.among = None if among is None else whole("among", among, least=1)
-        looked_at = scenes_to_look_at(source, self.among)
+        self.among = None if among is None else check_integer("among", among, least=1)
+        looked_at = scan_length(source, self.among)
         mine, groups = [], set()
         for index in range(looked_at):
             group = group_name(source[index])

@@ -13,8 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from dip_env.errors import ConfigError
-from dip_env.scenes.base import Scene, SceneSource
-from dip_env.scenes.transforms.filtered import ENDLESS, whole
+from dip_env.scenes.base import Scene, SceneSource, is_endless
+from dip_env.scenes.transforms.checks import check_integer
 
 LONGEST_PERIOD = 25_200
 """Weights are rounded to this many parts: whole percents and all ratios up to 10 are exact."""
@@ -58,7 +58,7 @@ class MixedScenes:
 
     def __init__(self, parts: Sequence[tuple[SceneSource, float]], seed: int = 0) -> None:
         """Check the parts and lay out one period."""
-        self.seed = whole("seed", seed, least=0)
+        self.seed = check_integer("seed", seed, least=0)
         for k, part in enumerate(parts):
             if not (isinstance(part, tuple | list) and len(part) == 2):
                 raise ConfigError(f"parts[{k}]: expected (source, weight), got {part!r}")
@@ -115,7 +115,7 @@ class MixedScenes:
         rank = block * self.places[part] + int(self._before[offset])
         length = len(self.sources[part])
         epoch, number = divmod(rank, length)
-        if length <= ENDLESS:
+        if not is_endless(self.sources[part]):
             number = shuffled(number, length, f"{self.seed}/{part}/{epoch}")
         return Place(part, epoch, number)
 
@@ -123,7 +123,7 @@ class MixedScenes:
         lengths = [len(source) for source in self.sources]
         ends = []
         for k, length in enumerate(lengths):
-            if length <= ENDLESS:
+            if not is_endless(self.sources[k]):
                 block, rank = divmod(length - 1, self.places[k])
                 offset = np.flatnonzero((self._parts == k) & (self._before == rank))[0]
                 ends.append(block * self.period + int(offset) + 1)

@@ -22,7 +22,7 @@ from PIL import Image
 
 from dip_env.errors import ConfigError, DipError
 from dip_env.scenes.base import Scene, SceneSource
-from dip_env.scenes.transforms.filtered import whole
+from dip_env.scenes.transforms.checks import check_integer
 
 
 def stream_scenes(
@@ -49,7 +49,10 @@ def stream_scenes(
         ConfigError: for a bad number, or a source that cannot be pickled.
         DipError: from the iterator, when a worker dies. Errors of the source come out unchanged.
     """
-    workers, ahead = whole("workers", workers, least=0), whole("ahead", ahead, least=1)
+    workers, ahead = (
+        check_integer("workers", workers, least=0),
+        check_integer("ahead", ahead, least=1),
+    )
     if workers == 0:
         return _stream_here(source, indices)
     try:

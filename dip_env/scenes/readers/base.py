@@ -1,0 +1,130 @@
+"""The base of all readers: scenes from a table of annotations. Independent of file formats.
+
+A reader checks its files once and keeps a table of a few arrays; scenes and images are made one
+by one, on use. A set of 15,000 images therefore takes megabytes and is copied to worker processes
+quickly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from operator import index as as_index
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dip_env.errors import SceneError
+from dip_env.scenes.base import Scene
+from dip_env.scenes.readers.box_checks import BadBoxes
+from dip_env.scenes.readers.images import DEFAULT_MAX_PIXELS, find_image, image_size, load_rgb
+from dip_env.scenes.readers.table import AnnotationTable
+
+
+class DatasetScenes:
+    """Scenes from a table of annotations and a folder of images.
+
+    Args:
+        table: checked annotations.
+        images: folder of the image files.
+        target: what is to be found, a singular noun.
+        name: repr of the source; names the files and all choices that change scenes.
+        counts: further counts worth reporting.
+        suffixes: endings to try where ``table.files`` has none.
+        max_pixels: larger images are refused before they are decoded.
+        bad_boxes: what to do with a box outside an image whose size only its header tells.
+    """
+
+    def __init__(
+        self,
+        table: AnnotationTable,
+        images: Path,
+        *,
+        target: str,
+        name: str,
+        counts: Mapping[str, int] | None = None,
+        suffixes: Sequence[str] = ("",),
+        max_pixels: int = DEFAULT_MAX_PIXELS,
+        bad_boxes: BadBoxes = "error",
+    ) -> None:
+        """Keep the table; no image is opened."""
+        self.table, self.images, self.target = table, Path(images), target
+        self.suffixes, self.max_pixels, self.bad_boxes = tuple(suffixes), max_pixels, bad_boxes
+        self._name = name
+        self.counts: Mapping[str, int] = {
+            "images": len(table.names),
+            "instances": len(table.boxes),
+            "ignored": int(table.ignore.sum()),
+            **(counts or {}),
+        }
+        """Images, instances, ignored (instances all the same), and what else was counted."""
+
+    def __repr__(self) -> str:
+        """Name the files and what is kept of them."""
+        return self._name
+
+    def __len__(self) -> int:
+        """Return the number of images, with or without instances."""
+        return len(self.table.names)
+
+    def has_image(self, index: int) -> bool:
+        """Return whether the image file of a scene is there."""
+        stem = self.images / self.table.files[index]
+        return any(stem.with_name(stem.name + suffix).is_file() for suffix in self.suffixes)
+
+    def image_path(self, index: int) -> Path:
+        """Return the image file of a scene.
+
+        Raises:
+            SceneError: when the file is missing.
+        """
+        return find_image(self.images, self.table.files[index], self.suffixes)
+
+    def __getitem__(self, index: int) -> Scene:
+        """Return a scene; raises IndexError outside the range.
+
+        Raises:
+            SceneError: for an image that is missing or too small for its boxes, where the
+                annotations state no size.
+        """
+        index = as_index(index)
+        if not 0 <= index < len(self):
+            raise IndexError(f"{self!r}: expected 0..{len(self) - 1}, got {index}")
+        table = self.table
+        size = (int(table.sizes[index, 0]), int(table.sizes[index, 1]))
+        path = self.images / table.files[index]
+        rows = np.arange(table.starts[index], table.starts[index + 1])
+        dropped = 0
+        if size == (0, 0):
+            path = self.image_path(index)
+            size = image_size(path)
+            inside = self._inside(rows, size, f"{path}: scene {table.names[index]}")
+            dropped, rows = int((~inside).sum()), rows[inside]
+        notes = {key: column[index] for key, column in table.notes.items()}
+        return Scene(
+            scene_id=table.names[index],
+            size=size,
+            boxes=table.boxes[rows],
+            visible_boxes=table.visible_boxes[rows],
+            visible_share=table.visible_share[rows],
+            ignore=table.ignore[rows],
+            labels=tuple(table.labels[k] for k in table.label[rows]),
+            load_image=partial(load_rgb, path, size, self.max_pixels),
+            notes={"file": str(path), **notes, "dropped": notes.get("dropped", 0) + dropped},
+            target=self.target,
+        )
+
+    def _inside(
+        self, rows: NDArray[np.int64], size: tuple[int, int], where: str
+    ) -> NDArray[np.bool_]:
+        """Return which boxes have area inside the image, or raise for the first that has none."""
+        x1, y1, x2, y2 = self.table.boxes[rows].T
+        inside = (x1 < size[0]) & (y1 < size[1]) & (x2 > 0) & (y2 > 0)
+        if self.bad_boxes == "error" and not inside.all():
+            box = self.table.boxes[rows[np.argmin(inside)]].tolist()
+            raise SceneError(
+                f"{where}: box {box}: expected an area inside the image of "
+                f"{size[0]}x{size[1]} (bad_boxes='drop' leaves such boxes out and counts them)"
+            )
+        return np.asarray(inside, bool)

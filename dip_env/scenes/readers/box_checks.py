@@ -1,0 +1,84 @@
+"""Checks of annotated boxes: which have an area, and what becomes of the others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dip_env.errors import ConfigError, SceneError
+from dip_env.formats.files import short
+
+BadBoxes = Literal["error", "drop"]
+"""What to do with a box that has no area inside its image: refuse the file, or count it."""
+
+
+def check_bad_boxes(value: str) -> None:
+    """Require a known choice.
+
+    Raises:
+        ConfigError: for another one.
+    """
+    if value not in ("error", "drop"):
+        raise ConfigError(f"bad_boxes: expected error or drop, got {value!r}")
+
+
+def boxes_with_area(
+    xywh: NDArray[np.float64], where: Callable[[int], str], bad_boxes: BadBoxes
+) -> NDArray[np.bool_]:
+    """Tell which boxes have an area, in the precision scenes have.
+
+    Args:
+        xywh: (N, 4) x, y, width, height.
+        where: names file, place and field of a row, for the message.
+        bad_boxes: raise for a box without area, or tell it.
+
+    Returns:
+        (N,) True where the width and height are above 0.
+
+    Raises:
+        SceneError: for the first box without area, unless such are to be dropped.
+    """
+    box = xywh_to_xyxy(xywh).astype(np.float32)
+    good = (box[:, 2:] > box[:, :2]).all(axis=1)
+    return check_boxes(good, xywh, "width and height above 0", where, bad_boxes)
+
+
+def check_boxes(
+    good: Any,
+    xywh: NDArray[np.float64],
+    expected: str,
+    where: Callable[[int], str],
+    bad_boxes: BadBoxes,
+) -> NDArray[np.bool_]:
+    """Raise for the first box that is not good, unless such are to be dropped.
+
+    Args:
+        good: (N,) True for boxes that are as expected.
+        xywh: (N, 4) the boxes as annotated.
+        expected: what a good box has, for the message.
+        where: names file, place and field of a row, for the message.
+        bad_boxes: raise, or leave it to the caller to drop and count.
+
+    Returns:
+        ``good`` as an array.
+
+    Raises:
+        SceneError: as said.
+    """
+    good = np.asarray(good, bool)
+    if bad_boxes == "error" and not good.all():
+        first = int(np.argmin(good))
+        raise SceneError(
+            f"{where(first)}: expected {expected}, got {short(xywh[first].tolist())} "
+            "(bad_boxes='drop' leaves such boxes out and counts them)"
+        )
+    return good
+
+
+def xywh_to_xyxy(xywh: Any) -> NDArray[np.float64]:
+    """Turn (N, 4) x, y, width, height into xyxy."""
+    boxes = np.asarray(xywh, np.float64).reshape(-1, 4)
+    return np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])
