@@ -1,31 +1,16 @@
-"""The world: crowded scenes, episodes and their rewards, as a Gymnasium environment."""
+"""Crowded scenes, episodes and their rewards, as a Gymnasium environment."""
+
+from importlib.metadata import PackageNotFoundError, version
 
 import gymnasium
+import lazy_loader as lazy
 
-from dip_env.config import EpisodeConfig, RewardConfig
-from dip_env.env import DIPCrowdEnv
-from dip_env.episode import Episode, Message, Observation, Turn
-from dip_env.errors import DipError
-from dip_env.group import EpisodeGroup
-from dip_env.scenes import Scene, SceneSource, ToyScenes, make_source
-from dip_env.vector_env import DIPCrowdVectorEnv
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)
 
-__all__ = [
-    "DIPCrowdEnv",
-    "DIPCrowdVectorEnv",
-    "DipError",
-    "Episode",
-    "EpisodeConfig",
-    "EpisodeGroup",
-    "Message",
-    "Observation",
-    "RewardConfig",
-    "Scene",
-    "SceneSource",
-    "ToyScenes",
-    "Turn",
-    "make_source",
-]
+try:
+    __version__ = version("dip-env")
+except PackageNotFoundError:  # a checkout that was never installed
+    __version__ = "0+unknown"
 
 gymnasium.register(
     id="DIPCrowd-v0",

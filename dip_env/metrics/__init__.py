@@ -1,1 +1,5 @@
 """The field's metrics for crowds; each protocol follows its published evaluator."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

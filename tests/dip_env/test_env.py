@@ -11,7 +11,6 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 
-import dip_env
 from dip_env.env import DIPCrowdEnv
 from dip_env.episode import Episode
 from dip_env.errors import ConfigError, EpisodeOverError
@@ -233,7 +232,3 @@ def test_a_time_limit_truncates():
     env.reset(seed=0)
     assert not env.step("<think>x</think>")[3]
     assert env.step("<think>x</think>")[3]
-
-
-def test_public_names_are_exported():
-    assert all(hasattr(dip_env, name) for name in dip_env.__all__)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import gymnasium as gym
@@ -9,9 +12,8 @@ import pytest
 from gymnasium.envs.registration import EnvSpec
 from PIL import Image
 
-from dip_env.errors import ConfigError, SceneError
+from dip_env.errors import ConfigError
 from dip_env.scenes import (
-    READERS,
     CocoScenes,
     HashSplit,
     MixedScenes,
@@ -19,39 +21,9 @@ from dip_env.scenes import (
     ToyScenes,
     make_source,
 )
-from dip_env.scenes.base import Scene
 from dip_env.scenes.procedural.parameters import PRESETS
+from dip_env.scenes.sources import READERS
 from dip_env.testing import check_dip_env
-
-
-def test_toy_scenes_have_the_documented_truth(toy):
-    assert len(toy) == 4
-    assert [len(toy[i].truth) for i in range(4)] == [3, 2, 0, 1]
-    assert [len(toy[i].ignore_boxes) for i in range(4)] == [0, 1, 0, 0]
-    assert toy[0].truth.tolist()[0] == [40, 100, 120, 340]
-    assert toy[1].visible_share.tolist() == [0.5, 1.0, 1.0]
-    assert toy[3].truth.tolist() == [[311, 200, 317, 215]]
-
-
-def test_toy_people_fill_their_boxes(toy):
-    scene = toy[0]
-    pixels = np.asarray(scene.image)
-    x1, _, x2, y2 = (int(v) for v in scene.truth[0])
-    trousers = (40, 44, 60)
-    assert tuple(pixels[y2 - 1, x1]) == tuple(pixels[y2 - 1, x2 - 1]) == trousers
-    assert tuple(pixels[y2, x1]) != trousers
-    assert tuple(pixels[y2 - 1, x2]) != trousers
-
-
-def test_toy_images_never_change(toy):
-    for i in range(4):
-        assert toy[i].image.tobytes() == ToyScenes()[i].image.tobytes()
-
-
-@pytest.mark.parametrize("index", [-1, 4])
-def test_toy_scenes_end(toy, index):
-    with pytest.raises(IndexError, match=rf"expected 0\.\.3, got {index}"):
-        toy[index]
 
 
 def test_readers_are_made_by_name(write_coco):
@@ -162,38 +134,21 @@ def test_a_root_may_be_written_in_any_way_a_path_is(data_set, name, monkeypatch)
 def test_unknown_names_and_needless_roots_are_refused():
     with pytest.raises(ConfigError, match=r"expected one of .*coco, toy, got 'cocoo'"):
         make_source("cocoo")
+    with pytest.raises(ConfigError, match="got 'crowdhumn'; did you mean 'crowdhuman'"):
+        make_source("crowdhumn", root="/nowhere")
+    with pytest.raises(ConfigError, match=r"got 'zzz'$"):
+        make_source("zzz")
     with pytest.raises(ConfigError, match="root: expected none, as 'easy' reads no files"):
         make_source("easy", root="/tmp")
 
 
-def scene(**change):
-    values = {
-        "scene_id": "s",
-        "size": (20, 10),
-        "boxes": np.array([[1, 1, 5, 5]], np.float32),
-        "visible_boxes": np.array([[1, 1, 5, 5]], np.float32),
-        "visible_share": np.ones(1, np.float32),
-        "ignore": np.zeros(1, bool),
-        "labels": ("person",),
-        "load_image": lambda: ToyScenes()[0].image,
-    }
-    return Scene(**values | change)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"labels": ()}, r"boxes: expected \(0, 4\), got \(1, 4\)"),
-        ({"ignore": np.zeros(2, bool)}, r"ignore: expected \(1,\), got \(2,\)"),
-        ({"boxes": np.array([[1, 1, np.nan, 5]])}, "expected finite numbers"),
-        ({"boxes": np.array([[5, 1, 5, 5]])}, r"boxes\[0\]: expected x2 > x1"),
-    ],
-)
-def test_a_scene_checks_its_arrays(change, message):
-    with pytest.raises(SceneError, match=f"scene s: .*{message}"):
-        scene(**change)
-
-
-def test_a_scene_checks_its_image_on_first_use():
-    with pytest.raises(SceneError, match=r"image: expected RGB of \(20, 10\), got RGB of \(640"):
-        scene().image.load()
+def test_a_process_that_only_unpickles_a_source_draws_the_same_scene():
+    source = make_source("easy", seed=3)
+    code = (
+        "import pickle, sys; source = pickle.loads(sys.stdin.buffer.read()); "
+        "sys.stdout.write(repr(source[0].boxes.tolist()))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code], input=pickle.dumps(source), stdout=subprocess.PIPE, check=True
+    )
+    assert done.stdout.decode() == repr(source[0].boxes.tolist())

@@ -1,0 +1,16 @@
+from .config import EpisodeConfig as EpisodeConfig
+from .config import RewardConfig as RewardConfig
+from .env import DIPCrowdEnv as DIPCrowdEnv
+from .episode import Episode as Episode
+from .episode import Message as Message
+from .episode import Observation as Observation
+from .episode import Turn as Turn
+from .errors import DipError as DipError
+from .group import EpisodeGroup as EpisodeGroup
+from .scenes.base import Scene as Scene
+from .scenes.base import SceneSource as SceneSource
+from .scenes.sources import make_source as make_source
+from .scenes.toy import ToyScenes as ToyScenes
+from .vector_env import DIPCrowdVectorEnv as DIPCrowdVectorEnv
+
+__version__: str

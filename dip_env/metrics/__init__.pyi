@@ -1,0 +1,10 @@
+from .intervals import Interval as Interval
+from .intervals import bootstrap as bootstrap
+from .intervals import paired as paired
+from .protocols.citypersons import measure_citypersons as measure_citypersons
+from .protocols.coco import measure_coco as measure_coco
+from .protocols.crowdhuman import measure_crowdhuman as measure_crowdhuman
+from .protocols.uavdt import measure_uavdt as measure_uavdt
+from .protocols.wider import measure_wider as measure_wider
+from .score import measure as measure
+from .score import score_files as score_files

@@ -1,0 +1,14 @@
+from .base import Scene as Scene
+from .base import SceneSource as SceneSource
+from .procedural.source import ProceduralCrowd as ProceduralCrowd
+from .readers.citypersons import CityPersonsScenes as CityPersonsScenes
+from .readers.coco import CocoScenes as CocoScenes
+from .readers.crowdhuman import CrowdHumanScenes as CrowdHumanScenes
+from .readers.uavdt import UAVDTScenes as UAVDTScenes
+from .readers.wider_pedestrian import WiderPedestrianScenes as WiderPedestrianScenes
+from .sources import make_source as make_source
+from .toy import ToyScenes as ToyScenes
+from .transforms.filtered import FilteredScenes as FilteredScenes
+from .transforms.hash_split import HashSplit as HashSplit
+from .transforms.mixed import MixedScenes as MixedScenes
+from .transforms.streamed import stream_scenes as stream_scenes

@@ -1,0 +1,84 @@
+"""Sources by name, and the error for a name that does not exist."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+# The package resolves its names on use: only the source that is asked for gets imported.
+import dip_env.scenes as scenes
+from dip_env.errors import ConfigError, SceneError
+from dip_env.scenes.base import SceneSource
+from dip_env.scenes.procedural.parameters import PRESETS
+
+READERS: Mapping[str, str] = {
+    "crowdhuman": "CrowdHumanScenes",
+    "citypersons": "CityPersonsScenes",
+    "wider_pedestrian": "WiderPedestrianScenes",
+    "uavdt": "UAVDTScenes",
+    "coco": "CocoScenes",
+}
+"""Classes of ``dip_env.scenes`` that read a data set from disk, by name."""
+
+SOURCES = (*PRESETS, "procedural", *READERS, "toy")
+"""Every name that ``make_source`` accepts; ``procedural`` is another name for ``crowd``."""
+
+
+def make_source(
+    name: str,
+    root: str | Path | None = None,
+    split: str = "train",
+    seed: int = 0,
+    **kwargs: Any,
+) -> SceneSource:
+    """Return a source of scenes by its name.
+
+    Args:
+        name: a procedural preset, a reader (a key of ``READERS``), or ``toy``.
+        root: folder of the data, for readers; ``~`` is the home folder.
+        split: part of the data; parts never share a scene in procedural sources.
+        seed: seed of a procedural source; readers have none.
+        **kwargs: further arguments of the source's class.
+
+    Returns:
+        The source.
+
+    Raises:
+        ConfigError: for an unknown name or argument, or a root where no files are read.
+        SceneError: for files that are missing or malformed.
+    """
+    if name not in SOURCES:
+        close = get_close_matches(name, SOURCES, n=1) if isinstance(name, str) else []
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        raise ConfigError(f"scenes: expected one of {', '.join(SOURCES)}, got {name!r}{hint}")
+    if name in READERS:
+        return _open_reader(name, root, split, kwargs)
+    if root is not None:
+        raise ConfigError(f"root: expected none, as {name!r} reads no files, got {str(root)!r}")
+    if name == "toy":
+        return scenes.ToyScenes(**kwargs)
+    preset = "crowd" if name == "procedural" else name
+    return scenes.ProceduralCrowd(preset, seed=seed, split=split, **kwargs)
+
+
+def _open_reader(
+    name: str, root: str | Path | None, split: str, kwargs: Mapping[str, Any]
+) -> SceneSource:
+    """Check the arguments of a reader and open its data set."""
+    reader = getattr(scenes, READERS[name])
+    known = sorted(set(inspect.signature(reader).parameters) - {"root", "split"})
+    for key in kwargs:
+        if key not in known:
+            raise ConfigError(f"{name}: unknown argument {key!r}; expected one of {known}")
+    if not isinstance(root, str | Path | None):
+        raise ConfigError(f"root: expected a path, got {root!r}")
+    # Nothing else expands ~ to the home folder: a shell leaves --root=~/data alone.
+    folder = None if root is None else os.path.expanduser(root)
+    if folder is not None and not os.path.isdir(folder):
+        raise SceneError(f"{folder}: expected the folder of the data, which is missing")
+    source: SceneSource = reader(folder, split=split, **kwargs)
+    return source
