@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dip_env.errors import SceneError
+from dip_env.formats.box_sets import Floats, Indices
 from dip_env.formats.files import short
 
 LIMIT = 1e9
@@ -25,8 +26,6 @@ NEEDED: Any = object()
 """Stands for defaults where a key must be there."""
 
 Column = TypeVar("Column")
-Floats = NDArray[np.float64]
-Indices = NDArray[np.int64]
 
 
 @dataclass(frozen=True)

@@ -35,11 +35,6 @@ class Interval:
     reason: str | None = None
     undefined: int = 0
 
-    @property
-    def excludes_zero(self) -> bool:
-        """True when 0 lies outside the interval."""
-        return self.low is not None and self.high is not None and (self.low > 0 or self.high < 0)
-
 
 def bootstrap(
     values: Values,

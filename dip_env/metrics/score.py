@@ -30,7 +30,7 @@ PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 WITH_MISS_RATE = ("crowdhuman", "citypersons")
 """Protocols that have an MR^-2, for which a rule can be chosen."""
 
-Boxes = TypeVar("Boxes", Truth, Detections)
+BoxSetType = TypeVar("BoxSetType", Truth, Detections)
 
 COUNTS = ("tp", "fp", "fn", "dropped")
 """Values that are numbers of boxes."""
@@ -73,7 +73,8 @@ def measure(
         The metrics, to be read with ``values()``.
 
     Raises:
-        ConfigError: for an unknown name, or a rule where there is no miss rate.
+        ConfigError: for an unknown name, a rule where there is no miss rate, or detections of other
+            images.
     """
     if protocol not in PROTOCOLS:
         raise ConfigError(f"protocol: expected one of {', '.join(PROTOCOLS)}, got {protocol!r}")
@@ -83,6 +84,10 @@ def measure(
         raise ConfigError(
             f"mr_rule: expected a protocol with a miss rate ({' or '.join(WITH_MISS_RATE)}, "
             f"with scores), got {protocol}{'' if scores else ' without scores'}"
+        )
+    if truth.images != detections.images:
+        raise ConfigError(
+            f"detections: expected the {truth.images} images of the truth, got {detections.images}"
         )
     if not scores:
         return measure_unscored(truth, detections)
@@ -140,7 +145,7 @@ def score_files(
         ConfigError: for a setting that cannot work.
     """
     if bootstrap_rounds < 0:
-        raise ConfigError(f"bootstrap: expected a number >= 0, got {bootstrap_rounds}")
+        raise ConfigError(f"bootstrap_rounds: expected a number >= 0, got {bootstrap_rounds}")
     if seed < 0:
         raise ConfigError(f"seed: expected a number >= 0, got {seed}")
     truth = read_truth(truth_file)
@@ -162,7 +167,7 @@ def score_files(
         result["warning"] = (
             f"all {len(detections.scores)} scores are {detections.scores[0]:g}: what depends on "
             "their order, such as AP and MR, follows that of the file; without scores "
-            "(--no-scores) nothing does"
+            "(scores=False) nothing does"
         )
     if breakdown:
         result["breakdown"] = break_down(
@@ -233,7 +238,7 @@ def _plain(name: str, value: float | None) -> float | int | None:
     return int(value) if name in COUNTS and value is not None else value
 
 
-def _rows(boxes: Boxes, keep: NDArray[np.bool_]) -> Boxes:
+def _rows(boxes: BoxSetType, keep: NDArray[np.bool_]) -> BoxSetType:
     """Keep some rows; images stay."""
     per_image = np.bincount(boxes.image[keep], minlength=boxes.images)
     columns = {
@@ -244,7 +249,7 @@ def _rows(boxes: Boxes, keep: NDArray[np.bool_]) -> Boxes:
     return replace(boxes, starts=np.concatenate([[0], np.cumsum(per_image)]), **columns)
 
 
-def _images(boxes: Boxes, stay: NDArray[np.bool_]) -> Boxes:
+def _images(boxes: BoxSetType, stay: NDArray[np.bool_]) -> BoxSetType:
     """Keep some images with their rows."""
     kept = _rows(boxes, stay[boxes.image])
     return replace(kept, starts=np.concatenate([[0], np.cumsum(np.diff(kept.starts)[stay])]))

@@ -9,7 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from dip_env.boxes import box_area, clip_boxes
+from dip_env.errors import ConfigError
 from dip_env.scenes.base import Scene, SceneSource
+from dip_env.scenes.transforms.checks import check_integer
 
 MIN_SHARE_LEFT = 0.4
 """Instances of which less lies inside the window become ignored, as border people are elsewhere."""
@@ -26,6 +28,9 @@ class AugmentedScenes:
         views: views of each.
         smallest: shortest side of a window as a share of the image's side.
         seed: of the views.
+
+    Raises:
+        ConfigError: for a number that cannot work.
     """
 
     def __init__(
@@ -36,8 +41,12 @@ class AugmentedScenes:
         smallest: float = 0.65,
         seed: int = 0,
     ) -> None:
-        """Keep the settings."""
-        self.source, self.count, self.views = source, min(count, len(source)), views
+        """Store the settings."""
+        if not 0 < smallest <= 1:
+            raise ConfigError(f"smallest: expected a share in (0, 1], got {smallest!r}")
+        self.source = source
+        self.count = min(check_integer("count", count, least=0), len(source))
+        self.views = check_integer("views", views, least=1)
         self.smallest, self.seed = smallest, seed
 
     def __len__(self) -> int:

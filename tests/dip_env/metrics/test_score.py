@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dip_env.errors import ConfigError, SceneError
+from dip_env.formats import as_detections, read_truth
 from dip_env.metrics.score import PROTOCOLS, measure, score_files, select
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -122,7 +123,9 @@ def test_scores_are_needed_unless_told_otherwise(write):
 
 def test_scores_that_are_all_equal_are_warned_of(files, write):
     flat = write("flat.json", [row | {"score": 1.0} for row in found_json()])
-    assert "all 9 scores are 1: " in score_files(files[0], flat, "crowdhuman")["warning"]
+    warning = score_files(files[0], flat, "crowdhuman")["warning"]
+    assert "all 9 scores are 1: " in warning
+    assert "scores=False" in warning
     assert "warning" not in score_files(*files, "crowdhuman")
     assert "warning" not in score_files(files[0], flat, scores=False)
 
@@ -215,7 +218,7 @@ def test_coco_reads_iscrowd_alone_and_other_protocols_ignore_too(write):
 
 
 def test_bad_rounds_are_named(files):
-    with pytest.raises(ConfigError, match="bootstrap: expected a number >= 0, got -1"):
+    with pytest.raises(ConfigError, match="bootstrap_rounds: expected a number >= 0, got -1"):
         score_files(*files, bootstrap_rounds=-1)
 
 
@@ -233,3 +236,10 @@ def test_selecting_nothing_changes_nothing(make_sets):
     assert annotated.image_ids == (1,)
     assert np.diff(boxes.starts).tolist() == [0]
     assert measure(annotated, boxes, "crowdhuman").values()["MR"] == 1.0
+
+
+def test_detections_of_other_images_are_refused(write):
+    truth, other = (read_truth(write(f"{n}.json", truth_json(n))) for n in (2, 3))
+    detections = as_detections([], other, "found")
+    with pytest.raises(ConfigError, match="detections: expected the 2 images of the truth, got 3"):
+        measure(truth, detections)

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from dip_env.errors import ConfigError
 from dip_env.scenes import ToyScenes
 from dip_env.scenes.transforms.augmented import AugmentedScenes, window_scene
 from dip_env.testing import check_dip_env
@@ -56,3 +57,16 @@ def test_views_of_a_scene_share_its_group_and_lose_its_image_id():
     assert seen.target == "vehicle"
     again = window_scene(replace(scene, notes={"group": "M0101"}), (80, 100, 560, 460))
     assert again.notes["group"] == "M0101"
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"views": 0}, "views: expected an integer >= 1, got 0"),
+        ({"count": -1}, "count: expected an integer >= 0, got -1"),
+        ({"smallest": 0.0}, r"smallest: expected a share in \(0, 1\], got 0.0"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(change, message):
+    with pytest.raises(ConfigError, match=message):
+        AugmentedScenes(ToyScenes(), **({"count": 4, "views": 2} | change))
