@@ -40,7 +40,7 @@ class Rows:
     """
 
     rows: list[dict[str, Any]]
-    places: Sequence[int]
+    indices: Sequence[int]
     file: str
     name: str
 
@@ -57,8 +57,8 @@ class Rows:
 
     def having(self, key: str) -> Rows:
         """Return the rows that have a key."""
-        places = [k for k, row in enumerate(self.rows) if key in row]
-        return Rows([self.rows[k] for k in places], places, self.file, self.name)
+        indices = [k for k, row in enumerate(self.rows) if key in row]
+        return Rows([self.rows[k] for k in indices], indices, self.file, self.name)
 
     def column(
         self,
@@ -97,13 +97,13 @@ class Rows:
         first: dict[Any, int] = {}
         for k, value in enumerate(values):
             if value in first:
-                came = f"{short(value)} as in {self.name}[{self.places[first[value]]}]"
+                came = f"{short(value)} as in {self.name}[{self.indices[first[value]]}]"
                 raise self.error(k, key, f"expected ids that differ, got {came}")
             first[value] = k
 
     def error(self, k: int, key: str, message: str) -> SceneError:
         """Return an error about one field."""
-        return SceneError(f"{self.file}: {self.name}[{self.places[k]}].{key}: {message}")
+        return SceneError(f"{self.file}: {self.name}[{self.indices[k]}].{key}: {message}")
 
 
 def identifiers(values: list[Any]) -> list[int | str] | None:

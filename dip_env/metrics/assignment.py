@@ -103,8 +103,8 @@ def _solve(a: Indices, b: Indices, weight: Floats, most_pairs: bool) -> NDArray[
     """Solve components that are no stars, one small dense block each."""
     a, b = _compact(a), _compact(b)
     label = _components(a, b)
-    row, height = _places(a, label)
-    column, width = _places(b, label)
+    row, height = _positions(a, label)
+    column, width = _positions(b, label)
     order = np.argsort(label, kind="stable")
     i, j, gain = row[order], column[order], weight[order]
     ends = np.cumsum(np.bincount(label))
@@ -128,12 +128,12 @@ def _solve(a: Indices, b: Indices, weight: Floats, most_pairs: bool) -> NDArray[
     return mate[first[label] + row] == column
 
 
-def _places(number: Indices, label: Indices) -> tuple[Indices, Indices]:
+def _positions(number: Indices, label: Indices) -> tuple[Indices, Indices]:
     """Return the place of each number within its component, and how many there are in each."""
     of_number = np.empty(number.max() + 1, dtype=np.int64)
     of_number[number] = label
     size = np.bincount(of_number)
     order = np.argsort(of_number, kind="stable")
-    place = np.empty(len(order), dtype=np.int64)
-    place[order] = np.arange(len(order)) - np.repeat(np.cumsum(size) - size, size)
-    return place[number], size
+    position = np.empty(len(order), dtype=np.int64)
+    position[order] = np.arange(len(order)) - np.repeat(np.cumsum(size) - size, size)
+    return position[number], size

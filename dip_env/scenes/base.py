@@ -19,7 +19,7 @@ ENDLESS = 10_000_000
 
 @dataclass(frozen=True, eq=False)
 class Scene:
-    """One crowded image and the truth about it; boxes are xyxy in the scene frame (source pixels).
+    """One crowded image with its ground truth; boxes are xyxy in the scene frame (source pixels).
 
     Args:
         scene_id: name that is unique in its source.
@@ -27,7 +27,7 @@ class Scene:
         boxes: full (amodal) boxes, float32 (N, 4); they may run outside the image.
         visible_boxes: boxes around the visible part, float32 (N, 4).
         visible_share: visible share of each instance, float32 (N,) in [0, 1].
-        ignore: True for instances and regions that neither reward nor punish, bool (N,).
+        ignore: True for instances and regions that are neither rewarded nor penalized, bool (N,).
         labels: category of each instance, N strings.
         load_image: returns the RGB image of exactly ``size``; called on first use only.
         notes: counts worth reporting, such as how many boxes were clipped.
@@ -86,7 +86,7 @@ class Scene:
 
     @property
     def truth(self) -> NDArray[np.float32]:
-        """Boxes of the instances that count, (N', 4), scene frame."""
+        """Boxes of the non-ignored instances, (N', 4), scene frame."""
         return self.boxes[~self.ignore]
 
     @property

@@ -1,4 +1,4 @@
-"""Four hand-made scenes with known answers, for tests and first steps; no files, no chance."""
+"""Four hand-made scenes with known answers, for tests and first steps; no files, no randomness."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _TABLE: tuple[tuple[tuple[tuple[int, ...], tuple[int, ...] | None, bool], ...], 
     ),
     # 2: nobody.
     (),
-    # 3: one person of 6 x 15 pixels: a few grey pixels in the overview, plain in a crop.
+    # 3: one person of 6 x 15 pixels: a few grey pixels in the overview, clear in a crop.
     (((311, 200, 317, 215), None, False),),
 )
 
@@ -44,7 +44,7 @@ class ToyScenes:
     """
 
     def __repr__(self) -> str:
-        """Name the source; it has no settings."""
+        """Return the class name; there are no settings."""
         return "ToyScenes()"
 
     def __len__(self) -> int:

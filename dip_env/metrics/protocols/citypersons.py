@@ -164,7 +164,7 @@ def measure_citypersons(
         What was found, per setup.
     """
     overlaps = _compare(truth, detections)
-    read = place_in_image(detections) < MAX_DETECTIONS
+    read = rank_in_image(detections) < MAX_DETECTIONS
     visibility = visible_share(truth)
     setups = {}
     for key, setup in SETUPS.items():
@@ -194,7 +194,7 @@ def visible_share(truth: Truth) -> Floats:
     return np.divide(seen, truth.areas, out=np.full(len(truth), np.nan), where=truth.areas > 0)
 
 
-def place_in_image(detections: Detections) -> Indices:
+def rank_in_image(detections: Detections) -> Indices:
     """Return the place of each detection among those of its image, best first, ties as given.
 
     Args:
@@ -204,9 +204,9 @@ def place_in_image(detections: Detections) -> Indices:
         (N,) places, 0 for the best of each image.
     """
     order = np.lexsort((detections.rank, detections.image))
-    place = np.empty(len(detections), dtype=np.int64)
-    place[order] = np.arange(len(detections)) - detections.starts[:-1][detections.image]
-    return place
+    position = np.empty(len(detections), dtype=np.int64)
+    position[order] = np.arange(len(detections)) - detections.starts[:-1][detections.image]
+    return position
 
 
 @dataclass(frozen=True, eq=False)

@@ -223,14 +223,14 @@ def _evaluate(
     sizes: Sequence[str],
 ) -> COCOeval:
     """Let pycocotools match; image ids are places in ``images`` (I,)."""
-    place = np.empty_like(images)
-    place[images] = np.arange(len(images))
+    position = np.empty_like(images)
+    position[images] = np.arange(len(images))
     ids = {
         "images": [{"id": number} for number in range(len(images))],
         "categories": [{"id": number} for number in categories],
     }
-    people = _rows(truth, place, area=truth.area, iscrowd=truth.ignore.astype(np.int64))
-    found = _rows(detections, place, area=detections.areas, score=detections.scores)
+    people = _rows(truth, position, area=truth.area, iscrowd=truth.ignore.astype(np.int64))
+    found = _rows(detections, position, area=detections.areas, score=detections.scores)
     # pycocotools reports its progress on stdout, which belongs to results.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator = COCOeval(_indexed(ids, people), _indexed(ids, found), "bbox")
@@ -241,12 +241,12 @@ def _evaluate(
     return evaluator
 
 
-def _rows(boxes: BoxSet, place: Indices, **columns: NDArray[Any]) -> list[dict[str, Any]]:
+def _rows(boxes: BoxSet, position: Indices, **columns: NDArray[Any]) -> list[dict[str, Any]]:
     """Return COCO's annotations; ids start at 1, for pycocotools takes a match with 0 for none."""
     names = ["id", "image_id", "category_id", "bbox", *columns]
     values = [
         range(1, len(boxes) + 1),
-        place[boxes.image].tolist(),
+        position[boxes.image].tolist(),
         boxes.category.tolist(),
         boxes.xywh.tolist(),
         *(column.tolist() for column in columns.values()),
@@ -267,11 +267,11 @@ def _gather(results: Sequence[dict[str, Any] | None], images: Indices) -> Matche
     numbers = np.zeros(len(images), dtype=np.int64)
     none = np.zeros((len(THRESHOLDS), 0), dtype=bool)
     scores, matched, ignored = [np.zeros(0)], [none], [none]
-    for place, result in enumerate(results):
+    for position, result in enumerate(results):
         if result is None:
             continue
-        people[images[place]] = np.count_nonzero(result["gtIgnore"] == 0)
-        numbers[place] = len(result["dtScores"])
+        people[images[position]] = np.count_nonzero(result["gtIgnore"] == 0)
+        numbers[position] = len(result["dtScores"])
         scores.append(np.asarray(result["dtScores"], dtype=np.float64))
         matched.append(result["dtMatches"] > 0)
         ignored.append(result["dtIgnore"])

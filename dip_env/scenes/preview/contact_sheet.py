@@ -1,4 +1,4 @@
-"""Many scenes of a source on one page, with their boxes, to see what a source is like."""
+"""Many scenes of a source on one page, with their boxes, for inspection."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ VISIBLE: Colour = (255, 226, 64)
 IGNORED: Colour = (255, 72, 96)
 """Ignored instance or region, also hatched."""
 PAGE: Colour = (24, 26, 30)
-"""Ground of a page."""
+"""Background of a page."""
 TEXT: Colour = (232, 232, 228)
-"""Captions on it."""
+"""Text of captions."""
 
 _GAP = 8
 _CAPTION = 24
@@ -37,14 +37,14 @@ def contact_sheet(
     """Draw scenes side by side with their true boxes.
 
     Full boxes are green, boxes of the visible part yellow where they differ, ignore regions red
-    and hatched. Under each scene stand its index, its size, and how many people count and how
-    many boxes are ignored; a legend stands on top.
+    and hatched. A caption gives each scene's index, its size and its numbers of counted and
+    ignored instances; a legend is on top.
 
     Args:
         source: where the scenes come from.
         indices: which scenes, in reading order.
         columns: scenes per row; fewer when there are fewer scenes.
-        width: of one scene on the page, pixels; a tall scene is as high.
+        width: of one scene on the page, pixels; tall scenes are at most as high.
 
     Returns:
         RGB page, at most ``columns * (width + 8) + 8`` pixels wide.
@@ -65,11 +65,11 @@ def contact_sheet(
 
 
 def arranged(cells: Sequence[Image.Image], columns: int) -> Image.Image:
-    """Put pictures of one width on a page, row by row, with room for a legend on top.
+    """Arrange images of one width on a page, row by row, with room for a legend on top.
 
     Args:
-        cells: at least one RGB picture, in reading order.
-        columns: pictures per row; fewer when there are fewer pictures.
+        cells: at least one RGB image, in reading order.
+        columns: images per row; fewer when there are fewer images.
 
     Returns:
         RGB page; its first 30 rows of pixels are empty.
@@ -92,7 +92,7 @@ def arranged(cells: Sequence[Image.Image], columns: int) -> Image.Image:
 
 def _cell(scene: Scene, index: int, width: int) -> Image.Image:
     """Draw one scene with its boxes and a caption below."""
-    scale = width / max(scene.size)  # no higher than wide: a tall scene would leave its row empty
+    scale = width / max(scene.size)  # no taller than wide: a tall scene would leave its row empty
     shown, height = (max(1, round(side * scale)) for side in scene.size)
     picture = scene.image.resize((shown, height), Image.Resampling.LANCZOS)
     draw = ImageDraw.Draw(picture)
@@ -123,13 +123,13 @@ def _cell(scene: Scene, index: int, width: int) -> Image.Image:
 
 
 def _corners(box: NDArray[np.float32]) -> list[float]:
-    """Return a box as Pillow wants it: the right and bottom pixel still belong to it."""
+    """Return a box as Pillow expects it: the right and bottom pixels are inclusive."""
     x1, y1, x2, y2 = (float(v) for v in box)
     return [x1, y1, max(x1, x2 - 1), max(y1, y2 - 1)]
 
 
 def _hatch(picture: Image.Image, box: NDArray[np.float32]) -> None:
-    """Fill a box with slanted lines, so that ignored places are told apart without colour."""
+    """Hatch a box, so that ignored regions can be recognized without colour."""
     x1, y1 = max(0, round(float(box[0]))), max(0, round(float(box[1])))
     x2 = min(picture.width, round(float(box[2])))
     y2 = min(picture.height, round(float(box[3])))

@@ -1,4 +1,4 @@
-"""What a source holds, in numbers; draws nothing."""
+"""Statistics of a source."""
 
 from __future__ import annotations
 
@@ -14,31 +14,31 @@ from dip_env.scenes.readers.base import DatasetScenes
 from dip_env.scenes.readers.images import image_size
 
 HEIGHTS = (20, 50, 75, 100, 200, 400)
-"""Limits of the height histogram in pixels; 50 to 75 is what CityPersons calls small."""
+"""Bin edges of the height histogram in pixels; 50 to 75 is small in CityPersons."""
 SHARES = (0.2, 0.65, 0.9)
-"""Limits of the visibility histogram: heavily occluded, partly occluded, bare in CityPersons."""
+"""Bin edges of visibility: heavily occluded, partially occluded, bare in CityPersons."""
 CROWDS = (1, 6, 11, 21, 41)
-"""Limits of the histogram of people per image."""
+"""Bin edges of people per image."""
 MOST_SIZES = 10
 """Image sizes that are listed one by one, the most frequent first."""
 
 
 def summarise(source: SceneSource, indices: Sequence[int]) -> dict[str, Any]:
-    """Count what scenes hold.
+    """Summarize scenes and their annotations.
 
-    Annotations on disk are counted from their table, so no image need be there; of the images
-    only headers are read.
+    Annotations on disk are counted from their table, so images may be missing; of the images only
+    headers are read.
 
     Args:
         source: where the scenes come from.
         indices: which of them, each once.
 
     Returns:
-        ``images``, ``people`` (instances that count), ``ignored``, ``empty_images``, ``labels``
+        ``images``, ``people`` (non-ignored instances), ``ignored``, ``empty_images``, ``labels``
         (of all instances), ``sizes`` (images by WxH, the ten most frequent and ``other``),
         ``images_missing``, histograms ``people_per_image``, ``height_px`` (full box) and
-        ``visible_share`` of the people (None where the data set does not say), and ``counts`` of
-        the reader where it has some. All values can be written as JSON.
+        ``visible_share`` of the people (None where the data set has none), and ``counts`` of
+        the reader where it has some. All values are JSON-serializable.
     """
     columns = (
         _from_table(source, indices)
@@ -70,15 +70,15 @@ def summarise(source: SceneSource, indices: Sequence[int]) -> dict[str, Any]:
 
 
 def histogram(values: Any, limits: Sequence[float], *, whole: bool = False) -> dict[str, int]:
-    """Count values between limits; a value at a limit belongs to the bin above it.
+    """Count values in bins; a value at an edge belongs to the bin above it.
 
     Args:
         values: (N,) numbers.
-        limits: ascending.
-        whole: the values are whole numbers, so a bin is named by its first and last.
+        limits: ascending bin edges.
+        whole: whether the values are integers; then a bin is named by its first and last.
 
     Returns:
-        How many lie in each of the ``len(limits) + 1`` bins, by its name.
+        Counts of the ``len(limits) + 1`` bins, by name.
     """
     counted = np.bincount(
         np.searchsorted(limits, np.asarray(values), side="right"), minlength=len(limits) + 1

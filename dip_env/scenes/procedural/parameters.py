@@ -1,4 +1,4 @@
-"""What the scenes of a procedural source are like, and the named presets."""
+"""Parameters of procedural scenes, and the named presets."""
 
 from __future__ import annotations
 
@@ -27,19 +27,19 @@ class CrowdParameters:
     heights: tuple[float, float] = (12.0, 350.0)
     """Scale range: smallest and largest person, pixels of an image 960 high."""
     small_extra: float = 0.0
-    """Chance that one more, small person stands there (10 to 15 % of the image height)."""
+    """Probability of one additional small person (10 to 15 % of the image height)."""
     occlusion: float = 0.75
-    """Largest share of a person that one nearer thing may hide when places are chosen, 0..1."""
+    """Largest share of a person that one nearer object may hide when positions are chosen."""
     company: float = 0.3
-    """Chance that somebody stands close to somebody else, which makes groups and crowds."""
+    """Probability that a person stands close to another one, which makes groups and crowds."""
     furniture: tuple[int, int] = (2, 8)
     """Fewest and most pieces of street furniture."""
     lookalikes: tuple[int, int] = (0, 3)
-    """Fewest and most things that look like people and are none."""
+    """Fewest and most objects that look like people but are not."""
     lookalike_kinds: tuple[str, ...] = LOOKALIKES
-    """Which look-alikes may stand there."""
+    """Kinds of look-alikes to choose from."""
     far_crowd: float = 0.35
-    """Chance of a dense far crowd, which is an ignore region."""
+    """Probability of a dense far crowd, which is an ignore region."""
     lighting: tuple[str, ...] = ("day", "day", "day", "dusk")
     """Kinds of light to choose from: sun, overcast, day (either), dusk, night."""
     camera: str = "street"
@@ -49,15 +49,15 @@ class CrowdParameters:
     noise: tuple[int, int] = (2, 8)
     """Sensor noise, grey levels."""
     background_blur: float = 0.5
-    """Softness of ground, walls and sky in pixels; 0 saves a fifth of the time of a scene."""
+    """Blur of ground, walls and sky in pixels; 0 saves a fifth of the drawing time."""
     blur: tuple[float, float] = (0.0, 0.4)
-    """Radius of the lens' softness, pixels."""
+    """Radius of the lens blur, pixels."""
     jpeg: tuple[int, int] = (70, 95)
     """JPEG quality."""
     compressed: float = 1.0
-    """Chance that an image went through JPEG compression."""
+    """Probability that an image is compressed as JPEG."""
     hidden_share: float = 0.05
-    """People of whom a smaller share is seen are ignored."""
+    """People with a smaller visible share are ignored."""
     size: tuple[int, int] = (1280, 960)
     """(width, height) of the image, pixels."""
 

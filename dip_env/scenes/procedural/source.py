@@ -1,4 +1,4 @@
-"""An endless source of drawn crowds; ``drawing`` beside it says how a scene is drawn."""
+"""An endless source of procedurally drawn crowds."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ __all__ = ["DRAWING_VERSION", "LENGTH", "PRESETS", "SPLITS", "CrowdParameters", 
 LENGTH = 2**31 - 1
 """How many scenes every source has."""
 DRAWING_VERSION = 1
-"""Grows whenever the same item is drawn differently, so that kept scenes are not mixed."""
+"""Incremented when the same item is drawn differently, so that stored scenes do not mix."""
 SPLITS = ("train", "val", "test")
 """Parts that never share a scene."""
 
@@ -31,7 +31,7 @@ class ProceduralCrowd:
 
     Args:
         preset: a name from ``PRESETS``.
-        seed: which of the many sources, a non-negative integer.
+        seed: of the source, a non-negative integer.
         split: train, val or test; splits share no scene.
         **overrides: fields of ``CrowdParameters`` that replace those of the preset.
 
@@ -39,13 +39,13 @@ class ProceduralCrowd:
         ConfigError: for an unknown preset, split or field, or a value that cannot work.
 
     Source: ours. A box is that of the whole body with clothes, hair and hat; bags and umbrellas
-    hide people but belong to nobody's box. What lies outside the image counts as not seen.
+    hide people but belong to no box. What lies outside the image counts as hidden.
     """
 
     def __init__(
         self, preset: str = "crowd", seed: int = 0, split: str = "train", **overrides: Any
     ) -> None:
-        """Check the choices."""
+        """Check and store the settings."""
         if preset not in PRESETS:
             raise ConfigError(f"preset: expected one of {sorted(PRESETS)}, got {preset!r}")
         if split not in SPLITS:
@@ -62,7 +62,7 @@ class ProceduralCrowd:
         self.parameters = replace(PRESETS[preset], **overrides)
 
     def __repr__(self) -> str:
-        """Name everything that the scenes depend on."""
+        """Return everything that the scenes depend on."""
         changed = [
             f"{field.name}={value!r}"
             for field in fields(CrowdParameters)
@@ -77,7 +77,7 @@ class ProceduralCrowd:
         return LENGTH
 
     def __getitem__(self, index: int) -> Scene:
-        """Return scene ``index``, drawn now: the truth is measured on what is drawn.
+        """Draw scene ``index`` and measure its ground truth on the drawn masks.
 
         Raises:
             IndexError: outside ``range(len(self))``; negative indices have no meaning here.
@@ -97,11 +97,11 @@ def as_scene(name: str, drawing: Drawing, hidden_share: float) -> Scene:
 
     Args:
         name: of the scene.
-        drawing: picture and measured truth.
-        hidden_share: people of whom a smaller share is seen are ignored.
+        drawing: image and measured ground truth.
+        hidden_share: people with a smaller visible share are ignored.
 
     Returns:
-        The scene; people of whom nothing is seen are left out and counted in its notes.
+        The scene; fully hidden people are left out and counted in its notes.
     """
     truth, image = drawing.truth, drawing.image
     kept = [k for k, box in enumerate(truth.visible) if box is not None]

@@ -29,11 +29,11 @@ class DatasetScenes:
         table: checked annotations.
         images: folder of the image files.
         target: what is to be found, a singular noun.
-        name: repr of the source; names the files and all choices that change scenes.
+        name: repr of the source, with the files and all settings that change scenes.
         counts: further counts worth reporting.
-        suffixes: endings to try where ``table.files`` has none.
+        suffixes: file name extensions to try where ``table.files`` has none.
         max_pixels: larger images are refused before they are decoded.
-        bad_boxes: what to do with a box outside an image whose size only its header tells.
+        bad_boxes: what to do with a box outside its image, where only the header states the size.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class DatasetScenes:
         max_pixels: int = DEFAULT_MAX_PIXELS,
         bad_boxes: BadBoxes = "error",
     ) -> None:
-        """Keep the table; no image is opened."""
+        """Store the table; no image is opened."""
         self.table, self.images, self.target = table, Path(images), target
         self.suffixes, self.max_pixels, self.bad_boxes = tuple(suffixes), max_pixels, bad_boxes
         self._name = name
@@ -58,10 +58,10 @@ class DatasetScenes:
             "ignored": int(table.ignore.sum()),
             **(counts or {}),
         }
-        """Images, instances, ignored (instances all the same), and what else was counted."""
+        """Images, instances (ignored ones included), ignored instances, and further counts."""
 
     def __repr__(self) -> str:
-        """Name the files and what is kept of them."""
+        """Return the files and the settings."""
         return self._name
 
     def __len__(self) -> int:
@@ -69,7 +69,7 @@ class DatasetScenes:
         return len(self.table.names)
 
     def has_image(self, index: int) -> bool:
-        """Return whether the image file of a scene is there."""
+        """Return whether the image file of a scene exists."""
         stem = self.images / self.table.files[index]
         return any(stem.with_name(stem.name + suffix).is_file() for suffix in self.suffixes)
 
@@ -118,7 +118,7 @@ class DatasetScenes:
     def _inside(
         self, rows: NDArray[np.int64], size: tuple[int, int], where: str
     ) -> NDArray[np.bool_]:
-        """Return which boxes have area inside the image, or raise for the first that has none."""
+        """Return which boxes have an area inside the image, or raise for the first without."""
         x1, y1, x2, y2 = self.table.boxes[rows].T
         inside = (x1 < size[0]) & (y1 < size[1]) & (x2 > 0) & (y2 > 0)
         if self.bad_boxes == "error" and not inside.all():

@@ -12,14 +12,14 @@ from dip_env.errors import ConfigError, SceneError
 from dip_env.formats.files import short
 
 BadBoxes = Literal["error", "drop"]
-"""What to do with a box that has no area inside its image: refuse the file, or count it."""
+"""What to do with a box without area inside its image: raise, or drop and count it."""
 
 
 def check_bad_boxes(value: str) -> None:
-    """Require a known choice.
+    """Require a valid setting.
 
     Raises:
-        ConfigError: for another one.
+        ConfigError: for any other value.
     """
     if value not in ("error", "drop"):
         raise ConfigError(f"bad_boxes: expected error or drop, got {value!r}")
@@ -28,12 +28,12 @@ def check_bad_boxes(value: str) -> None:
 def boxes_with_area(
     xywh: NDArray[np.float64], where: Callable[[int], str], bad_boxes: BadBoxes
 ) -> NDArray[np.bool_]:
-    """Tell which boxes have an area, in the precision scenes have.
+    """Return which boxes have an area in float32, as scenes store them.
 
     Args:
         xywh: (N, 4) x, y, width, height.
-        where: names file, place and field of a row, for the message.
-        bad_boxes: raise for a box without area, or tell it.
+        where: returns the file and field of a row, for the message.
+        bad_boxes: raise for a box without area, or mark it.
 
     Returns:
         (N,) True where the width and height are above 0.
@@ -53,20 +53,20 @@ def check_boxes(
     where: Callable[[int], str],
     bad_boxes: BadBoxes,
 ) -> NDArray[np.bool_]:
-    """Raise for the first box that is not good, unless such are to be dropped.
+    """Raise for the first invalid box, unless such boxes are to be dropped.
 
     Args:
-        good: (N,) True for boxes that are as expected.
+        good: (N,) True for valid boxes.
         xywh: (N, 4) the boxes as annotated.
-        expected: what a good box has, for the message.
-        where: names file, place and field of a row, for the message.
-        bad_boxes: raise, or leave it to the caller to drop and count.
+        expected: property of a valid box, for the message.
+        where: returns the file and field of a row, for the message.
+        bad_boxes: raise, or let the caller drop and count.
 
     Returns:
         ``good`` as an array.
 
     Raises:
-        SceneError: as said.
+        SceneError: for the first invalid box, with ``bad_boxes="error"``.
     """
     good = np.asarray(good, bool)
     if bad_boxes == "error" and not good.all():
@@ -79,6 +79,6 @@ def check_boxes(
 
 
 def xywh_to_xyxy(xywh: Any) -> NDArray[np.float64]:
-    """Turn (N, 4) x, y, width, height into xyxy."""
+    """Convert (N, 4) x, y, width, height to xyxy."""
     boxes = np.asarray(xywh, np.float64).reshape(-1, 4)
     return np.hstack([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]])

@@ -25,12 +25,13 @@ from dip_env.scenes.readers.table import AnnotationTable
 class CityPersonsScenes(DatasetScenes):
     """CityPersons as scenes.
 
-    Instances of ``classes`` count; all others are ignored, as are the ignore regions (people on
-    posters, reflections). The benchmark counts pedestrians only. Full boxes are amodal and kept as
-    annotated; only pedestrians and riders have one that differs from the visible box. The authors'
-    ``anno_*.mat`` is read where there is one for the split, else the json tree that Cityscapes
-    hands out: repr and ``counts`` (``mat_files``, ``json_files``) tell which. The json states
-    the size of its image, the MATLAB file none: then it is read from the image, on use. The city is
+    Instances of ``classes`` are targets; all others are ignored, as are the ignore regions (people
+    on posters, reflections). The benchmark evaluates pedestrians only. Full boxes are amodal and
+    kept as annotated; only pedestrians and riders have one that differs from the visible box. The
+    authors' ``anno_*.mat`` is read where there is one for the split, else the json tree that
+    Cityscapes
+    distributes: repr and ``counts`` (``mat_files``, ``json_files``) show which. The json states
+    the size of its image; for the MATLAB file it is read from the image, on use. The city is
     the ``group`` of a scene. Cityscapes is for non-commercial use only, under its own terms.
     Layout::
 
@@ -44,12 +45,12 @@ class CityPersonsScenes(DatasetScenes):
         annotations: path of the .mat, or of the folder ``gtBboxCityPersons``; replaces the search
             below ``root``.
         images: the folder ``leftImg8bit``, or its part for the split; replaces the search.
-        classes: names from ``CLASSES`` that count. They are the target the prompt names.
+        classes: targets, names from ``CLASSES``; the prompt names them.
         max_pixels: larger images are refused before they are decoded.
         bad_boxes: what to do with boxes without area, or outside their image.
 
     Raises:
-        SceneError: for a missing or malformed file; the message names place and field.
+        SceneError: for a missing or malformed file; the message names location and field.
         ConfigError: for arguments that cannot work together.
     """
 
@@ -88,7 +89,7 @@ class CityPersonsScenes(DatasetScenes):
 
 
 def _check_classes(classes: Collection[str]) -> tuple[str, ...]:
-    """Return the classes that count."""
+    """Return the checked target classes."""
     if isinstance(classes, str) or not classes:
         raise ConfigError(f"classes: expected a list of names, got {classes!r}")
     for name in classes:
@@ -121,12 +122,12 @@ def _part_for(path: Path, split: str) -> Path:
 
 
 def _table(read: Annotations, classes: tuple[str, ...], bad_boxes: BadBoxes) -> AnnotationTable:
-    """Make the table of the boxes that are good."""
+    """Make the table of the valid boxes."""
     rows, per_image = read.rows, np.array([len(part) for part in read.parts], int)
     image = np.repeat(np.arange(len(per_image)), per_image)
     full, visible = rows[:, 1:5], rows[:, 5:9]
     good = boxes_with_area(full, read.where(0), bad_boxes)
-    sides = (visible[:, 2:] >= 0).all(axis=1)  # nothing of an instance may be seen
+    sides = (visible[:, 2:] >= 0).all(axis=1)  # an instance may be fully hidden
     good &= check_boxes(sides, visible, "width and height of at least 0", read.where(1), bad_boxes)
     sizes = np.array(read.sizes, np.int32).reshape(-1, 2)
     if sizes.any():

@@ -1,4 +1,4 @@
-"""CityPersons' annotations as their files hold them; knows no scene and drops nothing."""
+"""CityPersons' annotation files, read as they are. Independent of scenes."""
 
 from __future__ import annotations
 
@@ -37,32 +37,34 @@ _WHOLE = "whole numbers below 1e9 in size"
 
 @dataclass
 class Annotations:
-    """What the files say, image after image.
+    """Contents of the files, image after image.
 
     Args:
-        fields: how the full and the visible box of row {} are called within an image.
+        fields: names of the full and the visible box of row {} within an image.
         files: image file of each, ``<city>/<name>``.
-        places: where each image is annotated, for messages.
+        locations: where each image is annotated, for messages.
         sizes: width and height of each in pixels, (0, 0) where not stated.
         parts: rows of each: class, full xywh, visible xywh, float64 (n, 9).
-        known: place of each image by its name.
+        known: location of each image by its name.
     """
 
     fields: tuple[str, str]
     files: list[str] = field(default_factory=list)
-    places: list[str] = field(default_factory=list)
+    locations: list[str] = field(default_factory=list)
     sizes: list[tuple[int, int]] = field(default_factory=list)
     parts: list[NDArray[np.float64]] = field(default_factory=list)
     known: dict[str, str] = field(default_factory=dict)
 
-    def add(self, city: str, image: str, rows: Any, place: str, size: tuple[int, int]) -> None:
-        """Take one image; raises SceneError when it is there already."""
+    def add(self, city: str, image: str, rows: Any, location: str, size: tuple[int, int]) -> None:
+        """Add one image; raises SceneError for a duplicate."""
         name = Path(image).stem.removesuffix(_IMAGE_END)
         if name in self.known:
-            raise SceneError(f"{place}: expected a new image, got {name!r} of {self.known[name]}")
-        self.known[name] = place
+            raise SceneError(
+                f"{location}: expected a new image, got {name!r} of {self.known[name]}"
+            )
+        self.known[name] = location
         self.files.append(f"{city}/{image}")
-        self.places.append(place)
+        self.locations.append(location)
         self.sizes.append(size)
         self.parts.append(np.asarray(rows, np.float64).reshape(-1, 9))
 
@@ -72,13 +74,13 @@ class Annotations:
         return np.vstack([np.zeros((0, 9)), *self.parts])
 
     def where(self, which: int) -> Callable[[int], str]:
-        """Return what names the place of a row's full (0) or visible (1) box."""
+        """Return a function to the location of a row's full (0) or visible (1) box."""
         ends = np.cumsum([len(part) for part in self.parts])
 
         def where(row: int) -> str:
             image = int(np.searchsorted(ends, row, side="right"))
             k = row - int(ends[image]) + len(self.parts[image])
-            return self.places[image] + self.fields[which].format(k)
+            return self.locations[image] + self.fields[which].format(k)
 
         return where
 
@@ -106,16 +108,16 @@ def read_mat(file: Path, key: str) -> Annotations:
         raise SceneError(f"{file}: {key}: expected a row of cells, got {got}")
     read = Annotations((".bbs[{}]: box", ".bbs[{}]: visible box"))
     for k, cell in enumerate(cells[0]):
-        place = f"{file}: {key}[{k}]"
+        location = f"{file}: {key}[{k}]"
         names = getattr(cell, "dtype", np.dtype(float)).names or ()
         if not {"cityname", "im_name", "bbs"} <= set(names) or cell.shape != (1, 1):
             raise SceneError(
-                f"{place}: expected a struct of cityname, im_name and bbs, got {short(cell)}"
+                f"{location}: expected a struct of cityname, im_name and bbs, got {short(cell)}"
             )
-        city = _mat_name(cell[0, 0]["cityname"], f"{place}.cityname")
-        image = _mat_name(cell[0, 0]["im_name"], f"{place}.im_name")
-        bbs = _mat_rows(cell[0, 0]["bbs"], f"{place}.bbs")
-        read.add(city, image, np.delete(bbs, 5, axis=1), place, (0, 0))
+        city = _mat_name(cell[0, 0]["cityname"], f"{location}.cityname")
+        image = _mat_name(cell[0, 0]["im_name"], f"{location}.im_name")
+        bbs = _mat_rows(cell[0, 0]["bbs"], f"{location}.bbs")
+        read.add(city, image, np.delete(bbs, 5, axis=1), location, (0, 0))
     return read
 
 
@@ -130,16 +132,16 @@ def _load_mat(file: Path) -> dict[str, Any]:
     try:
         _check_packed(data)
         loaded: dict[str, Any] = scipy.io.loadmat(io.BytesIO(data))
-    # scipy lets whatever meets a broken file through: IndexError, TypeError, OSError, zlib.error.
+    # For broken files scipy raises anything: IndexError, TypeError, OSError, zlib.error.
     except Exception as err:
         raise SceneError(f"{file}: expected a whole MATLAB 5 file: {short(str(err))}") from err
     return loaded
 
 
 def _check_packed(data: bytes) -> None:
-    """Require every part to be there, and each compressed one to agree with its checksum.
+    """Require a complete file whose compressed parts match their checksums.
 
-    What zlib lets through scipy trusts: a flipped byte can crash the interpreter.
+    scipy does not check what zlib accepts: a flipped byte can crash the interpreter.
     """
     order, at = ">" if data[126:128] == b"MI" else "<", 128
     while at < len(data):
@@ -152,7 +154,7 @@ def _check_packed(data: bytes) -> None:
 
 
 def _mat_name(value: Any, where: str) -> str:
-    """Return a MATLAB text that is one part of a path."""
+    """Return a MATLAB string that is one component of a path."""
     if not isinstance(value, np.ndarray) or value.dtype.kind != "U" or value.size != 1:
         raise SceneError(f"{where}: expected a name, got {short(value)}")
     name = check_file_name(str(value.item()), where)
@@ -164,8 +166,8 @@ def _mat_name(value: Any, where: str) -> str:
 def _mat_rows(value: Any, where: str) -> NDArray[np.float64]:
     """Return the (n, 10) rows of an image, with a known class each.
 
-    The columns come in the smallest type that holds an image's numbers, so uint8 here and int16
-    there: sums of such would wrap.
+    The columns have the smallest type that holds an image's numbers, uint8 or int16, whose sums
+    could overflow.
     """
     if not isinstance(value, np.ndarray) or value.dtype.kind not in "iuf":
         raise SceneError(f"{where}: expected a matrix of numbers, got {short(value)}")

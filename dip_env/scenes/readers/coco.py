@@ -32,7 +32,7 @@ class CocoScenes(DatasetScenes):
     """A COCO data set as scenes.
 
     ``bbox`` is the full box; ``vis_bbox`` the visible one where a data set has it (else the
-    full box). ``iscrowd`` (or ``ignore``) marks instances that neither reward nor punish. Boxes
+    full box). ``iscrowd`` (or ``ignore``) marks ignored instances. Boxes
     that run over the border are clipped and counted. A box without area, or entirely outside
     its image, is an error, or dropped and counted with ``bad_boxes="drop"`` (COCO's own
     train2017 holds a few). EXIF rotation is not applied, as in the COCO tools. Annotations of
@@ -106,7 +106,7 @@ def _find_images(root: str | Path | None, annotations: Path) -> Path:
 def _table(
     data: Any, file: str, categories: tuple[str, ...] | None, bad_boxes: BadBoxes
 ) -> tuple[AnnotationTable, dict[str, int]]:
-    """Check the whole file; keep the wanted categories and what lies inside the images."""
+    """Check the whole file; keep boxes of the wanted categories that lie inside their images."""
     truth = as_truth(data, file)
     images = Rows.of(data["images"], file, "images")
     names = [str(image_id) for image_id in truth.image_ids]
@@ -120,7 +120,7 @@ def _table(
     clipped, seen = (
         np.clip(xywh_to_xyxy(box), 0, limit) for box in (truth.xywh, truth.visible_xywh)
     )
-    # float32 is what a scene stores: a sliver can lose its area there.
+    # Scenes store float32, in which a sliver can lose its area.
     stored = clipped.astype(np.float32)
     inside = np.asarray((stored[:, 2:] > stored[:, :2]).all(axis=1), bool)
     if bad_boxes == "error" and not inside[wanted].all():
@@ -157,7 +157,7 @@ def _table(
 
 
 def _wanted(truth: Truth, file: str, categories: tuple[str, ...] | None) -> NDArray[np.bool_]:
-    """Tell which annotations are of the wanted categories."""
+    """Return which annotations are of the wanted categories."""
     if categories is None:
         return np.ones(len(truth), dtype=bool)
     known = sorted(set(truth.category_names.values()))
@@ -169,14 +169,14 @@ def _wanted(truth: Truth, file: str, categories: tuple[str, ...] | None) -> NDAr
 
 
 def _outside(truth: Truth, data: Any, file: str, row: int) -> SceneError:
-    """Return an error about a box without area in its image, with its place in the file."""
+    """Return an error about a box without area in its image, with its index in the file."""
     image_id = truth.image_ids[truth.image[row]]
-    place = [k for k, note in enumerate(data["annotations"]) if note["image_id"] == image_id][
+    index = [k for k, note in enumerate(data["annotations"]) if note["image_id"] == image_id][
         row - int(truth.starts[truth.image[row]])
     ]
     width, height = truth.sizes[truth.image[row]].astype(int)
     return SceneError(
-        f"{file}: annotations[{place}].bbox: expected an area inside the image of "
+        f"{file}: annotations[{index}].bbox: expected an area inside the image of "
         f"{width}x{height}, got {short(truth.xywh[row].tolist())} "
         "(bad_boxes='drop' leaves such boxes out and counts them)"
     )

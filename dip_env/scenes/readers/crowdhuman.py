@@ -35,9 +35,9 @@ from dip_env.scenes.readers.images import DEFAULT_MAX_PIXELS
 from dip_env.scenes.readers.table import AnnotationTable
 
 BoxKind = Literal["full", "visible", "head"]
-"""Which of a person's three boxes is to be found."""
+"""Which of a person's three boxes is the target."""
 
-# The box that counts comes first; the second one is there to measure the visible share.
+# The target box comes first; the second one serves to compute the visible share.
 _FIELDS: Mapping[str, tuple[str, ...]] = {
     "full": ("fbox", "vbox"),
     "visible": ("vbox", "fbox"),
@@ -52,19 +52,19 @@ class CrowdHumanScenes(DatasetScenes):
 
     Full boxes are amodal and kept as annotated: they may begin left of the image and end below it.
     The visible share is the area of ``vbox`` over that of ``fbox``; heads have no visible box, so
-    a head counts as seen whole. Ignored are ``mask`` regions (crowds, reflections, posters),
-    persons with ``extra.ignore``, and with ``boxes="head"`` also those with ``head_attr.ignore``,
-    which says nothing about the body. A line without boxes is a scene without people. Images
-    have no size in the file; it is read from their headers, on use. CrowdHuman is for
-    non-commercial research and education only, under its own terms. Layout, the archives unzipped
-    in one folder (``CrowdHuman_train/Images`` and ``CrowdHuman_val/Images`` are found too, and
-    ``images``)::
+    a head is taken to be fully visible. Ignored are ``mask`` regions (crowds, reflections,
+    posters), persons with ``extra.ignore``, and with ``boxes="head"`` also those with
+    ``head_attr.ignore``, which says nothing about the body. A line without boxes is a scene without
+    people. Images have no size in the file; it is read from their headers, on use. CrowdHuman is
+    for non-commercial research and education only, under its own terms. Layout, the archives
+    unzipped in one folder (``CrowdHuman_train/Images`` and ``CrowdHuman_val/Images`` are found too,
+    and ``images``)::
 
         root/annotation_train.odgt    root/annotation_val.odgt
         root/Images/273271,c9db000d5146c15.jpg    (or .png)
 
-    ``counts`` holds ``persons`` and ``masks`` as they stand in the file; of the persons, those
-    ignored for themselves (``ignored_persons``) and only for their heads (``ignored_heads``); and
+    ``counts`` holds ``persons`` and ``masks`` as in the file; of the persons, those ignored by
+    ``extra.ignore`` (``ignored_persons``) and only by ``head_attr`` (``ignored_heads``); and
     ``dropped``.
 
     Args:
@@ -122,7 +122,7 @@ class CrowdHumanScenes(DatasetScenes):
 
 @dataclass
 class _Lines:
-    """What the lines say: a value per image, or per box, in the order of the file."""
+    """Contents of the lines: a value per image, or per box, in the order of the file."""
 
     ids: list[str] = field(default_factory=list)
     per_image: list[int] = field(default_factory=list)
@@ -167,7 +167,7 @@ def _read(file: Path, boxes: BoxKind) -> _Lines:
 
 
 def _add(row: Any, lines: _Lines, head: bool) -> None:
-    """Check one box of a line and add it to the columns; errors name the field only."""
+    """Check one box of a line and append it to the columns; errors name the field only."""
     if not isinstance(row, dict):
         raise SceneError(f": expected an object, got {short(row)}")
     tag = row.get("tag")
@@ -198,7 +198,7 @@ def _ignore(row: Mapping[str, Any], name: str) -> bool:
 
 
 def _table(file: Path, lines: _Lines, boxes: BoxKind, bad_boxes: BadBoxes) -> AnnotationTable:
-    """Make the table of the boxes that are good."""
+    """Make the table of the valid boxes."""
     image = np.repeat(np.arange(len(lines.ids)), lines.per_image)
     xywh = {name: np.frombuffer(column).reshape(-1, 4) for name, column in lines.xywh.items()}
     good = _good_rows(file, xywh, image, bad_boxes)
@@ -226,7 +226,7 @@ def _table(file: Path, lines: _Lines, boxes: BoxKind, bad_boxes: BadBoxes) -> An
 def _good_rows(
     file: Path, xywh: Mapping[str, NDArray[np.float64]], image: NDArray[np.int64], bad: BadBoxes
 ) -> NDArray[np.bool_]:
-    """Return which boxes can be used, or raise for the first that cannot."""
+    """Return which boxes are valid, or raise for the first that is not."""
     starts = np.searchsorted(image, image)  # the first box of each box's own line
     good = np.ones(len(image), bool)
     for name, box in xywh.items():
@@ -234,7 +234,7 @@ def _good_rows(
         def where(row: int, name: str = name) -> str:
             return f"{file}: line {image[row] + 1}: gtboxes[{row - starts[row]}].{name}"
 
-        if name == "vbox" and next(iter(xywh)) == "fbox":  # nothing of a person may be seen
+        if name == "vbox" and next(iter(xywh)) == "fbox":  # a person may be fully hidden
             sides = (box[:, 2:] >= 0).all(axis=1)
             good &= check_boxes(sides, box, "width and height of at least 0", where, bad)
         else:

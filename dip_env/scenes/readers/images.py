@@ -1,4 +1,4 @@
-"""Image files, read with their header checked first."""
+"""Image files, read after a check of their header."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ DEFAULT_MAX_PIXELS = 50_000_000
 
 
 def find_image(folder: Path, name: str, suffixes: Sequence[str] = ("",)) -> Path:
-    """Return an image file, trying several endings.
+    """Return an image file, trying several extensions.
 
     Args:
         folder: folder of the images.
-        name: of the image, with its ending or without.
-        suffixes: endings to try, in order.
+        name: of the image, with or without its extension.
+        suffixes: extensions to try, in order.
 
     Returns:
-        The first that exists.
+        The first file that exists.
 
     Raises:
         SceneError: when none does.
@@ -46,7 +46,7 @@ def image_size(path: Path) -> tuple[int, int]:
         (width, height) in pixels; EXIF rotation is not applied, as in the COCO tools.
 
     Raises:
-        SceneError: for a file that is missing or no image.
+        SceneError: for a file that is missing or not an image.
     """
     try:
         with Image.open(path) as image:
@@ -62,7 +62,7 @@ def load_rgb(path: Path, size: tuple[int, int], max_pixels: int) -> Image.Image:
 
     Args:
         path: the file.
-        size: (width, height) the annotations state, in pixels.
+        size: (width, height) as annotated, pixels.
         max_pixels: upper limit of width x height, checked before any pixel is decoded.
 
     Returns:

@@ -19,7 +19,7 @@ class AnnotationTable:
     Args:
         names: scene id of each image, I strings that differ.
         files: image file of each, relative to the image folder.
-        sizes: int32 (I, 2) width and height in pixels; 0 where only the image's header knows.
+        sizes: int32 (I, 2) width and height in pixels; 0 where only the image's header states it.
         starts: int64 (I + 1,), rows ``starts[i]:starts[i + 1]`` belong to image i.
         boxes: float32 (N, 4) full boxes, xyxy, scene frame.
         visible_boxes: float32 (N, 4) boxes of the visible part.
@@ -27,8 +27,8 @@ class AnnotationTable:
         ignore: bool (N,).
         label: uint16 (N,) index into ``labels``.
         labels: names of the categories.
-        notes: further columns, I values each, handed to the scenes as notes.
-        visible_known: whether the data set says which part of an instance is seen.
+        notes: further columns, I values each, passed to the scenes as notes.
+        visible_known: whether the data set has visible boxes.
     """
 
     names: Sequence[str]
@@ -59,7 +59,7 @@ class AnnotationTable:
         visible_boxes: Any = None,
         notes: Mapping[str, Sequence[Any]] | None = None,
     ) -> AnnotationTable:
-        """Make a table and measure the visible shares.
+        """Make a table and compute the visible shares.
 
         Args:
             names: see the class.
@@ -70,12 +70,12 @@ class AnnotationTable:
             label: (N,) indices into ``labels``.
             labels: names of the categories.
             sizes: (I, 2), none known by default.
-            visible_boxes: (N, 4) xyxy; None where the data set has none, then all is taken to be
-                seen.
+            visible_boxes: (N, 4) xyxy; None where the data set has none: instances are then taken
+                to be fully visible.
             notes: see the class.
 
         Returns:
-            The table; a visible share is the ratio of the areas, at most 1.
+            The table; a visible share is the visible area over the full area, at most 1.
         """
         full = np.asarray(boxes, np.float64).reshape(-1, 4)
         seen = full if visible_boxes is None else np.asarray(visible_boxes, float).reshape(-1, 4)

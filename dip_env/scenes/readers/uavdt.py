@@ -33,7 +33,7 @@ from dip_env.scenes.readers.uavdt_rows import (
 )
 
 Truth = Literal["gt_whole", "gt"]
-"""The truth of detection, with categories, or of tracking, without."""
+"""Ground truth of detection, with categories, or of tracking, without."""
 
 CATEGORIES = ("car", "truck", "bus")
 """What the categories 1, 2 and 3 of ``gt_whole`` mean."""
@@ -52,19 +52,19 @@ _IMAGE = re.compile(r"img([0-9]{6})\.jpg")
 
 
 class UAVDTScenes(DatasetScenes):
-    """Frames of UAVDT as scenes; what is to be found are vehicles, there are no people in it.
+    """Frames of UAVDT as scenes; the targets are vehicles, there are no people.
 
     A row is nine integers: frame (from 1), target, x, y, w, h, out_of_view, occlusion, category.
-    ``gt_whole`` is the truth of the detection benchmark, with categories (1 car, 2 truck, 3 bus);
-    ``gt`` is that of tracking, without. Regions of ``gt_ignore`` become ignored instances with the
-    label ``ignore``; vehicles of a category left out of ``categories`` are ignored too. A frame
-    is a scene when a row names it, and also when its image is there: so the frames without any
-    row are known only with the images. Sizes are read from the images' headers, on use.
+    ``gt_whole`` is the ground truth of the detection benchmark, with categories (1 car, 2 truck,
+    3 bus); ``gt`` is that of tracking, without. Regions of ``gt_ignore`` become ignored instances
+    with the label ``ignore``; vehicles of a category left out of ``categories`` are ignored too. A
+    frame is a scene if a row names it or its image exists, so frames without any row are known only
+    with the images. Sizes are read from the images' headers, on use.
 
-    How much of a vehicle is seen is annotated in steps (out_of_view: 1 none, 2 medium, 3 small;
-    occlusion: 1 none, 2 large, 3 medium, 4 small), not in pixels. The visible share stays 1; how
-    many vehicles have a step other than 1 is in a scene's notes ``occluded`` and ``out_of_view``,
-    and in ``counts``. The set is for research only. Layout::
+    Visibility is annotated in steps (out_of_view: 1 none, 2 medium, 3 small;
+    occlusion: 1 none, 2 large, 3 medium, 4 small), not in pixels. The visible share stays 1; the
+    numbers of vehicles with a step other than 1 are in a scene's notes ``occluded`` and
+    ``out_of_view``, and in ``counts``. The set is for research only. Layout::
 
         root/UAV-benchmark-MOTD_v1.0/GT/M0101_gt_whole.txt   and _gt.txt and _gt_ignore.txt
         root/UAV-benchmark-M/M0101/img000001.jpg             (also root/GT or root; root/images)
@@ -81,7 +81,7 @@ class UAVDTScenes(DatasetScenes):
         images: folder of the sequences' folders of images; replaces the search below ``root``.
         every: keep frames 1, 1 + every, 1 + 2 * every...
         truth: ``gt_whole`` or ``gt``.
-        categories: what counts, and the target that the prompt names (all: ``vehicle``).
+        categories: target categories; the prompt names them (all: ``vehicle``).
         max_pixels: larger images are refused before they are decoded.
         bad_boxes: what to do with boxes without area, or outside their image.
 
@@ -110,8 +110,10 @@ class UAVDTScenes(DatasetScenes):
         if truth not in tuple(_LABELS):
             raise ConfigError(f"truth: expected gt_whole or gt, got {truth!r}")
         self.categories = _check_categories(categories, truth)
-        places = ("UAV-benchmark-MOTD_v1.0/GT", "GT", ".")
-        self.folder = Path(annotations) if annotations else pick_folder(root, places, "annotations")
+        candidates = ("UAV-benchmark-MOTD_v1.0/GT", "GT", ".")
+        self.folder = (
+            Path(annotations) if annotations else pick_folder(root, candidates, "annotations")
+        )
         photos = Path(images) if images else pick_folder(root, ("images", "UAV-benchmark-M"))
         self.sequences = _find_sequences(self.folder, split, truth)
         parts = [
@@ -136,7 +138,7 @@ class UAVDTScenes(DatasetScenes):
 class _Sequence:
     """Frames (F,) of a sequence that are kept, and the rows (N, 9) in them.
 
-    ``good`` tells which rows have a box to use, ``region`` which are of ``gt_ignore``, both (N,).
+    ``good`` marks the rows with a valid box, ``region`` those of ``gt_ignore``, both (N,).
     """
 
     name: str
@@ -149,7 +151,7 @@ class _Sequence:
 
 
 def _check_categories(categories: Collection[str], truth: str) -> tuple[str, ...]:
-    """Return the categories that count, in the order of their numbers."""
+    """Return the checked target categories, in the order of their numbers."""
     listed = isinstance(categories, Collection) and not isinstance(categories, str)
     names = list(categories) if listed else []
     if not names or not all(name in CATEGORIES for name in names):
@@ -160,7 +162,7 @@ def _check_categories(categories: Collection[str], truth: str) -> tuple[str, ...
 
 
 def _find_sequences(folder: Path, split: str, truth: str) -> tuple[str, ...]:
-    """Return the names of the sequences of a split that have a file of the truth."""
+    """Return the names of the sequences of a split that have a ground-truth file."""
     if split == "val":
         raise ConfigError(
             "split: UAVDT has no official val; split='train' and "
@@ -230,15 +232,15 @@ def _frames_of_images(photos: Path) -> Ints:
 def _table(
     parts: list[_Sequence], labels: tuple[str, ...], counted: set[str]
 ) -> tuple[AnnotationTable, dict[str, int]]:
-    """Make the table of the good rows: of every frame its vehicles, then its ignore regions.
+    """Make the table of the valid rows: of every frame its vehicles, then its ignore regions.
 
     Args:
         parts: the sequences.
         labels: names of the categories, the last for ignore regions.
-        counted: names of those that are to be found.
+        counted: names of the targets.
 
     Returns:
-        The table, and what was counted.
+        The table, and the counts.
     """
     starts = np.cumsum([0, *(len(part.frames) for part in parts)])[:-1]
     image = np.concatenate(

@@ -1,6 +1,6 @@
 """The rows of UAVDT's text files: nine integers, checked a column at a time.
 
-Knows no folder and no scene. Every line is a row, so row i stands in line i + 1.
+Independent of folders and scenes. Every line is a row, so row i is line i + 1.
 """
 
 from __future__ import annotations
@@ -38,14 +38,14 @@ def read_rows(file: Path, kind: Kind) -> Ints:
 
     Args:
         file: comma-separated values without a header; only one of ``gt_ignore`` may be empty.
-        kind: which of the three files of a sequence it is.
+        kind: which of the three files of a sequence.
 
     Returns:
-        (N, 9) the rows in the order of the file, columns as in ``FIELDS``; sides may be negative.
+        (N, 9) rows in the order of the file, columns as in ``FIELDS``; sides may be negative.
 
     Raises:
-        SceneError: for the first row that is not nine integers, has a value no such file holds,
-            or says of a target of ``gt_whole`` or ``gt`` a second time where it is in a frame.
+        SceneError: for the first row that is not nine integers, has a value out of range, or
+            repeats a target of ``gt_whole`` or ``gt`` in a frame.
     """
     if kind == "gt_ignore" and file.is_file() and not file.stat().st_size:
         return np.zeros((0, len(FIELDS)), np.int64)
@@ -61,7 +61,7 @@ def read_rows(file: Path, kind: Kind) -> Ints:
 
 
 def _first_bad_line(file: Path) -> SceneError:
-    """Return the error that names line and field of what is not nine integers."""
+    """Return an error with line and field of the first row that is not nine integers."""
     for number, line in enumerate(read_lines(file), start=1):
         where, values = f"{file}: line {number}", line.split(",")
         if len(values) != len(FIELDS):
@@ -91,7 +91,7 @@ def _check_values(file: Path, rows: Ints, limits: Mapping[int, tuple[int, int]])
 
 
 def _check_pairs(file: Path, rows: Ints) -> None:
-    """Require every target once in a frame."""
+    """Require that no target repeats in a frame."""
     key = rows[:, FRAME] * 10**9 + rows[:, TARGET]
     order = np.argsort(key, kind="stable")
     again = np.flatnonzero(np.diff(key[order]) == 0)

@@ -1,7 +1,6 @@
-"""The lines of the WIDER Pedestrian challenge: an image, then its boxes; two years, two forms.
+"""The lines of the WIDER Pedestrian challenge: an image, then its boxes, in two formats.
 
-Knows no folder and no scene. Every line of a file names another image, so the number of a line is
-its place in the file.
+Independent of folders and scenes. Every line of a file names another image.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ CLASSES = ("pedestrian", "cyclist")
 """What the labels 1 and 2 of 2018 mean."""
 YEARS = (2018, 2019)
 FIELDS = {2018: ("label", "x", "y", "w", "h"), 2019: ("x", "y", "w", "h")}
-"""The numbers of a box; ignore regions have those of 2019 in both years."""
+"""The fields of a box; ignore regions have those of 2019 in both years."""
 
 Lines = Mapping[str, list[str]]
 """Image and numbers of every line, as text, in the order of the file."""
@@ -51,7 +50,7 @@ def read_named_lines(file: Path) -> Lines:
 
 
 def tell_year(file: Path, lines: Lines) -> int:
-    """Return the year that names and numbers of the lines agree on.
+    """Return the year on which names and numbers of the lines agree.
 
     Args:
         file: for the message.
@@ -61,9 +60,9 @@ def tell_year(file: Path, lines: Lines) -> int:
         2018 or 2019.
 
     Raises:
-        SceneError: where they disagree, or leave it open.
+        SceneError: where they disagree or are ambiguous.
     """
-    # The first line that can only be of a year, by its numbers and by its name.
+    # The first line that fits one year only, by its numbers and by its name.
     by_numbers: dict[int, int] = {}
     by_name: dict[int, int] = {}
     for number, (name, numbers) in enumerate(lines.items(), start=1):
@@ -93,7 +92,7 @@ def tell_year(file: Path, lines: Lines) -> int:
 
 
 def read_names(file: Path) -> list[str]:
-    """Return the images that a list names."""
+    """Return the images of a list file."""
     lines = read_named_lines(file)
     for number, (name, numbers) in enumerate(lines.items(), start=1):
         if numbers:
@@ -109,14 +108,14 @@ def box_rows(file: Path, lines: Lines, year: int, names: list[str]) -> Ints:
     Args:
         file: for the message.
         lines: what it holds.
-        year: whose form the lines have.
+        year: whose format the lines have.
         names: all images.
 
     Returns:
         (N, 7) index of the image, number of the line, index into the labels, x, y, w, h.
 
     Raises:
-        SceneError: for the first line of another form.
+        SceneError: for the first line of another format.
     """
     fields = FIELDS[year]
     index_of = {name: index for index, name in enumerate(names)}
@@ -149,19 +148,19 @@ def box_rows(file: Path, lines: Lines, year: int, names: list[str]) -> Ints:
 
 
 def covered_people(people: Ints, regions: Ints) -> NDArray[np.bool_]:
-    """Tell who is more than half in ignore regions, as the challenge's scorer does.
+    """Return who is more than half covered by ignore regions, by the challenge's scorer.
 
     Args:
         people: (N, 7) rows as ``box_rows`` returns them.
         regions: (M, 7) likewise; those of an image in any order.
 
     Returns:
-        (N,) True where the areas shared with each region of the image, added up, less 0.01, are
-        more than half of the person's.
+        (N,) True where the sum of the areas shared with each region of the image, minus 0.01, is
+        more than half of the person's area.
     """
     regions = regions[np.argsort(regions[:, 0], kind="stable")]
     a, b = xywh_to_xyxy(people[:, 3:]), xywh_to_xyxy(regions[:, 3:])
-    # Pair each person with all regions of the image, which now stand one after the other.
+    # Pair each person with all regions of its image, which are now contiguous.
     start = np.searchsorted(regions[:, 0], people[:, 0], "left")
     end = np.searchsorted(regions[:, 0], people[:, 0], "right")
     count = end - start

@@ -53,16 +53,16 @@ class WiderPedestrianScenes(DatasetScenes):
     """The WIDER Pedestrian challenge of 2018 or of 2019 as scenes.
 
     A line is an image and its boxes: ``label x y w h`` each in 2018 (1 pedestrian, 2 cyclist),
-    ``x y w h`` each in 2019; an image without boxes is a scene without people. The year is told
-    by the lines: by how many numbers they hold and which, and by the names (img*, or sur* and
-    ad*), which must agree. Where the lines leave it open, or contradict each other, ``year`` has
-    to say it. No file states sizes: they are read from the images' headers, on use.
+    ``x y w h`` each in 2019; an image without boxes is a scene without people. The year is
+    inferred from the lines: from their number of values, from these, and from the names (img*, or
+    sur* and ad*), which must agree. Where the lines are ambiguous or contradictory, ``year`` must
+    be given. No file states sizes: they are read from the images' headers, on use.
 
-    The challenge's mAP merges both labels, so both count by default; a class left out of
-    ``classes`` is ignored. 2019 has one class: its boxes are those of 2018, cyclists too, without
-    their labels, so there ``classes`` only chooses what the prompt names. Ignore regions become
-    ignored instances with the label ``ignore``. Many annotated people stand in such regions; the
-    mAP takes away who is covered by more than half, so they are ignored too, or they count with
+    The challenge's mAP merges both labels, so both are targets by default; a class left out of
+    ``classes`` is ignored. 2019 has one class: its boxes are those of 2018, cyclists included,
+    without labels, so there ``classes`` only sets what the prompt names. Ignore regions become
+    ignored instances with the label ``ignore``. Many annotated people are inside such regions;
+    the mAP removes those covered by more than half, so they are ignored too, unless
     ``covered="count"``. The images are for research, under the challenge's terms. Layout::
 
         2018  root/{train,val}_annotations.txt   root/pedestrian_ignore_part_{train,val}.txt
@@ -70,7 +70,7 @@ class WiderPedestrianScenes(DatasetScenes):
         2019  root/Annotations/{train,val}_{bbox,ignore,list}.txt  or the same files in root
               root/sur_train/   root/ad_train/ad_{01,02,03}/   root/val_data/sur00604.jpg
 
-    ``counts`` holds what the files state: images without people (``empty``), people by class
+    ``counts`` holds: images without people (``empty``), people by class
     (all of 2019 as pedestrians), ``ignore_regions``, people of an ``other_class``, people
     ``covered`` by regions, and ``dropped``.
 
@@ -83,8 +83,8 @@ class WiderPedestrianScenes(DatasetScenes):
         list_file: path of the list of all images of 2019, some of which may have no line among
             the boxes; ``"none"`` to do without those.
         images: folder of the images, or of the folders of images named above.
-        year: 2018 or 2019; ``"auto"`` to tell by the lines.
-        classes: what counts; the other class is ignored.
+        year: 2018 or 2019; ``"auto"`` to infer it from the lines.
+        classes: target classes; the other class is ignored.
         covered: ``ignore`` or ``count`` people more than half covered by ignore regions.
         max_pixels: larger images are refused before they are decoded.
         bad_boxes: what to do with boxes without area, or outside their image.
@@ -238,7 +238,7 @@ def _image_folders(
 
 
 def _check_classes(classes: Collection[str]) -> tuple[str, ...]:
-    """Return the classes that count, pedestrians first."""
+    """Return the checked target classes, pedestrians first."""
     listed = isinstance(classes, Collection) and not isinstance(classes, str)
     names = list(classes) if listed else []
     if not names or not all(name in CLASSES for name in names):
@@ -247,7 +247,7 @@ def _check_classes(classes: Collection[str]) -> tuple[str, ...]:
 
 
 def _check_year(year: int | str) -> int | None:
-    """Return the year, None where the lines are to tell it."""
+    """Return the year, None if it is to be inferred."""
     if str(year) not in ("auto", *map(str, YEARS)):
         raise ConfigError(f"year: expected 2018, 2019 or 'auto', got {year!r}")
     return None if year == "auto" else int(year)
@@ -255,11 +255,11 @@ def _check_year(year: int | str) -> int | None:
 
 def _find(root: Path, split: str, year: int | None) -> Path:
     """Return the file below ``root`` that holds the boxes of a split."""
-    places = {
+    by_year = {
         2018: (f"{split}_annotations.txt",),
         2019: (f"Annotations/{split}_bbox.txt", f"{split}_bbox.txt"),
     }
-    wanted = [root / place for y in YEARS if year in (None, y) for place in places[y]]
+    wanted = [root / name for y in YEARS if year in (None, y) for name in by_year[y]]
     found = [file for file in wanted if file.is_file()]
     if len(found) == 1:
         return found[0]
@@ -295,7 +295,7 @@ def _beside(file: Path, year: int, option: str, given: str | Path | None) -> Pat
 def _table(
     names: list[str], rows: Ints, good: NDArray[np.bool_], ignore: NDArray[np.bool_]
 ) -> AnnotationTable:
-    """Make the table of the good rows: of every image its people, then its ignore regions."""
+    """Make the table of the valid rows: of every image its people, then its ignore regions."""
     order = np.argsort(rows[:, 0], kind="stable")
     order = order[good[order]]
     all_rows, kept = (
@@ -314,7 +314,7 @@ def _table(
 
 
 def _count(names: list[str], rows: Ints, classes: tuple[str, ...]) -> dict[str, int]:
-    """Count what the files state."""
+    """Count images and boxes by kind."""
     by_label = np.bincount(rows[:, 2], minlength=len(_LABELS)).tolist()
     by_class = dict(zip(CLASSES, by_label, strict=False))
     return {
@@ -326,5 +326,5 @@ def _count(names: list[str], rows: Ints, classes: tuple[str, ...]) -> dict[str, 
 
 
 def _quoted(file: Path | None) -> str:
-    """Return a file as an argument."""
+    """Return the repr of a file argument."""
     return repr("none" if file is None else str(file))

@@ -1,4 +1,4 @@
-"""More views of the same scenes: mirrored, and seen through a smaller window."""
+"""More views of the same scenes: mirrored and cropped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dip_env.scenes.base import Scene, SceneSource
 from dip_env.scenes.transforms.checks import check_integer
 
 MIN_SHARE_LEFT = 0.4
-"""Instances of which less lies inside the window become ignored, as border people are elsewhere."""
+"""Instances with a smaller share inside the window become ignored."""
 
 
 class AugmentedScenes:
@@ -24,9 +24,9 @@ class AugmentedScenes:
 
     Args:
         source: the scenes.
-        count: n, how many of them are used, from the first on.
-        views: views of each.
-        smallest: shortest side of a window as a share of the image's side.
+        count: n, number of scenes to use, from the first on.
+        views: views per scene.
+        smallest: smallest side of a window as a share of the image's side.
         seed: of the views.
 
     Raises:
@@ -54,7 +54,7 @@ class AugmentedScenes:
         return self.count * self.views
 
     def __repr__(self) -> str:
-        """Name the source within and the views."""
+        """Return the wrapped source and the settings of the views."""
         return (
             f"AugmentedScenes({self.source!r}, {self.count}, {self.views}, "
             f"smallest={self.smallest}, seed={self.seed})"
@@ -80,7 +80,7 @@ class AugmentedScenes:
 def window_scene(
     scene: Scene, window: tuple[int, int, int, int], *, mirror: bool = False, suffix: str = ""
 ) -> Scene:
-    """Return what a window shows of a scene, with the truth about it.
+    """Return the part of a scene inside a window, with its ground truth.
 
     Args:
         scene: the scene.
@@ -111,8 +111,8 @@ def window_scene(
         ignore=(scene.ignore | (left_over < MIN_SHARE_LEFT))[keep],
         labels=tuple(label for label, k in zip(scene.labels, keep, strict=True) if k),
         load_image=partial(_cut, scene, window, mirror),
-        # Views of a scene stay in one part of a hash split; its image id names another picture, and
-        # its lookalikes lie elsewhere.
+        # Views of a scene stay in one part of a hash split; its image id names another image, and
+        # its lookalikes have other boxes.
         notes={
             **{k: v for k, v in scene.notes.items() if k not in ("image_id", "lookalikes")},
             "group": scene.notes.get("group", scene.scene_id),

@@ -9,11 +9,11 @@ from dip_env.scenes.base import SceneSource, is_endless
 
 
 def scan_length(source: SceneSource, among: int | None) -> int:
-    """Return how many scenes, from the first on, are to be gone through.
+    """Return how many scenes, from the first on, are to be read.
 
     Args:
         source: the scenes.
-        among: the most to look at; None for all.
+        among: upper limit; None for all.
 
     Returns:
         A number of scenes, at most ``len(source)``.
@@ -36,8 +36,8 @@ def check_integer(name: str, value: object, least: int) -> int:
 
     Args:
         name: of the setting, for the message.
-        value: what came.
-        least: smallest value that works.
+        value: the given value.
+        least: smallest valid value.
 
     Returns:
         The value as a plain int.

@@ -1,4 +1,4 @@
-"""Choose scenes by how many people count, and who counts by height and visibility."""
+"""Filter scenes by their number of people, and people by height and visibility."""
 
 from __future__ import annotations
 
@@ -15,29 +15,29 @@ from dip_env.scenes.base import Scene, SceneSource
 from dip_env.scenes.transforms.checks import check_integer, scan_length
 
 HEIGHT_SLACK = 1e-3
-"""Pixels: float32 corners hold a height no closer than this, and a limit belongs to its setup."""
+"""Tolerance in pixels: float32 corners are no more exact than this, and limits are inclusive."""
 
 
 class FilteredScenes:
-    """A source seen through limits on people: who counts, and which scenes are kept.
+    """A source with limits on its people, which decide who is ignored and which scenes are kept.
 
-    People shorter or less visible than the limits are not taken away: they become ignored, so that
+    People shorter or less visible than the limits are not removed: they become ignored, so that
     finding them is neither right nor wrong, as in the setups of CityPersons ("reasonable" is
-    ``min_height=50, min_visible=0.65``). How many did is added to a scene's notes as
-    ``turned_ignored``. Scenes are left out by the number of people that still count then; which
-    are kept is found once, by going through the source when it is opened.
+    ``min_height=50, min_visible=0.65``). Their number is added to a scene's notes as
+    ``turned_ignored``. Scenes are then kept or left out by their number of non-ignored people;
+    this is found once, by reading every scene when the source is opened.
 
     Args:
         source: the scenes.
-        min_people: scenes where fewer count are left out.
-        max_people: scenes where more count are left out; None for no limit.
+        min_people: scenes with fewer non-ignored people are left out.
+        max_people: scenes with more non-ignored people are left out; None for no limit.
         min_height: of the full box in pixels of the scene frame, the limit itself included.
         min_visible: visible share in [0, 1], the limit itself included.
-        among: look at the first so many scenes only; None for all. An endless source needs it where
-            people are limited.
+        among: number of scenes to read, from the first on; None for all. An endless source needs
+            it where the number of people is limited.
 
     Raises:
-        ConfigError: for a limit that cannot work, or a source too long to go through.
+        ConfigError: for a limit that cannot work, or an endless source without ``among``.
         SceneError: when no scene is left.
 
     Source: ignoring rather than removing is that of CityPersons (arXiv 1702.05693).
@@ -53,7 +53,7 @@ class FilteredScenes:
         min_visible: float = 0.0,
         among: int | None = None,
     ) -> None:
-        """Check the limits; go through the source where the number of people is limited."""
+        """Check the limits; read every scene where the number of people is limited."""
         if not (math.isfinite(min_height) and min_height >= 0):
             raise ConfigError(f"min_height: expected a number of pixels >= 0, got {min_height!r}")
         if not 0 <= min_visible <= 1:
@@ -84,11 +84,11 @@ class FilteredScenes:
             beyond_among=len(source) - looked_at,
         )
         self.counts: Mapping[str, int] = counts
-        """Scenes kept, left out and beyond ``among``; with limits on people also the instances
-        that turned ignored, in kept scenes (without, no scene was opened and they are unknown)."""
+        """Scenes kept, left out and beyond ``among``; with limits on the number of people also
+        the instances that became ignored in kept scenes (else no scene was read)."""
 
     def __repr__(self) -> str:
-        """Name the source within and every limit."""
+        """Return the wrapped source and every limit."""
         names = ("min_people", "max_people", "min_height", "min_visible", "among")
         limits = ", ".join(f"{name}={getattr(self, name)!r}" for name in names)
         return f"FilteredScenes({self.source!r}, {limits})"
@@ -106,7 +106,7 @@ class FilteredScenes:
         return ignore_hard_people(self.source[chosen], self.min_height, self.min_visible)
 
     def _find(self, indices: range) -> tuple[NDArray[np.int64], int]:
-        """Return which scenes are kept and how many instances turned ignored in them."""
+        """Return the kept scenes and how many instances became ignored in them."""
         kept: list[int] = []
         turned = 0
         for index in indices:
@@ -126,7 +126,7 @@ class FilteredScenes:
 
 
 def hard_people(scene: Scene, min_height: float, min_visible: float) -> NDArray[np.bool_]:
-    """Tell which instances count but are too short or too hidden.
+    """Return which non-ignored instances are too short or too hidden.
 
     Args:
         scene: the scene.
@@ -134,7 +134,7 @@ def hard_people(scene: Scene, min_height: float, min_visible: float) -> NDArray[
         min_visible: visible share in [0, 1].
 
     Returns:
-        Bool (N,), False for instances that are ignored already.
+        Bool (N,), False for instances that are already ignored.
     """
     height = scene.boxes[:, 3] - scene.boxes[:, 1]
     # The share is compared as float32, which it is stored as: 0.65 itself is not below 0.65.
@@ -151,8 +151,8 @@ def ignore_hard_people(scene: Scene, min_height: float, min_visible: float) -> S
         min_visible: visible share in [0, 1].
 
     Returns:
-        The same instances; ``notes["turned_ignored"]`` says how many changed, added to what an
-        earlier filter noted.
+        The same instances; ``notes["turned_ignored"]`` is the number that changed, added to that
+        of earlier filters.
     """
     hard = hard_people(scene, min_height, min_visible)
     turned = int(hard.sum()) + int(scene.notes.get("turned_ignored", 0))

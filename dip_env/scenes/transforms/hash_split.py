@@ -1,4 +1,4 @@
-"""Split a source by the names of its scenes, so that the parts outlive changes of the data."""
+"""Split a source by hashes of scene names, so that parts are stable when the data change."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ class HashSplit:
     """One part of a source; the name of a scene alone decides which part it belongs to.
 
     Adding, removing or reordering scenes never moves another scene to another part. Scenes of one
-    sequence share ``notes["group"]`` and stay together; a scene without goes by its ``scene_id``.
-    Shares hold on average over groups: a small source can leave a part empty. The order in which
-    the shares are written does not matter.
+    sequence share ``notes["group"]`` and stay together; a scene without a group is split by its
+    ``scene_id``. Shares hold on average over groups: parts of a small source can be empty. The
+    order in which the shares are written does not matter.
 
     Args:
-        source: the scenes; all are opened once, without their images.
+        source: the scenes; all are read once, without their images.
         part: which part to keep.
         shares: share of every part, all above 0, together 1.
-        salt: another salt is another split.
-        among: use the first so many scenes only; None for all, which an endless source cannot do.
+        salt: prefix of the hashed names; another salt gives another split.
+        among: number of scenes to use, from the first on; None for all. An endless source needs it.
 
     Raises:
         ConfigError: for an unknown part, shares that do not sum to 1, or an endless source without
@@ -74,7 +74,7 @@ class HashSplit:
         """Scenes and groups of this part, scenes of other parts, and scenes beyond ``among``."""
 
     def __repr__(self) -> str:
-        """Name the source within and everything the split depends on."""
+        """Return the wrapped source and everything the split depends on."""
         choices = f"{self.part!r}, {self.shares!r}, salt={self.salt!r}, among={self.among!r}"
         return f"HashSplit({self.source!r}, {choices})"
 
@@ -91,7 +91,7 @@ class HashSplit:
 
 
 def group_name(scene: Scene) -> str:
-    """Return the name of what must stay together: the scene's group, or the scene itself."""
+    """Return the name of the unit that stays together: the scene's group, or the scene itself."""
     return str(scene.notes.get("group", scene.scene_id))
 
 
@@ -101,7 +101,7 @@ def part_of(name: str, shares: Mapping[str, float], salt: str = "") -> str:
     Args:
         name: of a group.
         shares: share of every part, together 1; parts are laid out in the order of their names.
-        salt: another salt is another split.
+        salt: prefix of the hashed name.
 
     Returns:
         A key of ``shares``.
@@ -117,7 +117,7 @@ def part_of(name: str, shares: Mapping[str, float], salt: str = "") -> str:
 
 def unit_hash(text: str) -> float:
     """Return a number in [0, 1) that depends on the text only, the same on every machine."""
-    # File names may hold bytes that are no text, which Python keeps as lone surrogates.
+    # File names may hold bytes that are not text, which Python keeps as lone surrogates.
     digest = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).digest()
     # A float holds 53 bits: all 64 could round up to 1.
     return (int.from_bytes(digest, "big") >> 11) / 2**53

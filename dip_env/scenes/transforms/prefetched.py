@@ -1,4 +1,4 @@
-"""A source whose next scenes are prepared ahead, for a trainer that knows what it will play."""
+"""A source whose next scenes are prepared ahead, for a trainer that knows their order."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from dip_env.scenes.transforms.streamed import stream_scenes
 
 
 class PrefetchedScenes:
-    """The scenes of a source, those announced being prepared by worker processes.
+    """The scenes of a source, prepared ahead by worker processes in an announced order.
 
-    Asked for in the order announced, scenes come from the workers; any other scene is prepared
-    when it is asked for. The scenes are the same either way.
+    Scenes that are read in this order come from the workers; any other scene is prepared on
+    access. The scenes are the same either way.
 
     Args:
         source: the scenes.
-        upcoming: indices in the order in which they will be asked for; may be endless.
-        workers: processes, see ``stream_scenes``; 0 prepares every scene when it is asked for.
-        ahead: how many scenes are prepared beyond the one in use, at most.
+        upcoming: indices in the order in which they will be read; may be endless.
+        workers: processes, see ``stream_scenes``; 0 prepares every scene on access.
+        ahead: upper limit on scenes prepared beyond the one in use.
 
     Raises:
         ConfigError: for a bad number, or a source that cannot be pickled.
@@ -28,7 +28,7 @@ class PrefetchedScenes:
     def __init__(
         self, source: SceneSource, upcoming: Iterable[int], *, workers: int = 1, ahead: int = 16
     ) -> None:
-        """Start nothing yet; the workers start with the first scene."""
+        """Store the order; the workers start with the first scene."""
         self.source = source
         announced, taken = tee(upcoming)
         self._announced = announced
@@ -40,7 +40,7 @@ class PrefetchedScenes:
         return len(self.source)
 
     def __getitem__(self, index: int) -> Scene:
-        """Return a scene, ready made where it is the next one announced."""
+        """Return a scene, from the workers if it is the next one announced."""
         if index != self._next:
             return self.source[index]
         scene = next(self._stream)
@@ -48,10 +48,10 @@ class PrefetchedScenes:
         return scene
 
     def __repr__(self) -> str:
-        """Name the source: the scenes are its own."""
+        """Return the source: its scenes are unchanged."""
         return repr(self.source)
 
     def close(self) -> None:
-        """End the workers; scenes then come from the source itself."""
+        """End the workers; later scenes come from the source itself."""
         self._stream.close()
         self._next = None

@@ -1,4 +1,4 @@
-"""A stretch of a source, so that several learn from the same scenes."""
+"""A contiguous slice of a source, so that several runs train on the same scenes."""
 
 from __future__ import annotations
 
@@ -7,19 +7,19 @@ from dip_env.scenes.base import Scene, SceneSource
 
 
 class SlicedScenes:
-    """Some scenes of a source that follow each other.
+    """Consecutive scenes of a source.
 
     Args:
         source: the scenes.
-        first: number of the first one.
-        count: how many.
+        first: index of the first scene.
+        count: number of scenes.
 
     Raises:
-        ConfigError: for a stretch that the source does not have.
+        ConfigError: for a slice beyond the source.
     """
 
     def __init__(self, source: SceneSource, first: int, count: int) -> None:
-        """Check and keep the bounds."""
+        """Check and store the bounds."""
         if first < 0 or count < 0 or first + count > len(source):
             raise ConfigError(
                 f"slice: expected scenes within 0..{len(source) - 1}, got {count} from {first} on"
@@ -31,11 +31,11 @@ class SlicedScenes:
         return self.count
 
     def __repr__(self) -> str:
-        """Name the source and the stretch."""
+        """Return the source and the slice."""
         return f"SlicedScenes({self.source!r}, first={self.first}, count={self.count})"
 
     def __getitem__(self, index: int) -> Scene:
-        """Return scene ``index`` of the stretch.
+        """Return scene ``index`` of the slice.
 
         Raises:
             IndexError: outside ``range(len(self))``.

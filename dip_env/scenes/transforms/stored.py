@@ -1,4 +1,4 @@
-"""Keep drawn scenes on disk, so that a slow source is paid for once."""
+"""Cache scenes on disk, so that each scene of a slow source is computed once."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from dip_env.scenes.base import Scene, SceneSource
 
 
 class StoredScenes:
-    """A source that draws each scene once and reads it from a folder afterwards.
+    """A source that computes each scene once and reads it from a folder afterwards.
 
-    Images are kept as JPEG, so a stored scene differs from the drawn one by compression; the
-    first reading already gives the stored one, and all readings agree. Several processes may share
-    a folder. Of a scene's notes those are kept that JSON can hold.
+    Images are stored as JPEG, so a stored scene differs from the original by compression; the
+    first read already returns the stored one, and all reads agree. Several processes may share a
+    folder. Of a scene's notes, only those that JSON can hold are stored.
 
     Args:
-        source: where scenes come from at first.
-        folder: one file per scene; made when missing. Another source needs another folder.
+        source: the scenes to store.
+        folder: one file per scene; created if missing. Another source needs another folder.
         quality: of the JPEG.
 
     Raises:
         SceneError: for a folder that holds scenes of another source, a damaged file, or a source
-            whose repr does not say what it holds.
+            whose repr does not identify its scenes.
     """
 
     def __init__(self, source: SceneSource, folder: Path | str, quality: int = 92) -> None:
         """Claim the folder for this source."""
-        if type(source).__repr__ is object.__repr__:  # that one names a memory address
+        if type(source).__repr__ is object.__repr__:  # the default repr holds a memory address
             raise SceneError(
                 f"{type(source).__name__}: expected a __repr__ that tells its scenes from others"
             )
@@ -53,11 +53,11 @@ class StoredScenes:
         return len(self.source)
 
     def __repr__(self) -> str:
-        """Name the source within."""
+        """Return the wrapped source and the quality."""
         return f"StoredScenes({self.source!r}, quality={self.quality})"
 
     def __getitem__(self, index: int) -> Scene:
-        """Return a scene, drawn now if it never was."""
+        """Return a scene, computed now if it is not stored yet."""
         path = self.folder / f"{index:09d}.npz"
         if not path.is_file():
             self._store(self.source[index], path)
@@ -82,7 +82,7 @@ class StoredScenes:
     def _store(self, scene: Scene, path: Path) -> None:
         jpeg = io.BytesIO()
         scene.image.save(jpeg, "JPEG", quality=self.quality)
-        # Written aside and renamed: a reader or a kill never meets half a file.
+        # Written to a temporary file and renamed, so that no reader sees half a file.
         handle, partial_name = tempfile.mkstemp(dir=self.folder, suffix=".partial")
         with os.fdopen(handle, "wb") as file:
             np.savez(

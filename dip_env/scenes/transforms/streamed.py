@@ -30,24 +30,24 @@ def stream_scenes(
 ) -> Generator[Scene, None, None]:
     """Yield scenes of a source in the given order, their images decoded.
 
-    Worker processes draw or read the scenes while the caller is busy with earlier ones. An error
-    comes out in the place of its scene and ends the stream. The workers end with the stream, when
-    it is closed or no longer referred to, and when this process is killed; scenes begun by then
-    are finished first. Workers start afresh (spawn) and take about a second to do so.
+    Worker processes draw or read the scenes while the caller works on earlier ones. An error is
+    raised instead of its scene and ends the stream. The workers end with the stream, when it is
+    closed or garbage-collected, and when this process is killed; scenes in preparation are
+    finished first. Workers are spawned, which takes about a second.
 
     Args:
         source: the scenes; with workers, the source and the notes of scenes must be picklable.
         indices: which scenes, read ``ahead`` items early; may be endless.
-        workers: processes; 0 prepares each scene here when it is asked for.
-        ahead: how many scenes are prepared beyond the one in use, at most.
+        workers: processes; 0 prepares each scene in this process on demand.
+        ahead: upper limit on scenes prepared beyond the one in use.
 
     Returns:
-        An iterator over ``source[i]``; with workers, images come as decoded pixels and everything
-        else as it was.
+        An iterator over ``source[i]``; with workers, images are decoded pixels and everything else
+        is unchanged.
 
     Raises:
         ConfigError: for a bad number, or a source that cannot be pickled.
-        DipError: from the iterator, when a worker dies. Errors of the source come out unchanged.
+        DipError: from the iterator, when a worker dies. Errors of the source are raised unchanged.
     """
     workers, ahead = (
         check_integer("workers", workers, least=0),
@@ -57,7 +57,7 @@ def stream_scenes(
         return _stream_here(source, indices)
     try:
         pickled = pickle.dumps(source)
-    # What cannot be pickled says so in these three ways.
+    # Objects that cannot be pickled raise one of these three.
     except (pickle.PicklingError, AttributeError, TypeError) as error:
         raise ConfigError(
             f"{source!r}: expected a source that can be pickled for workers: {error}; workers=0 "
@@ -79,7 +79,7 @@ def _stream_from_workers(
     pool = ProcessPoolExecutor(
         workers, multiprocessing.get_context("spawn"), initializer=_start, initargs=(pickled,)
     )
-    # A class of the user's own script is found in that script only.
+    # Classes defined in the user's script can be imported from that script only.
     start = nullcontext if b"__main__" in pickled else _start_without_main
     pending: deque[Future[Scene]] = deque()
     try:
@@ -110,10 +110,10 @@ def _held(image: Image.Image) -> Image.Image:
 
 @contextmanager
 def _start_without_main() -> Iterator[None]:
-    """Keep new workers from importing the main script, which a source from a library is not in.
+    """Keep new workers from importing the main script, which sources of this library do not need.
 
-    A training script loads torch, which would cost every worker seconds and its memory for nothing.
-    The two names are what ``multiprocessing.spawn.get_preparation_data`` finds the script by.
+    A training script loads torch, which would cost every worker seconds and memory for nothing.
+    ``multiprocessing.spawn.get_preparation_data`` finds the script by these two names.
     """
     names = vars(sys.modules["__main__"])
     kept: dict[str, Any] = {name: names[name] for name in ("__spec__", "__file__") if name in names}
@@ -124,22 +124,22 @@ def _start_without_main() -> Iterator[None]:
         names.update(kept)
 
 
-# From here on: what runs in a worker.
+# Everything below runs in a worker.
 
 _pickled = b""
 
 
 def _start(pickled: bytes) -> None:
-    """Keep the source of this worker, and end the worker with its parent."""
+    """Store the source of this worker, and end the worker with its parent."""
     global _pickled
     _pickled = pickled
-    # Ctrl-C reaches workers too; the parent ends them in its own time.
+    # Ctrl-C reaches workers too; the parent decides when they end.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 
 def _end_with_parent() -> None:
-    """Exit as soon as the parent is gone: one that is killed cannot tell its workers."""
+    """Exit as soon as the parent is gone: a killed parent cannot notify its workers."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()
@@ -148,13 +148,13 @@ def _end_with_parent() -> None:
 
 @cache
 def _source() -> SceneSource:
-    """Return the source, unpickled at the first scene: what fails in ``_start`` breaks the pool."""
+    """Return the source, unpickled at the first scene: an error in ``_start`` breaks the pool."""
     source: SceneSource = pickle.loads(_pickled)
     return source
 
 
 def _prepare(index: int) -> Scene:
-    """Return a scene that can be pickled: its loader holds the decoded pixels."""
+    """Return a picklable scene: its loader holds the decoded pixels."""
     try:
         scene = _source()[index]
         size = (int(scene.size[0]), int(scene.size[1]))
@@ -166,18 +166,18 @@ def _prepare(index: int) -> Scene:
 
 
 def make_picklable(error: Exception) -> None:
-    """Let an error that pickle would fail to rebuild be pickled by its arguments.
+    """Make an error picklable whose constructor pickle could not call.
 
-    An error whose ``__init__`` takes other arguments than it hands on (such as
-    ``ActionParseError``) pickles well and breaks the process that unpickles it. Its whole type is
-    pickled in the other way from then on.
+    An error whose ``__init__`` takes other arguments than it passes on (such as
+    ``ActionParseError``) can be pickled but breaks the process that unpickles it. Its type is
+    registered with ``copyreg``, for all its instances.
 
     Args:
         error: the error; its type must be importable.
     """
     try:
         same = str(pickle.loads(pickle.dumps(error))) == str(error)
-    # Whatever goes wrong on the way back: the constructor may raise anything.
+    # The constructor may raise anything when it is called with other arguments.
     except Exception:
         same = False
     if not same:

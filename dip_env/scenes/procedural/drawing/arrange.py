@@ -1,4 +1,4 @@
-"""Chooses people, look-alikes and furniture for a stage and has each of them drawn."""
+"""Chooses people, look-alikes and furniture for a stage and draws them."""
 
 from __future__ import annotations
 
@@ -37,20 +37,20 @@ FURNITURE = {
     "shore": ("bench", "bin", "cafe_table", "barrier", "planter", "bollard"),
     "hall": ("bench", "bin", "planter", "barrier", "bollard", "kiosk"),
 }  # fmt: skip
-"""What may stand in every setting."""
+"""Kinds of furniture in each setting."""
 
 HEIGHTS = {
     "bench": 0.9, "bollard": 0.85, "bin": 1.0, "hedge": 1.2, "lamp_post": 6.0, "tree": 6.0,
     "planter": 0.9, "car": 1.7, "cone": 0.75, "barrier": 1.1, "kiosk": 2.5, "cafe_table": 2.5,
     "statue": 3.0, "poster": 2.4, "coat_pole": 1.9, "mannequin": 1.8,
 }  # fmt: skip
-"""How high every thing is at most, metres."""
+"""Greatest height of each kind, metres."""
 
 SMALL = (0.1, 0.15)
-"""Height of the one small person more, as a share of the image."""
+"""Height of the additional small person, as a share of the image."""
 
 BULKY = ("tree", "car", "kiosk")
-"""Things that would fill the picture if they stood close."""
+"""Kinds that would fill the image at close range."""
 
 
 def place_people(
@@ -108,7 +108,7 @@ def draw_people(
     spots: list[Spot],
     rng: SceneRandom,
 ) -> list[Thing]:
-    """Give every spot a person, and a bench to those who sit.
+    """Draw a person at every spot, and a bench under those who sit.
 
     Args:
         parameters: smallest height.
@@ -126,25 +126,25 @@ def draw_people(
     umbrellas = {"overcast": 0.1, "indoor": 0.0}.get(light.kind, 0.015)
     smallest = parameters.heights[0] * camera.size[1] / REFERENCE_HEIGHT
     for spot in spots:
-        place = (spot.x, 0.0, spot.z)
+        position = (spot.x, 0.0, spot.z)
         expected = camera.scale((spot.x, BODY / 2, spot.z)) * BODY
         least = smallest if expected > 0.95 * smallest else SMALL[0] * camera.size[1]
-        depth = camera.depth(place)
+        depth = camera.depth(position)
         tone = light.tone(depth, stage.brightness(spot.x, spot.z))
         seated = camera.pitch < 0.2 and rng.bernoulli(0.07)
         heading = rng.uniform(pi - 0.8, pi + 0.8) if seated else spot.heading
         pose = "sit" if seated else None
         person = random_person(rng, heading, pose, umbrellas=umbrellas, warm=warm)
-        sprite = draw_figure(person, camera, place, tone, light.side)
+        sprite = draw_figure(person, camera, position, tone, light.side)
         if _too_small(sprite, least):
             person, seated = _grown(person), False
-            sprite = draw_figure(person, camera, place, tone, light.side)
+            sprite = draw_figure(person, camera, position, tone, light.side)
         if sprite is None or _too_small(sprite, least):
             continue
         if seated:
-            bench = draw_prop("bench", camera, place, person.heading - pi, light, tone, rng)
-            things.append(Thing(place, depth + 0.3, tuple(bench), foot=FOOT["bench"]))
-        things.append(Thing(place, depth, (sprite,), person=True))
+            bench = draw_prop("bench", camera, position, person.heading - pi, light, tone, rng)
+            things.append(Thing(position, depth + 0.3, tuple(bench), foot=FOOT["bench"]))
+        things.append(Thing(position, depth, (sprite,), person=True))
     return things
 
 
@@ -226,14 +226,14 @@ def _draw(
     turn: float,
     rng: SceneRandom,
 ) -> list[Thing]:
-    place = (at[0], 0.0, at[1])
-    depth = camera.depth(place)
+    position = (at[0], 0.0, at[1])
+    depth = camera.depth(position)
     tone = light.tone(depth, stage.brightness(*at))
     if kind in LOOKALIKE_RADIUS:
-        sprites = draw_lookalike(kind, camera, place, light, tone, rng)
+        sprites = draw_lookalike(kind, camera, position, light, tone, rng)
     else:
-        sprites = draw_prop(kind, camera, place, turn, light, tone, rng)
-    return [Thing(place, depth, tuple(sprites), foot=FOOT[kind])]
+        sprites = draw_prop(kind, camera, position, turn, light, tone, rng)
+    return [Thing(position, depth, tuple(sprites), foot=FOOT[kind])]
 
 
 def _find_room(

@@ -1,4 +1,4 @@
-"""Paints things back to front and keeps, per pixel, whose body is seen there."""
+"""Paints objects back to front and keeps, per pixel, whose body is visible there."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ class Thing:
     """Something that stands in the scene.
 
     Args:
-        place: world point under it, metres.
+        position: world point under it, metres.
         depth: distance along the optical axis that orders the painting, metres.
         sprites: its drawings, back to front.
-        person: whether it is a person; then the first sprite has the body masks.
+        person: whether it is a person, whose first sprite has the body masks.
         foot: radius in metres of the dark ground right under it, 0 for no shadow at all.
         glow: (column, row, reach) in pixels of a lit lamp's halo, if it has one.
-        lookalike: whether it looks like a person and is none.
+        lookalike: whether it looks like a person but is not.
     """
 
-    place: Vector
+    position: Vector
     depth: float
     sprites: tuple[Sprite, ...]
     person: bool = False
@@ -51,12 +51,12 @@ class Thing:
 
 @dataclass(eq=False)
 class Truth:
-    """What the painted masks say about the people, in painting order (far to near).
+    """Ground truth about the people, measured on the masks, in painting order (far to near).
 
     Args:
         boxes: amodal boxes of the whole drawn bodies, scene pixels.
-        visible: boxes around the pixels that remain seen; empty tuples for the fully hidden.
-        shares: seen pixels over all pixels of the body, also those outside the image.
+        visible: boxes around the visible pixels; None for the fully hidden.
+        shares: visible pixels over all pixels of the body, also those outside the image.
         inside: body pixels inside the image over all pixels of the body.
     """
 
@@ -84,8 +84,8 @@ def cast_shadows(things: list[Thing], camera: Camera, light: Light) -> Image.Ima
     for thing in things:
         if not thing.foot:
             continue
-        foot = camera.project(thing.place)
-        columns, rows, _ = camera.jacobian(thing.place)
+        foot = camera.project(thing.position)
+        columns, rows, _ = camera.jacobian(thing.position)
         sx, sz = light.shadow
         shadow = (columns[0] * sx + columns[2] * sz, rows[0] * sx + rows[2] * sz)
         wide = thing.foot * columns[0] / SHADOW_REDUCTION
@@ -140,14 +140,14 @@ def _cast(
 
 
 def paint(plate: Image.Image, things: list[Thing]) -> Truth:
-    """Paint all things on the plate, far ones first, and measure what is seen of the people.
+    """Paint all things on the plate, far ones first, and measure the visible part of the people.
 
     Args:
         plate: RGB image, painted in place.
         things: in any order; at most 255 people among them.
 
     Returns:
-        The truth about the people, ordered from far to near.
+        Ground truth about the people, ordered from far to near.
     """
     width, height = plate.size
     seen = np.zeros((height, width), dtype=np.uint8)

@@ -10,17 +10,17 @@ from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
 from dip_env.scenes.procedural.drawing.render.stage import Stage
 
 BODY = 1.7
-"""Stature in metres that stands for a person while places are chosen."""
+"""Stature in metres assumed while positions are chosen."""
 
 
 @dataclass(frozen=True)
 class Spot:
-    """A place on the ground with the expected picture of whoever stands there.
+    """A position on the ground with the expected image box of a person there.
 
     Args:
         x: metres to the right.
         z: metres away.
-        box: expected picture (left, top, right, bottom) in pixels.
+        box: expected image box (left, top, right, bottom) in pixels.
         radius: footprint in metres.
         heading: direction of travel, radians.
     """
@@ -34,7 +34,7 @@ class Spot:
 
 @dataclass(frozen=True)
 class Crowding:
-    """How places of people may be chosen.
+    """Limits on the positions of people.
 
     Args:
         low: smallest wanted height of a person, pixels.
@@ -158,7 +158,7 @@ def find_spot(
 
 
 def _heading(rng: SceneRandom, stage: Stage) -> float:
-    """Return where somebody goes: mostly along a street, anywhere on a plaza."""
+    """Return a direction of travel: mostly along a street, any on a plaza."""
     if stage.setting == "street" and rng.bernoulli(0.7):
         return rng.choice((0.0, pi)) + rng.bates(0.0, 0.5)
     return rng.uniform(0, 2 * pi)

@@ -36,8 +36,8 @@ class Drawing:
 
     Args:
         image: RGB picture.
-        truth: what the masks say about the people.
-        regions: pixel boxes of crowds in which nobody can be told apart.
+        truth: ground truth about the people, measured on the masks.
+        regions: pixel boxes of crowds without distinguishable persons.
         notes: counts and names worth reporting.
     """
 
@@ -51,11 +51,11 @@ def draw_scene(parameters: CrowdParameters, rng: SceneRandom) -> Drawing:
     """Choose and draw one scene.
 
     Args:
-        parameters: what scenes are like.
+        parameters: of the scene.
         rng: random source of this scene alone.
 
     Returns:
-        The picture and the truth about it.
+        The image and its ground truth.
     """
     camera = random_camera(rng, parameters.camera, parameters.size)
     smallest = parameters.heights[0] * camera.size[1] / REFERENCE_HEIGHT

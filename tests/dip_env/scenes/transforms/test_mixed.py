@@ -13,7 +13,12 @@ from dip_env.scenes.procedural.source import ProceduralCrowd
 from dip_env.scenes.readers.coco import CocoScenes
 from dip_env.scenes.toy import ToyScenes
 from dip_env.scenes.transforms.hash_split import HashSplit
-from dip_env.scenes.transforms.mixed import MixedScenes, interleave, places_by_weight, shuffled
+from dip_env.scenes.transforms.mixed import (
+    MixedScenes,
+    interleave,
+    items_per_period,
+    shuffled_index,
+)
 from dip_env.testing import check_dip_env
 
 
@@ -33,23 +38,23 @@ class Numbered:
         return f"Numbered({self.length})"
 
 
-def test_places_are_shares_rounded_by_the_largest_remainder():
-    assert places_by_weight([1, 1]) == (1, 1)
-    assert places_by_weight([0.9, 0.1]) == (9, 1)
-    assert places_by_weight([0.37, 0.63]) == (37, 63)
-    assert places_by_weight([2, 1, 1]) == (2, 1, 1)
-    assert places_by_weight([1 / 3, 2 / 3]) == (1, 2)
+def test_counts_are_shares_rounded_by_the_largest_remainder():
+    assert items_per_period([1, 1]) == (1, 1)
+    assert items_per_period([0.9, 0.1]) == (9, 1)
+    assert items_per_period([0.37, 0.63]) == (37, 63)
+    assert items_per_period([2, 1, 1]) == (2, 1, 1)
+    assert items_per_period([1 / 3, 2 / 3]) == (1, 2)
     # 25200 / 11 is 2290.91: ten parts are rounded up and the last of the eleven down.
-    assert places_by_weight([1] * 11) == (2291,) * 10 + (2290,)
+    assert items_per_period([1] * 11) == (2291,) * 10 + (2290,)
 
 
 @given(st.lists(st.floats(0.01, 1), min_size=1, max_size=6))
-def test_places_are_within_one_of_the_exact_share(weights):
-    places = places_by_weight(weights)
-    period = sum(places)
+def test_counts_are_within_one_of_the_exact_share(weights):
+    counts = items_per_period(weights)
+    period = sum(counts)
     assert 25_200 % period == 0
-    assert gcd(*places) == 1
-    for count, weight in zip(places, weights, strict=True):
+    assert gcd(*counts) == 1
+    for count, weight in zip(counts, weights, strict=True):
         assert abs(count / period - weight / sum(weights)) < 1 / 25_200 + 1e-12
 
 
@@ -60,13 +65,13 @@ def test_parts_take_turns():
 
 
 @given(st.lists(st.integers(1, 40), min_size=1, max_size=6))
-def test_no_stretch_from_the_start_is_off_by_a_whole_item(places):
-    order, period, seen = interleave(places), sum(places), Counter()
+def test_no_stretch_from_the_start_is_off_by_a_whole_item(counts):
+    order, period, seen = interleave(counts), sum(counts), Counter()
     for m, part in enumerate(order, start=1):
         seen[part] += 1
-        for k, count in enumerate(places):
+        for k, count in enumerate(counts):
             assert abs(seen[k] * period - m * count) < period
-    assert [seen[k] for k in range(len(places))] == list(places)
+    assert [seen[k] for k in range(len(counts))] == list(counts)
 
 
 @given(
@@ -82,18 +87,18 @@ def test_every_block_has_exact_shares_and_every_epoch_each_scene_once(parts, see
     weights = [weight for _, weight in parts]
     assume(25_200 % sum(weights) == 0)
     mix = MixedScenes([(Numbered(length), weight) for length, weight in parts], seed)
-    assert mix.places == tuple(weight // gcd(*weights) for weight in weights)
-    places = [mix.locate(index) for index in range(len(mix))]
+    assert mix.per_period == tuple(weight // gcd(*weights) for weight in weights)
+    origins = [mix.locate(index) for index in range(len(mix))]
     for start in range(0, len(mix) - mix.period + 1, mix.period):
-        block = Counter(place.part for place in places[start : start + mix.period])
-        assert tuple(block[k] for k in range(len(parts))) == mix.places
+        block = Counter(origin.part for origin in origins[start : start + mix.period])
+        assert tuple(block[k] for k in range(len(parts))) == mix.per_period
     for k, (length, _) in enumerate(parts):
-        mine = [place for place in places if place.part == k]
-        assert mine == sorted(mine, key=lambda place: place.epoch)
+        mine = [origin for origin in origins if origin.part == k]
+        assert mine == sorted(mine, key=lambda origin: origin.epoch)
         for epoch in range(len(mine) // length):
-            numbers = [place.number for place in mine if place.epoch == epoch]
+            numbers = [origin.scene_index for origin in mine if origin.epoch == epoch]
             assert sorted(numbers) == list(range(length))
-        assert {place.number for place in mine} == set(range(length))
+        assert {origin.scene_index for origin in mine} == set(range(length))
 
 
 @given(st.lists(st.tuples(st.integers(1, 12), st.sampled_from([1, 2, 3])), min_size=1, max_size=3))
@@ -107,18 +112,18 @@ def test_the_mix_ends_with_the_last_new_scene_of_a_finite_part(parts):
 
 @given(st.integers(1, 300), st.text(max_size=5))
 def test_a_shuffled_order_holds_every_number_once(length, key):
-    assert sorted(shuffled(k, length, key) for k in range(length)) == list(range(length))
+    assert sorted(shuffled_index(k, length, key) for k in range(length)) == list(range(length))
 
 
 def test_orders_look_random():
     # Over many keys, each number comes first about equally often: 600 +- 3 sqrt(600 * 5 / 6).
-    first = Counter(shuffled(0, 6, str(key)) for key in range(3600))
+    first = Counter(shuffled_index(0, 6, str(key)) for key in range(3600))
     assert all(abs(first[k] - 600) < 3 * 22.4 for k in range(6))
     # All 24 orders of four numbers come up.
-    orders = {tuple(shuffled(k, 4, str(key)) for k in range(4)) for key in range(1000)}
+    orders = {tuple(shuffled_index(k, 4, str(key)) for k in range(4)) for key in range(1000)}
     assert len(orders) == 24
     # Neighbours are not neighbours any more, and few numbers stay (one on average).
-    order = [shuffled(k, 1000, "a") for k in range(1000)]
+    order = [shuffled_index(k, 1000, "a") for k in range(1000)]
     assert sum(abs(a - b) == 1 for a, b in pairwise(order)) < 10
     assert sum(k == number for k, number in enumerate(order)) < 7
 
@@ -126,8 +131,8 @@ def test_orders_look_random():
 def test_epochs_seeds_and_parts_are_shuffled_differently():
     def order(seed, part, epoch):
         mix = MixedScenes([(Numbered(20), 1), (Numbered(20), 1), (Numbered(60), 1)], seed)
-        places = [mix.locate(index) for index in range(len(mix))]
-        return tuple(p.number for p in places if (p.part, p.epoch) == (part, epoch))
+        origins = [mix.locate(index) for index in range(len(mix))]
+        return tuple(p.scene_index for p in origins if (p.part, p.epoch) == (part, epoch))
 
     orders = [order(0, 0, 0), order(0, 0, 1), order(0, 1, 0), order(1, 0, 0)]
     assert len(set(orders)) == 4
@@ -139,7 +144,7 @@ def test_endless_parts_go_on_in_their_order_and_do_not_end_the_mix():
     mix = MixedScenes([(crowd, 3), (Numbered(5), 1)])
     # Parts take turns as 0, 0, 1, 0: the fifth scene of part 1 is the third item of the fifth four.
     assert len(mix) == 4 * 4 + 3
-    drawn = [p.number for p in map(mix.locate, range(len(mix))) if p.part == 0]
+    drawn = [p.scene_index for p in map(mix.locate, range(len(mix))) if p.part == 0]
     assert drawn == list(range(14))
     endless = MixedScenes([(crowd, 3), (ProceduralCrowd("drone"), 1)])
     assert len(endless) == len(crowd)

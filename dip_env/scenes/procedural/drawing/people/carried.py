@@ -19,7 +19,7 @@ def draw_carried(
     joints: Joints,
     tone: Tone,
 ) -> None:
-    """Add what a person carries; none of it counts as the person's body.
+    """Add what a person carries, which is not part of the body.
 
     Args:
         sketch: receives the shapes.

@@ -1,4 +1,4 @@
-"""A crowd so far and dense that nobody can be told apart: drawn from a few cached figures."""
+"""A far and dense crowd without distinguishable persons, drawn from a few cached figures."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def draw_far_crowd(
         rng: random source.
 
     Returns:
-        The pixel box around the crowd inside the image, or None if none of it is seen.
+        The pixel box around the crowd inside the image, or None if it is out of view.
     """
     width, height = plate.size
     back = Image.new("RGB", plate.size)

@@ -15,23 +15,23 @@ from dip_env.scenes.procedural.drawing.render.colours import Colour, Tone, dimme
 def draw_figure(
     person: Person,
     camera: Camera,
-    place: Vector,
+    position: Vector,
     tone: Tone,
     light: Point,
 ) -> Sprite | None:
-    """Draw a person standing at a place.
+    """Draw a person at a position.
 
     Args:
         person: who and how.
         camera: the view.
-        place: ground point (x, y, z) in metres under the body.
+        position: ground point (x, y, z) in metres under the body.
         tone: turns a colour of an object into the colour seen under this light and haze.
         light: where the light comes from in the image (right, down).
 
     Returns:
         The sprite with its body masks, or None when it has no size.
     """
-    stance = Stance.of(camera, place, person.heading, person.stature)
+    stance = Stance.of(camera, position, person.heading, person.stature)
     scale = stance.scale
     sketch = Sketch(scale, light)
     joints = pose_joints(person)

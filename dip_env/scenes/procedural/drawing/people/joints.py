@@ -81,38 +81,38 @@ def _arm(
     out = sign * (0.05 + 0.05 * max(0.0, person.build - 1))
     right = side == "r"
 
-    def place(upper: Vector, fore: Vector) -> tuple[Vector, Vector]:
+    def arm_at(upper: Vector, fore: Vector) -> tuple[Vector, Vector]:
         elbow = (x + upper[0], y - upper[1], z + upper[2])
         return elbow, (elbow[0] + fore[0], elbow[1] - fore[1], elbow[2] + fore[2])
 
     arms = person.arms
     if "suitcase" in person.carried and right:
-        return place((out, 0.27, -0.08), (0.02, 0.22, -0.12))
+        return arm_at((out, 0.27, -0.08), (0.02, 0.22, -0.12))
     if "umbrella" in person.carried and right:
-        return place((out, 0.27, 0.06), (-sign * 0.08, -0.16, 0.18))
+        return arm_at((out, 0.27, 0.06), (-sign * 0.08, -0.16, 0.18))
     if arms == "swing":
         angle = -sign * swing * 0.9
         bend = 0.25 + 0.3 * max(0.0, angle)
-        return place(
+        return arm_at(
             (out, 0.28 * cos(angle), 0.28 * sin(angle)),
             (out * 0.2, 0.26 * cos(angle + bend), 0.26 * sin(angle + bend)),
         )
     if arms == "phone" and (right or person.lean > 0.04):
-        return place((out, 0.26, 0.08), (-sign * 0.12, -0.08, 0.21))
+        return arm_at((out, 0.26, 0.08), (-sign * 0.12, -0.08, 0.21))
     if arms == "call" and right:
-        return place((out * 2.2, 0.22, 0.12), (-sign * 0.12, -0.25, -0.02))
+        return arm_at((out * 2.2, 0.22, 0.12), (-sign * 0.12, -0.25, -0.02))
     if arms == "crossed":
-        return place((out, 0.26, 0.09), (-sign * 0.24, -0.04, 0.08))
+        return arm_at((out, 0.26, 0.09), (-sign * 0.24, -0.04, 0.08))
     if arms == "hip":
-        return place((out * 3.6, 0.23, -0.03), (-sign * 0.17, 0.16, 0.09))
+        return arm_at((out * 3.6, 0.23, -0.03), (-sign * 0.17, 0.16, 0.09))
     if arms == "pockets":
-        return place((out * 1.5, 0.27, -0.04), (-sign * 0.05, 0.21, 0.1))
+        return arm_at((out * 1.5, 0.27, -0.04), (-sign * 0.05, 0.21, 0.1))
     if arms == "wave" and right:
-        return place((out * 4.0, 0.14, 0.05), (sign * 0.06, -0.26, 0.05))
+        return arm_at((out * 4.0, 0.14, 0.05), (sign * 0.06, -0.26, 0.05))
     if arms == "point" and right:
-        return place((out * 1.5, 0.05, 0.27), (out * 0.3, 0.0, 0.26))
+        return arm_at((out * 1.5, 0.05, 0.27), (out * 0.3, 0.0, 0.26))
     if arms == "behind":
-        return place((out * 1.4, 0.26, -0.08), (-sign * 0.17, 0.16, -0.1))
+        return arm_at((out * 1.4, 0.26, -0.08), (-sign * 0.17, 0.16, -0.1))
     if arms == "lap":
-        return place((out, 0.25, 0.1), (-sign * 0.06, 0.1, 0.22))
-    return place((out, 0.28, 0.0), (out * 0.2, 0.26, 0.05))
+        return arm_at((out, 0.25, 0.1), (-sign * 0.06, 0.1, 0.22))
+    return arm_at((out, 0.28, 0.0), (out * 0.2, 0.26, 0.05))

@@ -1,4 +1,4 @@
-"""How a body's own coordinates land in the picture."""
+"""The projection of a body's own coordinates to the image."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ class Stance:
     scale: float
 
     @classmethod
-    def of(cls, camera: Camera, place: Vector, heading: float, stature: float) -> Stance:
-        """Return the stance of a body of that stature and heading at a world place."""
+    def of(cls, camera: Camera, position: Vector, heading: float, stature: float) -> Stance:
+        """Return the stance of a body of that stature and heading at a world position."""
         size = stature / NOMINAL
-        middle = (place[0], place[1] + stature / 2, place[2])
+        middle = (position[0], position[1] + stature / 2, position[2])
         c, s = cos(heading), sin(heading)
         rows = []
         for ax, ay, az in camera.jacobian(middle):

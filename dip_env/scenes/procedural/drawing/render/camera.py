@@ -1,4 +1,4 @@
-"""A pinhole camera over a flat ground; knows no people and draws nothing."""
+"""A pinhole camera over a flat ground."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Collects flat shapes, draws them supersampled and shaded, and returns a sprite with its masks."""
+"""Flat shapes, drawn supersampled and shaded to a sprite with its masks."""
 
 from __future__ import annotations
 

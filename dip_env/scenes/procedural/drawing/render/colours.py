@@ -16,5 +16,5 @@ def dimmed(colour: Colour, factor: float) -> Colour:
 
 
 def ink(colour: Colour) -> tuple[int, int, int]:
-    """Return the colour in whole numbers, as drawing wants it."""
+    """Return the colour as integers, for Pillow."""
     return int(colour[0]), int(colour[1]), int(colour[2])

@@ -1,4 +1,4 @@
-"""The light of a scene: how bright and which colour things appear, and where shadows fall."""
+"""The light of a scene: brightness and colour of objects, and direction of shadows."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class Light:
 
     Args:
         kind: sun, overcast, dusk, night or indoor.
-        gain: what the light does to the three channels.
+        gain: factors of the three channels.
         haze: colour of the air far away.
         haze_per_metre: how fast things fade into the haze.
         shadow: ground displacement (x, z) in metres of the shadow of a point one metre up.

@@ -1,4 +1,4 @@
-"""What a camera does to a picture: sensor noise, softness and JPEG compression."""
+"""The imaging of a camera: sensor noise, blur and JPEG compression."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Photo:
     Args:
         noise: strength of the sensor noise in grey levels, 0 for none.
         grain: offset into the noise, pixels below 64.
-        blur: radius of the softness in pixels, 0 for none.
+        blur: radius in pixels, 0 for none.
         quality: JPEG quality, 0 for none.
     """
 

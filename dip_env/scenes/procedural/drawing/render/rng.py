@@ -1,4 +1,4 @@
-"""Random choices of a scene, from one stream of floats that is the same on every machine."""
+"""The random source of a scene: a stream of floats that is the same on every machine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 class SceneRandom:
-    """Draws numbers from one generator, a block at a time.
+    """Random numbers of a scene, from one generator.
 
     Only uniform doubles are taken from the generator: their stream is fixed by the bit
     generator, while the other distributions of numpy may change between versions.
@@ -36,7 +36,7 @@ class SceneRandom:
         return low + (high - low) * self.random()
 
     def bates(self, centre: float, width: float) -> float:
-        """Return a bell-shaped float in ``centre +- width`` (mean of three uniform ones)."""
+        """Return a float in ``centre +- width`` of the Bates distribution (mean of 3 uniforms)."""
         return centre + width * ((self.random() + self.random() + self.random()) * 2 / 3 - 1)
 
     def integer(self, low: int, high: int) -> int:
@@ -48,11 +48,11 @@ class SceneRandom:
         return self.random() < probability
 
     def choice(self, items: Sequence[T]) -> T:
-        """Return one of the items, all equally likely."""
+        """Return one of the items with equal probability."""
         return items[int(self.random() * len(items))]
 
     def weighted_choice(self, weights: dict[T, float]) -> T:
-        """Return one of the keys, likely in proportion to its weight."""
+        """Return one of the keys with probability proportional to its weight."""
         point = self.random() * sum(weights.values())
         for item, weight in weights.items():
             point -= weight
@@ -61,7 +61,7 @@ class SceneRandom:
         return next(reversed(weights))
 
     def jitter(self, colour: Sequence[float], width: float) -> tuple[float, float, float]:
-        """Return the colour, each channel moved by at most ``width``."""
+        """Return the colour with noise on each channel, at most 1.4 ``width``."""
         common = self.uniform(-width, width)
         red, green, blue = (
             min(255.0, max(0.0, c + common + self.uniform(-width, width) * 0.4)) for c in colour

@@ -1,4 +1,4 @@
-"""Where a scene plays: how far one sees, which walls bound it and which lamps light it."""
+"""The setting of a scene: how far one sees, the walls and the lamps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SETTINGS = ("street", "plaza", "park", "shore", "hall")
 
 @dataclass(frozen=True)
 class Stage:
-    """The room of a scene, in metres on the ground.
+    """Extent and lamps of a scene, in metres on the ground.
 
     Args:
         setting: street, plaza, park, shore or hall.
@@ -32,7 +32,7 @@ class Stage:
     lamps: tuple[tuple[float, float], ...] = ()
 
     def brightness(self, x: float, z: float) -> float:
-        """Return how much brighter than the ambient light the lamps make a place, 1 or more."""
+        """Return the brightness at a ground point relative to the ambient light, at least 1."""
         total = 1.0
         for lx, lz in self.lamps:
             near = hypot(x - lx, z - lz) / LAMP_REACH
@@ -46,7 +46,7 @@ LAMP_HEIGHT = 4.6
 """Height of a lamp's light, metres."""
 LAMP_COLOUR = (255, 214, 150)
 LAMP_GAIN = 2.5
-"""How many times brighter than the ambient light it is right under a lamp."""
+"""Brightness right under a lamp relative to the ambient light."""
 
 
 def random_stage(
@@ -98,11 +98,11 @@ def lamp_pools(camera: Camera, stage: Stage, reduction: int) -> Image.Image:
     """Return the light of the lamps on the ground, mode L, reduced: 255 right under a lamp."""
     layer = Image.new("L", (camera.size[0] // reduction, camera.size[1] // reduction), 0)
     for x, z in stage.lamps:
-        place = (x, 0.0, z)
-        if camera.depth(place) < 1.5:
+        position = (x, 0.0, z)
+        if camera.depth(position) < 1.5:
             continue
-        u, v = camera.project(place)
-        columns, rows, _ = camera.jacobian(place)
+        u, v = camera.project(position)
+        columns, rows, _ = camera.jacobian(position)
         rx = int(columns[0] * LAMP_REACH / reduction)
         ry = int(abs(rows[2]) * LAMP_REACH / reduction)
         add_glow(layer, (int(u / reduction), int(v / reduction)), (rx, ry), 230)

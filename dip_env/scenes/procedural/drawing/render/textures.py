@@ -64,7 +64,7 @@ def cloth(size: tuple[int, int], scale: float, offset: tuple[int, int]) -> Image
     Args:
         size: (width, height) wanted, pixels.
         scale: pixels per metre; folds keep their size on the body.
-        offset: place in the texture.
+        offset: position in the texture.
     """
     step = min(16, max(2, round(scale / 32)))
     tile = _cloth_scaled(step)
@@ -116,7 +116,7 @@ def leaf_grain(size: tuple[int, int], zoom: float, offset: tuple[int, int]) -> I
     Args:
         size: (width, height) in pixels.
         zoom: pixels per texture pixel.
-        offset: place in the texture, 0..500.
+        offset: position in the texture, 0..500.
     """
     tile = leaves()
     room = tile.width - max(offset) - 1

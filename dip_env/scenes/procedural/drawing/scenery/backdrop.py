@@ -40,7 +40,7 @@ class Backdrop:
     """Draws walls, windows and trees on a plate under one camera and light."""
 
     def __init__(self, plate: Image.Image, camera: Camera, light: Light, rng: SceneRandom) -> None:
-        """Keep what every shape needs."""
+        """Store what every shape needs."""
         self.plate = plate
         self.draw = ImageDraw.Draw(plate)
         self.camera = camera

@@ -48,7 +48,7 @@ class Ground:
         road: (left, right) of a road with markings, metres, or None.
         crossings: distances of zebra crossings over the road, metres.
         joints: spacing of drawn paving joints in metres, 0 for none.
-        offset: place in the texture, texels.
+        offset: position in the texture, texels.
     """
 
     surface: str

@@ -1,4 +1,4 @@
-"""Things that look like people and are none: statues, posters, coats on poles, mannequins."""
+"""Objects that look like people: statues, posters, coats on poles, mannequins."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from dip_env.scenes.procedural.drawing.scenery.props import PAINTS
 from dip_env.scenes.procedural.drawing.scenery.solids import Model
 
 RADIUS = {"statue": 0.7, "poster": 0.8, "coat_pole": 0.4, "mannequin": 0.4}
-"""Footprint of every kind of look-alike: nobody stands closer than this, metres."""
+"""Footprint of every kind of look-alike, metres: no person stands closer."""
 
 
 def draw_lookalike(
-    kind: str, camera: Camera, place: Vector, light: Light, tone: Tone, rng: SceneRandom
+    kind: str, camera: Camera, position: Vector, light: Light, tone: Tone, rng: SceneRandom
 ) -> list[Sprite]:
-    """Draw a thing that a hasty look takes for a person.
+    """Draw an object that can be mistaken for a person.
 
     Args:
         kind: a key of ``RADIUS``.
         camera: the view.
-        place: world point it stands on, metres.
+        position: world point it stands on, metres.
         light: of the scene.
-        tone: colour of an object under the light at its place.
+        tone: colour of an object under the light at its position.
         rng: random source.
 
     Returns:
@@ -44,7 +44,7 @@ def draw_lookalike(
     builder = {
         "statue": _statue, "poster": _poster, "coat_pole": _coat_pole, "mannequin": _mannequin
     }[kind]  # fmt: skip
-    return builder(camera, place, light, tone, rng)
+    return builder(camera, position, light, tone, rng)
 
 
 def _lifeless(person: Person, rng: SceneRandom, colour: Colour) -> Person:
@@ -62,12 +62,12 @@ def _body_less(sprite: Sprite | None) -> list[Sprite]:
 
 
 def _statue(
-    camera: Camera, place: Vector, light: Light, tone: Tone, rng: SceneRandom
+    camera: Camera, position: Vector, light: Light, tone: Tone, rng: SceneRandom
 ) -> list[Sprite]:
     stone = rng.jitter(rng.choice(STONE if rng.bernoulli(0.6) else BRONZE), 10)
     plinth = rng.jitter(rng.choice(STONE), 12)
     high = rng.uniform(0.4, 1.3)
-    model = Model(camera, place, rng.uniform(-0.4, 0.4), tone, light)
+    model = Model(camera, position, rng.uniform(-0.4, 0.4), tone, light)
     model.box((-0.48, 0, -0.48), (0.48, high * 0.18, 0.48), plinth, 0.2)
     model.box((-0.38, high * 0.18, -0.38), (0.38, high, 0.38), plinth)
     sprites = model.render(rng, rough=True)
@@ -77,15 +77,17 @@ def _statue(
         arms=rng.choice(("point", "hip", "down", "wave", "crossed")),
         top=rng.choice(("robe", "coat", "suit")),
     )  # fmt: skip
-    body = draw_figure(person, camera, (place[0], place[1] + high, place[2]), tone, light.side)
+    body = draw_figure(
+        person, camera, (position[0], position[1] + high, position[2]), tone, light.side
+    )
     return sprites + _body_less(body)
 
 
 def _poster(
-    camera: Camera, place: Vector, light: Light, tone: Tone, rng: SceneRandom
+    camera: Camera, position: Vector, light: Light, tone: Tone, rng: SceneRandom
 ) -> list[Sprite]:
     wide, low, high = rng.uniform(0.5, 0.75), rng.uniform(0.1, 0.5), rng.uniform(1.9, 2.4)
-    model = Model(camera, place, 0.0, tone, light)
+    model = Model(camera, position, 0.0, tone, light)
     frame, back = rng.jitter(rng.choice(PAINTS), 10), rng.jitter(rng.choice(TOPS), 24)
     back = (min(255, back[0] * 0.5 + 110), min(255, back[1] * 0.5 + 110), back[2] * 0.5 + 110)
     for x in (-wide * 0.8, wide * 0.8):
@@ -104,7 +106,7 @@ def _poster(
     drop = low + 0.1 - (stature * 0.42 if close else 0.0)
     person = replace(person, stature=stature, child=False)
     figure = draw_figure(
-        person, camera, (place[0], place[1] + drop, place[2] - 0.06), tone, light.side
+        person, camera, (position[0], position[1] + drop, position[2] - 0.06), tone, light.side
     )
     if figure is None:
         return sprites
@@ -124,16 +126,16 @@ def _poster(
 
 
 def _coat_pole(
-    camera: Camera, place: Vector, light: Light, tone: Tone, rng: SceneRandom
+    camera: Camera, position: Vector, light: Light, tone: Tone, rng: SceneRandom
 ) -> list[Sprite]:
-    model = Model(camera, place, 0.0, tone, light)
+    model = Model(camera, position, 0.0, tone, light)
     metal, cloth = (70, 66, 62), rng.jitter(rng.choice(TOPS), 20)
     top = rng.uniform(1.6, 1.85)
     model.post((0, 0, 0), (0, top, 0), (0.035, 0.03), metal)
     for k in range(3):
         foot = (0.3 * cos(2.1 * k + 0.4), 0.02, 0.3 * sin(2.1 * k + 0.4))
         model.post((0, 0.12, 0), foot, (0.03, 0.025), metal)
-    depth = camera.depth(place)
+    depth = camera.depth(position)
     hem, shoulder = rng.uniform(0.55, 0.9), top - 0.22
     half = rng.uniform(0.18, 0.24)
     for x, y in ((-1, -0.45), (1, -0.45)):
@@ -159,9 +161,9 @@ def _coat_pole(
 
 
 def _mannequin(
-    camera: Camera, place: Vector, light: Light, tone: Tone, rng: SceneRandom
+    camera: Camera, position: Vector, light: Light, tone: Tone, rng: SceneRandom
 ) -> list[Sprite]:
-    model = Model(camera, place, 0.0, tone, light)
+    model = Model(camera, position, 0.0, tone, light)
     model.drum(0.0, 0.05, (0.28, 0.26), (60, 58, 58))
     model.post((0.0, 0.05, 0.05), (0.0, 0.9, 0.05), (0.02, 0.02), (150, 150, 154))
     plaster = rng.jitter(rng.choice(((236, 228, 214), (196, 192, 188), (58, 56, 58))), 6)
@@ -171,5 +173,7 @@ def _mannequin(
         glasses=False, beard=False, child=False, shoes=plaster, headless=rng.bernoulli(0.6),
         arms=rng.choice(("hip", "down", "point")),
     )  # fmt: skip
-    body = draw_figure(person, camera, (place[0], place[1] + 0.05, place[2]), tone, light.side)
+    body = draw_figure(
+        person, camera, (position[0], position[1] + 0.05, position[2]), tone, light.side
+    )
     return model.render(rng) + _body_less(body)

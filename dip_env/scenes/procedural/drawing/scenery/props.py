@@ -27,7 +27,7 @@ RADIUS = {
     "bench": 0.9, "bollard": 0.15, "bin": 0.35, "hedge": 1.2, "lamp_post": 0.2, "tree": 0.5,
     "planter": 0.7, "car": 2.2, "cone": 0.25, "barrier": 1.1, "kiosk": 1.3, "cafe_table": 0.8,
 }  # fmt: skip
-"""Footprint of every kind of furniture: nobody stands closer than this, metres."""
+"""Footprint of every kind of furniture, metres: no person stands closer."""
 
 FOOT = {
     "bench": 0.6, "bollard": 0.12, "bin": 0.32, "hedge": 1.0, "lamp_post": 0.15, "tree": 0.35,
@@ -40,7 +40,7 @@ FOOT = {
 def draw_prop(
     kind: str,
     camera: Camera,
-    place: Vector,
+    position: Vector,
     heading: float,
     light: Light,
     tone: Tone,
@@ -51,16 +51,16 @@ def draw_prop(
     Args:
         kind: a key of ``RADIUS``.
         camera: the view.
-        place: world point it stands on, metres.
+        position: world point it stands on, metres.
         heading: turn around the vertical, radians.
         light: of the scene.
-        tone: colour of an object under the light at its place.
+        tone: colour of an object under the light at its position.
         rng: random source for colours and shapes.
 
     Returns:
         Its sprites, back to front.
     """
-    model = Model(camera, place, heading, tone, light)
+    model = Model(camera, position, heading, tone, light)
     _BUILDERS[kind](model, rng)
     return model.render(rng, rough=kind in ("planter", "kiosk"), leafy=kind in ("hedge", "tree"))
 
@@ -234,7 +234,7 @@ def _cafe_table(m: Model, rng: SceneRandom) -> None:
         m.post((0, 0.75, 0), (0, 2.3, 0), (0.025, 0.025), metal)
         ring = [(1.25 * cos(pi * k / 4), 2.05, 1.25 * sin(pi * k / 4)) for k in range(8)]
         m.sketch.hull([m.at(p) for p in (*ring, (0, 2.55, 0))], m.tone(cloth),
-                      m.camera.depth(m.place) - 0.5, BEHIND)  # fmt: skip
+                      m.camera.depth(m.position) - 0.5, BEHIND)  # fmt: skip
 
 
 _BUILDERS: dict[str, Callable[[Model, SceneRandom], None]] = {

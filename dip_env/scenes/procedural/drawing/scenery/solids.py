@@ -1,4 +1,4 @@
-"""Builds things from boxes, posts, drums and plates in their own metres and draws them."""
+"""Objects built from boxes, posts, drums and plates in their own frame, and drawn shaded."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Model:
 
     Args:
         camera: the view.
-        place: world point under the thing.
+        position: world point under the thing.
         heading: turn around the vertical, radians.
         tone: colour under the scene's light at that depth.
         light: for the brightness of faces.
@@ -29,31 +29,31 @@ class Model:
     def __init__(
         self,
         camera: Camera,
-        place: Vector,
+        position: Vector,
         heading: float,
         tone: Tone,
         light: Light,
     ) -> None:
-        """Start with nothing."""
+        """Start an empty sketch."""
         self.camera = camera
-        self.place = place
+        self.position = position
         self.turn = (cos(heading), sin(heading))
         self.tone = tone
         self.side = light.side[0]
         self.night = light.kind == "night"
-        self.sketch = Sketch(min(camera.scale(place), 400.0), light.side)
+        self.sketch = Sketch(min(camera.scale(position), 400.0), light.side)
 
     def world(self, p: Vector) -> Vector:
         """Return the world point of a point of the thing."""
         c, s = self.turn
-        x0, y0, z0 = self.place
+        x0, y0, z0 = self.position
         return x0 + p[0] * c + p[2] * s, y0 + p[1], z0 - p[0] * s + p[2] * c
 
     def to_local(self, p: Vector) -> Vector:
         """Return the thing's own coordinates of a world point."""
         c, s = self.turn
-        x, z = p[0] - self.place[0], p[2] - self.place[2]
-        return x * c - z * s, p[1] - self.place[1], x * s + z * c
+        x, z = p[0] - self.position[0], p[2] - self.position[2]
+        return x * c - z * s, p[1] - self.position[1], x * s + z * c
 
     def at(self, p: Vector) -> Point:
         """Return the scene pixel of a point of the thing."""
@@ -99,7 +99,7 @@ class Model:
         ring = [(cos(2 * pi * k / 14), sin(2 * pi * k / 14)) for k in range(14)]
         base = [self.at((radii[0] * c, low, radii[0] * s)) for c, s in ring]
         top = [self.at((radii[1] * c, high, radii[1] * s)) for c, s in ring]
-        depth = self.camera.depth(self.place)
+        depth = self.camera.depth(self.position)
         self.sketch.hull(base + top, self.tone(colour), depth, BEHIND)
         lid = dimmed(colour, 1.14)
         self.sketch.add(top, self.tone(lid), depth - 0.3, BEHIND, shade=240)

@@ -29,7 +29,7 @@ def lay_surface(
         plate: RGB image of the scene's size, changed in place below the horizon.
         camera: the view.
         surface: texture, a key of ``METRES``.
-        offset: place in the texture, texels.
+        offset: position in the texture, texels.
         shadows: cover of shadows in 0..255, mode L, the scene at a reduced size.
         strength: how much light a full shadow takes, 0..1.
         pools: light of lamps in 0..255, mode L, reduced likewise, or None for daylight.
