@@ -1,10 +1,10 @@
-"""Bring your own pictures: a source of scenes over a folder of images and one CSV file.
+"""Bring your own images: a source of scenes over a folder of images and one CSV file.
 
-    python examples/own_scenes.py                     # makes a small folder and plays it
+    python examples/own_scenes.py                     # makes a small folder and checks it
     python examples/own_scenes.py --folder my_folder  # images/*.jpg and boxes.csv of your own
 
 ``boxes.csv`` has a row per person, ``image,x1,y1,x2,y2,ignore``, in pixels of the image; ignore is
-1 for regions that neither reward nor punish, such as a far crowd. Needs the core install only.
+1 for ignore regions, such as a far crowd. Needs the core install only.
 """
 
 from __future__ import annotations
@@ -31,11 +31,11 @@ class FolderScenes:
     A source is anything with ``__len__`` and ``__getitem__``; nothing is inherited.
 
     Args:
-        folder: where both are.
+        folder: holds both.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Read the boxes; images wait until somebody looks at them."""
+        """Read the boxes; images are read on use."""
         self.paths = sorted((folder / "images").iterdir())
         self.rows: dict[str, list[dict[str, str]]] = defaultdict(list)
         with open(folder / "boxes.csv", newline="", encoding="utf-8") as file:
@@ -60,7 +60,7 @@ class FolderScenes:
             scene_id=path.stem,
             size=size,
             boxes=boxes,
-            # Not annotated here: then all of a person counts as visible.
+            # Not annotated here: people are taken to be fully visible.
             visible_boxes=boxes,
             visible_share=np.ones(len(rows), np.float32),
             ignore=np.array([row["ignore"] == "1" for row in rows], bool),
@@ -75,7 +75,7 @@ def read_rgb(path: Path) -> Image.Image:
 
 
 def make_folder(folder: Path, images: int) -> None:
-    """Draw a few pictures of stick people, so that the example runs without data."""
+    """Draw a few images of stick people, so that the example runs without data."""
     rng = np.random.default_rng(0)
     (folder / "images").mkdir(parents=True)
     with open(folder / "boxes.csv", "w", newline="", encoding="utf-8") as file:
@@ -85,9 +85,9 @@ def make_folder(folder: Path, images: int) -> None:
             name = f"street_{number}.png"
             picture = Image.new("RGB", (800, 600), (150, 160, 170))
             pen = ImageDraw.Draw(picture)
-            for place in range(5):
+            for column in range(5):
                 tall = int(rng.integers(60, 300))
-                x1, y1 = 20 + place * 155, int(rng.integers(0, 600 - tall))
+                x1, y1 = 20 + column * 155, int(rng.integers(0, 600 - tall))
                 x2, y2 = x1 + tall // 3, y1 + tall
                 middle = (x1 + x2) // 2
                 pen.ellipse((middle - tall // 12, y1, middle + tall // 12, y1 + tall // 6), "tan")
@@ -101,8 +101,8 @@ def make_folder(folder: Path, images: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Play scenes of your own.")
-    parser.add_argument("--folder", type=Path, help="your folder; made up when missing")
-    parser.add_argument("--images", type=int, default=3, help="pictures to make up")
+    parser.add_argument("--folder", type=Path, help="your folder; generated if not given")
+    parser.add_argument("--images", type=int, default=3, help="images to generate")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch:
         folder = args.folder
@@ -111,9 +111,9 @@ def main() -> None:
             make_folder(folder, args.images)
         source = FolderScenes(folder)
 
-        # Plays every scene to its end and says what is wrong, should the source be wrong.
+        # Runs an episode on every scene and raises if the source breaks the contract.
         check_dip_env(source, indices=range(len(source)))
-        print(f"{len(source)} scenes, all of them play")
+        print(f"{len(source)} scenes, all of them valid")
 
         env = gym.make("DIPCrowd-v0", scenes=source, max_looks=1)
         env.reset(seed=0, options={"scene": 0})
@@ -123,7 +123,7 @@ def main() -> None:
         env.reset(options={"scene": 0})
         truth = Grammar().format([Answer(info["truth_boxes"])])
         _, reward, _, _, info = env.step(truth)
-        print(f"the truth alone earns {reward:.3f}: {info['reward_terms']}")
+        print(f"the true boxes earn {reward:.3f}: {info['reward_terms']}")
         env.close()
 
 

@@ -1,6 +1,6 @@
-"""Truth and detections of many images as columns; knows no file and no metric.
+"""Ground truth and detections of many images as columns. Independent of files and metrics.
 
-Boxes stay x, y, width, height in float64 as they came: ``(y + h) - y`` is not always ``h``, and the
+Boxes stay x, y, width, height in float64 as given: ``(y + h) - y`` is not always ``h``, and the
 protocols have inclusive limits on heights and overlaps.
 """
 
@@ -47,7 +47,7 @@ class BoxSet:
 
     @cached_property
     def xyxy(self) -> Floats:
-        """(N, 4) corners, x2 = x + width: no pixel is added."""
+        """(N, 4) xyxy with x2 = x + width: no pixel is added."""
         return np.hstack([self.xywh[:, :2], self.xywh[:, :2] + self.xywh[:, 2:]])
 
     @cached_property
@@ -58,14 +58,14 @@ class BoxSet:
 
 @dataclass(frozen=True, eq=False)
 class Truth(BoxSet):
-    """Who is there, and what does not count.
+    """Ground truth: annotated instances and ignore regions.
 
     Args:
         image_ids: id of each image as in the file, I of them.
         sizes: (I, 2) width and height of each image, pixels.
-        ignore: (N,) True for instances and regions that neither reward nor punish.
-        visible_xywh: (N, 4) box of the visible part; the full box where none is known.
-        area: (N,) the area that size ranges go by (COCO's field, else width times height).
+        ignore: (N,) True for ignored instances and regions.
+        visible_xywh: (N, 4) box of the visible part; the full box where it is unknown.
+        area: (N,) area for size ranges (COCO's field, else width times height).
         category_names: name of each category id.
         iscrowd: (N,) COCO's own flag, where the file may also say ``ignore``; None: as ``ignore``.
     """
@@ -80,23 +80,23 @@ class Truth(BoxSet):
 
     @cached_property
     def people(self) -> Indices:
-        """(I,) instances of each image that count."""
+        """(I,) non-ignored instances of each image."""
         return np.bincount(self.image[~self.ignore], minlength=self.images)
 
 
 @dataclass(frozen=True, eq=False)
 class Detections(BoxSet):
-    """What was found, in the images of a ``Truth`` (same images, same order).
+    """Detections in the images of a ``Truth`` (same images, same order).
 
     Args:
-        scores: (N,) confidence of each box; higher is surer.
+        scores: (N,) confidence of each box; higher is more confident.
     """
 
     scores: Floats
 
     @cached_property
     def rank(self) -> Indices:
-        """(N,) place of each detection when all are sorted by score, best first, ties as given."""
+        """(N,) rank of each detection by score, 0 for the highest; ties keep their order."""
         rank = np.empty(len(self), dtype=np.int64)
         rank[np.argsort(-self.scores, kind="stable")] = np.arange(len(self))
         return rank

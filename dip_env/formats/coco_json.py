@@ -1,4 +1,4 @@
-"""Truth and detections from COCO json files; knows no metric."""
+"""Ground truth and detections from COCO json files. Independent of metrics."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def read_truth(path: str | Path) -> Truth:
         Its images and annotations, in file order.
 
     Raises:
-        SceneError: for a missing or malformed file; the message names file and place.
+        SceneError: for a missing or malformed file; the message names file and field.
     """
     return as_truth(parse_json(read_text(Path(path)), str(path)), str(path))
 
@@ -55,7 +55,7 @@ def read_detections(path: str | Path, truth: Truth, *, scores_needed: bool = Tru
         Its detections by image, in file order within each.
 
     Raises:
-        SceneError: for a missing or malformed file; the message names file and place.
+        SceneError: for a missing or malformed file; the message names file and field.
     """
     rows = parse_json(read_text(Path(path)), str(path))
     return as_detections(rows, truth, str(path), scores_needed=scores_needed)
@@ -66,18 +66,18 @@ def as_truth(data: Any, where: str) -> Truth:
 
     ``images`` have id, width and height. ``annotations`` have image_id, category_id and bbox
     [x, y, width, height] in pixels of the image, and may have id, iscrowd and ignore (either marks
-    what does not count), vis_bbox (else the full box) and area (else width times height).
+    an ignored instance), vis_bbox (else the full box) and area (else width times height).
     ``categories`` with id and name may be left out. Ids of images are integers or strings.
 
     Args:
         data: the parsed file.
-        where: what to call it in messages.
+        where: name of the data in messages.
 
     Returns:
         Images in file order; annotations by image, in file order within each.
 
     Raises:
-        SceneError: for anything else; the message names the place and what was expected there.
+        SceneError: for anything else; the message names the field and what was expected.
     """
     if not isinstance(data, dict):
         hint = "a list (are these detections?)" if isinstance(data, list) else short(data)
@@ -115,19 +115,19 @@ def as_detections(rows: Any, truth: Truth, where: str, *, scores_needed: bool = 
     """Check parsed COCO results and turn them into columns.
 
     Each row has image_id, bbox [x, y, width, height] in pixels of the image and score, and may
-    leave out category_id where the truth has one category only.
+    leave out category_id where the ground truth has one category only.
 
     Args:
         rows: the parsed file, a list of objects.
         truth: the images that were searched.
-        where: what to call the file in messages.
+        where: name of the file in messages.
         scores_needed: whether a row without a score is an error; else its score is 1.
 
     Returns:
-        Detections by image, images as in the truth, in file order within each.
+        Detections by image, images as in the ground truth, in file order within each.
 
     Raises:
-        SceneError: for anything else; the message names the place and what was expected there.
+        SceneError: for anything else; the message names the field and what was expected.
     """
     if not isinstance(rows, list):
         hint = "an object (is this the truth?)" if isinstance(rows, dict) else short(rows)
@@ -145,7 +145,7 @@ def as_detections(rows: Any, truth: Truth, where: str, *, scores_needed: bool = 
 
 
 def _by_image(rows: Rows, image_ids: Sequence[int | str]) -> tuple[Indices, Indices]:
-    """Return the order that puts rows image after image, and where each image starts."""
+    """Return the order that sorts rows by image, and the start of each image."""
     ids = rows.column("image_id", identifiers, _ID)
     number = {image_id: i for i, image_id in enumerate(image_ids)}
     images = [number.get(image_id, -1) for image_id in ids]
@@ -166,7 +166,7 @@ def _kind(image_id: int | str) -> str:
 
 
 def _category_names(data: Mapping[str, Any], where: str) -> dict[int, str]:
-    """Return the names of the listed categories; none where the file lists none."""
+    """Return the names of the listed categories, none where the file has no list."""
     if "categories" not in data:
         return {}
     rows = Rows.of(data["categories"], where, "categories")
@@ -177,7 +177,7 @@ def _category_names(data: Mapping[str, Any], where: str) -> dict[int, str]:
 
 
 def _categories(rows: Rows, names: Collection[int], only: int | None = None) -> Indices:
-    """Return checked categories; where none is named, any integer is one."""
+    """Return checked categories; without names any integer is valid."""
     defaults = NEEDED if only is None else [only] * len(rows.rows)
     expected = f"one of the categories {short(sorted(names))}" if names else "an integer"
     category = rows.column("category_id", integers, expected, defaults)
@@ -190,7 +190,7 @@ def _categories(rows: Rows, names: Collection[int], only: int | None = None) -> 
 
 
 def _only_category(truth: Truth) -> int | None:
-    """Return the category of a truth that has one, listed or used; None where it has several."""
+    """Return the only category of a ground truth, listed or used; None where it has several."""
     used = np.unique(truth.category).tolist()
     for categories in (list(truth.category_names), used):
         if len(categories) == 1:

@@ -1,4 +1,4 @@
-"""Annotation files as text, found below a root and checked before anybody parses them."""
+"""Annotation files: found below a root, read as text and checked before parsing."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def read_text(file: Path) -> str:
         file: the file, UTF-8 without a byte order mark.
 
     Returns:
-        Its text, not empty; line ends as they are.
+        Its text, not empty; line ends unchanged.
 
     Raises:
         SceneError: for a file that is missing, empty, not UTF-8 or begins with a byte order mark.
@@ -53,7 +53,7 @@ def read_lines(file: Path) -> list[str]:
         file: the file; its lines end with a single line feed.
 
     Returns:
-        Its lines without their ends.
+        Its lines without line feeds.
 
     Raises:
         SceneError: as ``read_text``, and for carriage returns.
@@ -68,17 +68,17 @@ def read_lines(file: Path) -> list[str]:
 
 
 def parse_json(text: str, where: str) -> Any:
-    """Parse JSON, told where it stands.
+    """Parse JSON; errors name its location.
 
     Args:
         text: one JSON value.
-        where: file, and line if it has some, for the message.
+        where: file, and line if any, for the message.
 
     Returns:
         The value.
 
     Raises:
-        SceneError: for text that is no JSON, or nested too deep.
+        SceneError: for text that is not JSON, or nested too deep.
     """
     try:
         return json.loads(text)
@@ -97,7 +97,7 @@ def find_files(folder: Path, pattern: str) -> list[Path]:
         pattern: as for ``Path.glob``.
 
     Returns:
-        What was found. Left out are names that begin with a dot: an archive unpacked on a Mac has
+        The files found. Names that begin with a dot are left out: an archive unpacked on a Mac has
         ``._annotation_train.odgt`` beside the file.
     """
     return sorted(file for file in folder.glob(pattern) if not file.name.startswith("."))
@@ -106,20 +106,20 @@ def find_files(folder: Path, pattern: str) -> list[Path]:
 def pick_split(files: Sequence[Path], split: str, folder: Path, expected: str) -> Path:
     """Choose the annotation file of one split.
 
-    A file that names the split is taken. A file that names no split at all serves any, if it is
-    the only one; a file of another split never does.
+    A file whose name holds the split is taken. A file that names no split serves any, if it is the
+    only one; a file of another split never does.
 
     Args:
-        files: what was found.
-        split: which part is wanted.
-        folder: where they were looked for, for the message.
-        expected: how such files are called, for the message.
+        files: candidates.
+        split: the wanted split.
+        folder: where they were searched, for the message.
+        expected: names of such files, for the message.
 
     Returns:
         The file.
 
     Raises:
-        SceneError: when none or several fit; the message lists what was found.
+        SceneError: when none or several fit; the message lists the candidates.
     """
     mine = [file for file in files if split in _words(file)]
     other = [file for file in files if _words(file) & set(_SPLIT_WORDS)]
@@ -139,11 +139,11 @@ def pick_folder(root: str | Path | None, names: Sequence[str], option: str = "im
 
     Args:
         root: folder of the data.
-        names: how the folder may be called, relative to the root, the usual name last.
-        option: argument that names the folder instead, for the message.
+        names: possible names of the folder, relative to the root, the usual name last.
+        option: argument that sets the folder instead, for the message.
 
     Returns:
-        The folder; that it is missing shows when a file in it is opened.
+        The folder; if it is missing, opening a file in it raises.
 
     Raises:
         ConfigError: without a root.
@@ -161,14 +161,14 @@ def check_file_name(name: Any, where: str) -> str:
 
     Args:
         name: relative path with forward slashes, as an annotation file states it.
-        where: file and place, for the message.
+        where: file and field, for the message.
 
     Returns:
         The name.
 
     Raises:
-        SceneError: for what is no string, empty, absolute, leads out of the folder, or is no name
-            a file can have (control characters, or too long).
+        SceneError: for anything but a string, and for a name that is empty, absolute, leads out of
+            the folder, has control characters or is too long.
     """
     if not isinstance(name, str) or not name.strip():
         raise SceneError(f"{where}: expected a name, got {short(name)}")
@@ -182,10 +182,10 @@ def check_file_name(name: Any, where: str) -> str:
 
 
 def is_xywh(value: Any) -> bool:
-    """Tell whether a JSON value is a box [x, y, width, height].
+    """Return whether a JSON value is a box [x, y, width, height].
 
     Args:
-        value: anything; true and false are no numbers.
+        value: anything; true and false are not numbers.
 
     Returns:
         True for a list of four finite numbers below 1e9 in size; the sides may be negative.
@@ -197,11 +197,11 @@ def is_xywh(value: Any) -> bool:
 
 
 def short(value: Any) -> str:
-    """Return a value as it came, cut to a readable length, in one line."""
+    """Return the repr of a value in one line, cut to a readable length."""
     text = re.sub(r"\s*\n\s*", " ", repr(value))  # arrays print a line per row
     return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _words(file: Path) -> set[str]:
-    """Return the words of a file's name: anno_val, val2017 and val-sur all hold val."""
+    """Return the words of a file's name: anno_val, val2017 and val-sur all contain val."""
     return set(re.findall(r"[a-z]+", file.stem.lower()))

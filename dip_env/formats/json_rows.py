@@ -1,7 +1,7 @@
-"""Lists of objects in a json file as checked columns; knows no format.
+"""Lists of objects in a json file as checked columns. Independent of formats.
 
 A detector's file has hundreds of thousands of rows. Each key is read as one column and checked at
-the speed of C; only a column that fails is walked row by row, to say which row it was.
+the speed of C; only a column that fails is checked row by row, to name the row.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ LIMIT = 1e9
 """Coordinates stay below this, so that no area leaves the range of a double."""
 
 NEEDED: Any = object()
-"""Stands for defaults where a key must be there."""
+"""Marks a required key in place of its defaults."""
 
 Column = TypeVar("Column")
 
@@ -34,8 +34,8 @@ class Rows:
 
     Args:
         rows: the objects.
-        places: where each stands in the list.
-        file: what to call the file in messages.
+        indices: index of each in the list.
+        file: name of the file in messages.
         name: of the list in the file.
     """
 
@@ -71,10 +71,10 @@ class Rows:
 
         Args:
             key: name of the field.
-            parse: returns the column, or None if any value is wrong; one value alone is wrong
-                exactly when it spoils a column.
+            parse: returns the column, or None if any value is invalid; a value is invalid by itself
+                exactly if it invalidates a column.
             expected: what a value should be.
-            defaults: values for rows without the key, one a row; without them it is required.
+            defaults: values for rows without the key, one per row; without them it is required.
         """
         if defaults is NEEDED:
             try:
@@ -91,7 +91,7 @@ class Rows:
         return column
 
     def check_differ(self, key: str, values: Sequence[Any]) -> None:
-        """Require that no value comes twice."""
+        """Require distinct values."""
         if len(set(values)) == len(values):
             return
         first: dict[Any, int] = {}

@@ -1,8 +1,7 @@
-"""The best one-to-one choice among weighted pairs, over all images at once; knows no box.
+"""Maximum-weight bipartite matching of sparse pairs, over all images at once.
 
-Pairs that share no detection and no person, directly or through others, cannot influence each
-other, so a crowd falls apart into thousands of small problems: nearly all of them are single pairs
-and stars, which need no solver.
+Connected components of the graph of pairs are independent, so a crowd splits into thousands of
+small problems: nearly all of them are single pairs and stars, which need no solver.
 """
 
 from __future__ import annotations
@@ -19,25 +18,25 @@ from dip_env.formats.box_sets import Floats, Indices
 def best_pairs(
     a: Indices, b: Indices, weight: Floats, *, most_pairs: bool = False
 ) -> NDArray[np.bool_]:
-    """Choose pairs so that nobody is in two of them and the weights sum to the most.
+    """Return the one-to-one matching with the largest sum of weights.
 
-    The largest sum can have fewer pairs than possible: one pair of .9 beats two of .4.
+    It can have fewer pairs than possible: one pair of .9 beats two of .4.
 
     Args:
         a: (P,) numbers >= 0 of the first side.
-        b: (P,) numbers >= 0 of the second side; no pair (a, b) stands twice.
-        weight: (P,) what each pair is worth, > 0.
-        most_pairs: choose as many pairs as possible, and only among such choices the largest sum.
+        b: (P,) numbers >= 0 of the second side; pairs (a, b) are distinct.
+        weight: (P,) weight of each pair, > 0.
+        most_pairs: maximize the number of pairs first and the sum of weights second.
 
     Returns:
-        (P,) True for the chosen pairs. Among equally good choices the one taken depends on the
-        numbers in ``a`` and ``b``, not on the order of the pairs.
+        (P,) True for the matched pairs. Ties are broken by the numbers in ``a`` and ``b``, not by
+        the order of the pairs.
     """
     chosen = np.zeros(len(a), dtype=bool)
-    lone_a, lone_b = np.bincount(a)[a] == 1, np.bincount(b)[b] == 1
-    # A pair is in a star around its b when every pair of that b has an a of its own.
-    star_b = np.bincount(b, weights=~lone_a)[b] == 0
-    star_a = np.bincount(a, weights=~lone_b)[a] == 0
+    single_a, single_b = np.bincount(a)[a] == 1, np.bincount(b)[b] == 1
+    # A pair is in a star around its b if no pair of that b shares its a.
+    star_b = np.bincount(b, weights=~single_a)[b] == 0
+    star_a = np.bincount(a, weights=~single_b)[a] == 0
     star_a &= ~star_b
     chosen[_heaviest(star_b, b, a, weight)] = True
     chosen[_heaviest(star_a, a, b, weight)] = True
@@ -48,26 +47,26 @@ def best_pairs(
 
 
 def components(a: Indices, b: Indices) -> Indices:
-    """Tell which pairs can influence each other.
+    """Return the connected component of each pair.
 
     Args:
         a: (P,) numbers >= 0 of the first side.
         b: (P,) numbers >= 0 of the second side.
 
     Returns:
-        (P,) the component of each pair, counted from 0.
+        (P,) indices of components, from 0.
     """
     return _components(_compact(a), _compact(b))
 
 
 def coordinate_rank(boxes: Floats) -> Indices:
-    """Number boxes by their coordinates, for choices that must not depend on the file's order.
+    """Rank boxes by their coordinates, for ties that must not depend on the order in the file.
 
     Args:
         boxes: (N, 4).
 
     Returns:
-        (N,) 0..N-1; equal boxes keep their order among themselves.
+        (N,) ranks 0..N-1; equal boxes keep their order.
     """
     rank = np.empty(len(boxes), dtype=np.int64)
     rank[np.lexsort(boxes.T)] = np.arange(len(boxes))
@@ -75,7 +74,7 @@ def coordinate_rank(boxes: Floats) -> Indices:
 
 
 def _heaviest(among: NDArray[np.bool_], centre: Indices, leaf: Indices, weight: Floats) -> Indices:
-    """Return the heaviest pair of each centre, of equal ones that with the smaller leaf."""
+    """Return the heaviest pair of each centre; ties go to the smaller leaf."""
     rows = np.flatnonzero(among)
     order = rows[np.lexsort((leaf[rows], -weight[rows], centre[rows]))]
     first = np.ones(len(order), dtype=bool)
@@ -91,7 +90,7 @@ def _compact(numbers: Indices) -> Indices:
 
 
 def _components(a: Indices, b: Indices) -> Indices:
-    """Return the component of each pair of gapless numbers."""
+    """Return the component of each pair; both sides are numbered without gaps."""
     left = a.max(initial=-1) + 1
     nodes = left + b.max(initial=-1) + 1
     graph = coo_array((np.ones(len(a), dtype=np.int8), (a, b + left)), shape=(nodes, nodes))
@@ -100,7 +99,7 @@ def _components(a: Indices, b: Indices) -> Indices:
 
 
 def _solve(a: Indices, b: Indices, weight: Floats, most_pairs: bool) -> NDArray[np.bool_]:
-    """Solve components that are no stars, one small dense block each."""
+    """Solve components that are not stars, one small dense block each."""
     a, b = _compact(a), _compact(b)
     label = _components(a, b)
     row, height = _positions(a, label)
@@ -109,19 +108,18 @@ def _solve(a: Indices, b: Indices, weight: Floats, most_pairs: bool) -> NDArray[
     i, j, gain = row[order], column[order], weight[order]
     ends = np.cumsum(np.bincount(label))
     first = np.cumsum(height) - height
-    # Column chosen by each row, block after block.
+    # Column matched with each row, block after block.
     mate = np.full(int(height.sum()), -1, dtype=np.int64)
     start = 0
     blocks = zip(*(v.tolist() for v in (ends, first, height, width)), strict=True)
     for end, top, tall, wide in blocks:
         worth = gain[start:end]
         if most_pairs:
-            # One more pair outweighs whatever the others could lose.
+            # One more pair outweighs any loss of the others.
             worth = worth + min(tall, wide) * worth.max()
         block = np.zeros((tall, wide))
         block[i[start:end], j[start:end]] = worth
-        # Where a block has nothing better, the solver pairs a row and a column that are no pair of
-        # ours; nobody asks for those below.
+        # The solver may match a row and a column without an edge; these are not read below.
         rows, columns = linear_sum_assignment(block, maximize=True)
         mate[top + rows] = columns
         start = end
@@ -129,7 +127,7 @@ def _solve(a: Indices, b: Indices, weight: Floats, most_pairs: bool) -> NDArray[
 
 
 def _positions(number: Indices, label: Indices) -> tuple[Indices, Indices]:
-    """Return the place of each number within its component, and how many there are in each."""
+    """Return the index of each number within its component, and the size of each component."""
     of_number = np.empty(number.max() + 1, dtype=np.int64)
     of_number[number] = label
     size = np.bincount(of_number)

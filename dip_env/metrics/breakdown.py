@@ -1,4 +1,4 @@
-"""Where boxes are found and where they are missed: by height, by visibility, by crowd."""
+"""Recall and precision by height, by visibility and by crowd size."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from dip_env.formats.box_sets import Detections, Floats, Truth
 from dip_env.metrics.unscored import UnscoredScore, measure_unscored, ratio
 
 HEIGHTS = (50.0, 75.0, 100.0, 200.0)
-"""Where a group of heights begins, pixels of the image (source: CityPersons' small and medium)."""
+"""Bin edges of heights, pixels of the image (source: CityPersons' small and medium)."""
 
 VISIBLE_SHARES = (0.2, 0.65, 0.9)
-"""Where a group of visible shares begins (source: CityPersons; hidden is what its heavy leaves)."""
+"""Bin edges of visible shares (source: CityPersons; hidden is below its heavy)."""
 
 PEOPLE = (1, 6, 11, 21, 41)
-"""Where a group of images begins, persons in the image."""
+"""Bin edges of non-ignored persons per image."""
 
 _HEIGHT_NAMES = ("<50", "50-75", "75-100", "100-200", ">=200")
 _SHARE_NAMES = ("hidden", "heavy", "partial", "bare")
@@ -28,15 +28,15 @@ _PEOPLE_NAMES = ("0", "1-5", "6-10", "11-20", "21-40", ">40")
 def break_down(
     truth: Truth, detections: Detections, score: UnscoredScore | None = None
 ) -> dict[str, Any]:
-    """Split what was found at IoU 0.5 by person and by image.
+    """Break down the matches at IoU 0.5 by person and by image.
 
     Args:
         truth: of all images.
         detections: in the same images; their scores are not read.
-        score: what ``measure_unscored`` returned for the same sets, to match only once.
+        score: result of ``measure_unscored`` for the same sets, to match only once.
 
     Returns:
-        Plain values, None where nothing defines one:
+        Plain values, None where undefined:
 
         - ``height``: ``recall`` and ``n`` persons of each height; a group begins at its lower end
           and ends below its upper one.

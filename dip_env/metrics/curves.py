@@ -1,7 +1,6 @@
-"""From ranked detections to average precision and miss rate; compares no boxes.
+"""Average precision and miss rate of ranked detections. Independent of boxes.
 
-Every value is a function of how often each image counts, so that a bootstrap over images matches
-boxes once.
+Every value is a function of image weights, so that a bootstrap over images matches boxes once.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from dip_env.formats.box_sets import Floats, Indices
 
 MissRateRule = Literal["caltech", "crowddet", "citypersons"]
-"""Which point of the curve a reference belongs to, see :func:`log_average_miss_rate`."""
+"""Which point of the curve is read at a reference, see :func:`log_average_miss_rate`."""
 
 MISS_RATE_RULES: tuple[str, ...] = get_args(MissRateRule)
 
@@ -23,18 +22,18 @@ REFERENCES = (0.0100, 0.0178, 0.0316, 0.0562, 0.1000, 0.1778, 0.3162, 0.5623, 1.
 """False positives per image at which the miss rate is read."""
 
 MISS_FLOOR = 1e-10
-"""A miss rate of 0 has no logarithm; it counts as this, and the floor is reported."""
+"""Floor of the miss rate, whose logarithm is averaged; its uses are reported."""
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """True and false positives among the k best detections, for every k.
+    """True and false positives among the k highest-scoring detections, for every k.
 
     Args:
-        tp: (K,) cumulated true positives.
-        fp: (K,) cumulated false positives.
-        people: how many there are to find.
-        images: how many images were searched.
+        tp: (K,) cumulative true positives.
+        fp: (K,) cumulative false positives.
+        people: number of non-ignored instances.
+        images: number of images.
     """
 
     tp: Floats
@@ -45,12 +44,12 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class Ranked:
-    """Detections that count, of all images together, best score first.
+    """Non-ignored detections of all images together, highest score first.
 
     Args:
         image: (K,) image index of each.
         found: (K,) True for a true positive, False for a false one.
-        people: (I,) instances of each image that count.
+        people: (I,) non-ignored instances of each image.
     """
 
     image: Indices
@@ -58,14 +57,14 @@ class Ranked:
     people: Indices
 
     def curve(self, counts: Floats | None = None) -> Curve:
-        """Cumulate true and false positives.
+        """Accumulate true and false positives.
 
         Args:
-            counts: (I,) how often each image counts, once each by default. Detections of an image
-                that counts twice enter the curve together.
+            counts: (I,) weight of each image, 1 by default. Detections of an image of weight 2
+                enter the curve together.
 
         Returns:
-            The curve; images that count 0 times leave no point in it.
+            The curve, without the detections of images of weight 0.
         """
         if counts is None:
             tp = np.cumsum(self.found, dtype=np.float64)
@@ -83,13 +82,13 @@ class Ranked:
 
 
 def ranked(image: Indices, rank: Indices, found: NDArray[np.bool_], people: Indices) -> Ranked:
-    """Put detections in order of rank.
+    """Sort detections by rank.
 
     Args:
-        image: (K,) image of each detection that counts.
-        rank: (K,) its place among all, best first.
-        found: (K,) True where it found somebody.
-        people: (I,) instances of each image that count.
+        image: (K,) image of each non-ignored detection.
+        rank: (K,) its rank by score, 0 for the highest.
+        found: (K,) True for true positives.
+        people: (I,) non-ignored instances of each image.
 
     Returns:
         The same, sorted.
@@ -101,14 +100,14 @@ def ranked(image: Indices, rank: Indices, found: NDArray[np.bool_], people: Indi
 def raw_average_precision(curve: Curve) -> float | None:
     """Return CrowdDet's AP: trapezoids under the raw curve from its first point on.
 
-    No envelope and nothing before the first point: a perfect list of N scores 1 - 1/N and a single
-    box 0 (the published evaluator's quirk; source: CrowdDet, lib/evaluate).
+    Without envelope and without the segment before the first point: a perfect list of N scores
+    1 - 1/N and a single box 0 (the published evaluator's quirk; source: CrowdDet, lib/evaluate).
 
     Args:
         curve: of all images.
 
     Returns:
-        AP in [0, 1]; None without anybody to find.
+        AP in [0, 1]; None without non-ignored instances.
     """
     if curve.people <= 0:
         return None
@@ -124,7 +123,7 @@ def envelope_average_precision(curve: Curve) -> float | None:
         curve: of all images.
 
     Returns:
-        AP in [0, 1]; None without anybody to find.
+        AP in [0, 1]; None without non-ignored instances.
     """
     if curve.people <= 0:
         return None
@@ -136,10 +135,10 @@ def envelope_average_precision(curve: Curve) -> float | None:
 
 @dataclass(frozen=True)
 class MissRate:
-    """A log-average miss rate and at how many references the miss rate was 0.
+    """A log-average miss rate and the number of references where the miss rate was 0.
 
     Args:
-        value: in [0, 1]; None without anybody to find.
+        value: in [0, 1]; None without non-ignored instances.
         floored: references at which 0 was replaced by ``MISS_FLOOR``.
     """
 
@@ -150,7 +149,7 @@ class MissRate:
 def log_average_miss_rate(curve: Curve, rule: MissRateRule) -> MissRate:
     """Return MR^-2: the geometric mean of the miss rate at nine rates of false positives per image.
 
-    The point of the curve that belongs to a reference is
+    The point of the curve that is read at a reference is
 
     - ``caltech``: the last with fppi <= reference, and a miss rate of 1 where there is none
       (source: Dollar's toolbox, bbGt compRoc);
@@ -160,7 +159,7 @@ def log_average_miss_rate(curve: Curve, rule: MissRateRule) -> MissRate:
 
     Args:
         curve: of all images.
-        rule: which of them.
+        rule: how the point is chosen.
 
     Returns:
         The miss rate, 1 without any detection.

@@ -1,7 +1,7 @@
-"""Bootstrap intervals for any metric over images; knows no metric and no box.
+"""Bootstrap intervals for any metric over images. Independent of metrics and boxes.
 
-Whole images are resampled, since the boxes of one image depend on each other. A metric is handed
-over as a function of how often each image counts, so that boxes are matched once.
+Whole images are resampled, since the boxes of one image depend on each other. A metric is given as
+a function of image weights, so that boxes are matched once.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from dip_env.formats.box_sets import Floats
 
 Values = Callable[[Floats], Mapping[str, float | None]]
-"""From how often each image counts, (I,), to metrics by name; None where one is not defined."""
+"""From image weights (I,) to metrics by name; None where one is not defined."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +25,8 @@ class Interval:
         value: the metric, or the difference of two.
         low: lower end.
         high: upper end.
-        reason: why something is None.
-        undefined: bootstrap samples that were left out because they do not define the metric.
+        reason: why a value is None.
+        undefined: number of bootstrap samples left out because the metric is undefined on them.
     """
 
     value: float | None
@@ -44,10 +44,10 @@ def bootstrap(
     seed: int = 0,
     reasons: Mapping[str, str] | None = None,
 ) -> dict[str, Interval]:
-    """Give every metric its 95 % percentile interval (source: Efron 1979).
+    """Compute the 95 % percentile interval of every metric (source: Efron 1979).
 
     Args:
-        values: the metrics as a function of how often each image counts.
+        values: the metrics as a function of image weights.
         n: number of images.
         rounds: bootstrap samples.
         seed: the same seed gives the same samples.
@@ -56,9 +56,9 @@ def bootstrap(
     Returns:
         An interval for each metric.
     """
-    whole = values(np.ones(n))
+    estimate = values(np.ones(n))
     samples = [values(counts) for counts in resamples(n, rounds, seed)]
-    return _intervals(whole, samples, n, reasons or {})
+    return _intervals(estimate, samples, n, reasons or {})
 
 
 def paired(
@@ -72,8 +72,8 @@ def paired(
 ) -> dict[str, Interval]:
     """Compare two results on the same images, image by image.
 
-    Each bootstrap sample takes the same images for both, so that images being easy or hard
-    cancels out.
+    Each bootstrap sample takes the same images for both, so that the difficulty of images cancels
+    out.
 
     Args:
         before: metrics of the first.
@@ -84,7 +84,7 @@ def paired(
         reasons: why a metric is not defined in either, by name.
 
     Returns:
-        For each metric that both have, after minus before with its 95 % percentile interval.
+        For each common metric, after minus before with its 95 % percentile interval.
     """
 
     def difference(counts: Floats) -> dict[str, float | None]:
@@ -102,12 +102,12 @@ def resamples(n: int, rounds: int, seed: int) -> Iterator[Floats]:
     """Draw bootstrap samples of n images, one after the other.
 
     Args:
-        n: number of images; there are no samples of fewer than two.
+        n: number of images; below two nothing is yielded.
         rounds: number of samples.
         seed: the same seed gives the same samples.
 
     Yields:
-        (n,) how often each image is in the sample; sums to n.
+        (n,) multiplicity of each image in the sample; sums to n.
     """
     rng = np.random.default_rng(seed)
     for _ in range(rounds if n > 1 else 0):
@@ -115,13 +115,13 @@ def resamples(n: int, rounds: int, seed: int) -> Iterator[Floats]:
 
 
 def _intervals(
-    whole: Mapping[str, float | None],
+    estimate: Mapping[str, float | None],
     samples: list[Mapping[str, float | None]],
     n: int,
     reasons: Mapping[str, str],
 ) -> dict[str, Interval]:
     found = {}
-    for name, value in whole.items():
+    for name, value in estimate.items():
         if value is None:
             found[name] = Interval(None, None, None, reasons.get(name, "it is not defined"))
             continue

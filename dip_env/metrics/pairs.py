@@ -1,6 +1,6 @@
-"""Which detections meet which annotations, over all images at once; knows no threshold's meaning.
+"""Overlapping pairs of detections and annotations, over all images at once.
 
-A crowd has thousands of possible pairs and few that overlap, so pairs are kept as lists.
+A crowd has thousands of possible pairs and few that overlap, so pairs are stored sparsely.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import numpy as np
 from dip_env.formats.box_sets import Floats, Indices
 
 _CHUNK = 1 << 18
-"""Candidate pairs that are compared at once; bounds the memory, not the result."""
+"""Candidate pairs per chunk; bounds the memory, not the result."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -22,7 +22,7 @@ class Pairs:
     Args:
         a: (P,) rows of the first set.
         b: (P,) rows of the second set.
-        shared: (P,) area both cover, > 0.
+        shared: (P,) area of the intersection, > 0.
     """
 
     a: Indices
@@ -41,10 +41,10 @@ def shared_pairs(a: Floats, a_starts: Indices, b: Floats, b_starts: Indices) -> 
         a: (N, 4) xyxy.
         a_starts: (I + 1,) rows ``a_starts[i]:a_starts[i + 1]`` of ``a`` belong to image i.
         b: (M, 4) xyxy in the frame of ``a``.
-        b_starts: (I + 1,) alike.
+        b_starts: (I + 1,) likewise.
 
     Returns:
-        The pairs; time and memory grow with their number in each image, linearly in images.
+        The pairs; time and memory are linear in the number of images.
     """
     partners = np.repeat(np.diff(b_starts), np.diff(a_starts))
     first = np.repeat(b_starts[:-1], np.diff(a_starts))
@@ -60,11 +60,11 @@ def shared_pairs(a: Floats, a_starts: Indices, b: Floats, b_starts: Indices) -> 
         i = np.repeat(np.arange(start, stop), number)
         j = np.arange(len(i)) + np.repeat(first[start:stop] - (np.cumsum(number) - number), number)
         wide = np.minimum(right_a[i], right_b[j]) - np.maximum(left_a[i], left_b[j])
-        # Most candidates stand beside each other: only the others' heights are looked up.
+        # Most candidates are disjoint horizontally: heights are compared for the others only.
         meet = np.flatnonzero(wide > 0)
         i, j, wide = i[meet], j[meet], wide[meet]
         tall = np.minimum(bottom_a[i], bottom_b[j]) - np.maximum(top_a[i], top_b[j])
-        # Sides that are both tiny cover an area of 0.
+        # The product of two tiny sides can underflow to 0.
         shared = wide * tall
         meet = np.flatnonzero(shared > 0)
         found.append(Pairs(i[meet], j[meet], shared[meet]))
@@ -77,17 +77,17 @@ def shared_pairs(a: Floats, a_starts: Indices, b: Floats, b_starts: Indices) -> 
 
 
 def best_free(pairs: Pairs, overlap: Floats, rank: Indices, *, later_wins: bool) -> Indices:
-    """Give each detection, best first, the free partner it overlaps most.
+    """Match each detection, in order of rank, with the free annotation it overlaps most.
 
     Args:
-        pairs: detections (a) with annotations (b) they may take.
-        overlap: (P,) how much each pair overlaps.
-        rank: (N,) place of each detection, 0 for the one that chooses first.
-        later_wins: among equal overlaps take the annotation that stands later in the file (as
-            ``>=`` does in a loop that keeps the best), else the earlier one (``>``).
+        pairs: detections (a) with annotations (b) that can match.
+        overlap: (P,) overlap of each pair.
+        rank: (N,) rank of each detection, 0 for the first to be matched.
+        later_wins: among equal overlaps take the annotation that is later in the file (as ``>=``
+            does in a loop that keeps the best), else the earlier one (``>``).
 
     Returns:
-        (N,) the row of b each detection took, -1 for none; no b is taken twice.
+        (N,) the row of b matched with each detection, -1 for none; no b is matched twice.
     """
     tie = -pairs.b if later_wins else pairs.b
     order = np.lexsort((tie, -overlap, rank[pairs.a]))
@@ -95,7 +95,7 @@ def best_free(pairs: Pairs, overlap: Floats, rank: Indices, *, later_wins: bool)
     gone: set[int] = set()
     busy = -1
     for detection, annotation in zip(pairs.a[order].tolist(), pairs.b[order].tolist(), strict=True):
-        # Candidates of one detection stand together: once it has one, the rest are passed by.
+        # Candidates of one detection are contiguous: once it is matched, the rest are skipped.
         if detection == busy or annotation in gone:
             continue
         busy = detection

@@ -1,4 +1,4 @@
-"""Detections against truth by any protocol, as one plain object; the story behind ``dip score``."""
+"""Metrics of detections by any protocol, as plain values for JSON."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ Protocol = Literal["coco", "crowdhuman", "citypersons", "wider", "uavdt"]
 PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 
 WITH_MISS_RATE = ("crowdhuman", "citypersons")
-"""Protocols that have an MR^-2, for which a rule can be chosen."""
+"""Protocols with an MR^-2, whose rule can be chosen."""
 
 BoxSetType = TypeVar("BoxSetType", Truth, Detections)
 
 COUNTS = ("tp", "fp", "fn", "dropped")
-"""Values that are numbers of boxes."""
+"""Metrics that are numbers of boxes."""
 
 
 class Measured(Interface):
-    """What every protocol returns: metrics as a function of how often each image counts."""
+    """The result of a protocol: metrics as a function of image weights."""
 
     def values(self, counts: Floats | None = None) -> dict[str, float | None]:
         """Return the metrics by name; None where one is not defined."""
@@ -48,7 +48,7 @@ class Measured(Interface):
         ...
 
     def details(self) -> dict[str, Any]:
-        """Return what was counted on the way."""
+        """Return further counts."""
         ...
 
 
@@ -60,13 +60,13 @@ def measure(
     scores: bool = True,
     mr_rule: MissRateRule | None = None,
 ) -> Measured:
-    """Match detections with truth by one protocol.
+    """Match detections with the ground truth by one protocol.
 
     Args:
         truth: persons and ignore regions.
         detections: in the same images.
-        protocol: whose rules; each reproduces its published evaluator.
-        scores: False for answers without scores: the same measures under any protocol.
+        protocol: the rules; each reproduces its published evaluator.
+        scores: False for detections without scores: the same metrics under any protocol.
         mr_rule: which point of the curve a miss rate is read at; the protocol's own by default.
 
     Returns:
@@ -87,7 +87,8 @@ def measure(
         )
     if truth.images != detections.images:
         raise ConfigError(
-            f"detections: expected the {truth.images} images of the truth, got {detections.images}"
+            f"detections: expected the {truth.images} images of the ground truth, "
+            f"got {detections.images}"
         )
     if not scores:
         return measure_unscored(truth, detections)
@@ -123,22 +124,22 @@ def score_files(
     """Score a file of detections.
 
     Args:
-        truth_file: COCO json; ``iscrowd`` marks what is ignored.
+        truth_file: COCO json; ``iscrowd`` marks ignored instances.
         detection_file: COCO results.
-        protocol: whose rules.
-        scores: False for answers without scores.
+        protocol: the rules.
+        scores: False for detections without scores.
         mr_rule: which point of the curve a miss rate is read at; the protocol's own by default.
         annotated_only: leave out images without annotations, with their detections.
-        categories: names of the categories that count, all by default.
-        breakdown: add what was found by height, visible share and people per image.
+        categories: names of the categories to evaluate, all by default.
+        breakdown: add recall by height and visible share, and scores by people per image.
         bootstrap_rounds: resamplings of the images for 95 % intervals, 0 for none.
-        compare: other detections for the same truth; adds the difference, these minus those.
+        compare: other detections of the same images; adds the difference, the first minus these.
         seed: of the bootstrap.
 
     Returns:
         Plain values for JSON, never NaN: the metrics at the top level (fractions), and
         ``protocol``, ``details``, ``undefined`` (why a metric is null), a ``warning`` where all
-        scores are equal, and, when asked for, ``intervals``, ``breakdown`` and ``difference``.
+        scores are equal, and, if requested, ``intervals``, ``breakdown`` and ``difference``.
 
     Raises:
         SceneError: for a malformed file.
@@ -203,15 +204,14 @@ def select(
     Args:
         truth: persons and ignore regions.
         detections: in the same images.
-        categories: names of those whose annotations and detections stay (of namesakes each), all
-            by default.
+        categories: names of the categories to keep (all that share a name), all by default.
         annotated_only: leave out images without annotations, with their detections.
 
     Returns:
-        What stays of both, in the same order.
+        The selected parts of both, in the same order.
 
     Raises:
-        ConfigError: for a name that the truth does not have.
+        ConfigError: for a name that the ground truth does not have.
     """
     if categories:
         known = set(truth.category_names.values())

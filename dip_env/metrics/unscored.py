@@ -1,8 +1,8 @@
-"""Metrics of answers without scores: counts, overlaps, and the one point such answers have.
+"""Metrics of detections without scores: counts, overlaps and the AP of tied scores.
 
-A language model's boxes have no confidence, so nothing here reads scores, and no value depends on
-the order of boxes or images. Boxes are not clipped (the Jaccard index alone clips, as CrowdHuman
-does), exact repeats of a box may find other people, and categories play no part.
+A language model's boxes have no confidence, so scores are not read, and no value depends on the
+order of boxes or images. Boxes are not clipped (except by the Jaccard index, as CrowdHuman does),
+exact duplicates of a box may match different people, and categories are not used.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dip_env.metrics.protocols.crowdhuman import jaccard_index
 from dip_env.metrics.protocols.jaccard import Jaccard
 
 THRESHOLDS = tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
-"""The IoUs of COCO; the first is the one of every metric that names none."""
+"""The IoU thresholds of COCO; metrics without a threshold in their name use the first."""
 
 IGNORE_SHARE = 0.5
 """An unmatched box with more than this share inside one ignore region is dropped."""
@@ -32,11 +32,11 @@ _NOTHING = "no box was predicted that counts and there was nobody to find"
 
 @dataclass(frozen=True, eq=False)
 class Matched:
-    """Who found whom at IoU 0.5; every detection is used, dropped or a false positive.
+    """The matching at IoU 0.5; every detection is used, dropped or a false positive.
 
     Args:
-        found: (M,) True for rows of the truth that were found; never for ignored ones.
-        used: (N,) True for detections that found somebody.
+        found: (M,) True for matched rows of the ground truth; never for ignored ones.
+        used: (N,) True for matched detections.
         dropped: (N,) True for the others that lie in an ignore region.
     """
 
@@ -47,7 +47,7 @@ class Matched:
 
 @dataclass(frozen=True, eq=False)
 class UnscoredScore:
-    """What matching found in each image, at each of the T thresholds.
+    """Matches of each image, at each of the T thresholds.
 
     Args:
         matched: box by box, at IoU 0.5.
@@ -58,7 +58,7 @@ class UnscoredScore:
         dropped: (T, I) unmatched boxes with more than half of their area in one region.
         dropped_coco: (T, I) unmatched boxes with a share >= the threshold in one region.
         iou: (I,) summed IoU of the pairs at 0.5.
-        duplicates: (I,) second boxes on somebody who was found.
+        duplicates: (I,) false positives on persons that another box matches.
         jaccard: the Jaccard index of all boxes.
     """
 
@@ -77,7 +77,7 @@ class UnscoredScore:
         """Return the metrics.
 
         Args:
-            counts: (I,) how often each image counts, once each by default.
+            counts: (I,) weight of each image, 1 by default.
 
         Returns:
             By name, None where one is not defined.
@@ -89,10 +89,10 @@ class UnscoredScore:
               :func:`tied_average_precision`; ``AP_tied_ioa05`` drops boxes by more than half of
               their area at every threshold, where COCO's share grows with it.
             - ``precision_50_95``, ``recall_50_95``, ``F1_50_95``: means over the thresholds.
-            - ``count_mae``, ``count_rmse``: of the boxes that count (``tp + fp``) against the
+            - ``count_mae``, ``count_rmse``: of the non-dropped boxes (``tp + fp``) against the
               persons of an image.
-            - ``duplicates_per_answer``: false positives an image that overlap, by IoU >= 0.5,
-              somebody whom another box has found.
+            - ``duplicates_per_answer``: false positives per image that overlap, by IoU >= 0.5,
+              a person that another box matches.
             - ``MR``: always None, it needs scores.
         """
         c = np.ones(len(self.people)) if counts is None else counts
@@ -141,7 +141,7 @@ class UnscoredScore:
         return {name: why[name] for name, value in self.values().items() if value is None}
 
     def details(self) -> dict[str, Any]:
-        """Return what was counted, and the values behind the means over thresholds."""
+        """Return counts, and the values behind the means over thresholds."""
         tp, boxes, people = self.tp.sum(axis=1), self.boxes.sum(), self.people.sum()
         dropped, coco = self.dropped.sum(axis=1), self.dropped_coco.sum(axis=1)
         tied = self._tied(tp, boxes - coco, float(people))
@@ -164,7 +164,7 @@ class UnscoredScore:
         }
 
     def _tied(self, tp: Floats, counted: Floats, people: float) -> list[float | None]:
-        """AP at each threshold, from pairs (T,) and boxes that count (T,)."""
+        """AP at each threshold, from pairs (T,) and non-dropped boxes (T,)."""
         return [tied_average_precision(t, n, people) for t, n in zip(tp, counted, strict=True)]
 
 
@@ -175,12 +175,12 @@ def tied_average_precision(tp: float, boxes: float, people: float) -> float | No
     0 behind it: ``P * (floor(100 R) + 1) / 101`` (source: ours, from COCO's definition).
 
     Args:
-        tp: boxes that found somebody.
-        boxes: boxes that count, true and false positives.
-        people: persons.
+        tp: true positives.
+        boxes: true and false positives.
+        people: non-ignored persons.
 
     Returns:
-        AP in [0, 1], 0 when nobody was found; None without anybody to find.
+        AP in [0, 1], 0 without true positives; None without persons.
     """
     if people <= 0:
         return None
@@ -191,13 +191,13 @@ def tied_average_precision(tp: float, boxes: float, people: float) -> float | No
 
 
 def measure_unscored(truth: Truth, detections: Detections) -> UnscoredScore:
-    """Match boxes with persons one to one, at every threshold, and keep what was found.
+    """Match boxes with persons one to one, at every threshold.
 
     A matching has the most pairs with IoU >= threshold and, among those, the largest sum of IoU;
-    ignore regions play no part in it. An unmatched box that lies in one of them is dropped.
+    ignore regions are not matched. An unmatched box that lies in one of them is dropped.
 
     Args:
-        truth: of all images; persons inside ignore regions count as well.
+        truth: of all images; persons inside ignore regions are matched too.
         detections: in the same images; their scores are not read.
 
     Returns:
@@ -209,14 +209,14 @@ def measure_unscored(truth: Truth, detections: Detections) -> UnscoredScore:
     near, iou = _near(pairs.only(~in_region), truth, detections)
     taken = _match(near, iou, truth, detections)
     used = [_mark(near.a[mask], len(detections)) for mask in taken]
-    spare = [~mask for mask in used]
+    unmatched = [~mask for mask in used]
     matched = Matched(
         found=_mark(near.b[taken[0]], len(truth)),
         used=used[0],
-        dropped=spare[0] & (share > IGNORE_SHARE),
+        dropped=unmatched[0] & (share > IGNORE_SHARE),
     )
-    # With the most pairs, whoever a spare box overlaps has been found by another box.
-    duplicate = _mark(near.a, len(detections)) & spare[0] & ~matched.dropped
+    # The number of pairs is maximal, so any person an unmatched box overlaps is matched by another.
+    duplicate = _mark(near.a, len(detections)) & unmatched[0] & ~matched.dropped
 
     def per_image(rows: NDArray[Any], weight: Floats | None = None) -> Floats:
         counted = np.bincount(detections.image[rows], weight, minlength=truth.images)
@@ -228,9 +228,9 @@ def measure_unscored(truth: Truth, detections: Detections) -> UnscoredScore:
         boxes=np.diff(detections.starts).astype(np.float64),
         regions=int(truth.ignore.sum()),
         tp=np.stack([per_image(mask) for mask in used]),
-        dropped=np.stack([per_image(mask & (share > IGNORE_SHARE)) for mask in spare]),
+        dropped=np.stack([per_image(mask & (share > IGNORE_SHARE)) for mask in unmatched]),
         dropped_coco=np.stack(
-            [per_image(m & (share >= t)) for m, t in zip(spare, THRESHOLDS, strict=True)]
+            [per_image(m & (share >= t)) for m, t in zip(unmatched, THRESHOLDS, strict=True)]
         ),
         iou=per_image(near.a[taken[0]], iou[taken[0]]),
         duplicates=per_image(duplicate),
@@ -256,7 +256,7 @@ def _match(
     near: Pairs, iou: Floats, truth: Truth, detections: Detections
 ) -> list[NDArray[np.bool_]]:
     """Mark the pairs of the best matching at each threshold."""
-    # Numbered by coordinates, so that equally good matchings do not depend on the file's order.
+    # Ranked by coordinates, so that ties do not depend on the order in the file.
     a = coordinate_rank(detections.xywh)[near.a]
     b = coordinate_rank(truth.xywh)[near.b]
     found = []
@@ -281,7 +281,7 @@ def _all_equal(detections: Detections) -> Detections:
 
 
 def ratio(over: float, under: float) -> float | None:
-    """Divide, or return None when there is nothing to divide by."""
+    """Divide, or return None for a divisor of 0."""
     return float(over / under) if under > 0 else None
 
 

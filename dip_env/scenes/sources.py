@@ -9,7 +9,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-# The package resolves its names on use: only the source that is asked for gets imported.
+# The package resolves its names on use, so only the requested source is imported.
 import dip_env.scenes as scenes
 from dip_env.errors import ConfigError, SceneError
 from dip_env.scenes.base import SceneSource

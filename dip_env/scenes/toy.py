@@ -27,7 +27,7 @@ _TABLE: tuple[tuple[tuple[tuple[int, ...], tuple[int, ...] | None, bool], ...], 
         ((150, 120, 250, 420), None, False),
         ((400, 60, 620, 120), None, True),
     ),
-    # 2: nobody.
+    # 2: no person.
     (),
     # 3: one person of 6 x 15 pixels: a few grey pixels in the overview, clear in a crop.
     (((311, 200, 317, 215), None, False),),
@@ -37,7 +37,7 @@ _SHIRTS = ((196, 64, 48), (48, 96, 180), (232, 184, 64), (96, 160, 96))
 
 
 class ToyScenes:
-    """Four scenes of 640 x 480 pixels: three people, two overlapping, nobody, one tiny person.
+    """Four scenes of 640 x 480 pixels: three people, two overlapping, none, one tiny person.
 
     Item i never changes, so a test can work out every reward by hand. Scene 1 holds an
     instance that is half hidden and one ignore region; scene 3 shows why looking helps.

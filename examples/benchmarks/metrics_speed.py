@@ -1,12 +1,12 @@
-"""What scoring a CrowdHuman-sized set costs, and how it grows with the number of images.
+"""The cost of scoring a CrowdHuman-sized set, and its growth with the number of images.
 
     python examples/benchmarks/metrics_speed.py
 
-Draws 4,370 images with 100,000 people and 400,000 detections and writes them as COCO files. Then
-every protocol is timed in a fresh process: wall time from the files to the numbers, and the peak
-memory of the process. CrowdHuman is also timed on a quarter and a half of the images. COCO is
-compared with pycocotools called directly on the same files (a quarter of the set, since both take
-minutes), in turns, and must give the same AP.
+Generates 4,370 images with 100,000 people and 400,000 detections as COCO files. Then every
+protocol is timed in a fresh process: wall time from the files to the metrics, and peak memory.
+CrowdHuman is also timed on a quarter and a half of the images. COCO is compared with pycocotools
+called directly on the same files (a quarter of the set, since both take minutes), alternately, and
+must give the same AP.
 The exit code is 1 when a limit is missed. Needs the core install only.
 """
 
@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 
-from dip_env.metrics.score import score_files
+from dip_env.metrics import score_files
 
 IMAGES, PEOPLE, DETECTIONS = 4370, 100_000, 400_000
 SECONDS_LIMIT = 8.0
@@ -39,8 +39,8 @@ MAX_DETECTIONS = [1, 10, 1000]
 PEER = "pycocotools"
 
 
-def draw(images: int, people: int, detections: int, seed: int = 0) -> tuple[dict, list]:
-    """Draw a crowd set: people of all sizes, several shaken boxes on most, noise elsewhere."""
+def generate(images: int, people: int, detections: int, seed: int = 0) -> tuple[dict, list]:
+    """Generate a crowd set: people of all sizes, several jittered boxes on most, and noise."""
     rng = np.random.default_rng(seed)
     width, height = 1400, 900
     per_image = rng.multinomial(people, rng.dirichlet(np.full(images, 2.0)))
@@ -78,12 +78,12 @@ def draw(images: int, people: int, detections: int, seed: int = 0) -> tuple[dict
         ],
     }
     found = rng.integers(people, size=int(detections * 0.7))
-    shaken = box[found] * (1 + rng.normal(0, 0.08, (len(found), 4)))
-    shaken[:, :2] = box[found, :2] + rng.normal(0, 0.08, (len(found), 2)) * box[found, 2:]
+    jittered = box[found] * (1 + rng.normal(0, 0.08, (len(found), 4)))
+    jittered[:, :2] = box[found, :2] + rng.normal(0, 0.08, (len(found), 2)) * box[found, 2:]
     noise = box[rng.integers(people, size=detections - len(found))].copy()
     noise[:, :2] = rng.uniform(0, (width - 40, height - 60), (len(noise), 2))
     where = np.concatenate([image[found], rng.integers(images, size=len(noise))])
-    boxes = np.concatenate([shaken, noise])
+    boxes = np.concatenate([jittered, noise])
     scores = np.concatenate([rng.beta(4, 2, len(found)), rng.beta(1.2, 5, len(noise))])
     results = [
         {
@@ -98,7 +98,7 @@ def draw(images: int, people: int, detections: int, seed: int = 0) -> tuple[dict
 
 
 def peer(truth: str, detections: str) -> float:
-    """Return the AP of pycocotools, called as its users do."""
+    """Return the AP of pycocotools, called directly."""
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
@@ -113,7 +113,7 @@ def peer(truth: str, detections: str) -> float:
 
 
 def work(what: str, truth: str, detections: str) -> dict[str, Any]:
-    """Score once in this process and tell what it took."""
+    """Score once in this process and return time and memory."""
     began = time.perf_counter()
     if what == PEER:
         values = {"AP": peer(truth, detections)}
@@ -130,8 +130,8 @@ def work(what: str, truth: str, detections: str) -> dict[str, Any]:
 def peak_megabytes() -> float:
     """Return the peak memory of this process.
 
-    Linux's own record is read where there is one: the portable ``ru_maxrss`` begins with what the
-    parent had when it forked.
+    Linux's own record is read where it exists: the portable ``ru_maxrss`` includes the memory of
+    the parent at the fork.
     """
     status = Path("/proc/self/status")
     if status.exists():
@@ -163,12 +163,12 @@ def main() -> int:
 
 
 def report(folder: Path, share: float, rounds: int) -> int:
-    """Draw the sets, time all protocols and print the table; 1 when a limit is missed."""
+    """Generate the sets, time all protocols and print the table; 1 when a limit is missed."""
     files = {}
     for part in (0.25, 0.5, 1.0):
         size = [max(4, round(n * share * part)) for n in (IMAGES, PEOPLE, DETECTIONS)]
         files[part] = (folder / f"truth_{part}.json", folder / f"found_{part}.json")
-        for file, data in zip(files[part], draw(*size), strict=True):
+        for file, data in zip(files[part], generate(*size), strict=True):
             file.write_text(json.dumps(data))
     jobs = [("crowdhuman", 0.25), ("crowdhuman", 0.5), ("crowdhuman", 1.0), ("citypersons", 1.0)]
     jobs += [("wider", 1.0), ("uavdt", 1.0), ("no scores", 1.0), ("coco", 0.25), (PEER, 0.25)]
@@ -182,7 +182,7 @@ def report(folder: Path, share: float, rounds: int) -> int:
     for job in jobs:
         print(f"| {job[0]} | {job[1]:g} | {seconds[job]:.2f} | {memory[job]:.0f} |")
     whole = ("crowdhuman", 1.0)
-    # Each round's pair ran one after the other: the median of their ratios is what noise spares.
+    # The pair of a round ran one after the other, so the median of their ratios is robust to noise.
     pairs = zip(runs["coco", 0.25], runs[PEER, 0.25], strict=True)
     gap = abs(runs["coco", 0.25][0]["values"]["AP"] - runs[PEER, 0.25][0]["values"]["AP"])
     checks = [

@@ -139,9 +139,9 @@ def test_ray_workers_play_what_one_process_plays(monkeypatch):
 
 def test_scenes_of_ones_own_are_checked_and_played():
     out = run("own_scenes.py", "--images", 2)
-    assert "2 scenes, all of them play" in out
+    assert "2 scenes, all of them valid" in out
     assert "an empty answer earns 0.100" in out
-    assert "the truth alone earns 0.800" in out
+    assert "the true boxes earn 0.800" in out
 
 
 def test_scenes_of_ones_own_come_from_any_such_folder(tmp_path):
@@ -150,4 +150,4 @@ def test_scenes_of_ones_own_come_from_any_such_folder(tmp_path):
     (tmp_path / "boxes.csv").write_text(
         "image,x1,y1,x2,y2,ignore\na.jpg,10,20,60,200,0\na.jpg,100,20,300,90,1\n"
     )
-    assert "1 scenes, all of them play" in run("own_scenes.py", "--folder", tmp_path)
+    assert "1 scenes, all of them valid" in run("own_scenes.py", "--folder", tmp_path)

@@ -1,4 +1,4 @@
-"""The CityPersons benchmark: miss rate by height and by how much of a person is visible.
+"""The CityPersons benchmark: miss rate by height and visibility.
 
 Source: the published Python evaluator of CityPersons (cvgroup-njust/CityPersons) and, for bare,
 partial and the unbounded heavy split, the tables of RepLoss and CSP.
@@ -19,10 +19,10 @@ from dip_env.metrics.curves import MissRate, MissRateRule, Ranked, log_average_m
 from dip_env.metrics.pairs import Pairs, best_free, shared_pairs
 
 OVERLAP = 0.5
-"""IoU that finds a person and share of a detection inside an ignore box; both included."""
+"""Least IoU of a match, and least share of a detection inside an ignore box; inclusive."""
 
 MAX_DETECTIONS = 1000
-"""Detections of an image that are read, the best ones; chosen before any is left out by height."""
+"""Highest-scoring detections of an image that are kept, before the filter by height."""
 
 HEIGHT_MARGIN = 1.25
 """Detections may be this much shorter or taller than the persons of a setup."""
@@ -30,7 +30,7 @@ HEIGHT_MARGIN = 1.25
 
 @dataclass(frozen=True)
 class Setup:
-    """Which persons a row of the benchmark counts; the others neither reward nor punish.
+    """The persons that a row of the benchmark evaluates; the others are ignored.
 
     Args:
         height: least and greatest height of the full box in pixels, both included.
@@ -41,26 +41,26 @@ class Setup:
     visibility: tuple[float, float]
 
     def counts(self, height: Floats, visibility: Floats) -> NDArray[np.bool_]:
-        """Tell which persons belong to the setup.
+        """Return which persons belong to the setup.
 
         Args:
             height: (N,) in pixels.
             visibility: (N,) visible share; NaN belongs to no setup.
 
         Returns:
-            (N,) True for those who do.
+            (N,) True for persons of the setup.
         """
         tall = (height >= self.height[0]) & (height <= self.height[1])
         return tall & (visibility >= self.visibility[0]) & (visibility <= self.visibility[1])
 
     def reads(self, height: Floats) -> NDArray[np.bool_]:
-        """Tell which detections are of a height that is read: the lower end included only.
+        """Return which detections are kept by height; only the lower limit is inclusive.
 
         Args:
             height: (N,) in pixels.
 
         Returns:
-            (N,) True for those that are.
+            (N,) True for kept detections.
         """
         low, high = self.height[0] / HEIGHT_MARGIN, self.height[1] * HEIGHT_MARGIN
         return (height >= low) & (height < high)
@@ -69,7 +69,7 @@ class Setup:
 SETUPS: Mapping[str, Setup] = {
     "MR_reasonable": Setup((50, inf), (0.65, inf)),
     "MR_small": Setup((50, 75), (0.65, inf)),
-    # "Heavy" means two things: the published evaluator's has a floor, the papers' has none.
+    # "Heavy" has two definitions: with a lower limit in the evaluator, without one in papers.
     "MR_heavy": Setup((50, inf), (0.2, 0.65)),
     "MR_heavy_unbounded": Setup((50, inf), (-inf, 0.65)),
     "MR_bare": Setup((50, inf), (0.9, inf)),
@@ -81,15 +81,15 @@ SETUPS: Mapping[str, Setup] = {
 
 @dataclass(frozen=True, eq=False)
 class CityPersonsScore:
-    """What matching found in every setup.
+    """The matches of every setup.
 
     Args:
-        setups: ranked detections that count, by key of ``SETUPS``.
-        rule: which point of the curve a reference belongs to.
-        images: how many images there are.
-        annotations: how many annotations there are, persons and ignore boxes.
-        detections: how many detections there are.
-        detections_cut: how many of them are beyond the best ``MAX_DETECTIONS`` of their image.
+        setups: ranked non-ignored detections, by key of ``SETUPS``.
+        rule: which point of the curve is read at a reference.
+        images: number of images.
+        annotations: number of annotations, persons and ignore boxes.
+        detections: number of detections.
+        detections_cut: number of them beyond the best ``MAX_DETECTIONS`` of their image.
     """
 
     setups: Mapping[str, Ranked]
@@ -109,10 +109,10 @@ class CityPersonsScore:
         """Return the log-average miss rate of every setup.
 
         Args:
-            counts: (I,) how often each image counts, once each by default.
+            counts: (I,) weight of each image, 1 by default.
 
         Returns:
-            Miss rates in [0, 1] by key; None where the setup has nobody.
+            Miss rates in [0, 1] by key; None where the setup has no person.
         """
         return {key: rate.value for key, rate in self._rates(counts).items()}
 
@@ -125,11 +125,11 @@ class CityPersonsScore:
         return {key: _nobody(SETUPS[key]) for key, value in self.values().items() if value is None}
 
     def details(self) -> dict[str, Any]:
-        """Return what else is worth knowing.
+        """Return further results.
 
         Returns:
-            Counts, by key of ``SETUPS`` where they depend on it: persons who count, annotations
-            that are ignored, true and false positives, references with a miss rate of 0.
+            Counts, by key of ``SETUPS`` where they depend on it: persons of the setup, ignored
+            annotations, true and false positives, references with a miss rate of 0.
         """
         people = {key: int(found.people.sum()) for key, found in self.setups.items()}
         return {
@@ -150,18 +150,18 @@ def measure_citypersons(
 ) -> CityPersonsScore:
     """Match detections with persons in every setup of the benchmark.
 
-    Boxes are not clipped. Of each image the best 1000 detections are read. By score, each takes
-    the free person with the largest IoU >= .5; else it is left out where an ignore box (or a
-    person outside the setup) covers at least half of it; else it is a false positive.
+    Boxes are not clipped. Of each image the best 1000 detections are kept. By score, each is
+    matched with the free person of the largest IoU >= .5; else it is ignored where an ignore box
+    (or a person outside the setup) covers at least half of it; else it is a false positive.
 
     Args:
         truth: persons with their visible boxes, and ignore boxes.
         detections: of the same images.
-        mr_rule: which point of the curve a reference belongs to; ``citypersons`` is the
+        mr_rule: which point of the curve is read at a reference; ``citypersons`` is the
             published evaluator's own.
 
     Returns:
-        What was found, per setup.
+        The matches, per setup.
     """
     overlaps = _compare(truth, detections)
     read = rank_in_image(detections) < MAX_DETECTIONS
@@ -182,7 +182,7 @@ def measure_citypersons(
 
 
 def visible_share(truth: Truth) -> Floats:
-    """Return how much of each annotation is visible.
+    """Return the visible share of each annotation.
 
     Args:
         truth: with visible boxes.
@@ -195,13 +195,13 @@ def visible_share(truth: Truth) -> Floats:
 
 
 def rank_in_image(detections: Detections) -> Indices:
-    """Return the place of each detection among those of its image, best first, ties as given.
+    """Return the rank of each detection within its image; ties keep their order.
 
     Args:
         detections: of all images.
 
     Returns:
-        (N,) places, 0 for the best of each image.
+        (N,) ranks, 0 for the highest score of each image.
     """
     order = np.lexsort((detections.rank, detections.image))
     position = np.empty(len(detections), dtype=np.int64)

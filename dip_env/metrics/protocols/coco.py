@@ -1,6 +1,6 @@
-"""COCO's average precision: boxes are matched by pycocotools, curves are read as it reads them.
+"""COCO's average precision: matching by pycocotools, curves reimplemented with image weights.
 
-The curves are read here once more so that images can be weighted: a bootstrap matches only once.
+The weights let a bootstrap over images match boxes once.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ SIZES: Mapping[str, tuple[float, float]] = {
     label: (float(low), float(high))
     for label, (low, high) in zip(_PARAMS.areaRngLbl, _PARAMS.areaRng, strict=True)
 }
-"""Least and greatest area of each size, both included."""
+"""Least and greatest area of each size, both inclusive."""
 
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """What pycocotools matched, of one category and size.
+    """Matches by pycocotools, of one category and size.
 
     Args:
-        image: (D,) image index of each detection, best score first.
+        image: (D,) image index of each detection, highest score first.
         found: (T, D) True for true positives.
-        counted: (T, D) True for true and false positives, False for what is ignored.
-        people: (I,) instances of each image that count.
+        counted: (T, D) True for true and false positives, False for ignored detections.
+        people: (I,) non-ignored instances of each image.
     """
 
     image: Indices
@@ -53,11 +53,11 @@ class Matches:
         """Read precision and recall off the curves.
 
         Args:
-            counts: (I,) how often each image counts.
+            counts: (I,) weight of each image.
 
         Returns:
-            (T, R) precision under its envelope and (T,) the recall that is reached, in [0, 1];
-            None without anybody to find.
+            (T, R) envelope of the precision and (T,) the largest recall, in [0, 1]; None without
+            non-ignored instances.
         """
         people = float(self.people @ counts)
         if people <= 0:
@@ -66,13 +66,13 @@ class Matches:
         precision = np.zeros((len(THRESHOLDS), len(RECALLS)))
         recall = np.zeros(len(THRESHOLDS))
         for t, (found, counted) in enumerate(zip(self.found, self.counted, strict=True)):
-            # Only true positives raise the recall, so no other point of the curve is ever read.
+            # Only true positives raise the recall, so no other point of the curve is needed.
             at = np.flatnonzero(found)
             if not len(at):
                 continue
             tp = np.cumsum(weight[at])
             reached = tp / people
-            # The tiny addend is pycocotools'.
+            # The epsilon is that of pycocotools.
             points = tp / (np.cumsum(weight * counted)[at] + np.spacing(1))
             envelope = np.append(np.maximum.accumulate(points[::-1])[::-1], 0.0)
             precision[t] = envelope[np.searchsorted(reached, RECALLS, side="left")]
@@ -82,12 +82,12 @@ class Matches:
 
 @dataclass(frozen=True, eq=False)
 class CocoScore:
-    """What pycocotools matched in every size and category.
+    """Matches by pycocotools in every size and category.
 
     Args:
         matches: by size, one entry for each category.
         categories: their names.
-        max_detections: how many detections of an image and category were read.
+        max_detections: limit of detections per image and category.
         facts: counts for the details.
     """
 
@@ -100,11 +100,11 @@ class CocoScore:
         """Return COCO's averages.
 
         Args:
-            counts: (I,) how often each image counts, once each by default.
+            counts: (I,) weight of each image, 1 by default.
 
         Returns:
             ``AP``, ``AP50``, ``AP75``, ``AP_small``, ``AP_medium``, ``AP_large`` and ``AR`` in
-            [0, 1], means over the categories that have somebody to find; None where none has.
+            [0, 1], means over the categories with non-ignored instances; None without any.
         """
         read = self._read("all", counts)
         values = _precisions(read)
@@ -117,10 +117,10 @@ class CocoScore:
         """Return the averages of each category.
 
         Args:
-            counts: (I,) how often each image counts, once each by default.
+            counts: (I,) weight of each image, 1 by default.
 
         Returns:
-            ``AP``, ``AP50`` and ``AP75`` by name of the category, None without anybody to find.
+            ``AP``, ``AP50`` and ``AP75`` by name of the category, None without instances.
         """
         each = zip(self.categories, self._read("all", counts), strict=True)
         return {name: _precisions([read]) for name, read in each}
@@ -136,10 +136,10 @@ class CocoScore:
         return {key: f"no {sizes.get(key, '')}person in the truth" for key in missing}
 
     def details(self) -> dict[str, Any]:
-        """Return what else is worth knowing.
+        """Return further results.
 
         Returns:
-            The limit on detections and what it cut, the categories, and counts.
+            The limit on detections and the number beyond it, the categories, and counts.
         """
         return {
             "max_detections": self.max_detections,
@@ -163,14 +163,14 @@ def measure_coco(
 
     Args:
         truth: persons and ignore regions.
-        detections: of the same images. Those of a category the truth does not know count nowhere
-            and are counted in the details.
-        max_detections: how many detections of an image and category are read, the best ones.
-            COCO's own 100 is less than some crowds have persons.
+        detections: of the same images. Those of a category that is not in the ground truth are
+            left out and counted in the details.
+        max_detections: number of highest-scoring detections per image and category to keep.
+            COCO's own 100 is less than the persons of some crowds.
         sizes: keys of ``SIZES`` to measure, ``all`` among them.
 
     Returns:
-        What was found, per size and category.
+        The matches, per size and category.
     """
     ids = sorted(set(truth.category_names) | set(truth.category.tolist()))
     images = _ascending(truth.image_ids)
@@ -198,7 +198,7 @@ def measure_coco(
 
 
 def _names(truth: Truth, categories: Sequence[int]) -> list[str]:
-    """Return a name for each category; the id tells namesakes apart."""
+    """Return a name for each category; equal names get their id appended."""
     names = [truth.category_names.get(number, str(number)) for number in categories]
     return [
         f"{name} ({number})" if names.count(name) > 1 else name
@@ -207,7 +207,7 @@ def _names(truth: Truth, categories: Sequence[int]) -> list[str]:
 
 
 def _ascending(image_ids: Sequence[int | str]) -> Indices:
-    """Return rows of the images in the order pycocotools lists them, which settles ties."""
+    """Return rows of the images in the order of pycocotools, which breaks ties."""
     order = sorted(
         range(len(image_ids)), key=lambda row: (isinstance(image_ids[row], str), image_ids[row])
     )
@@ -222,7 +222,7 @@ def _evaluate(
     max_detections: int,
     sizes: Sequence[str],
 ) -> COCOeval:
-    """Let pycocotools match; image ids are places in ``images`` (I,)."""
+    """Match with pycocotools; image ids are positions in ``images`` (I,)."""
     position = np.empty_like(images)
     position[images] = np.arange(len(images))
     ids = {
@@ -231,7 +231,7 @@ def _evaluate(
     }
     people = _rows(truth, position, area=truth.area, iscrowd=truth.ignore.astype(np.int64))
     found = _rows(detections, position, area=detections.areas, score=detections.scores)
-    # pycocotools reports its progress on stdout, which belongs to results.
+    # pycocotools prints its progress to stdout, which is reserved for results.
     with contextlib.redirect_stdout(io.StringIO()):
         evaluator = COCOeval(_indexed(ids, people), _indexed(ids, found), "bbox")
         evaluator.params.maxDets = [max_detections]
@@ -242,7 +242,7 @@ def _evaluate(
 
 
 def _rows(boxes: BoxSet, position: Indices, **columns: NDArray[Any]) -> list[dict[str, Any]]:
-    """Return COCO's annotations; ids start at 1, for pycocotools takes a match with 0 for none."""
+    """Return COCO annotations; ids start at 1, as pycocotools reads a match with id 0 as none."""
     names = ["id", "image_id", "category_id", "bbox", *columns]
     values = [
         range(1, len(boxes) + 1),
@@ -262,7 +262,7 @@ def _indexed(ids: Mapping[str, list[dict[str, Any]]], rows: list[dict[str, Any]]
 
 
 def _gather(results: Sequence[dict[str, Any] | None], images: Indices) -> Matches:
-    """Join the results of all images, in the order of ``images`` (I,), best score first."""
+    """Concatenate the results of all images, in the order of ``images`` (I,), sorted by score."""
     people = np.zeros(len(images), dtype=np.int64)
     numbers = np.zeros(len(images), dtype=np.int64)
     none = np.zeros((len(THRESHOLDS), 0), dtype=bool)
@@ -282,14 +282,14 @@ def _gather(results: Sequence[dict[str, Any] | None], images: Indices) -> Matche
 
 
 def _cut(detections: Detections, categories: Sequence[int], limit: int) -> dict[str, int]:
-    """Count the images with more than ``limit`` detections of a category, and the surplus."""
+    """Count the images with more than ``limit`` detections of a category, and the excess."""
     known = np.isin(detections.category, categories)
     pairs = np.column_stack([detections.image[known], detections.category[known]])
     groups, sizes = np.unique(pairs, axis=0, return_counts=True)
-    surplus = np.maximum(sizes - limit, 0)
+    excess = np.maximum(sizes - limit, 0)
     return {
-        "images_cut": len(np.unique(groups[surplus > 0, 0])),
-        "detections_cut": int(surplus.sum()),
+        "images_cut": len(np.unique(groups[excess > 0, 0])),
+        "detections_cut": int(excess.sum()),
     }
 
 

@@ -1,6 +1,6 @@
-"""Who overlaps whom by CrowdHuman's rules; chooses nobody.
+"""Overlaps by CrowdHuman's rules.
 
-Boxes are clipped to the image, every denominator has a little added and thresholds are strict.
+Boxes are clipped to the image, every denominator has an epsilon and thresholds are strict.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dip_env.formats.box_sets import BoxSet, Detections, Floats, Indices, Truth
 from dip_env.metrics.pairs import Pairs, shared_pairs
 
 OVERLAP = 0.5
-"""A pair needs more IoU than this, and a box in an ignore region more of its area than this."""
+"""Strict lower limit of a pair's IoU, and of the share of a box inside an ignore region."""
 
 EPSILON = 1e-6
 """The published evaluator adds it to every denominator; it decides pairs at the threshold."""
@@ -22,14 +22,14 @@ EPSILON = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Overlaps:
-    """Who overlaps enough.
+    """Pairs and boxes that overlap by more than ``OVERLAP``.
 
     Args:
         people: pairs (detection, person) with IoU above the threshold.
         iou: (P,) of these pairs.
         region: (N,) first ignore region each detection lies in, -1 for none.
         person_in_region: (M,) True for persons that lie in an ignore region.
-        corners: clipped boxes of detections and of annotations.
+        corners: clipped xyxy boxes of detections and of annotations.
     """
 
     people: Pairs
@@ -47,7 +47,7 @@ def compare(truth: Truth, detections: Detections) -> Overlaps:
         detections: in the same images.
 
     Returns:
-        What overlaps by more than ``OVERLAP``.
+        The overlaps.
 
     Source: CrowdDet, lib/evaluate.
     """
@@ -61,7 +61,7 @@ def compare(truth: Truth, detections: Detections) -> Overlaps:
     regions = pairs.only(with_region)
     regions = regions.only(regions.shared / (found_area[regions.a] + EPSILON) > OVERLAP)
     region = np.full(len(detections), -1, dtype=np.int64)
-    # Pairs stand in file order; written backwards, the first one stays.
+    # Pairs are in file order; assigned in reverse, the first one remains.
     region[regions.a[::-1]] = regions.b[::-1]
     person, rows = np.flatnonzero(~truth.ignore), np.flatnonzero(truth.ignore)
     inside = shared_pairs(there[person], _starts(truth, person), there[rows], _starts(truth, rows))

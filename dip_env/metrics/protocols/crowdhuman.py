@@ -1,8 +1,8 @@
-"""AP, MR^-2 and JI by CrowdHuman's rules, as CrowdDet's published evaluator has them.
+"""AP, MR^-2 and JI by CrowdHuman's rules, as in CrowdDet's published evaluator.
 
-Boxes are clipped to the image first, and two different matchings follow: AP and MR let detections
-choose one after the other, best score first; JI takes the one-to-one choice with the largest sum
-of IoU among the detections above a threshold, and the best of ten thresholds.
+Boxes are clipped to the image first, and there are two matchings: AP and MR match detections
+greedily, highest score first; JI takes the one-to-one matching with the largest sum of IoU among
+the detections above a threshold, and the best of ten thresholds.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ JI_THRESHOLDS = tuple(0.1 * k for k in range(10))
 
 @dataclass(frozen=True, eq=False)
 class CrowdHumanScore:
-    """What matching found, and the metrics as functions of how often each image counts.
+    """The matches, and the metrics as functions of image weights.
 
     Args:
-        truth: what was compared with.
-        taken: (N,) the annotation each detection took, -1 for none.
-        swallowed: (N,) the first ignore region in file order that holds a detection which took
-            nobody, -1 for none.
-        ranked: the detections outside ignore regions, best first.
-        jaccard: what JI is made of.
-        mr_rule: which point of the curve the miss rate is read at.
+        truth: the ground truth.
+        taken: (N,) the annotation matched with each detection, -1 for none.
+        swallowed: (N,) the first ignore region in file order that holds an unmatched detection,
+            -1 for none.
+        ranked: the detections outside ignore regions, highest score first.
+        jaccard: counts for JI.
+        mr_rule: at which point of the curve the miss rate is read.
     """
 
     truth: Truth
@@ -55,7 +55,7 @@ class CrowdHumanScore:
         """Return the metrics.
 
         Args:
-            counts: (I,) how often each image counts, once each by default.
+            counts: (I,) weight of each image, 1 by default.
 
         Returns:
             AP, MR, JI as published and AP_clean, each in [0, 1]; None where undefined.
@@ -103,19 +103,20 @@ def measure_crowdhuman(
 ) -> CrowdHumanScore:
     """Measure AP, MR^-2 and JI of persons by full boxes, whatever their categories.
 
-    The published evaluator's habits are kept, for numbers are compared with its numbers:
+    The rules of the published evaluator are kept, so that numbers are comparable:
 
     - x1 is clipped to [0, W-1] and x2 to [0, W] (y alike), so that a box right of the image keeps
-      a last column of pixels;
-    - every denominator has 1e-6 added, and thresholds are strict: exactly 0.5 is no match;
-    - a person is taken before any ignore region, however much of the detection lies in one; of
-      several regions the first in the file swallows it, and regions can be used again;
-    - AP has neither envelope nor anything before the first detection: a perfect list of N scores
-      1 - 1/N. ``AP_clean`` is the same curve begun at recall 0, which repairs that;
-    - JI is the best of ten thresholds, chosen on the images it is reported for; it takes the
-      largest sum of IoU, which need not have the most pairs; a score of 0 never counts.
+      one column of pixels;
+    - every denominator has 1e-6 added, and thresholds are strict: exactly 0.5 is not a match;
+    - a match with a person has priority over any ignore region; of several regions the first in
+      the file takes the detection, and regions can be matched repeatedly;
+    - AP has neither an envelope nor the segment before the first detection: a perfect list of N
+      scores 1 - 1/N. ``AP_clean`` starts the same curve at recall 0, which repairs that;
+    - JI is the best of ten thresholds, chosen on the images it is reported for; its matching has
+      the largest sum of IoU, which need not have the most pairs; detections of score 0 are never
+      kept.
 
-    Equal scores keep their order (images, then file). Equal IoU goes to the earlier person.
+    Equal scores keep their order (images, then file). For equal IoU the earlier person is matched.
 
     Args:
         truth: persons and ignore regions.
@@ -146,12 +147,12 @@ def measure_crowdhuman(
 
 
 def jaccard_index(truth: Truth, detections: Detections, thresholds: Sequence[float]) -> Jaccard:
-    """Compare persons and detections as sets, above each of some scores.
+    """Compare persons and detections as sets, above each score threshold.
 
     Args:
         truth: persons and ignore regions.
-        detections: in the same images. The order of their rows does not matter.
-        thresholds: detections with a higher score are kept (strictly), so that one threshold below
+        detections: in the same images, in any order.
+        thresholds: detections with a strictly higher score are kept, so that one threshold below
             all scores gives the index of detections without scores.
 
     Returns:
@@ -161,7 +162,7 @@ def jaccard_index(truth: Truth, detections: Detections, thresholds: Sequence[flo
 
 
 def clean_average_precision(curve: Curve) -> float | None:
-    """Return the trapezoids under the raw curve begun at recall 0 (source: ours).
+    """Return the trapezoids under the raw curve from recall 0 on (source: ours).
 
     The segment CrowdDet leaves out is the first detection's own: a perfect list scores 1.
 
@@ -169,7 +170,7 @@ def clean_average_precision(curve: Curve) -> float | None:
         curve: of all images.
 
     Returns:
-        AP in [0, 1]; None without anybody to find.
+        AP in [0, 1]; None without persons.
     """
     raw = raw_average_precision(curve)
     if raw is None or not len(curve.tp):

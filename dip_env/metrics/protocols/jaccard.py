@@ -1,4 +1,4 @@
-"""CrowdHuman's Jaccard index: detections and persons as sets, above each of some scores."""
+"""CrowdHuman's Jaccard index: detections and persons as sets, above each score threshold."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from dip_env.metrics.protocols.crowd_overlaps import EPSILON, Overlaps
 
 @dataclass(frozen=True, eq=False)
 class Jaccard:
-    """What JI is made of, at T score thresholds in I images.
+    """Counts for JI, at T score thresholds in I images.
 
     Args:
         thresholds: T scores; detections above them were kept.
@@ -37,17 +37,17 @@ class Jaccard:
 
     @cached_property
     def counts(self) -> NDArray[np.bool_]:
-        """(T, I) True where the image has a person or a detection that counts."""
+        """(T, I) True where the image has a person or a detection that is not ignored."""
         return (self.people != 0) | (self.detections != 0)
 
     def by_threshold(self, counts: Floats | None = None) -> list[float | None]:
-        """Average over the images with anything to count.
+        """Average over the images with persons or detections.
 
         Args:
-            counts: (I,) how often each image counts, once each by default.
+            counts: (I,) weight of each image, 1 by default.
 
         Returns:
-            T values in [0, 1), None at thresholds where no image has anything.
+            T values in [0, 1), None at thresholds where every image is empty.
         """
         weight = np.ones(self.ratio.shape[1]) if counts is None else counts
         images, sums = self.counts @ weight, self.ratio @ weight
@@ -60,7 +60,7 @@ class Jaccard:
         return max(defined, key=lambda pair: pair[0], default=None)
 
     def value(self, counts: Floats | None = None) -> float | None:
-        """Return JI, in [0, 1): the best over all thresholds; None when nothing counts anywhere."""
+        """Return JI, in [0, 1): the best over all thresholds; None where every image is empty."""
         best = self.best(counts)
         return None if best is None else best[0]
 
@@ -70,13 +70,13 @@ def count_above(
 ) -> Jaccard:
     """Match the detections above each threshold with the persons, and count.
 
-    The matching has the largest sum of IoU, which need not have the most pairs. Where several are
-    equally good, the boxes decide and not their order in the file.
+    The matching has the largest sum of IoU, which need not have the most pairs. Ties are broken by
+    coordinates, not by the order in the file.
 
     Args:
         truth: persons and ignore regions.
         detections: in the same images.
-        overlaps: of these two.
+        overlaps: of both.
         thresholds: T scores; detections with a higher one are kept.
 
     Returns:
@@ -84,7 +84,7 @@ def count_above(
     """
     images = truth.images
     order = np.argsort(thresholds, kind="stable")
-    # A detection is there at the lowest ``level`` thresholds.
+    # A detection is kept at the lowest ``level`` thresholds.
     level = np.searchsorted(np.asarray(thresholds)[order], detections.scores, side="left")
     people, image = truth.people, detections.image
     number = np.zeros((3, len(thresholds), images), dtype=np.int64)
@@ -104,7 +104,7 @@ def count_above(
 
 
 def _chosen_at(overlaps: Overlaps, level: Indices, thresholds: int) -> list[Indices]:
-    """Return the chosen pairs at each threshold, the lowest first."""
+    """Return the matched pairs at each threshold, the lowest first."""
     pairs = overlaps.people
     a, b = (
         _by_coordinates(rows, corners)
@@ -115,7 +115,8 @@ def _chosen_at(overlaps: Overlaps, level: Indices, thresholds: int) -> list[Indi
     chosen = np.zeros(len(a), dtype=bool)
     result = []
     for k in range(thresholds):
-        # From one threshold to the next few components lose a detection; the others are solved.
+        # From one threshold to the next few components lose a detection; only these are solved
+        # again.
         changed = np.zeros(part.max(initial=-1) + 1, dtype=bool)
         changed[part[present_until == k] if k else part] = True
         again = changed[part]
@@ -127,7 +128,7 @@ def _chosen_at(overlaps: Overlaps, level: Indices, thresholds: int) -> list[Indi
 
 
 def _by_coordinates(rows: Indices, corners: Floats) -> Indices:
-    """Renumber rows by their boxes, so that equally good choices do not depend on the order."""
+    """Rank rows by the coordinates of their boxes, so that ties do not depend on the order."""
     used = np.zeros(len(corners), dtype=bool)
     used[rows] = True
     number = np.full(len(corners), -1, dtype=np.int64)

@@ -1,7 +1,7 @@
-"""The UAVDT detection benchmark, applied to persons: AP at IoU .7 without what regions hide.
+"""The UAVDT detection benchmark, applied to persons: AP at IoU .7 outside ignore regions.
 
 Source: the benchmark's published Matlab evaluator; it rounds to hundredths of a percent, this does
-not. Papers that give COCO's AP per class instead find it in the details.
+not. The details hold COCO's AP per class, which some papers report instead.
 """
 
 from __future__ import annotations
@@ -18,21 +18,21 @@ from dip_env.metrics.pairs import best_free, shared_pairs
 from dip_env.metrics.protocols.coco import CocoScore, measure_coco
 
 OVERLAP = 0.7
-"""IoU that finds somebody, included."""
+"""Least IoU of a match, inclusive."""
 
 PER_CLASS_DETECTIONS = 500
-"""Detections of an image and class that COCO's AP per class reads (as VisDrone's)."""
+"""Limit of detections per image and class for COCO's AP per class (as VisDrone's)."""
 
 
 @dataclass(frozen=True, eq=False)
 class UavdtScore:
-    """What matching found.
+    """The matches.
 
     Args:
-        matches: ranked detections that count.
-        ignored: how many ignore regions there are.
-        detections: how many detections there are, removed ones included.
-        per_class: COCO's matching of each class; None where the truth has one class only.
+        matches: ranked detections that were not removed.
+        ignored: number of ignore regions.
+        detections: number of detections, removed ones included.
+        per_class: COCO's matching of each class; None where the ground truth has one class only.
     """
 
     matches: Ranked
@@ -44,10 +44,10 @@ class UavdtScore:
         """Return average precision at IoU .7, all classes together.
 
         Args:
-            counts: (I,) how often each image counts, once each by default.
+            counts: (I,) weight of each image, 1 by default.
 
         Returns:
-            ``AP70`` in [0, 1]; None without anybody to find.
+            ``AP70`` in [0, 1]; None without persons.
         """
         return {"AP70": envelope_average_precision(self.matches.curve(counts))}
 
@@ -62,12 +62,12 @@ class UavdtScore:
         }
 
     def details(self) -> dict[str, Any]:
-        """Return what else is worth knowing.
+        """Return further results.
 
         Returns:
             Counts, and with several classes ``per_class``: AP, AP50 and AP75 by class name as
-            pycocotools computes them (at most 500 detections; its own rule for ignore regions, so
-            nothing was removed before).
+            pycocotools computes them (at most 500 detections, none removed before: it has its own
+            rule for ignore regions).
         """
         facts: dict[str, Any] = {
             "images": len(self.matches.people),
@@ -84,17 +84,17 @@ class UavdtScore:
 
 
 def measure_uavdt(truth: Truth, detections: Detections) -> UavdtScore:
-    """Remove detections strictly inside an ignore region, then match whatever the class.
+    """Remove detections strictly inside an ignore region, then match across classes.
 
-    By score, each detection takes the free person with the largest IoU >= .7, the later one of
-    equals; without one it is a false positive. Persons are never removed.
+    By score, each detection is matched with the free person of the largest IoU >= .7, the later one
+    of equals; without one it is a false positive. Persons are never removed.
 
     Args:
         truth: persons and ignore regions.
         detections: of the same images.
 
     Returns:
-        What was found.
+        The matches.
     """
     kept = ~strictly_inside(detections, truth)
     pairs = shared_pairs(detections.xyxy, detections.starts, truth.xyxy, truth.starts)
@@ -119,16 +119,16 @@ def measure_uavdt(truth: Truth, detections: Detections) -> UavdtScore:
 
 
 def strictly_inside(detections: Detections, truth: Truth) -> NDArray[np.bool_]:
-    """Tell which detections lie strictly inside one ignore region.
+    """Return which detections lie strictly inside one ignore region.
 
     Args:
         detections: N detections.
-        truth: whose ignore regions hide.
+        truth: with the ignore regions.
 
     Returns:
         (N,) True where all four edges lie within those of one region without touching them.
     """
-    # Detections without area lie somewhere too: grown by a pixel they share area with a region.
+    # Detections without area are grown by a pixel, so that they share area with a region.
     grown = detections.xyxy + np.array([-1.0, -1.0, 1.0, 1.0])
     pairs = shared_pairs(grown, detections.starts, truth.xyxy, truth.starts)
     pairs = pairs.only(truth.ignore[pairs.b])

@@ -1,4 +1,4 @@
-"""The WIDER Pedestrian 2018 challenge: VOC matching at ten thresholds, ignored parts deleted first.
+"""The WIDER Pedestrian 2018 challenge: VOC matching at ten thresholds after deletion of boxes.
 
 Source: the challenge's published scorer.
 """
@@ -17,24 +17,24 @@ from dip_env.metrics.curves import Ranked, envelope_average_precision
 from dip_env.metrics.pairs import shared_pairs
 
 THRESHOLDS: tuple[float, ...] = tuple(np.arange(0.5, 1.0, 0.05).tolist())
-"""IoU that a true positive exceeds; made as the scorer makes them, 0.6000000000000001 included."""
+"""IoU that a true positive exceeds; computed as in the scorer, 0.6000000000000001 included."""
 
 COVERED = 0.5
 """A box is deleted when ignore regions cover more than this share of it."""
 
 SLACK = 0.01
-"""Pixels of covered area the scorer gives away before it compares."""
+"""Covered area in pixels that the scorer subtracts before it compares."""
 
 
 @dataclass(frozen=True, eq=False)
 class WiderScore:
-    """What matching found at every threshold.
+    """The matches at every threshold.
 
     Args:
-        matches: ranked detections that are left, one per entry of ``THRESHOLDS``.
-        people: how many persons there were before deletion.
-        ignored: how many ignore regions there are.
-        detections: how many detections there were before deletion.
+        matches: ranked detections after deletion, one per entry of ``THRESHOLDS``.
+        people: number of persons before deletion.
+        ignored: number of ignore regions.
+        detections: number of detections before deletion.
     """
 
     matches: Sequence[Ranked]
@@ -46,10 +46,10 @@ class WiderScore:
         """Return average precision, over all thresholds and at .5.
 
         Args:
-            counts: (I,) how often each image counts, once each by default.
+            counts: (I,) weight of each image, 1 by default.
 
         Returns:
-            ``AP`` and ``AP50`` in [0, 1]; None without anybody to find.
+            ``AP`` and ``AP50`` in [0, 1]; None without persons.
         """
         each = [envelope_average_precision(found.curve(counts)) for found in self.matches]
         defined = [value for value in each if value is not None]
@@ -68,10 +68,10 @@ class WiderScore:
         return {key: why for key, value in self.values().items() if value is None}
 
     def details(self) -> dict[str, Any]:
-        """Return what else is worth knowing.
+        """Return further results.
 
         Returns:
-            Counts of what there was, what was deleted, and true and false positives at IoU .5.
+            Counts before and of deletion, and true and false positives at IoU .5.
         """
         at_half = self.matches[0]
         return {
@@ -87,17 +87,17 @@ class WiderScore:
 
 
 def measure_wider(truth: Truth, detections: Detections) -> WiderScore:
-    """Delete what lies in ignored parts, then match as VOC does, at every threshold.
+    """Delete boxes in ignore regions, then match as VOC does, at every threshold.
 
-    A detection may take only the person it overlaps most: where that one is taken already by a
-    better detection, it is a false positive, however well it overlaps somebody else.
+    A detection can match only the person it overlaps most: if a higher-scoring detection already
+    matches that person, it is a false positive, even if it overlaps another person.
 
     Args:
-        truth: persons and ignore regions; categories play no part.
+        truth: persons and ignore regions; categories are not used.
         detections: of the same images.
 
     Returns:
-        What was found, per threshold.
+        The matches, per threshold.
     """
     people = ~truth.ignore & ~deleted(truth, truth)
     kept = ~deleted(detections, truth)
@@ -115,12 +115,12 @@ def measure_wider(truth: Truth, detections: Detections) -> WiderScore:
 
 
 def deleted(boxes: BoxSet, truth: Truth) -> NDArray[np.bool_]:
-    """Tell which boxes lie in ignored parts.
+    """Return which boxes lie in ignore regions.
 
     Args:
         boxes: persons or detections, N of them.
-        truth: whose ignore regions delete; where two overlap, their common area counts twice (the
-            published scorer's quirk).
+        truth: with the ignore regions; where two overlap, their common area counts twice (a quirk
+            of the published scorer).
 
     Returns:
         (N,) True for boxes of which more than half is covered. A box without area never is.
@@ -138,12 +138,12 @@ def most_overlapped(
 ) -> tuple[Indices, Floats]:
     """Find the person each detection overlaps most.
 
-    Boxes reach one pixel further than their corners here, as in VOC: sides are w + 1 and h + 1.
+    Boxes include their last pixel here, as in VOC: sides are w + 1 and h + 1.
 
     Args:
         truth: M annotations.
         detections: N detections.
-        people: (M,) True for those that may be found.
+        people: (M,) True for persons that can be matched.
 
     Returns:
         (N,) row of the person, the earlier one of equals, and (N,) the IoU; -1 and 0 where no
@@ -166,14 +166,14 @@ def most_overlapped(
 
 
 def first_takers(person: Indices, overlaps: NDArray[np.bool_]) -> NDArray[np.bool_]:
-    """Tell which detections are the first to take the person they try.
+    """Return which detections are the first to match their person.
 
     Args:
-        person: (K,) the person each detection tries, best score first.
-        overlaps: (K,) True where it overlaps that person enough.
+        person: (K,) the person each detection overlaps most, highest score first.
+        overlaps: (K,) True where the overlap is large enough.
 
     Returns:
-        (K,) True for the first enough overlapping detection of each person.
+        (K,) True for the first sufficiently overlapping detection of each person.
     """
     able = np.flatnonzero(overlaps)
     _, first = np.unique(person[able], return_index=True)

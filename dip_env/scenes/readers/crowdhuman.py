@@ -54,7 +54,7 @@ class CrowdHumanScenes(DatasetScenes):
     The visible share is the area of ``vbox`` over that of ``fbox``; heads have no visible box, so
     a head is taken to be fully visible. Ignored are ``mask`` regions (crowds, reflections,
     posters), persons with ``extra.ignore``, and with ``boxes="head"`` also those with
-    ``head_attr.ignore``, which says nothing about the body. A line without boxes is a scene without
+    ``head_attr.ignore``, which does not refer to the body. A line without boxes is a scene without
     people. Images have no size in the file; it is read from their headers, on use. CrowdHuman is
     for non-commercial research and education only, under its own terms. Layout, the archives
     unzipped in one folder (``CrowdHuman_train/Images`` and ``CrowdHuman_val/Images`` are found too,

@@ -80,13 +80,13 @@ def tell_year(file: Path, lines: Lines) -> int:
             f"{file}: expected lines of 2018 (label x y w h) or of 2019 (x y w h), got lines that "
             "fit both or neither; say which with year="
         )
-    said = [
+    found = [
         f"line {by[year]} has {what} of {year}"
         for by, what in ((by_numbers, "numbers"), (by_name, "a name"))
         for year in sorted(by)
     ]
     raise SceneError(
-        f"{file}: expected lines of one year, but {', '.join(said)}; mend the line, or say which "
+        f"{file}: expected lines of one year, but {', '.join(found)}; mend the line, or say which "
         "with year="
     )
 

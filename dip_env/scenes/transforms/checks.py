@@ -25,8 +25,8 @@ def scan_length(source: SceneSource, among: int | None) -> int:
         return min(among, len(source))
     if is_endless(source):
         raise ConfigError(
-            f"among: expected a number of scenes to look at, got None; {source!r} is endless and "
-            "cannot be gone through as a whole"
+            f"among: expected a number of scenes to read, got None; {source!r} is endless and "
+            "cannot be read as a whole"
         )
     return len(source)
 

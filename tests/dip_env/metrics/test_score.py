@@ -241,5 +241,7 @@ def test_selecting_nothing_changes_nothing(make_sets):
 def test_detections_of_other_images_are_refused(write):
     truth, other = (read_truth(write(f"{n}.json", truth_json(n))) for n in (2, 3))
     detections = as_detections([], other, "found")
-    with pytest.raises(ConfigError, match="detections: expected the 2 images of the truth, got 3"):
+    with pytest.raises(
+        ConfigError, match="detections: expected the 2 images of the ground truth, got 3"
+    ):
         measure(truth, detections)

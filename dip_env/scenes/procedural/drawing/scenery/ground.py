@@ -228,7 +228,7 @@ def _joints(brush: Brush, ground: Ground) -> None:
     dark, step = dimmed(ground.colour, 0.84), ground.joints
     camera, depth = brush.camera, 4.0
     z = brush.near - brush.near % step + step
-    while z < brush.far:  # until the joints lie too close together to be told apart
+    while z < brush.far:  # until the joints are too close together to be resolved
         gap = camera.project((0.0, 0.0, z))[1] - camera.project((0.0, 0.0, z + step))[1]
         depth = camera.depth((0.0, 0.0, z))
         if gap < 4:
