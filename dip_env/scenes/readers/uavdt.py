@@ -32,7 +32,7 @@ from dip_env.scenes.readers.uavdt_rows import (
     read_rows,
 )
 
-Truth = Literal["gt_whole", "gt"]
+TruthKind = Literal["gt_whole", "gt"]
 """Ground truth of detection, with categories, or of tracking, without."""
 
 CATEGORIES = ("car", "truck", "bus")
@@ -98,7 +98,7 @@ class UAVDTScenes(DatasetScenes):
         annotations: str | Path | None = None,
         images: str | Path | None = None,
         every: int = 1,
-        truth: Truth = "gt_whole",
+        truth: TruthKind = "gt_whole",
         categories: Collection[str] = CATEGORIES,
         max_pixels: int = DEFAULT_MAX_PIXELS,
         bad_boxes: BadBoxes = "error",
@@ -195,7 +195,7 @@ def _find_sequences(folder: Path, split: str, truth: str) -> tuple[str, ...]:
 
 
 def _read_sequence(
-    folder: Path, name: str, truth: Truth, photos: Path, every: int, bad_boxes: BadBoxes
+    folder: Path, name: str, truth: TruthKind, photos: Path, every: int, bad_boxes: BadBoxes
 ) -> _Sequence:
     """Read and check the two files of a sequence."""
     files = (folder / f"{name}_{truth}.txt", folder / f"{name}_gt_ignore.txt")

@@ -50,7 +50,7 @@ class Thing:
 
 
 @dataclass(eq=False)
-class Truth:
+class PaintedTruth:
     """Ground truth about the people, measured on the masks, in painting order (far to near).
 
     Args:
@@ -139,7 +139,7 @@ def _cast(
     layer.paste(255, (x0, y0, x1, y1), fallen)
 
 
-def paint(plate: Image.Image, things: list[Thing]) -> Truth:
+def paint(plate: Image.Image, things: list[Thing]) -> PaintedTruth:
     """Paint all things on the plate, far ones first, and measure the visible part of the people.
 
     Args:
@@ -151,7 +151,7 @@ def paint(plate: Image.Image, things: list[Thing]) -> Truth:
     """
     width, height = plate.size
     seen = np.zeros((height, width), dtype=np.uint8)
-    truth = Truth()
+    truth = PaintedTruth()
     totals: list[int] = []
     number = 0
     for thing in sorted(things, key=lambda t: -t.depth):

@@ -9,7 +9,12 @@ from typing import Any
 from PIL import Image, ImageFilter
 
 from dip_env.scenes.procedural.drawing.arrange import draw_people, furnish, place_people
-from dip_env.scenes.procedural.drawing.compose import SHADOW_REDUCTION, Truth, cast_shadows, paint
+from dip_env.scenes.procedural.drawing.compose import (
+    SHADOW_REDUCTION,
+    PaintedTruth,
+    cast_shadows,
+    paint,
+)
 from dip_env.scenes.procedural.drawing.people.far_crowd import RANK, RANKS, draw_far_crowd
 from dip_env.scenes.procedural.drawing.placement import BODY, random_camera
 from dip_env.scenes.procedural.drawing.render.camera import Camera
@@ -42,7 +47,7 @@ class Drawing:
     """
 
     image: Image.Image
-    truth: Truth
+    truth: PaintedTruth
     regions: tuple[Box, ...]
     notes: Mapping[str, Any]
 

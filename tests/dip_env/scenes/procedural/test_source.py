@@ -10,7 +10,7 @@ from PIL import Image
 
 from dip_env.errors import ConfigError
 from dip_env.scenes import Scene, SceneSource
-from dip_env.scenes.procedural.drawing.compose import Truth
+from dip_env.scenes.procedural.drawing.compose import PaintedTruth
 from dip_env.scenes.procedural.drawing.scene import Drawing
 from dip_env.scenes.procedural.parameters import CAMERAS, LIGHTS, LOOKALIKES, SETTINGS
 from dip_env.scenes.procedural.source import (
@@ -129,7 +129,7 @@ def test_a_far_crowd_is_one_ignore_region_inside_the_image() -> None:
 
 
 def test_people_with_a_sliver_in_sight_are_ignored_and_the_unseen_are_left_out() -> None:
-    truth = Truth(
+    truth = PaintedTruth(
         boxes=[(0, 0, 10, 20), (5, 0, 15, 20), (30, 0, 40, 20)],
         visible=[(0, 0, 1, 20), None, (30, 0, 40, 20)],
         shares=[0.04, 0.0, 1.0],
