@@ -83,7 +83,7 @@ def test_an_endless_source_is_only_gone_through_up_to_among():
         FilteredScenes(endless, min_people=2)
     kept = FilteredScenes(endless, min_people=3, among=3)
     assert kept.counts["kept"] + kept.counts["left_out"] == 3
-    # Nothing needs to be gone through where no number of people is asked for.
+    # No scene needs to be read where the number of people is not limited.
     without = FilteredScenes(endless, min_visible=0.5)
     assert len(without) == len(endless)
     assert without.counts == {"kept": len(endless), "left_out": 0, "beyond_among": 0}

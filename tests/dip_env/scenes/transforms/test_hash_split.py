@@ -93,7 +93,7 @@ def test_names_that_are_no_text_have_a_place():
 
 
 def test_an_endless_source_needs_among():
-    with pytest.raises(ConfigError, match="among: expected a number of scenes to look at"):
+    with pytest.raises(ConfigError, match="among: expected a number of scenes to read"):
         HashSplit(ProceduralCrowd("easy"), "train")
     split = HashSplit(Named([(str(k), None) for k in range(9)]), "train", among=5)
     assert split.counts["kept"] + split.counts["other_parts"] == 5
