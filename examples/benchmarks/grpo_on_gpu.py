@@ -33,8 +33,9 @@ from random_weights import TEXT_3B, TEXT_SMOKE, VISION_3B, VISION_SMOKE, qwen2_5
 from step_flops import FORWARD, FULL_UPDATE, LORA_UPDATE, Work, flops, peak_flops, wait
 
 from dip_agents.engines.hf import HFEngine
-from dip_agents.models.loading import LANGUAGE_LINEARS
-from dip_agents.models.vlm import VLM, TokenLogprobs
+from dip_agents.models.base import TokenLogprobs
+from dip_agents.models.lora import LANGUAGE_LINEARS
+from dip_agents.models.vlm import VLM
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_env.config import EpisodeConfig
 
@@ -65,11 +66,11 @@ def _each_member_repeats_the_prompt(vlm: VLM) -> Iterator[None]:
 
 @contextmanager
 def _all_logits_at_once(vlm: VLM) -> Iterator[None]:
-    vlm.head_weight = lambda: None  # type: ignore[method-assign]
+    vlm.head.weight = lambda: None  # type: ignore[method-assign]
     try:
         yield
     finally:
-        del vlm.head_weight
+        del vlm.head.weight
 
 
 @contextmanager
@@ -77,11 +78,11 @@ def _stock_vision(vlm: VLM) -> Iterator[None]:
     visual = vlm.core.model.visual
     parts = [visual, visual.patch_embed, *(block.attn for block in visual.blocks)]
     fast = [part.__dict__.pop("forward", None) for part in parts]
-    held, vlm._fast_vision = vlm._fast_vision, False
+    held, vlm.vision.fast = vlm.vision.fast, False
     try:
         yield
     finally:
-        vlm._fast_vision = held
+        vlm.vision.fast = held
         for part, forward in zip(parts, fast, strict=True):
             if forward is not None:
                 part.forward = forward

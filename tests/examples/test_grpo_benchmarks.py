@@ -254,7 +254,7 @@ def test_a_switch_is_undone(load):
     def state() -> tuple[bool, bool, bool, bool]:
         return (
             vlm.shares_prefix,
-            vlm.head_weight() is not None,
+            vlm.head.weight() is not None,
             "forward" in vars(visual),
             "forward" in vars(visual.blocks[0].attn),
         )

@@ -12,7 +12,7 @@ from dip_env.episode import Message
 from dip_env.errors import DipError
 
 if TYPE_CHECKING:
-    from dip_agents.models.vlm import VLM
+    from dip_agents.models.base import VisionLanguageModel
     from dip_agents.tokens.chat import ChatTokens
 
 
@@ -121,7 +121,7 @@ class Engine(Protocol):
         """
         ...
 
-    def sync(self, vlm: VLM, version: int) -> None:
+    def sync(self, vlm: VisionLanguageModel, version: int) -> None:
         """Take over the trainer's weights.
 
         Args:

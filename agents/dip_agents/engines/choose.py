@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
 
 from dip_agents.engines.generic import GenericEngine
 from dip_agents.engines.hf import HFEngine
-from dip_agents.models.generic_vlm import GenericVLM
-from dip_agents.models.vlm import VLM
 
 if TYPE_CHECKING:
     from dip_agents.engines.base import Engine
+    from dip_agents.models.base import NativeEngine, VisionLanguageModel
+
+NATIVE_ENGINES: dict[NativeEngine, Callable[[Any], Engine]] = {
+    "hf": HFEngine,
+    "generic": GenericEngine,
+}
+"""By the name a model gives in ``native_engine``."""
 
 
-def engine_for(vlm: VLM) -> Engine:
+def engine_for(vlm: VisionLanguageModel) -> Engine:
     """Return the engine that samples from a model's own weights.
 
     Args:
@@ -22,6 +28,4 @@ def engine_for(vlm: VLM) -> Engine:
     Returns:
         ``HFEngine`` for the Qwen-VL families, ``GenericEngine`` for the others.
     """
-    if isinstance(vlm, GenericVLM):
-        return GenericEngine(vlm)
-    return HFEngine(vlm)
+    return NATIVE_ENGINES[vlm.native_engine](vlm)

@@ -10,7 +10,7 @@ from dip_env.errors import ConfigError
 
 if TYPE_CHECKING:
     from dip_agents.engines.base import Engine
-    from dip_agents.models.vlm import VLM
+    from dip_agents.models.base import VisionLanguageModel
 
 WeightSync = Literal["merged", "adapter"]
 """What vLLM gets: all weights with the LoRA added, or the LoRA beside fixed weights."""
@@ -64,7 +64,7 @@ class EngineArgs:
                 f"sleep: expected 0 or 1 with {asked_by}, got 2, which forgets the weights"
             )
 
-    def open(self, vlm: VLM, rules: EpisodeConfig, token_budget: int) -> Engine:
+    def open(self, vlm: VisionLanguageModel, rules: EpisodeConfig, token_budget: int) -> Engine:
         """Return the engine.
 
         Args:
@@ -81,7 +81,6 @@ class EngineArgs:
         from dip_agents.engines.choose import engine_for
         from dip_agents.engines.openai import OpenAIEngine
         from dip_agents.engines.vllm import VLLMEngine
-        from dip_agents.models.generic_vlm import GenericVLM
 
         named = self.server is not None or self.server_model is not None
         if named != (self.engine == "openai") or (self.server is None) != (
@@ -100,7 +99,7 @@ class EngineArgs:
                 concurrency=self.concurrency,
             )
         if self.engine == "vllm":
-            if isinstance(vlm, GenericVLM):
+            if not vlm.runs_in_vllm:
                 kind = vlm.core.config.model_type
                 raise ConfigError(f"engine vllm: expected a Qwen-VL model, got {kind!r}")
             return VLLMEngine(

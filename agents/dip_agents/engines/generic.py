@@ -12,8 +12,8 @@ from torch import Tensor
 
 from dip_agents.engines.base import Chunk, Reply, Sample, Sampling, TurnSeed
 from dip_agents.engines.sampling import draw
+from dip_agents.models.base import VisionLanguageModel
 from dip_agents.models.generic_vlm import GenericVLM
-from dip_agents.models.vlm import VLM
 from dip_agents.tokens.buffer import EncodedImage
 from dip_agents.tokens.chat import ChatTokens
 
@@ -37,7 +37,7 @@ class GenericEngine:
         self.chat: ChatTokens = vlm.chat
         self.rows = rows
 
-    def sync(self, vlm: VLM, version: int) -> None:
+    def sync(self, vlm: VisionLanguageModel, version: int) -> None:
         """Do nothing: the weights are the trainer's."""
 
     @torch.no_grad()
@@ -83,7 +83,7 @@ class GenericEngine:
             if temperature > 0:
                 numbers = [rows[i].draws[len(rows[i].said)] for i in speaking]
                 draws = torch.tensor(numbers, dtype=torch.float64)
-            chosen, logprobs = draw(vlm.logits(states[speaking]), ban, temperature, draws)
+            chosen, logprobs = draw(vlm.head.logits(states[speaking]), ban, temperature, draws)
             # A row that has ended is fed its end of turn again and again; nobody reads it.
             fed = [eos] * len(rows)
             for i, token, logprob in zip(speaking, chosen, logprobs, strict=True):

@@ -19,6 +19,7 @@ from dip_agents.engines.base import Chunk, Reply, Sample, Sampling, TurnSeed
 from dip_agents.engines.cuda_graphs import graphed
 from dip_agents.engines.decoder import Decoder, decoder_for
 from dip_agents.engines.sampling import draw
+from dip_agents.models.base import VisionLanguageModel
 from dip_agents.models.vlm import VLM
 from dip_agents.models.weights import copy_weights
 from dip_agents.tokens.buffer import EncodedImage
@@ -61,7 +62,7 @@ class HFEngine:
         self._decoder: Decoder | None = None
         self._version: int | None = None
 
-    def sync(self, vlm: VLM, version: int) -> None:
+    def sync(self, vlm: VisionLanguageModel, version: int) -> None:
         """Take over the weights, unless they are the trainer's own.
 
         Args:
@@ -83,7 +84,7 @@ class HFEngine:
     ) -> None:
         """Play ``repeats`` rows of each prompt to their ends, see ``Engine``."""
         self.vlm.model.eval()
-        self.vlm.forget_images()
+        self.vlm.vision.forget_images()
         if self._decoder is None:
             decoder = decoder_for(self.vlm)
             self._decoder = graphed(decoder, self.vlm.device) if self.cuda_graphs else decoder

@@ -14,7 +14,7 @@ from dip_env.errors import ConfigError
 from dip_wrappers.chat import plain_text
 
 if TYPE_CHECKING:
-    from dip_agents.models.vlm import VLM
+    from dip_agents.models.base import VisionLanguageModel
     from dip_agents.tokens.chat import ChatTokens
 
 logger = logging.getLogger(__name__)
@@ -78,7 +78,7 @@ class OpenAIEngine:
         )
         self._warned: set[str] = set()
 
-    def sync(self, vlm: VLM, version: int) -> None:
+    def sync(self, vlm: VisionLanguageModel, version: int) -> None:
         """Do nothing when ``frozen``.
 
         Raises:

@@ -19,13 +19,13 @@ import torch
 from dip_agents.engines.base import Chunk, EngineError, Reply, Sampling, TurnSeed
 from dip_agents.engines.config import WeightSync
 from dip_agents.engines.vllm_requests import (
-    banned_ids,
     check_prompt,
     prompt_of,
     sample_of,
     sampling_keywords,
 )
-from dip_agents.models.vlm import VLM
+from dip_agents.models.base import VisionLanguageModel
+from dip_agents.models.lora import adapter_rank
 from dip_agents.models.weights import checkpoint_weights, write_checkpoint
 from dip_agents.runtime.random_state import rng_state, set_rng_state
 from dip_agents.tokens.buffer import EncodedImage
@@ -65,7 +65,7 @@ class VLLMEngine:
 
     def __init__(
         self,
-        vlm: VLM,
+        vlm: VisionLanguageModel,
         folder: Path | str | None = None,
         *,
         weight_sync: WeightSync = "merged",
@@ -85,7 +85,7 @@ class VLLMEngine:
         self._sleep = sleep
         self._asleep: set[str] = set()
         self._dropped = False  # asleep at level 2: there are no weights
-        self._banned = banned_ids(vlm)
+        self._banned = vlm.banned_ids
         self._banned_set = frozenset(self._banned)
         self._lora: Any = None
         rank = _lora_rank(vlm, weight_sync)
@@ -124,7 +124,7 @@ class VLLMEngine:
         with _own_random_state():
             self._llm = self._vllm.LLM(**(keywords | dict(options or {})))
 
-    def sync(self, vlm: VLM, version: int) -> None:
+    def sync(self, vlm: VisionLanguageModel, version: int) -> None:
         """Take over the trainer's weights and forget everything computed with older ones.
 
         Args:
@@ -186,7 +186,7 @@ class VLLMEngine:
             self._llm.wake_up(tags=[tag])
             self._asleep.discard(tag)
 
-    def _sync_adapter(self, vlm: VLM, version: int) -> None:
+    def _sync_adapter(self, vlm: VisionLanguageModel, version: int) -> None:
         """Write the LoRA to disk and serve it under a new name.
 
         Under an old name vLLM would go on with the keys and values of the old adapter.
@@ -333,7 +333,7 @@ def _import_vllm() -> Any:
         ) from error
 
 
-def _lora_rank(vlm: VLM, weight_sync: str) -> int:
+def _lora_rank(vlm: VisionLanguageModel, weight_sync: str) -> int:
     """Return the rank of the adapter to serve, 0 for none."""
     if weight_sync not in get_args(WeightSync):
         raise ConfigError(
@@ -341,11 +341,11 @@ def _lora_rank(vlm: VLM, weight_sync: str) -> int:
         )
     if weight_sync == "merged":
         return 0
-    if not hasattr(vlm.model, "peft_config"):
+    rank = adapter_rank(vlm.model)
+    if not rank:
         raise ConfigError(
             "weight_sync: expected a model with a LoRA for 'adapter', got one without"
         )
-    rank = int(vlm.model.peft_config[vlm.model.active_adapter].r)
     if rank not in LORA_RANKS:
         raise ConfigError(f"lora_rank: expected one of {LORA_RANKS} for vLLM, got {rank}")
     return rank

@@ -3,28 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import Image
 
 from dip_agents.engines.base import EngineError, Sample, Sampling
+from dip_agents.tokens.banned import BAN_BIAS
 from dip_agents.tokens.buffer import EncodedImage
-
-if TYPE_CHECKING:
-    from dip_agents.models.vlm import VLM
-
-BAN = -100.0
-"""The lowest bias vLLM takes; times e^-100 is nothing beside any token in float32."""
-
-
-def banned_ids(vlm: VLM) -> list[int]:
-    """Return the ids a policy must not sample: special tokens and rows without a token.
-
-    Args:
-        vlm: the model, whose embedding may have more rows than its tokenizer has tokens.
-    """
-    rows = vlm.core.get_input_embeddings().weight.shape[0]
-    return sorted({*vlm.chat.banned_ids, *range(len(vlm.processor.tokenizer), rows)})
 
 
 def one_placeholder_per_image(
@@ -128,7 +113,7 @@ def sampling_keywords(
         "max_tokens": min(sampling.max_new_tokens, sampling.token_budget - length),
         "stop_token_ids": [eos],
         "logprobs": 0,  # of the sampled token alone
-        "logit_bias": dict.fromkeys(banned, BAN),
+        "logit_bias": dict.fromkeys(banned, BAN_BIAS),
         "detokenize": False,
     }
 

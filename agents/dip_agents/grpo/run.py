@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import json
 import random
 from collections import defaultdict
@@ -22,9 +21,9 @@ from dip_agents.grpo.config import GRPOConfig
 from dip_agents.grpo.reward_schedule import check_schedule, rules_at
 from dip_agents.grpo.rollouts import RolloutGroup, collect_rollouts
 from dip_agents.grpo.trainer import GRPOTrainer
+from dip_agents.models.base import VisionLanguageModel
 from dip_agents.models.fsdp import ShardedVLM
 from dip_agents.models.loading import LoadedModel, save_model
-from dip_agents.models.vlm import VLM
 from dip_agents.models.weights import copy_weights, fingerprint
 from dip_agents.policies.oracle import OraclePolicy
 from dip_agents.policies.vlm import VLMPolicy
@@ -273,7 +272,7 @@ def scene_indices(step: int, config: GRPOConfig, count: int, round_: int = 0) ->
 
 
 def evaluate_model(
-    vlm: VLM,
+    vlm: VisionLanguageModel,
     source: SceneSource,
     indices: Sequence[int],
     rules: EpisodeConfig,
@@ -330,13 +329,16 @@ def report_gain(before: EvalResult, after: EvalResult, out: Path, console: Conso
 
 
 def _reference(
-    policy: VLM | ShardedVLM, vlm: VLM, config: GRPOConfig, ranks: DistributedContext
+    policy: VisionLanguageModel | ShardedVLM,
+    vlm: VisionLanguageModel,
+    config: GRPOConfig,
+    ranks: DistributedContext,
 ) -> Callable[[Sequence[TokenBuffer]], torch.Tensor]:
     """Return logprobs of the policy the run started from: LoRA off, or a frozen copy."""
-    if hasattr(policy.model, "disable_adapter"):
+    if policy.has_adapter:
 
         def without_adapter(buffers: Sequence[TokenBuffer]) -> torch.Tensor:
-            with policy.model.disable_adapter():
+            with policy.without_adapter():
                 return policy.token_logprobs(buffers, config.temperature).logprobs
 
         return without_adapter
@@ -344,6 +346,5 @@ def _reference(
         sharded = ShardedVLM(vlm, ranks)
         sharded.model.requires_grad_(False)
         return lambda buffers: sharded.token_logprobs(buffers, config.temperature).logprobs
-    weights = copy.deepcopy(vlm.model).requires_grad_(False).eval()
-    frozen = type(vlm)(weights, vlm.processor, vlm.autocast)
+    frozen = vlm.frozen_copy()
     return lambda buffers: frozen.token_logprobs(buffers, config.temperature).logprobs

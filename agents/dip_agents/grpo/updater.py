@@ -25,7 +25,7 @@ from dip_agents.tokens.micro_batches import micro_batches, padded_tokens
 from dip_env.errors import DipError
 
 if TYPE_CHECKING:
-    from dip_agents.models.vlm import TokenLogprobs
+    from dip_agents.models.base import TokenLogprobs
     from dip_agents.tokens.buffer import TokenBuffer
 
 logger = logging.getLogger(__name__)

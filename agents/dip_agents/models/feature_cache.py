@@ -1,16 +1,13 @@
-"""What a frozen vision tower made of images, kept while they are in play; knows no model."""
+"""Features of images from a frozen vision tower, kept between calls; independent of the model."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 
-from torch import Tensor
+from dip_agents.models.base import Features
 
 CACHE_BYTES = 512 * 2**20
 """Features kept: at d = 2048 in bfloat16 some thousand overviews of 448 pixels."""
-
-Features = tuple[Tensor, list[Tensor]]
-"""Embeds (tokens, d) of an image, and its deepstack features per layer."""
 
 
 class FeatureCache:

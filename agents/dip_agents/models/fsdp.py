@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any
 
 from torch import Tensor, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import FSDPModule, fully_shard
 
-from dip_agents.models.vlm import VLM, TokenLogprobs
+from dip_agents.models.base import TokenLogprobs, VisionLanguageModel
+from dip_agents.models.vlm import VLM
 from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.runtime.dtensors import gather_full, shard_like
 from dip_agents.tokens.buffer import TokenBuffer
@@ -57,14 +59,14 @@ class ShardedVLM:
         ConfigError: for a model of another make than Qwen-VL.
     """
 
-    def __init__(self, vlm: VLM, ranks: DistributedContext) -> None:
+    def __init__(self, vlm: VisionLanguageModel, ranks: DistributedContext) -> None:
         """Copy and split; the whole copy is given up on the way."""
-        if type(vlm) is not VLM:
+        if not vlm.shardable:
             raise ConfigError(
                 f"FSDP2: expected a Qwen-VL model, got {type(vlm.core).__name__}; take ddp"
             )
         self.vlm = VLM(copy.deepcopy(vlm.model), vlm.processor, vlm.autocast)
-        self.vlm.keeps_features = False
+        self.vlm.vision.keeps_features = False
         mesh = init_device_mesh(vlm.device.type, (ranks.count,))
         core = self.vlm.core.model
         entrance = _Entrance(self.vlm)
@@ -91,6 +93,15 @@ class ShardedVLM:
     def shares_prefix(self) -> bool:
         """Whether rollouts of one group share their prompt, as in the whole model."""
         return self.vlm.shares_prefix
+
+    @property
+    def has_adapter(self) -> bool:
+        """Whether only a LoRA learns."""
+        return self.vlm.has_adapter
+
+    def without_adapter(self) -> AbstractContextManager[Any]:
+        """Return a context in which the model runs without its LoRA."""
+        return self.vlm.without_adapter()
 
     def token_logprobs(
         self, buffers: Sequence[TokenBuffer], temperature: float = 1.0

@@ -6,6 +6,7 @@ itself. Hence no shared prefix, and an image is encoded once per row that shows 
 
 from __future__ import annotations
 
+import copy
 import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -16,14 +17,16 @@ from torch import Tensor
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from dip_agents.models.activation_checkpointing import enable_activation_checkpointing
-from dip_agents.models.vlm import VLM
+from dip_agents.models.base import Features, NativeEngine
+from dip_agents.models.lora import base_model
+from dip_agents.models.wrapper import ModelWrapper
 from dip_agents.tokens.buffer import EncodedImage, TokenBuffer
 from dip_agents.tokens.generic_chat import GenericChat
 from dip_env.episode import Message
 from dip_env.errors import ConfigError
 
 
-class GenericVLM(VLM):
+class GenericVLM(ModelWrapper):
     """A model of ``AutoModelForImageTextToText`` that gives each image a fixed number of tokens.
 
     Such are LLaVA, Idefics3, SmolVLM, InternVL and Gemma 3. At construction two short rows go
@@ -42,41 +45,27 @@ class GenericVLM(VLM):
 
     chat: GenericChat
     shares_prefix = False
+    gives_image_features = False
+    shardable = False
+    runs_in_vllm = False
+    native_engine: NativeEngine = "generic"
 
     def __init__(self, model: Any, processor: Any, autocast: torch.dtype | None = None) -> None:
         """Read the sizes once and try the model out."""
-        self.model = model
-        self.processor = processor
-        self.autocast = autocast
-        core = self.core
-        config, kind = core.config, type(core).__name__
-        for name in ("model", "lm_head"):
-            if not hasattr(core, name):
-                raise ConfigError(
-                    f"{kind}: expected its parts in .model and .lm_head, got no {name}"
-                )
-        if hasattr(core.model, "get_rope_index"):
-            raise ConfigError(f"{kind}: expected one position per token, got a model with several")
-        text = config.get_text_config()
-        for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
-            if getattr(text, name, None) not in (None, 1.0):
-                raise ConfigError(f"{kind}: expected logits straight from lm_head, got {name}")
-        placeholder = getattr(config, "image_token_id", None)
-        if placeholder is None:
-            raise ConfigError(f"{kind}: expected image_token_id in its config")
-        self.chat = GenericChat(processor, int(placeholder))
-        self.merge, self.has_deepstack = 1, False
+        core = base_model(model)
+        chat = GenericChat(processor, _placeholder_of(core))
+        super().__init__(model, processor, autocast, chat, core.lm_head.weight.shape[0])
         known = inspect.signature(core.model.forward).parameters
         self._type_names = [n for n in ("token_type_ids", "mm_token_type_ids") if n in known]
-        vocabulary = core.get_input_embeddings().weight.shape[0]
-        ban = torch.zeros(max(vocabulary, core.lm_head.weight.shape[0]))
-        ban[[i for i in self.chat.banned_ids if i < len(ban)]] = -torch.inf
-        ban[len(processor.tokenizer) :] = -torch.inf
-        self._ban = ban[: core.lm_head.weight.shape[0]]
         self._try_out()
 
+    def frozen_copy(self) -> GenericVLM:
+        """Return a copy in eval mode whose weights do not learn."""
+        weights = copy.deepcopy(self.model).requires_grad_(False).eval()
+        return GenericVLM(weights, self.processor, self.autocast)
+
     def checkpoint_activations(self) -> None:
-        """Compute the insides of all layers again for the backward pass, from now on.
+        """Recompute the activations of all layers in the backward pass, from now on.
 
         Logprobs and gradients stay; an update takes about a third longer and much less memory.
 
@@ -92,12 +81,12 @@ class GenericVLM(VLM):
             )
         enable_activation_checkpointing(layers)
 
-    def features_of(self, images: Iterable[EncodedImage]) -> dict[bytes, Any]:
+    def features_of(self, images: Iterable[EncodedImage]) -> dict[bytes, Features]:
         """Return nothing: the model encodes images itself, in its forward pass."""
         return {}
 
     def hidden(
-        self, buffers: Sequence[TokenBuffer], features: dict[bytes, Any] | None = None
+        self, buffers: Sequence[TokenBuffer], features: dict[bytes, Features] | None = None
     ) -> Tensor:
         """Return the last hidden states (B, T, d) of whole buffers, right padded.
 
@@ -113,12 +102,6 @@ class GenericVLM(VLM):
     def deciding_states(self, buffers: Sequence[TokenBuffer], mask: Tensor) -> Tensor:
         """Return the states (N, d) that the policy tokens were drawn from, row by row."""
         return self.hidden(buffers)[:, :-1][mask[:, 1:]]
-
-    def logits(self, states: Tensor) -> Tensor:
-        """Return float32 logits (N, V) of last hidden states (N, d), bans not yet applied."""
-        with self.precision():
-            out: Tensor = self.core.lm_head(states)
-        return out.float()
 
     def begin(
         self, rows: Sequence[Sequence[int]], images: Sequence[EncodedImage]
@@ -227,3 +210,21 @@ class GenericVLM(VLM):
                 f"{kind}: expected equal states of rows read whole and with a cache, got a "
                 f"difference of {gap:.2g}; sampler and trainer would speak of different policies"
             )
+
+
+def _placeholder_of(core: Any) -> int:
+    """Return the image placeholder of a model, after a check that the model is of the kind used."""
+    config, kind = core.config, type(core).__name__
+    for name in ("model", "lm_head"):
+        if not hasattr(core, name):
+            raise ConfigError(f"{kind}: expected its parts in .model and .lm_head, got no {name}")
+    if hasattr(core.model, "get_rope_index"):
+        raise ConfigError(f"{kind}: expected one position per token, got a model with several")
+    text = config.get_text_config()
+    for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
+        if getattr(text, name, None) not in (None, 1.0):
+            raise ConfigError(f"{kind}: expected logits straight from lm_head, got {name}")
+    placeholder = getattr(config, "image_token_id", None)
+    if placeholder is None:
+        raise ConfigError(f"{kind}: expected image_token_id in its config")
+    return int(placeholder)

@@ -11,7 +11,9 @@ from typing import Any
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
+from dip_agents.models.base import VisionLanguageModel
 from dip_agents.models.generic_vlm import GenericVLM
+from dip_agents.models.lora import add_lora
 from dip_agents.models.rules import (
     BUNDLED,
     QWEN_VL,
@@ -31,11 +33,6 @@ from dip_agents.models.weights import write_checkpoint
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
 
-LANGUAGE_LINEARS = (
-    r".*(language_model|text_model)\..*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
-)
-"""Where LoRA goes; a plain list of suffixes would hit the vision tower too."""
-
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
@@ -47,7 +44,7 @@ class LoadedModel:
         trained: False for random weights, which need demonstrations first.
     """
 
-    vlm: VLM
+    vlm: VisionLanguageModel
     rules: EpisodeConfig
     trained: bool
 
@@ -89,7 +86,7 @@ def load_model(
     else:
         model, processor, rules = _from_pretrained(BUNDLED if name == "tiny" else name)
     if lora_rank > 0:
-        model = _with_lora(model, lora_rank, seed)
+        model = add_lora(model, lora_rank, seed)
         if compute is not None and place.type == "cuda":
             # Frozen weights need no fp32 master copy; the adapters keep theirs.
             for parameter in model.parameters():
@@ -99,7 +96,9 @@ def load_model(
     return LoadedModel(vlm, rules or family_rules(vlm.core.config), trained)
 
 
-def save_model(vlm: VLM, folder: Path | str, rules: EpisodeConfig, *, half: bool = False) -> Path:
+def save_model(
+    vlm: VisionLanguageModel, folder: Path | str, rules: EpisodeConfig, *, half: bool = False
+) -> Path:
     """Write a model so that ``load_model`` and transformers' Auto classes can read it.
 
     Args:
@@ -143,7 +142,7 @@ def _from_pretrained(name: Path | str) -> tuple[Any, Any, EpisodeConfig | None]:
     return model, processor, read_rules(rules) if rules.is_file() else None
 
 
-def _wrapped(model: Any, processor: Any, compute: torch.dtype | None) -> VLM:
+def _wrapped(model: Any, processor: Any, compute: torch.dtype | None) -> VisionLanguageModel:
     """Return the fast road for the families it knows, else the generic one, and say so."""
     family = model.config.model_type
     if family in QWEN_VL:
@@ -155,11 +154,3 @@ def _wrapped(model: Any, processor: Any, compute: torch.dtype | None) -> VLM:
         ", ".join(QWEN_VL),
     )
     return GenericVLM(model, processor, compute)
-
-
-def _with_lora(model: Any, rank: int, seed: int) -> Any:
-    from peft import LoraConfig, get_peft_model
-
-    torch.manual_seed(seed)
-    config = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules=LANGUAGE_LINEARS)
-    return get_peft_model(model, config)

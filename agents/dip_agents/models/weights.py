@@ -10,14 +10,15 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from dip_agents.models.lora import is_adapter_weight
 from dip_agents.runtime.dtensors import full_tensor
 
 if TYPE_CHECKING:
-    from dip_agents.models.vlm import VLM
+    from dip_agents.models.base import VisionLanguageModel
 
 
 @torch.no_grad()
-def copy_weights(source: Any, target: VLM) -> None:
+def copy_weights(source: Any, target: VisionLanguageModel) -> None:
     """Take over the weights that learn, from a model of the same make.
 
     Args:
@@ -72,7 +73,9 @@ def base_layer(module: Any) -> Any:
 
 
 @torch.no_grad()
-def checkpoint_weights(vlm: VLM, *, merged: bool = True) -> Iterator[tuple[str, Tensor]]:
+def checkpoint_weights(
+    vlm: VisionLanguageModel, *, merged: bool = True
+) -> Iterator[tuple[str, Tensor]]:
     """Yield every weight under the name that transformers gives it in a checkpoint.
 
     A LoRA is added out of place: merging into the weights and back again leaves rounding errors
@@ -88,7 +91,7 @@ def checkpoint_weights(vlm: VLM, *, merged: bool = True) -> Iterator[tuple[str, 
     core = vlm.core
     tied = bool(core.config.tie_word_embeddings)
     for name, tensor in core.state_dict().items():
-        if "lora_" in name or (tied and name == "lm_head.weight"):
+        if is_adapter_weight(name) or (tied and name == "lm_head.weight"):
             continue
         if name.endswith(".base_layer.weight"):
             layer = core.get_submodule(name.removesuffix(".base_layer.weight"))
@@ -98,7 +101,7 @@ def checkpoint_weights(vlm: VLM, *, merged: bool = True) -> Iterator[tuple[str, 
 
 
 def write_checkpoint(
-    vlm: VLM, folder: Path | str, *, half: bool = False, merged: bool = True
+    vlm: VisionLanguageModel, folder: Path | str, *, half: bool = False, merged: bool = True
 ) -> Path:
     """Write weights, config and processor as transformers' Auto classes and engines read them.
 

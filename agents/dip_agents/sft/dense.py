@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from dip_agents.models.base import VisionLanguageModel
 from dip_agents.models.tiny.tokenizer import INTEGER_ROLES, JOINED
-from dip_agents.models.vlm import VLM
 from dip_agents.tokens.buffer import EncodedImage, TokenBuffer
 
 QUARTERS = 4
@@ -26,7 +26,7 @@ MIN_HEIGHT = 6.0
 """People less tall in an image, in its pixels, are no dense target there."""
 
 
-def coordinate_mask(buffer: TokenBuffer, vlm: VLM) -> list[bool]:
+def coordinate_mask(buffer: TokenBuffer, vlm: VisionLanguageModel) -> list[bool]:
     """Tell which policy tokens are coordinates: integers inside look and answer tags.
 
     Args:

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from dip_agents.models.generic_vlm import GenericVLM
+from dip_agents.models.base import VisionLanguageModel
 from dip_agents.models.tiny.tokenizer import INTEGER_ROLES, JOINED
-from dip_agents.models.vlm import VLM
 from dip_agents.runtime.checkpoints import (
     Checkpoint,
     check_random_state,
@@ -76,7 +75,7 @@ class DenseHeads(nn.Module):
 
 
 def sft_loss(
-    vlm: VLM,
+    vlm: VisionLanguageModel,
     demonstrations: Sequence[Demonstration],
     heads: DenseHeads | None,
     sigma: float = 0.0,
@@ -105,7 +104,7 @@ def sft_loss(
     features = vlm.features_of(image for buffer in buffers for image in buffer.images)
     hidden = vlm.hidden(buffers, features)
     ids, mask = vlm.targets(buffers)
-    logp = vlm.log_softmax(hidden[:, :-1][mask[:, 1:]], 1.0)
+    logp = vlm.head.log_softmax(hidden[:, :-1][mask[:, 1:]], 1.0)
     demonstrated = ids[mask]
     if sigma > 0:
         flags = torch.zeros(mask.shape, dtype=torch.bool)
@@ -145,7 +144,9 @@ def sft_counts(
     return tokens, sum(t.flags.size for t in targets), sum(len(t.own) for t in targets)
 
 
-def dense_targets(vlm: VLM, demonstrations: Sequence[Demonstration]) -> list[DenseTarget]:
+def dense_targets(
+    vlm: VisionLanguageModel, demonstrations: Sequence[Demonstration]
+) -> list[DenseTarget]:
     """Return the dense targets of all images of a batch, demonstration by demonstration.
 
     Args:
@@ -163,7 +164,7 @@ def dense_targets(vlm: VLM, demonstrations: Sequence[Demonstration]) -> list[Den
 
 
 def train_sft(
-    vlm: VLM,
+    vlm: VisionLanguageModel,
     demonstrations: Dataset[Demonstration],
     config: SFTConfig,
     out: Path | None = None,
@@ -198,7 +199,7 @@ def train_sft(
         raise ConfigError(
             "coordinate_sigma: expected 0, since the tokenizer has no single tokens for 0..1000"
         )
-    if config.dense_weight > 0 and isinstance(vlm, GenericVLM):
+    if config.dense_weight > 0 and not vlm.gives_image_features:
         raise ConfigError(
             "dense_weight: expected 0 for a model that keeps the features of its images to itself, "
             f"got {config.dense_weight}"
@@ -319,7 +320,7 @@ class _LessonOrder(Sampler[int]):
                 yield int(order[at % self.count])
 
 
-def _has_integer_tokens(vlm: VLM) -> bool:
+def _has_integer_tokens(vlm: VisionLanguageModel) -> bool:
     convert = vlm.processor.tokenizer.convert_tokens_to_ids
     return all(
         convert(f"{before}{number}") == token

@@ -42,9 +42,14 @@ class ChatTokens:
         self._images = ImageCache()
 
     @property
+    def special_ids(self) -> set[int]:
+        """Ids of the special tokens, the end of turn among them."""
+        return set(self.tokenizer.all_special_ids)
+
+    @property
     def banned_ids(self) -> list[int]:
         """Ids a policy must never sample: every special token but the end of turn."""
-        return sorted(set(self.tokenizer.all_special_ids) - {self.eos_token_id})
+        return sorted(self.special_ids - {self.eos_token_id})
 
     def opening(self, messages: Sequence[Message]) -> tuple[list[int], list[EncodedImage]]:
         """Return ids and images of the first messages, ready for the policy's first token."""

@@ -80,9 +80,9 @@ class GenericChat(ChatTokens):
         self._images = ImageCache()
 
     @property
-    def banned_ids(self) -> list[int]:
-        """Ids a policy must never sample: every special token but the end of turn."""
-        return sorted(self._special_ids - {self.eos_token_id})
+    def special_ids(self) -> set[int]:
+        """Ids of the special tokens, of the end of turn and of the image placeholder."""
+        return self._special_ids
 
     def opening(self, messages: Sequence[Message]) -> tuple[list[int], list[EncodedImage]]:
         """Return ids and images of the first messages, ready for the policy's first token."""

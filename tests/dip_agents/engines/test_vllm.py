@@ -17,12 +17,11 @@ import torch
 from dip_agents.engines.base import Chunk, EngineError, Sampling
 from dip_agents.engines.vllm import VLLMEngine, repack_tied_head
 from dip_agents.engines.vllm_requests import (
-    banned_ids,
     check_prompt,
     one_placeholder_per_image,
     sample_of,
 )
-from dip_agents.models.loading import _with_lora
+from dip_agents.models.lora import add_lora
 from dip_agents.models.vlm import VLM
 from dip_env.episode import Message
 from dip_env.errors import ConfigError
@@ -67,8 +66,8 @@ def test_a_prompt_read_otherwise_is_named_by_its_first_difference():
 def test_banned_ids_are_those_the_trainer_leaves_out(micro):
     vlm = micro()
     assert vlm.core.get_input_embeddings().weight.shape[0] > len(vlm.processor.tokenizer)
-    out = vlm.log_softmax(torch.zeros(1, vlm.core.config.text_config.hidden_size), 1.0)[0]
-    assert banned_ids(vlm) == torch.nonzero(out == -torch.inf)[:, 0].tolist()
+    out = vlm.head.log_softmax(torch.zeros(1, vlm.core.config.text_config.hidden_size), 1.0)[0]
+    assert vlm.banned_ids == torch.nonzero(out == -torch.inf)[:, 0].tolist()
 
 
 def completion(ids, reason="stop", logprobs=None):
@@ -272,7 +271,7 @@ def test_turns_are_sampled_from_the_trainers_distribution(engine, micro):
         "max_tokens": 7,
         "stop_token_ids": [vlm.chat.eos_token_id],
         "logprobs": 0,
-        "logit_bias": dict.fromkeys(banned_ids(vlm), -100.0),
+        "logit_bias": dict.fromkeys(vlm.banned_ids, -100.0),
         "detokenize": False,
     }
 
@@ -354,7 +353,7 @@ def test_only_layers_with_their_own_weight_are_packed_again():
 
 
 def _lora(base, rank=8):
-    return VLM(_with_lora(base.model, rank, 0), base.processor)
+    return VLM(add_lora(base.model, rank, 0), base.processor)
 
 
 @pytest.fixture

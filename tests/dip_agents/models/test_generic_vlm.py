@@ -14,7 +14,8 @@ from dip_agents.grpo.config import GRPOConfig
 from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.models.generic_vlm import GenericVLM
-from dip_agents.models.loading import _with_lora, load_model, save_model
+from dip_agents.models.loading import load_model, save_model
+from dip_agents.models.lora import add_lora
 from dip_agents.models.rules import rules_of
 from dip_agents.models.tiny.generic import build_generic
 from dip_agents.models.tiny.vocabulary import tiny_texts
@@ -206,7 +207,7 @@ def test_a_saved_model_comes_back_and_the_log_says_what_is_slower(family, tmp_pa
 def test_a_lora_learns_in_the_language_part_of_every_family():
     for family in FAMILIES:
         model, processor = build_generic(tiny_texts(), family)
-        lora = GenericVLM(_with_lora(model, 2, seed=0), processor)
+        lora = GenericVLM(add_lora(model, 2, seed=0), processor)
         state = lora.state_dict()
         assert len(state) == 2 * 7 * 2  # layers, linears, A and B
         assert all("lora_" in name and "vision" not in name for name in state)

@@ -89,7 +89,7 @@ def test_logprobs_and_every_gradient_equal_those_of_plain_batching(vlm):
     assert max(relative.values()) < 1e-5
     towers = {name.split(".")[1] for name in relative}
     assert towers == {"visual", "language_model"}
-    assert vlm.has_deepstack == any("deepstack" in name for name in relative)
+    assert vlm.vision.has_deepstack == any("deepstack" in name for name in relative)
 
 
 @pytest.mark.grpo_property(5)
@@ -167,10 +167,10 @@ def test_recomputing_activations_changes_nothing(micro, family, how):
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_lora_learns_the_same(micro, family):
-    from dip_agents.models.loading import _with_lora
+    from dip_agents.models.lora import add_lora
 
     base = micro(family)
-    lora = VLM(_with_lora(copy.deepcopy(base.model), 2, seed=0), base.processor)
+    lora = VLM(add_lora(copy.deepcopy(base.model), 2, seed=0), base.processor)
     with torch.no_grad():
         for name, parameter in lora.model.named_parameters():
             if "lora_B" in name:

@@ -7,6 +7,7 @@ from dip_agents.engines.hf import HFEngine
 from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.models.vlm import VLM
 from dip_agents.objectives.losses import policy_loss
+from dip_agents.runtime.checkpoints import CheckpointError
 from dip_agents.tokens.buffer import PlaceholderError, TokenBuffer
 from dip_env.episode import Message
 
@@ -70,7 +71,7 @@ def test_logprobs_of_a_ragged_batch_equal_the_stock_forward_of_each_row(talk):
     vlm, buffers = talk
     out = vlm.token_logprobs(buffers, temperature=0.7)
     for row, buffer in enumerate(buffers):
-        logits = stock_logits(vlm, buffer) / 0.7 + vlm._ban
+        logits = stock_logits(vlm, buffer) / 0.7 + vlm.ban
         assert logits[:, logits[0].isfinite()].std() > 4  # so that an error would show
         expected = torch.log_softmax(logits, -1)
         for t, sampled in enumerate(buffer.loss_mask):
@@ -173,16 +174,16 @@ def test_a_missing_image_is_noticed(talk):
 
 
 def test_a_lora_checkpoint_holds_the_adapter_only_and_comes_back(fresh_micro):
-    from dip_agents.models.loading import _with_lora
+    from dip_agents.models.lora import add_lora
 
     vlm = fresh_micro()
-    lora = VLM(_with_lora(vlm.model, 2, seed=0), vlm.processor)
+    lora = VLM(add_lora(vlm.model, 2, seed=0), vlm.processor)
     state = lora.state_dict()
     assert state and all("lora_" in name and "visual" not in name for name in state)
     zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
     lora.load_state_dict(zeros)
     assert all(not tensor.any() for tensor in lora.state_dict().values())
-    with pytest.raises(RuntimeError, match="expected names of this model, got 'nobody'"):
+    with pytest.raises(CheckpointError, match="state: expected names of this model, got 'nobody'"):
         lora.load_state_dict({"nobody": torch.zeros(1)})
 
 
@@ -193,8 +194,10 @@ def test_a_frozen_vision_tower_sees_an_image_once_and_one_that_learns_each_time(
     vlm = fresh_micro()
     vlm.core.model.visual.requires_grad_(not frozen)
     seen = []
-    encode = vlm.encode
-    monkeypatch.setattr(vlm, "encode", lambda images: (seen.append(len(images)), encode(images))[1])
+    encode = vlm.vision.encode
+    monkeypatch.setattr(
+        vlm.vision, "encode", lambda images: (seen.append(len(images)), encode(images))[1]
+    )
     sampling = Sampling(1.0, 8, 200)
     groups = collect_rollouts(
         HFEngine(vlm), toy, [0, 1], 2, minimal_prompt_rules, seed=0, sampling=sampling

@@ -10,7 +10,8 @@ from dip_agents.engines.base import Sampling
 from dip_agents.engines.decoder import TextDecoder
 from dip_agents.engines.hf import HFEngine
 from dip_agents.grpo.rollouts import collect_rollouts
-from dip_agents.models.loading import _with_lora, load_model, save_model
+from dip_agents.models.loading import load_model, save_model
+from dip_agents.models.lora import add_lora
 from dip_agents.models.vlm import VLM
 from dip_agents.models.weights import (
     checkpoint_weights,
@@ -29,7 +30,7 @@ QUERY = "model.language_model.layers.0.self_attn.q_proj"
 def lora(fresh_micro):
     """A micro model with a LoRA that is not zero."""
     base = fresh_micro()
-    wrapped = VLM(_with_lora(base.model, 8, 0), base.processor)
+    wrapped = VLM(add_lora(base.model, 8, 0), base.processor)
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for parameter in wrapped.trainable_parameters():

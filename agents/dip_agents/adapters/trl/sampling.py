@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dip_agents.engines.vllm_requests import BAN
+from dip_agents.tokens.banned import BAN_BIAS, placeholder_ids
 from dip_env.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -26,8 +26,8 @@ def banned_tokens(processor: Any, use_vllm: bool = False) -> dict[str, Any]:
     Returns:
         ``suppress_tokens`` for transformers, ``logit_bias`` for vLLM; add what else you need.
     """
-    ids = _placeholders(processor)
-    return {"logit_bias": dict.fromkeys(ids, BAN)} if use_vllm else {"suppress_tokens": ids}
+    ids = placeholder_ids(processor)
+    return {"logit_bias": dict.fromkeys(ids, BAN_BIAS)} if use_vllm else {"suppress_tokens": ids}
 
 
 def check_banned(processor: Any, args: GRPOConfig) -> None:
@@ -44,18 +44,13 @@ def check_banned(processor: Any, args: GRPOConfig) -> None:
     if args.use_vllm:
         biases = own.get("logit_bias") or {}
         # From a command line or a file the ids come as text.
-        banned = {int(token) for token, bias in biases.items() if bias <= BAN}
+        banned = {int(token) for token, bias in biases.items() if bias <= BAN_BIAS}
     else:
         banned = set(own.get("suppress_tokens") or ())
-    missing = [token for token in _placeholders(processor) if token not in banned]
+    missing = [token for token in placeholder_ids(processor) if token not in banned]
     if missing:
         raise ConfigError(
             f"generation_kwargs: expected to ban the placeholders {missing}, or one that the "
             f"policy samples makes TRL train without images; got {own}. Write "
             f"GRPOConfig(generation_kwargs=banned_tokens(processor, use_vllm={args.use_vllm}), ...)"
         )
-
-
-def _placeholders(processor: Any) -> list[int]:
-    """Return the ids that stand for a part of an image or of a video."""
-    return [int(processor.image_token_id), int(processor.video_token_id)]
