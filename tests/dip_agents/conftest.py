@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,7 +13,6 @@ import torch
 from dip_agents.cli.main import main
 from dip_agents.engines.base import Sample
 from dip_agents.models.generic_vlm import GenericVLM
-from dip_agents.models.tiny.generic import GenericFamily, build_generic
 from dip_agents.models.tiny.model import Family, build_tiny
 from dip_agents.models.tiny.vocabulary import tiny_texts
 from dip_agents.models.vlm import VLM
@@ -56,11 +57,24 @@ def fresh_micro() -> Callable[[], VLM]:
 
 
 @pytest.fixture(scope="session")
-def generic_micro() -> Callable[[GenericFamily], GenericVLM]:
+def build_generic() -> Callable[..., tuple[Any, Any]]:
+    """Return the function that builds a tiny random model of a family other than Qwen-VL."""
+    # Tests do not import each other, so the module is loaded from its path.
+    path = Path(__file__).parent / "models" / "tiny" / "generic_families.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    build: Callable[..., tuple[Any, Any]] = module.build_generic
+    return build
+
+
+@pytest.fixture(scope="session")
+def generic_micro(build_generic) -> Callable[[str], GenericVLM]:
     """Return a function that gives the shared tiny model of another family; do not change it."""
     made: dict[str, GenericVLM] = {}
 
-    def get(family: GenericFamily) -> GenericVLM:
+    def get(family: str) -> GenericVLM:
         if family not in made:
             model, processor = build_generic(tiny_texts(), family)
             _loud(model)

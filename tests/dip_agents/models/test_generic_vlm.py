@@ -17,7 +17,6 @@ from dip_agents.models.generic_vlm import GenericVLM
 from dip_agents.models.loading import load_model, save_model
 from dip_agents.models.lora import add_lora
 from dip_agents.models.rules import rules_of
-from dip_agents.models.tiny.generic import build_generic
 from dip_agents.models.tiny.vocabulary import tiny_texts
 from dip_agents.sft.config import SFTConfig
 from dip_agents.sft.demonstrations import Demonstration
@@ -48,9 +47,15 @@ def conversations(vlm):
     return buffers
 
 
-def fresh(family):
-    model, processor = build_generic(tiny_texts(), family)
-    return GenericVLM(model, processor)
+@pytest.fixture
+def fresh(build_generic):
+    """Return a function that builds a new model of a family."""
+
+    def build(family):
+        model, processor = build_generic(tiny_texts(), family)
+        return GenericVLM(model, processor)
+
+    return build
 
 
 @torch.no_grad()
@@ -144,7 +149,7 @@ def test_a_family_without_marked_layers_is_told(generic_micro, monkeypatch):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_update_raises_the_logprob_of_what_paid(family, toy, minimal_prompt_rules):
+def test_an_update_raises_the_logprob_of_what_paid(fresh, family, toy, minimal_prompt_rules):
     """Pay for odd first tokens: after one step they must have gained on the others."""
     vlm = fresh(family)
     engine = engine_for(vlm)
@@ -181,7 +186,7 @@ def test_an_update_raises_the_logprob_of_what_paid(family, toy, minimal_prompt_r
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_a_saved_model_comes_back_and_the_log_says_what_is_slower(family, tmp_path, caplog):
+def test_a_saved_model_comes_back_and_the_log_says_what_is_slower(fresh, family, tmp_path, caplog):
     vlm = fresh(family)
     rules = EpisodeConfig(view_size=96, crop_size=64, coordinate_format="norm1000")
     save_model(vlm, tmp_path, rules)
@@ -204,7 +209,7 @@ def test_a_saved_model_comes_back_and_the_log_says_what_is_slower(family, tmp_pa
     assert (fitting.view_size, fitting.crop_size, fitting.coordinate_format) == (56, 56, "norm1000")
 
 
-def test_a_lora_learns_in_the_language_part_of_every_family():
+def test_a_lora_learns_in_the_language_part_of_every_family(build_generic):
     for family in FAMILIES:
         model, processor = build_generic(tiny_texts(), family)
         lora = GenericVLM(add_lora(model, 2, seed=0), processor)
@@ -216,7 +221,7 @@ def test_a_lora_learns_in_the_language_part_of_every_family():
         assert all(p.grad is not None and p.grad.any() for p in lora.trainable_parameters())
 
 
-def test_demonstrations_are_learned(tmp_path):
+def test_demonstrations_are_learned(fresh, tmp_path):
     vlm = fresh("llava")
     demonstrations = [Demonstration(buffer, [], []) for buffer in conversations(vlm)]
     before = sft_loss(vlm, demonstrations, None, 0.0, 0.0).text
@@ -229,7 +234,7 @@ def test_demonstrations_are_learned(tmp_path):
 
 class TestRefusals:
     @pytest.fixture
-    def parts(self):
+    def parts(self, build_generic):
         return build_generic(tiny_texts(), "llava")
 
     def test_a_model_without_a_placeholder_or_with_places_in_three_axes(

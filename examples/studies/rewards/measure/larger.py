@@ -19,7 +19,7 @@ from transformers import Qwen3VLForConditionalGeneration
 
 from dip_agents.models.loading import save_model
 from dip_agents.models.rules import TINY_RULES
-from dip_agents.models.tiny.model import build_tiny, fourier_integers, fourier_places
+from dip_agents.models.tiny.model import build_tiny, fourier_integers, fourier_positions
 from dip_agents.models.tiny.vocabulary import tiny_texts
 from dip_agents.models.vlm import VLM
 
@@ -79,7 +79,7 @@ def build(config: Any, seed: int) -> Any:
     torch.manual_seed(seed)
     model = Qwen3VLForConditionalGeneration(config).eval()
     fourier_integers(model.model.language_model.embed_tokens.weight, seed=seed)
-    fourier_places(model.model.visual.pos_embed.weight)
+    fourier_positions(model.model.visual.pos_embed.weight)
     return model
 
 

@@ -1,7 +1,12 @@
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
-from dip_agents.models.tiny.model import PLACE_SCALE, build_tiny, fourier_integers, fourier_places
+from dip_agents.models.tiny.model import (
+    POSITION_SCALE,
+    build_tiny,
+    fourier_integers,
+    fourier_positions,
+)
 from dip_agents.models.tiny.tokenizer import INTEGER_ROLES
 from dip_agents.models.tiny.vocabulary import tiny_texts
 
@@ -60,11 +65,11 @@ def test_roles_of_an_integer_begin_apart():
 
 def test_places_of_a_row_share_half_of_their_embedding_and_neighbours_are_close():
     table = torch.zeros(64, 32)
-    fourier_places(table)
+    fourier_positions(table)
     grid = table.view(8, 8, 32)
     assert torch.equal(grid[3, 1, :16], grid[3, 6, :16])
     assert torch.equal(grid[1, 3, 16:], grid[6, 3, 16:])
     # Pairs of sine and cosine: every embedding is as long as any other.
-    torch.testing.assert_close(table.norm(dim=1), torch.full((64,), PLACE_SCALE * 4.0))
+    torch.testing.assert_close(table.norm(dim=1), torch.full((64,), POSITION_SCALE * 4.0))
     near = (grid[2, 2] - grid[2, 3]).norm()
     assert near < (grid[2, 2] - grid[2, 7]).norm()

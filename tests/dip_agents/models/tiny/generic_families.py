@@ -1,4 +1,7 @@
-"""Tiny random models of other families with their real classes, to prove the generic road on."""
+"""Tiny random models of other families with their real classes, to test the generic path on.
+
+Loaded by ``tests/dip_agents/conftest.py``, whose fixture ``build_generic`` gives the function.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +57,7 @@ _TOKENS: dict[str, dict[str, str]] = {
         "eoi_token": "<end_of_image>",
     },
 }
-_SHOWN = {"llava": "<image>", "idefics3": "<image>", "internvl": "<IMG_CONTEXT>"}
+_PLACEHOLDERS = {"llava": "<image>", "idefics3": "<image>", "internvl": "<IMG_CONTEXT>"}
 _QWEN_IMAGE = "<|vision_start|><|image_pad|><|vision_end|>"
 
 
@@ -92,8 +95,8 @@ def _tokenizer(texts: Iterable[str], family: str) -> PreTrainedTokenizerFast:
         model_max_length=4096,
         clean_up_tokenization_spaces=False,
     )
-    shown = _SHOWN.get(family, "<start_of_image>")
-    tokenizer.chat_template = str(base.chat_template).replace(_QWEN_IMAGE, shown)
+    placeholder = _PLACEHOLDERS.get(family, "<start_of_image>")
+    tokenizer.chat_template = str(base.chat_template).replace(_QWEN_IMAGE, placeholder)
     return tokenizer
 
 
@@ -209,6 +212,6 @@ def _gemma3(tokenizer: Any) -> tuple[Any, Any]:
         chat_template=tokenizer.chat_template,
     )
     model = Gemma3ForConditionalGeneration(config)
-    # Zeros at first: such a model would be blind.
+    # Zeros at first: such a model would not see its images.
     torch.nn.init.normal_(model.model.multi_modal_projector.mm_input_projection_weight, std=0.02)
     return model, processor

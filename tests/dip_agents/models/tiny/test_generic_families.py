@@ -2,14 +2,13 @@ import pytest
 import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
-from dip_agents.models.tiny.generic import build_generic
 from dip_agents.models.tiny.vocabulary import tiny_texts
 
 FAMILIES = ["llava", "idefics3", "internvl", "gemma3"]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_each_family_is_what_the_auto_classes_make_of_it(family, tmp_path):
+def test_each_family_is_what_the_auto_classes_make_of_it(build_generic, family, tmp_path):
     model, processor = build_generic(tiny_texts(), family)
     assert model.config.model_type == family
     model.config.save_pretrained(tmp_path)
@@ -23,7 +22,7 @@ def test_each_family_is_what_the_auto_classes_make_of_it(family, tmp_path):
     assert sum(p.numel() for p in model.parameters()) < 300_000
 
 
-def test_weights_come_from_the_seed():
+def test_weights_come_from_the_seed(build_generic):
     one, again, other = (
         build_generic(tiny_texts(), "internvl", seed)[0].state_dict() for seed in (0, 0, 1)
     )
