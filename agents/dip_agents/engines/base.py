@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
@@ -77,6 +77,34 @@ spare.
 
 TurnSeed = Callable[[int, int], int]
 """Row and turn (from 0) -> seed of its sampling; the same everywhere, whatever else is played."""
+
+
+@dataclass(frozen=True, eq=False)
+class RolloutRequest:
+    """The arguments of one ``Engine.play``.
+
+    Args:
+        prompts: P first chunks.
+        repeats: G, rows of each prompt.
+        reply: gives what follows a turn.
+        sampling: how turns are sampled.
+        turn_seed: seed of each turn.
+    """
+
+    prompts: Sequence[Chunk]
+    repeats: int
+    reply: Reply
+    sampling: Sampling
+    turn_seed: TurnSeed
+
+    @property
+    def rows(self) -> int:
+        """P * G."""
+        return len(self.prompts) * self.repeats
+
+    def openings(self) -> Iterator[tuple[int, Chunk]]:
+        """Yield the number of each row and its first chunk."""
+        return enumerate(chunk for chunk in self.prompts for _ in range(self.repeats))
 
 
 _versions = itertools.count(1)

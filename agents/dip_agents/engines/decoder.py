@@ -261,7 +261,9 @@ class StockDecoder:
         self, cache: SlotCache, ids: Tensor, positions: Tensor, columns: Tensor, width: int
     ) -> Tensor:
         """Feed one token to each of the first n slots, see ``TextDecoder.feed``."""
-        cache.aim(torch.arange(len(ids), device=ids.device), columns[:, None], width)
+        cache.set_write_positions(
+            torch.arange(len(ids), device=ids.device), columns[:, None], width
+        )
         core = self.vlm.core
         with self.vlm.precision():
             out = core.model.language_model(

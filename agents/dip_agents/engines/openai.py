@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from dip_agents.engines.base import Chunk, EngineError, Reply, Sample, Sampling, TurnSeed
 from dip_agents.engines.chat_client import ChatServer, first_choice, message_json
+from dip_agents.tokens.buffer import TokenBudgetError
 from dip_env.errors import ConfigError
 from dip_wrappers.chat import plain_text
 
@@ -102,7 +103,8 @@ class OpenAIEngine:
 
         Raises:
             EngineError: when the server cannot be reached, refuses, or answers nonsense.
-            ValueError: when a chunk does not fit the token budget, or has no messages.
+            TokenBudgetError: when a chunk does not fit the token budget.
+            ValueError: when a chunk has no messages.
         """
         rows: list[_Row] = []
         for chunk in prompts:
@@ -133,10 +135,15 @@ class OpenAIEngine:
     def _body(self, row: _Row, sampling: Sampling, turn_seed: TurnSeed) -> dict[str, Any]:
         """Return the request for a row's next turn."""
         room = sampling.token_budget - len(row.ids)
-        if room < 1 or not row.messages or row.messages[-1]["role"] != "user":
+        if room < 1:
+            raise TokenBudgetError(
+                f"token_budget: expected more than {len(row.ids)} for row {row.number}, "
+                f"got {sampling.token_budget}"
+            )
+        if not row.messages or row.messages[-1]["role"] != "user":
             raise ValueError(
-                f"row {row.number}: expected a chunk with messages that leaves a token of "
-                f"{sampling.token_budget}, got {len(row.ids)} tokens, {len(row.messages)} messages"
+                f"row {row.number}: expected a chunk that ends with a user message, "
+                f"got {len(row.messages)} messages"
             )
         body: dict[str, Any] = {
             "model": self.model,

@@ -73,7 +73,7 @@ class SlotCache:
         larger[:, :, :, :, :held] = self.store
         self.store = larger
 
-    def aim(self, rows: Tensor, columns: Tensor, width: int) -> None:
+    def set_write_positions(self, rows: Tensor, columns: Tensor, width: int) -> None:
         """Say where the next forward of a transformers model writes.
 
         Args:

@@ -16,7 +16,15 @@ from typing import Any, Literal, get_args
 
 import torch
 
-from dip_agents.engines.base import Chunk, EngineError, Reply, Sampling, TurnSeed
+from dip_agents.engines.base import (
+    Chunk,
+    EngineError,
+    Reply,
+    RolloutRequest,
+    Sample,
+    Sampling,
+    TurnSeed,
+)
 from dip_agents.engines.config import WeightSync
 from dip_agents.engines.vllm_requests import (
     check_prompt,
@@ -28,7 +36,8 @@ from dip_agents.models.base import VisionLanguageModel
 from dip_agents.models.lora import adapter_rank
 from dip_agents.models.weights import checkpoint_weights, write_checkpoint
 from dip_agents.runtime.random_state import rng_state, set_rng_state
-from dip_agents.tokens.buffer import EncodedImage
+from dip_agents.tokens.buffer import EncodedImage, TokenBudgetError
+from dip_agents.tokens.chat import ChatTokens
 from dip_env.errors import ConfigError
 
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
@@ -86,7 +95,6 @@ class VLLMEngine:
         self._asleep: set[str] = set()
         self._dropped = False  # asleep at level 2: there are no weights
         self._banned = vlm.banned_ids
-        self._banned_set = frozenset(self._banned)
         self._lora: Any = None
         rank = _lora_rank(vlm, weight_sync)
         if sleep not in (0, 1, 2):
@@ -162,10 +170,10 @@ class VLLMEngine:
 
         Raises:
             EngineError: when vLLM read other tokens than the row's, or has no weights.
-            ValueError: when a chunk does not fit the token budget.
+            TokenBudgetError: when a chunk does not fit the token budget.
         """
         if sampling.token_budget > self.token_budget:
-            raise ValueError(
+            raise TokenBudgetError(
                 f"token_budget: expected at most the engine's {self.token_budget}, "
                 f"got {sampling.token_budget}"
             )
@@ -173,8 +181,12 @@ class VLLMEngine:
             raise EngineError("play: expected a sync first, since sleep=2 dropped the weights")
         self._wake("weights")
         self._wake("kv_cache")
+        request = RolloutRequest(prompts, repeats, reply, sampling, turn_seed)
+        turns = _TurnRequests(
+            self._llm, self._vllm.SamplingParams, self._lora, self.chat, self._banned
+        )
         with _own_random_state(), ThreadPoolExecutor(1, "environment") as environment:
-            _Play(self, prompts, repeats, reply, sampling, turn_seed, environment)()
+            _Play(request, turns, environment).run()
         if self._sleep:
             self._llm.sleep(level=self._sleep)
             self._asleep = {"weights", "kv_cache"}
@@ -215,79 +227,107 @@ class _Row:
     turn: int = 0
 
 
-class _Play:
-    """One call of ``VLLMEngine.play``."""
+class _TurnRequests:
+    """Turns as requests to vLLM's engine.
+
+    Args:
+        llm: vLLM's offline engine.
+        parameters: vLLM's class of sampling parameters.
+        lora: the request for the adapter that samples, or None.
+        chat: the special tokens.
+        banned: ids that must not be sampled.
+    """
 
     def __init__(
-        self,
-        engine: VLLMEngine,
-        prompts: Sequence[Chunk],
-        repeats: int,
-        reply: Reply,
-        sampling: Sampling,
-        turn_seed: TurnSeed,
-        environment: ThreadPoolExecutor,
+        self, llm: Any, parameters: Any, lora: Any, chat: ChatTokens, banned: Sequence[int]
     ) -> None:
-        self.engine = engine
-        self.llm = engine._llm
-        self.reply = reply
-        self.sampling = sampling
-        self.turn_seed = turn_seed
-        self.environment = environment
+        self.llm, self.parameters, self.lora, self.chat = llm, parameters, lora, chat
+        self.banned, self.banned_set = banned, frozenset(banned)
+
+    def send(self, row: _Row, sampling: Sampling, seed: int) -> str:
+        """Send a row for its next turn; returns the name vLLM gives the request."""
+        keywords = sampling_keywords(
+            sampling, len(row.ids), seed, self.chat.eos_token_id, self.banned
+        )
+        names = self.llm.enqueue(
+            [prompt_of(row.ids, row.images, self.chat.image_token_id)],
+            [self.parameters(**keywords)],
+            lora_request=self.lora,
+            use_tqdm=False,
+        )
+        return str(names[0])
+
+    def step(self) -> list[Any]:
+        """Run one step of the engine; returns the outputs of requests that have finished."""
+        return [output for output in self.llm.llm_engine.step() if output.finished]
+
+    def sample(self, output: Any, row: _Row) -> Sample:
+        """Return a finished turn after a check that vLLM read the tokens of the row."""
+        check_prompt(row.ids, output.prompt_token_ids, row.number)
+        eos = self.chat.eos_token_id
+        return sample_of(output.outputs[0], row.number, eos, self.banned_set)
+
+    def abort(self, names: list[str]) -> None:
+        """Stop requests."""
+        self.llm.llm_engine.abort_request(names, internal=True)
+
+
+class _Play:
+    """One call of ``VLLMEngine.play``.
+
+    Args:
+        request: the rows to generate.
+        turns: sends their turns to vLLM.
+        environment: one thread for the replies.
+    """
+
+    def __init__(
+        self, request: RolloutRequest, turns: _TurnRequests, environment: ThreadPoolExecutor
+    ) -> None:
+        self.request, self.turns, self.environment = request, turns, environment
         self.rows = [
             _Row(number, list(chunk.ids), list(chunk.images))
-            for number, chunk in enumerate(c for c in prompts for _ in range(repeats))
+            for number, chunk in request.openings()
         ]
-        self.requests: dict[str, tuple[str, _Row]] = {}  # by vLLM's number
+        self.sent: dict[str, tuple[str, _Row]] = {}  # by vLLM's number
         self.replies: deque[tuple[int, _Row, Future[Chunk | None]]] = deque()
 
-    def __call__(self) -> None:
+    def run(self) -> None:
+        """Generate all rows to their ends."""
         step = 0
         try:
             for row in self.rows:
-                self._ask(row)
-            while self.requests or self.replies:
+                self._send(row)
+            while self.sent or self.replies:
                 # Waiting by steps, not by the clock, keeps batches the same in every run.
-                while self.replies and (self.replies[0][0] <= step or not self.requests):
+                while self.replies and (self.replies[0][0] <= step or not self.sent):
                     _, row, future = self.replies.popleft()
                     self._go_on(row, future.result())
-                if self.requests:
-                    for output in self.llm.llm_engine.step():
-                        self._take(output, step)
+                if self.sent:
+                    for output in self.turns.step():
+                        self._finish(output, step)
                 step += 1
         finally:
-            if self.requests:
-                internal = [name for name, _ in self.requests.values()]
-                self.llm.llm_engine.abort_request(internal, internal=True)
+            if self.sent:
+                self.turns.abort([name for name, _ in self.sent.values()])
 
-    def _ask(self, row: _Row) -> None:
-        """Send a row as a request for its next turn."""
-        engine, eos = self.engine, self.engine.chat.eos_token_id
-        if len(row.ids) >= self.sampling.token_budget:
-            raise ValueError(
-                f"row {row.number}: expected fewer than {self.sampling.token_budget} tokens, "
-                f"got {len(row.ids)}"
+    def _send(self, row: _Row) -> None:
+        budget = self.request.sampling.token_budget
+        if len(row.ids) >= budget:
+            raise TokenBudgetError(
+                f"token_budget: expected more than {len(row.ids)} for row {row.number}, "
+                f"got {budget}"
             )
-        seed = self.turn_seed(row.number, row.turn)
-        keywords = sampling_keywords(self.sampling, len(row.ids), seed, eos, engine._banned)
-        names = self.llm.enqueue(
-            [prompt_of(row.ids, row.images, engine.chat.image_token_id)],
-            [engine._vllm.SamplingParams(**keywords)],
-            lora_request=engine._lora,
-            use_tqdm=False,
-        )
-        self.requests[_number(names[0])] = (names[0], row)
+        seed = self.request.turn_seed(row.number, row.turn)
+        name = self.turns.send(row, self.request.sampling, seed)
+        self.sent[_number(name)] = (name, row)
 
-    def _take(self, output: Any, step: int) -> None:
-        """Check a finished turn and hand it to the environment."""
-        if not output.finished:
-            return
-        _, row = self.requests.pop(_number(output.request_id))
-        check_prompt(row.ids, output.prompt_token_ids, row.number)
-        eos = self.engine.chat.eos_token_id
-        sample = sample_of(output.outputs[0], row.number, eos, self.engine._banned_set)
+    def _finish(self, output: Any, step: int) -> None:
+        """Check a finished turn and pass it to the environment."""
+        _, row = self.sent.pop(_number(output.request_id))
+        sample = self.turns.sample(output, row)
         row.ids.extend(sample.ids)
-        future = self.environment.submit(self.reply, row.number, sample)
+        future = self.environment.submit(self.request.reply, row.number, sample)
         self.replies.append((step + REPLY_LAG, row, future))
 
     def _go_on(self, row: _Row, chunk: Chunk | None) -> None:
@@ -296,7 +336,7 @@ class _Play:
         row.ids.extend(chunk.ids)
         row.images.extend(chunk.images)
         row.turn += 1
-        self._ask(row)
+        self._send(row)
 
 
 def repack_tied_head(model: Any) -> None:

@@ -17,7 +17,7 @@ from dip_agents.engines.base import Chunk, Sampling
 from dip_agents.engines.decoder import StockDecoder, TextDecoder, UnsupportedTextModelError
 from dip_agents.engines.hf import HFEngine
 from dip_agents.grpo.rollouts import collect_rollouts
-from dip_agents.tokens.buffer import TokenBuffer
+from dip_agents.tokens.buffer import TokenBudgetError, TokenBuffer
 from dip_env.episode import Message
 
 FAMILIES = ["qwen3_vl", "qwen2_5_vl"]
@@ -316,9 +316,12 @@ def test_a_full_row_says_nothing_and_a_chunk_too_long_is_refused(micro):
     assert len(played.samples[0][0].ids) <= 3
     full = play(vlm, 1, SIZES[:1], budget=length, turns=lambda row: 1)
     assert full.samples[0][0].ids == () and full.samples[0][0].truncated
-    with pytest.raises(ValueError, match=f"row 0: expected {length - 1} tokens, got {length}"):
+    with pytest.raises(
+        TokenBudgetError,
+        match=f"token_budget: expected at least {length} for row 0, got {length - 1}",
+    ):
         play(vlm, 1, SIZES[:1], budget=length - 1)
-    with pytest.raises(ValueError, match="row 1: expected"):
+    with pytest.raises(TokenBudgetError, match=r"token_budget: expected .* for row 1"):
         play(vlm, 2, SIZES[:1], budget=length + 8, turns=lambda row: 1 + row)
 
 

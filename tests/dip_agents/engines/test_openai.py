@@ -16,6 +16,7 @@ from dip_agents.engines.openai import OpenAIEngine
 from dip_agents.evaluation.evaluator import evaluate
 from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.policies.vlm import VLMPolicy
+from dip_agents.tokens.buffer import TokenBudgetError
 from dip_env.episode import Message
 from dip_env.errors import ConfigError
 from dip_wrappers.chat import image_url
@@ -297,9 +298,9 @@ def test_a_servers_weights_cannot_be_set_unless_that_is_meant(micro):
 
 def test_chunks_without_messages_or_room_are_refused(engine):
     chunk = opening(engine.chat)
-    with pytest.raises(ValueError, match="row 0: expected a chunk with messages"):
+    with pytest.raises(ValueError, match="row 0: expected a chunk that ends with a user message"):
         engine.play([Chunk(chunk.ids, chunk.images)], 1, print, Sampling(), lambda *_: 0)
-    with pytest.raises(ValueError, match="leaves a token"):
+    with pytest.raises(TokenBudgetError, match="token_budget: expected more than"):
         play(engine, token_budget=len(chunk.ids))
 
 

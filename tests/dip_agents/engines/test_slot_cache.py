@@ -29,7 +29,7 @@ def test_columns_of_one_slot_can_be_put_into_several():
 
 def test_every_row_writes_at_its_own_columns_and_padding_goes_to_scratch():
     cache = make()
-    cache.aim(torch.tensor([2, 0]), torch.tensor([[1, 2], [3, 4]]), 4)
+    cache.set_write_positions(torch.tensor([2, 0]), torch.tensor([[1, 2], [3, 4]]), 4)
     new = torch.tensor([[[[50.0, 0], [51, 0]]], [[[60.0, 0], [61, 0]]]])
     read, _ = cache.update(new, new, 0)
     assert keys(cache) == [[0, 1, 2, 60], [4, 5, 6, 7], [8, 50, 51, 11]]

@@ -23,6 +23,7 @@ from dip_agents.engines.vllm_requests import (
 )
 from dip_agents.models.lora import add_lora
 from dip_agents.models.vlm import VLM
+from dip_agents.tokens.buffer import TokenBudgetError
 from dip_env.episode import Message
 from dip_env.errors import ConfigError
 
@@ -299,9 +300,9 @@ def test_what_the_environment_raises_reaches_the_caller(engine, micro):
 
 def test_rows_beyond_the_budget_are_refused(engine, micro):
     chunk = prompt(micro())
-    with pytest.raises(ValueError, match=r"token_budget: expected at most the engine's 400"):
+    with pytest.raises(TokenBudgetError, match=r"token_budget: expected at most the engine's 400"):
         engine.play([chunk], 1, lambda *_: None, Sampling(1, 5, 401), lambda *_: 5)
-    with pytest.raises(ValueError, match="row 0: expected fewer than"):
+    with pytest.raises(TokenBudgetError, match=r"token_budget: expected more than .* for row 0"):
         engine.play([chunk], 1, lambda *_: None, Sampling(1, 5, len(chunk.ids)), lambda *_: 5)
 
 
