@@ -78,6 +78,7 @@ class EngineArgs:
         Raises:
             ConfigError: for a server's settings without a server, or the other way round.
         """
+        from dip_agents.engines.chat_client import ChatServer
         from dip_agents.engines.choose import engine_for
         from dip_agents.engines.openai import OpenAIEngine
         from dip_agents.engines.vllm import VLLMEngine
@@ -91,13 +92,8 @@ class EngineArgs:
                 f"got {self.engine!r}, {self.server!r} and {self.server_model!r}"
             )
         if self.server is not None and self.server_model is not None:
-            return OpenAIEngine(
-                self.server,
-                self.server_model,
-                vlm.chat,
-                key_variable=self.key_variable,
-                concurrency=self.concurrency,
-            )
+            server = ChatServer(self.server, self.key_variable)
+            return OpenAIEngine(server, self.server_model, vlm.chat, concurrency=self.concurrency)
         if self.engine == "vllm":
             if not vlm.runs_in_vllm:
                 kind = vlm.core.config.model_type

@@ -30,42 +30,34 @@ class OpenAIEngine:
     --generation-config vllm`` has none.
 
     Args:
-        server: its address, such as ``http://127.0.0.1:8000/v1``.
+        server: takes the requests.
         model: name of the model there.
         chat: the model's messages as tokens; counts the token budget and writes down what was said.
-        key_variable: environment variable that holds the API key, or None for no key.
         concurrency: most requests at once.
         tokens: ask for token ids and logprobs, which ``vllm serve`` gives and others may refuse.
             Logprobs are kept only where the server read the very tokens of the row; they are the
             trainer's only if the server runs with ``--logprobs-mode processed_logprobs``.
         frozen: the policy is meant to stay as it is, so ``sync`` does nothing.
-        timeout: seconds one request may take.
-        retries: further tries after a busy or failing server; the pause doubles from try to try.
-        backoff: seconds of the first pause.
         extra: more fields of every request, such as ``{"top_k": -1}``.
 
     Raises:
-        ConfigError: for a server, a key variable or a number that cannot work.
+        ConfigError: for a concurrency below 1.
     """
 
     exact_logprobs = False
 
     def __init__(
         self,
-        server: str,
+        server: ChatServer,
         model: str,
         chat: ChatTokens,
         *,
-        key_variable: str | None = None,
         concurrency: int = 16,
         tokens: bool = False,
         frozen: bool = False,
-        timeout: float = 120.0,
-        retries: int = 4,
-        backoff: float = 0.5,
         extra: Mapping[str, Any] | None = None,
     ) -> None:
-        """Check the settings; nothing is sent yet."""
+        """Store the settings; nothing is sent yet."""
         if concurrency < 1:
             raise ConfigError(f"concurrency: expected at least 1, got {concurrency}")
         self.chat = chat
@@ -74,9 +66,7 @@ class OpenAIEngine:
         self.tokens = tokens
         self.frozen = frozen
         self.extra = dict(extra or {})
-        self.server = ChatServer(
-            server, key_variable, timeout=timeout, retries=retries, backoff=backoff
-        )
+        self.server = server
         self._warned: set[str] = set()
 
     def sync(self, vlm: VisionLanguageModel, version: int) -> None:

@@ -97,7 +97,7 @@ class Prefiller:
         vlm, device = self.vlm, self.vlm.device
         fed = [[*([] if r.pending is None else [r.pending]), *chunk.ids] for r, chunk in pairs]
         longest = max(map(len, fed))
-        # Padding on the right is any token; it is written to the scratch column, which no row reads.
+        # Padding is any token; it is written to the scratch column, which no row reads.
         ids = np.full((len(fed), longest), vlm.chat.eos_token_id)
         self.cache.reserve(
             max(row.length + len(tokens) for (row, _), tokens in zip(pairs, fed, strict=True))

@@ -40,6 +40,8 @@ from dip_agents.tokens.buffer import EncodedImage, TokenBudgetError
 from dip_agents.tokens.chat import ChatTokens
 from dip_env.errors import ConfigError
 
+GPU_MEMORY = 0.4
+"""Share of the GPU's memory for vLLM's weights and cache, beside the trainer."""
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks vLLM serves."""
 REPLY_LAG = 2
@@ -63,8 +65,7 @@ class VLLMEngine:
         max_image_side: no image has more pixels than a square of this side.
         sleep: 0 stays awake; 1 frees the GPU after each play and keeps the weights in host
             memory; 2 drops them, so that every play needs a ``sync`` before it. GPU only.
-        gpu_memory: share of the GPU's memory for weights and cache.
-        options: more keywords for ``vllm.LLM``; they win.
+        options: more keywords for ``vllm.LLM``, which replace those that are set here.
 
     Raises:
         ConfigError: when vLLM is missing or cannot do what is asked.
@@ -82,7 +83,6 @@ class VLLMEngine:
         max_images: int = 16,
         max_image_side: int = 2048,
         sleep: Literal[0, 1, 2] = 0,
-        gpu_memory: float = 0.4,
         options: Mapping[str, Any] | None = None,
     ) -> None:
         """Start vLLM, which takes up to a minute."""
@@ -124,7 +124,7 @@ class VLLMEngine:
             # Others name the raw distribution, which at temperature != 1 nobody sampled from.
             "logprobs_mode": "processed_logprobs",
             "enable_prefix_caching": True,
-            "gpu_memory_utilization": gpu_memory,
+            "gpu_memory_utilization": GPU_MEMORY,
             "enable_sleep_mode": sleep > 0,
         }
         if rank:

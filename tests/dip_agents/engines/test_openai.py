@@ -33,7 +33,7 @@ def said(text, reason="stop", **more):
 @pytest.fixture
 def engine(server, micro):
     server.answer = lambda body: said(ANSWER)
-    return OpenAIEngine(server.address, "small", micro().chat, backoff=0.0)
+    return OpenAIEngine(ChatServer(server.address, backoff=0.0), "small", micro().chat)
 
 
 def picture(value, side=64):
@@ -103,7 +103,7 @@ def test_a_request_says_how_to_sample(engine, server):
 
 
 def test_more_fields_are_sent_as_given(server, micro):
-    engine = OpenAIEngine(server.address, "small", micro().chat, extra={"top_k": -1})
+    engine = OpenAIEngine(ChatServer(server.address), "small", micro().chat, extra={"top_k": -1})
     play(engine)
     assert server.bodies[0]["top_k"] == -1
 
@@ -123,7 +123,7 @@ def test_the_servers_own_token_ids_and_logprobs_are_kept(server, micro):
     prompt = list(opening(chat).ids)
     status, answer = said(ANSWER, token_ids=ids, logprobs=places)
     server.answer = lambda body: (status, answer | {"prompt_token_ids": prompt})
-    engine = OpenAIEngine(server.address, "small", chat, tokens=True)
+    engine = OpenAIEngine(ChatServer(server.address), "small", chat, tokens=True)
     sample = only_sample(engine)
     assert sample.ids == tuple(ids)
     assert sample.logprobs == (-0.5,) * len(ids)
@@ -139,7 +139,7 @@ def test_logprobs_of_other_tokens_are_not_kept_and_that_is_said_once(server, mic
     status, answer = said(ANSWER, token_ids=None if what == "no ids" else ids, logprobs=places)
     server.answer = lambda body: (status, answer | {"prompt_token_ids": prompt})
     samples = []
-    engine = OpenAIEngine(server.address, "small", chat, tokens=True)
+    engine = OpenAIEngine(ChatServer(server.address), "small", chat, tokens=True)
     with caplog.at_level(logging.WARNING):
         play(engine, lambda row, sample: samples.append(sample), rows=3)
     assert [s.logprobs for s in samples] == [None] * 3
@@ -215,7 +215,9 @@ def test_nonsense_is_one_error_and_not_asked_for_again(engine, server, answer, m
 
 def test_no_server_is_an_error_after_the_tries(micro, monkeypatch):
     monkeypatch.setenv("no_proxy", "127.0.0.1")
-    engine = OpenAIEngine("http://127.0.0.1:9", "m", micro().chat, retries=1, backoff=0.0)
+    engine = OpenAIEngine(
+        ChatServer("http://127.0.0.1:9", retries=1, backoff=0.0), "m", micro().chat
+    )
     with pytest.raises(EngineError, match=r"within 2 tries, got at last: URLError"):
         play(engine)
 
@@ -228,7 +230,7 @@ def test_a_slow_server_times_out(server, micro):
         return said(ANSWER)
 
     server.answer = answer
-    engine = OpenAIEngine(server.address, "m", micro().chat, timeout=0.1, retries=0)
+    engine = OpenAIEngine(ChatServer(server.address, timeout=0.1, retries=0), "m", micro().chat)
     with pytest.raises(EngineError, match=r"(?i)timed? ?out"):
         play(engine)
     release.set()
@@ -236,7 +238,7 @@ def test_a_slow_server_times_out(server, micro):
 
 def test_at_most_so_many_requests_run_at_once_and_rows_keep_their_own(server, micro):
     chat = micro().chat
-    engine = OpenAIEngine(server.address, "m", chat, concurrency=3)
+    engine = OpenAIEngine(ChatServer(server.address), "m", chat, concurrency=3)
     both = threading.Barrier(3, timeout=5)
 
     def answer(body):
@@ -263,7 +265,7 @@ def test_at_most_so_many_requests_run_at_once_and_rows_keep_their_own(server, mi
 
 def test_the_key_comes_from_the_environment_and_shows_nowhere(server, micro, monkeypatch, caplog):
     monkeypatch.setenv("SOME_KEY", "s3cret")
-    engine = OpenAIEngine(server.address, "m", micro().chat, key_variable="SOME_KEY")
+    engine = OpenAIEngine(ChatServer(server.address, key_variable="SOME_KEY"), "m", micro().chat)
     with caplog.at_level(logging.DEBUG):
         play(engine)
         assert server.headers[0]["Authorization"] == "Bearer s3cret"
@@ -277,23 +279,23 @@ def test_settings_that_cannot_work_are_named(micro, monkeypatch):
     chat = micro().chat
     for address in ("localhost:8000", "ftp://a/b", "http://", "http://user:word@host/v1", ""):
         with pytest.raises(ConfigError, match="server: expected an address"):
-            OpenAIEngine(address, "m", chat)
+            OpenAIEngine(ChatServer(address), "m", chat)
     monkeypatch.delenv("NO_KEY", raising=False)
     with pytest.raises(ConfigError, match=r"a key in \$NO_KEY, found none"):
-        OpenAIEngine("http://a", "m", chat, key_variable="NO_KEY")
+        OpenAIEngine(ChatServer("http://a", key_variable="NO_KEY"), "m", chat)
     with pytest.raises(ConfigError, match="concurrency: expected at least 1"):
-        OpenAIEngine("http://a", "m", chat, concurrency=0)
+        OpenAIEngine(ChatServer("http://a"), "m", chat, concurrency=0)
     with pytest.raises(ConfigError, match="timeout above 0"):
-        OpenAIEngine("http://a", "m", chat, timeout=0)
+        OpenAIEngine(ChatServer("http://a", timeout=0), "m", chat)
     assert ChatServer("http://a:1/api/").address == "http://a:1/api/chat/completions"
     assert ChatServer("http://a:1/").address == "http://a:1/v1/chat/completions"
 
 
 def test_a_servers_weights_cannot_be_set_unless_that_is_meant(micro):
-    engine = OpenAIEngine("http://a", "m", micro().chat)
+    engine = OpenAIEngine(ChatServer("http://a"), "m", micro().chat)
     with pytest.raises(EngineError, match="frozen=True"):
         engine.sync(micro(), 1)
-    OpenAIEngine("http://a", "m", micro().chat, frozen=True).sync(micro(), 1)
+    OpenAIEngine(ChatServer("http://a"), "m", micro().chat, frozen=True).sync(micro(), 1)
 
 
 def test_chunks_without_messages_or_room_are_refused(engine):
@@ -313,7 +315,7 @@ def test_images_arrive_as_the_very_pixels():
 def test_whole_episodes_are_collected_and_evaluated(server, micro, toy, minimal_prompt_rules):
     """Look first, then answer with the truth of no one: two turns, formed well."""
     server.answer = lambda body: said(LOOK if len(body["messages"]) == 1 else ANSWER)
-    engine = OpenAIEngine(server.address, "m", micro().chat)
+    engine = OpenAIEngine(ChatServer(server.address), "m", micro().chat)
     sampling = Sampling(1.0, 60, 900)
     (group,) = collect_rollouts(
         engine, toy, [0], 3, minimal_prompt_rules, seed=0, sampling=sampling

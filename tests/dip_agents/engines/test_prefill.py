@@ -21,8 +21,6 @@ def test_batches_keep_the_order_and_the_limit_with_padding(lengths, limit, expec
 def test_a_chunk_beyond_the_budget_is_refused_before_anything_is_fed(micro):
     prefiller = Prefiller(micro("qwen3_vl"), None, None, token_budget=8, prefill_tokens=100)
     row = Row(number=5, slot=0, length=4, pending=7)
-    with pytest.raises(
-        TokenBudgetError, match="token_budget: expected at least 9 for row 5, got 8"
-    ):
+    with pytest.raises(TokenBudgetError, match=r"expected at least 9 for row 5, got 8"):
         prefiller.feed([(row, Chunk([1, 2, 3, 4], []))])
     assert (row.length, row.pending) == (4, 7)
