@@ -26,7 +26,7 @@ def test_without_vllm_it_names_the_package_in_one_line():
     done = check()
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert last.startswith("error: engine vllm: expected the package vllm")
+    assert last.startswith("error: engine: vllm expects the package vllm")
     assert "Traceback" not in done.stderr
 
 

@@ -1,1 +1,5 @@
-"""Engines that sample from a language model."""
+"""Engines that sample from a language model: transformers, vLLM, a server."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -52,11 +52,11 @@ class ChatServer:
             raise ConfigError(
                 f"server: expected an address such as http://127.0.0.1:8000/v1, got {server!r}"
             )
-        if not timeout > 0 or retries < 0 or backoff < 0:
-            raise ConfigError(
-                "server: expected timeout above 0, retries and backoff of at least 0, "
-                f"got {timeout}, {retries}, {backoff}"
-            )
+        if not timeout > 0:
+            raise ConfigError(f"timeout: expected above 0, got {timeout}")
+        for name, value in (("retries", retries), ("backoff", backoff)):
+            if value < 0:
+                raise ConfigError(f"{name}: expected at least 0, got {value}")
         base = server.rstrip("/") + ("" if parts.path.strip("/") else "/v1")
         self.address = base + "/chat/completions"
         self.timeout = timeout

@@ -18,7 +18,7 @@ WeightSync = Literal["merged", "adapter"]
 
 @dataclass(frozen=True)
 class EngineArgs:
-    """Who samples from the model."""
+    """Which engine samples from the model, and how."""
 
     engine: Literal["native", "vllm", "openai"] = "native"
     """native: the weights in this process; vllm: vLLM, which gets them after each step; openai: a
@@ -30,7 +30,7 @@ class EngineArgs:
     server: str | None = None
     """Address of an OpenAI-compatible server, such as http://127.0.0.1:8000/v1."""
     server_model: str | None = None
-    """Name of the model on that server; the name given by --model counts its tokens."""
+    """Name of the model on that server; the one that is loaded here counts its tokens."""
     key_variable: str | None = None
     """Environment variable that holds the server's API key."""
     concurrency: int = 16
@@ -46,8 +46,8 @@ class EngineArgs:
             value = getattr(self, name)
             if value != default and self.engine != "vllm":
                 raise ConfigError(
-                    f"{name}: expected {default} without --engine vllm, got {value} with "
-                    f"--engine {self.engine}"
+                    f"{name}: expected {default} unless engine is vllm, got {value} with engine "
+                    f"{self.engine}"
                 )
 
     def check_measuring(self, asked_by: str) -> None:
@@ -88,7 +88,7 @@ class EngineArgs:
             self.server_model is None
         ):
             raise ConfigError(
-                "engine openai: expected --engine openai, --server and --server-model together, "
+                "engine: expected openai, a server and a server_model together, "
                 f"got {self.engine!r}, {self.server!r} and {self.server_model!r}"
             )
         if self.server is not None and self.server_model is not None:
@@ -97,7 +97,7 @@ class EngineArgs:
         if self.engine == "vllm":
             if not vlm.runs_in_vllm:
                 kind = vlm.core.config.model_type
-                raise ConfigError(f"engine vllm: expected a Qwen-VL model, got {kind!r}")
+                raise ConfigError(f"engine: expected native for a {kind} model, got vllm")
             return VLLMEngine(
                 vlm,
                 token_budget=token_budget,

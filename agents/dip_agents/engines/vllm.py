@@ -368,7 +368,7 @@ def _import_vllm() -> Any:
         return importlib.import_module("vllm")
     except ImportError as error:
         raise ConfigError(
-            "engine vllm: expected the package vllm, which needs an environment of its own: "
+            "engine: vllm expects the package vllm, which needs an environment of its own: "
             f'pip install "dip-env[train,vllm]" ({error})'
         ) from error
 

@@ -21,7 +21,7 @@ from dip_agents.objectives.losses import policy_loss
 from dip_agents.objectives.token_stats import TokenStats, merge
 from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.runtime.dtensors import gather_full
-from dip_agents.tokens.micro_batches import micro_batches, padded_tokens
+from dip_agents.tokens.batching import micro_batches, padded_tokens
 from dip_env.errors import DipError
 
 if TYPE_CHECKING:

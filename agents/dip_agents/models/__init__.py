@@ -1,1 +1,5 @@
-"""Vision-language models: weights, forward passes, loading and saving."""
+"""Vision-language models: loading, forward pass, weights, LoRA."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

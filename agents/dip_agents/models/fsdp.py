@@ -62,9 +62,8 @@ class ShardedVLM:
     def __init__(self, vlm: VisionLanguageModel, ranks: DistributedContext) -> None:
         """Copy and split; the whole copy is given up on the way."""
         if not vlm.shardable:
-            raise ConfigError(
-                f"FSDP2: expected a Qwen-VL model, got {type(vlm.core).__name__}; take ddp"
-            )
+            kind = vlm.core.config.model_type
+            raise ConfigError(f"model: expected a Qwen-VL model for FSDP2, got {kind}; use ddp")
         self.vlm = VLM(copy.deepcopy(vlm.model), vlm.processor, vlm.autocast)
         self.vlm.vision.keeps_features = False
         mesh = init_device_mesh(vlm.device.type, (ranks.count,))

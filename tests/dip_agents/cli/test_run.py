@@ -153,7 +153,7 @@ def test_a_second_run_in_the_same_folder_is_refused_before_it_measures_anything(
     [
         (["--engine", "openai"], "engine: expected native or vllm, whose weights can learn"),
         (["--engine", "vllm", "--sleep", "2"], "sleep: expected 0 or 1 with eval_scenes, got 2"),
-        (["--sleep", "1"], "sleep: expected 0 without --engine vllm, got 1 with --engine native"),
+        (["--sleep", "1"], "sleep: expected 0 unless engine is vllm, got 1 with engine native"),
         (
             ["--eval-interval", "2", "--eval-scenes", "0"],
             "eval_interval: expected 0 with eval_scenes 0, got 2",

@@ -27,7 +27,7 @@ def test_a_server_needs_its_name_and_the_models_name_there(micro, minimal_prompt
         EngineArgs(server=address, server_model="m"),
         EngineArgs("vllm", server=address),
     ):
-        with pytest.raises(ConfigError, match="expected --engine openai, --server and"):
+        with pytest.raises(ConfigError, match="engine: expected openai, a server and"):
             wrong.open(vlm, minimal_prompt_rules, 200)
 
 
@@ -49,7 +49,7 @@ def test_vllm_gets_the_limits_of_the_rules(micro, minimal_prompt_rules, monkeypa
 
 @pytest.mark.parametrize("engine", ["native", "openai"])
 def test_what_only_vllm_does_is_refused_elsewhere(engine):
-    with pytest.raises(ConfigError, match=f"sleep: expected 0 .* got 1 with --engine {engine}"):
+    with pytest.raises(ConfigError, match=f"sleep: expected 0 .* got 1 with engine {engine}"):
         EngineArgs(engine, sleep=1)
     with pytest.raises(ConfigError, match=r"weight_sync: expected merged .* got adapter"):
         EngineArgs(engine, weight_sync="adapter")
@@ -63,5 +63,5 @@ def test_an_engine_that_forgets_its_weights_cannot_measure():
 
 
 def test_vllm_is_for_the_families_it_was_proven_with(generic_micro, minimal_prompt_rules):
-    with pytest.raises(ConfigError, match="engine vllm: expected a Qwen-VL model, got 'llava'"):
+    with pytest.raises(ConfigError, match="engine: expected native for a llava model, got vllm"):
         EngineArgs("vllm").open(generic_micro("llava"), minimal_prompt_rules, 200)

@@ -285,7 +285,7 @@ def test_settings_that_cannot_work_are_named(micro, monkeypatch):
         OpenAIEngine(ChatServer("http://a", key_variable="NO_KEY"), "m", chat)
     with pytest.raises(ConfigError, match="concurrency: expected at least 1"):
         OpenAIEngine(ChatServer("http://a"), "m", chat, concurrency=0)
-    with pytest.raises(ConfigError, match="timeout above 0"):
+    with pytest.raises(ConfigError, match="timeout: expected above 0, got 0"):
         OpenAIEngine(ChatServer("http://a", timeout=0), "m", chat)
     assert ChatServer("http://a:1/api/").address == "http://a:1/api/chat/completions"
     assert ChatServer("http://a:1/").address == "http://a:1/v1/chat/completions"

@@ -16,5 +16,5 @@ def test_a_split_model_shares_prompts_as_the_whole_one_does(shares):
 
 
 def test_other_families_are_refused_by_name(generic_micro):
-    with pytest.raises(ConfigError, match="FSDP2: expected a Qwen-VL model, got Llava"):
+    with pytest.raises(ConfigError, match="model: expected a Qwen-VL model for FSDP2, got llava"):
         ShardedVLM(generic_micro("llava"), DistributedContext())

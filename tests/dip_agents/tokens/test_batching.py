@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dip_agents.tokens.batching import micro_batches, padded_tokens
 from dip_agents.tokens.buffer import TokenBuffer
-from dip_agents.tokens.micro_batches import micro_batches, padded_tokens
 
 
 def buffers(lengths):

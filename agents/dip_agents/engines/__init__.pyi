@@ -1,0 +1,11 @@
+from .base import Chunk as Chunk
+from .base import Engine as Engine
+from .base import EngineError as EngineError
+from .base import Sample as Sample
+from .base import Sampling as Sampling
+from .choose import engine_for as engine_for
+from .config import EngineArgs as EngineArgs
+from .generic import GenericEngine as GenericEngine
+from .hf import HFEngine as HFEngine
+from .openai import OpenAIEngine as OpenAIEngine
+from .vllm import VLLMEngine as VLLMEngine

@@ -1,0 +1,10 @@
+from .base import VisionLanguageModel as VisionLanguageModel
+from .fsdp import ShardedVLM as ShardedVLM
+from .generic_vlm import GenericVLM as GenericVLM
+from .loading import LoadedModel as LoadedModel
+from .loading import load_model as load_model
+from .loading import save_model as save_model
+from .rules import rules_of as rules_of
+from .vlm import VLM as VLM
+from .weights import copy_weights as copy_weights
+from .weights import fingerprint as fingerprint

@@ -1,0 +1,10 @@
+from .batching import micro_batches as micro_batches
+from .batching import padded_tokens as padded_tokens
+from .buffer import EncodedImage as EncodedImage
+from .buffer import PlaceholderError as PlaceholderError
+from .buffer import TokenBudgetError as TokenBudgetError
+from .buffer import TokenBuffer as TokenBuffer
+from .chat import ChatTokens as ChatTokens
+from .generic_chat import GenericChat as GenericChat
+from .packing import pack as pack
+from .packing import packed_tokens as packed_tokens
