@@ -1,4 +1,4 @@
-"""What every engine is to the rest: prompts go in, turns come out; knows no model and no reward."""
+"""The interface of engines: prompts go in, turns come out; independent of model and reward."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 
 
 class EngineError(DipError, RuntimeError):
-    """An engine cannot go on, or it and the trainer would speak of different things."""
+    """An engine cannot continue, or its tokens or weights would differ from the trainer's."""
 
 
 @dataclass(frozen=True, eq=False)
 class Chunk:
-    """What stands before the policy's next token and was not there before.
+    """Tokens that are new to a row and come before the policy's next token.
 
     Args:
         ids: token ids, with one placeholder per image feature.
@@ -38,7 +38,7 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Sample:
-    """What one row said in one turn.
+    """One turn of one row.
 
     Args:
         ids: token ids; the last is the end of turn unless truncated.
@@ -57,7 +57,7 @@ class Sampling:
     """How turns are sampled.
 
     Args:
-        temperature: above 0 samples from the whole distribution, 0 takes the likeliest token.
+        temperature: above 0 samples from the whole distribution, 0 decodes greedily.
         max_new_tokens: limit per turn, the end of turn included.
         token_budget: limit per row, its first chunk included.
     """
@@ -68,7 +68,7 @@ class Sampling:
 
 
 Reply = Callable[[int, Sample], Chunk | None]
-"""Row and its turn -> what comes next for that row, or None when it has ended.
+"""Row and its turn -> the chunk that follows in that row, or None when it has ended.
 
 Called from one thread, which may be another than the engine's, one call at a time; all calls of a
 row come in the order of its turns. A chunk fits the row's token budget with at least one token to
@@ -76,7 +76,8 @@ spare.
 """
 
 TurnSeed = Callable[[int, int], int]
-"""Row and turn (from 0) -> seed of its sampling; the same everywhere, whatever else is played."""
+"""Row and turn (from 0) -> seed of its sampling; the same on all ranks, whatever else is
+generated."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,12 +112,12 @@ _versions = itertools.count(1)
 
 
 def new_version() -> int:
-    """Return a number for weights that no other weights of this process have had."""
+    """Return a version number that no other weights of this process have had."""
     return next(_versions)
 
 
 class Engine(Protocol):
-    """Plays many rows, each a conversation of turns.
+    """Generates many rows, each a conversation of turns.
 
     An engine closes a truncated turn for the model by the chunk that follows: ``Reply`` puts the
     end of turn first.
@@ -125,7 +126,7 @@ class Engine(Protocol):
     chat: ChatTokens
     """Messages to tokens, as this engine's model reads them."""
     exact_logprobs: bool
-    """True when the trainer's own weights sample; else the trainer corrects for the difference."""
+    """True when the trainer's own weights sample; else the trainer corrects for the mismatch."""
 
     def play(
         self,
@@ -135,26 +136,26 @@ class Engine(Protocol):
         sampling: Sampling,
         turn_seed: TurnSeed,
     ) -> None:
-        """Play ``repeats`` rows of each prompt to their ends.
+        """Generate ``repeats`` rows of each prompt to their ends.
 
         Args:
             prompts: P first chunks.
             repeats: G; row p*G+g continues prompt p.
-            reply: what the environment says to each turn.
-            sampling: how.
+            reply: gives what follows each turn.
+            sampling: how turns are sampled.
             turn_seed: seeds; greedy sampling uses none.
 
         Raises:
-            ValueError: when a chunk does not fit the token budget.
+            TokenBudgetError: when a chunk does not fit the token budget.
         """
         ...
 
     def sync(self, vlm: VisionLanguageModel, version: int) -> None:
-        """Take over the trainer's weights.
+        """Load the trainer's weights.
 
         Args:
             vlm: the trainer's model.
-            version: other for other weights, over all runs that use this engine, so that an engine
-                may skip a version it has; see ``new_version``.
+            version: differs between different weights, over all runs that use this engine, so that
+                an engine may skip a version it has; see ``new_version``.
         """
         ...

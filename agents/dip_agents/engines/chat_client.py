@@ -1,4 +1,4 @@
-"""Requests to a chat server with the standard library: retries, keys, images; knows no tokens."""
+"""Requests to a chat server with the standard library: retries, keys, images."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class ChatServer:
         backoff: seconds of the first pause; each next one is twice as long.
 
     Raises:
-        ConfigError: for an address that is none, an unset variable or a number out of range.
+        ConfigError: for an address that is not one, an unset variable or a number out of range.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class ChatServer:
             body: of the request.
 
         Returns:
-            What the server answered.
+            The JSON object of its response.
 
         Raises:
             EngineError: when it refuses, answers no JSON object, or stays busy.
@@ -86,7 +86,7 @@ class ChatServer:
             if not isinstance(got, str):
                 return got
             if attempt < self.retries:
-                # A random share, so that many requests do not come back at once.
+                # With jitter, so that many requests do not come back at once.
                 pause = self.backoff * 2**attempt * (1.0 + random.random())
                 time.sleep(min(max(pause, wanted), LONGEST_PAUSE))
         raise EngineError(
@@ -95,7 +95,7 @@ class ChatServer:
         )
 
     def _try(self, data: bytes) -> tuple[dict[str, Any] | str, float]:
-        """Return an answer, or what went wrong and how long the server wants us to wait."""
+        """Return an answer, or the reason of a failure and the seconds the server asks to wait."""
         headers = {"Content-Type": "application/json"}
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
@@ -104,10 +104,10 @@ class ChatServer:
             with self._opener.open(request, timeout=self.timeout) as response:
                 return self._parsed(response.read()), 0.0
         except urllib.error.HTTPError as error:
-            said = f"status {error.code}: {self._quoted(_read(error))}"
+            status = f"status {error.code}: {self._quoted(_read(error))}"
             if error.code not in BUSY:
-                raise EngineError(f"{self.address}: expected status 200, got {said}") from None
-            return said, _seconds(error.headers.get("Retry-After"))
+                raise EngineError(f"{self.address}: expected status 200, got {status}") from None
+            return status, _seconds(error.headers.get("Retry-After"))
         except (OSError, http.client.HTTPException) as error:
             # Refused, reset and cut connections, names that do not resolve, time-outs.
             return f"{type(error).__name__}: {error}", 0.0
@@ -124,7 +124,7 @@ class ChatServer:
         return answer
 
     def _quoted(self, raw: bytes) -> str:
-        """Return the start of what the server said without the key, which some servers repeat."""
+        """Return the start of a response without the key, which some servers repeat."""
         text = raw.decode("utf-8", "replace")
         if self._key:
             text = text.replace(self._key, "***")
@@ -132,14 +132,18 @@ class ChatServer:
 
 
 def message_json(message: Message) -> dict[str, Any]:
-    """Return a message as servers take it: images as PNG data addresses, the policy's as a text."""
+    """Return a message as servers take it: images as PNG data addresses, the policy's as text."""
     if message.role == "assistant":
         return {"role": "assistant", "content": plain_text(message.text)}
     return to_chat([message], "openai")[0]
 
 
 def first_choice(answer: dict[str, Any]) -> dict[str, Any]:
-    """Return the choice of an answer, or say which field is missing."""
+    """Return the first choice of a response.
+
+    Raises:
+        EngineError: when a field is missing or has another type; names it.
+    """
     try:
         choice = answer["choices"][0]
         text, reason = choice["message"]["content"], choice["finish_reason"]

@@ -1,4 +1,4 @@
-"""Which engine samples from a model in this process."""
+"""The engine that samples from a model in this process."""
 
 from __future__ import annotations
 

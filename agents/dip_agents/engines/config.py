@@ -1,4 +1,4 @@
-"""Which engine samples, as the commands ask for it."""
+"""Settings of the engine that samples."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from dip_agents.models.base import VisionLanguageModel
 
 WeightSync = Literal["merged", "adapter"]
-"""What vLLM gets: all weights with the LoRA added, or the LoRA beside fixed weights."""
+"""What vLLM gets at a weight sync: all weights with the LoRA merged, or the LoRA alone."""
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,8 @@ class EngineArgs:
     """Which engine samples from the model, and how."""
 
     engine: Literal["native", "vllm", "openai"] = "native"
-    """native: the weights in this process; vllm: vLLM, which gets them after each step; openai: a
-    server, for evaluation."""
+    """native: the weights in this process; vllm: vLLM, with a weight sync after each step; openai:
+    a server, for evaluation."""
     weight_sync: WeightSync = "merged"
     """How vLLM gets the weights: all, LoRA merged (faster per token), or the LoRA alone."""
     sleep: Literal[0, 1, 2] = 0
@@ -37,7 +37,7 @@ class EngineArgs:
     """Most requests to the server at once."""
 
     def __post_init__(self) -> None:
-        """Check what only vLLM does.
+        """Check settings that only vLLM has.
 
         Raises:
             ConfigError: for a setting of vLLM with another engine; the message names the field.
@@ -57,7 +57,7 @@ class EngineArgs:
             asked_by: the setting or command that measures.
 
         Raises:
-            ConfigError: when vLLM drops its weights and nothing hands them over again.
+            ConfigError: when vLLM drops its weights and no weight sync follows.
         """
         if self.sleep == 2:
             raise ConfigError(
@@ -69,7 +69,7 @@ class EngineArgs:
 
         Args:
             vlm: the model; of a server only its processor is used.
-            rules: of the episodes; say how many images a row may hold, and how large.
+            rules: of the episodes; they limit number and size of the images of a row.
             token_budget: longest row.
 
         Returns:

@@ -76,9 +76,9 @@ class GraphedDecoder:
         self.decoder.refresh()
 
     def new_cache(self, slots: int, capacity: int) -> SlotCache:
-        """Return the cache of the last play where it is large enough: graphs know its address.
+        """Return the cache of the last play where it is large enough: graphs hold its address.
 
-        What it holds is overwritten before it is read.
+        Old contents are overwritten before they are read.
         """
         held = self._cache
         if held is None or held.slots < slots or held.capacity < capacity:
@@ -134,7 +134,7 @@ def round_width(width: int, capacity: int) -> int:
 
 
 def graphed(decoder: Decoder, device: torch.device) -> Decoder:
-    """Return the decoder with CUDA graphs where there can be some.
+    """Return the decoder with CUDA graphs where it and the device support them.
 
     Args:
         decoder: of the model.

@@ -21,7 +21,7 @@ from dip_agents.models.weights import base_layer, merged_weight
 
 
 class Decoder(Protocol):
-    """What the engine asks of whatever feeds one token per row."""
+    """Feeds one token to each of many rows."""
 
     dtype: torch.dtype
     """Of keys, values and states."""
@@ -29,7 +29,7 @@ class Decoder(Protocol):
     """0 for tokens that may be drawn, -inf for others, (V,)."""
 
     def refresh(self) -> None:
-        """Take the model's weights as they are now."""
+        """Copy the model's weights as they are now."""
         ...
 
     def new_cache(self, slots: int, capacity: int) -> SlotCache:
@@ -48,7 +48,7 @@ class Decoder(Protocol):
 
 
 def decoder_for(vlm: VLM) -> Decoder:
-    """Return the fast decoder where it knows the text model, else the stock modules, and say so.
+    """Return the fast decoder if it supports the text model, else the stock modules and a warning.
 
     Args:
         vlm: the model.
@@ -74,7 +74,7 @@ class _Layer:
 
 
 class UnsupportedTextModelError(TypeError):
-    """The text model is none that the decoder knows; the stock modules must decode."""
+    """The fast decoder does not support the text model; the stock modules must decode."""
 
 
 class TextDecoder:
@@ -88,7 +88,7 @@ class TextDecoder:
     """
 
     def __init__(self, vlm: VLM) -> None:
-        """Take memory for the copies; ``refresh`` fills them."""
+        """Allocate the copies; ``refresh`` fills them."""
         self.vlm = vlm
         self.ban = vlm.ban
         core = vlm.core
@@ -103,17 +103,17 @@ class TextDecoder:
         self.layers = [
             _Layer(
                 layer,
-                self._gain_room(layer.self_attn),
+                self._empty_gain(layer.self_attn),
                 *self._fused(
                     layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj
                 ),
-                self._room(layer.self_attn.o_proj),
+                self._empty(layer.self_attn.o_proj),
                 self._fused(layer.mlp.gate_proj, layer.mlp.up_proj)[0],
-                self._room(layer.mlp.down_proj),
+                self._empty(layer.mlp.down_proj),
             )
             for layer in text.layers
         ]
-        self.head = self._room(core.lm_head)
+        self.head = self._empty(core.lm_head)
         self._rope = torch.empty(0)
 
     @torch.no_grad()
@@ -211,19 +211,19 @@ class TextDecoder:
     def _rotary_table(self, count: int) -> Tensor:
         """Return cosines and signed sines (2, count, D) of text positions: all axes agree."""
         weight = self.text.embed_tokens.weight
-        places = torch.arange(count, device=weight.device).expand(3, 1, count)
-        cos, sin = self.text.rotary_emb(weight.float(), places)
+        positions = torch.arange(count, device=weight.device).expand(3, 1, count)
+        cos, sin = self.text.rotary_emb(weight.float(), positions)
         # Qwen2.5-VL may keep an axis of three that are equal here.
         cos, sin = (part.reshape(-1, count, self.head_size)[0] for part in (cos, sin))
         half = self.head_size // 2
         return torch.stack([cos, torch.cat([-sin[:, :half], sin[:, half:]], -1)])
 
-    def _gain_room(self, attention: Any) -> Tensor | None:
+    def _empty_gain(self, attention: Any) -> Tensor | None:
         if not hasattr(attention, "q_norm"):
             return None
         return attention.q_norm.weight.new_empty(self.heads + self.kv_heads, self.head_size)
 
-    def _room(self, module: Any) -> Tensor:
+    def _empty(self, module: Any) -> Tensor:
         weight = base_layer(module).weight
         return torch.empty(weight.shape, dtype=self.dtype, device=weight.device)
 
@@ -237,7 +237,7 @@ class TextDecoder:
 
 
 class StockDecoder:
-    """The same with the model's own modules, for text models the fast one does not know.
+    """The same with the model's own modules, for text models the fast one does not support.
 
     Args:
         vlm: the model.
@@ -299,10 +299,12 @@ def _fill(target: Tensor, parts: list[Tensor]) -> None:
 
 
 def _check(text: nn.Module, config: Any, head: Any) -> None:
-    """Refuse whatever the fast decoder would compute otherwise than the stock modules do."""
-    known = ("Qwen3VLTextModel", "Qwen2_5_VLTextModel", "Qwen2VLTextModel")
-    if type(text).__name__ not in known:
-        raise UnsupportedTextModelError(f"expected {' or '.join(known)}, got {type(text).__name__}")
+    """Refuse models for which the fast decoder would differ from the stock modules."""
+    supported = ("Qwen3VLTextModel", "Qwen2_5_VLTextModel", "Qwen2VLTextModel")
+    if type(text).__name__ not in supported:
+        raise UnsupportedTextModelError(
+            f"expected {' or '.join(supported)}, got {type(text).__name__}"
+        )
     if getattr(config, "use_sliding_window", False):
         raise UnsupportedTextModelError("expected full attention, got a sliding window")
     if config.hidden_act != "silu":

@@ -34,8 +34,8 @@ class HFEngine:
 
     The prompt of a group is prefilled once and its keys and values are copied to the members. Rows
     that decode lie side by side in the cache; while the environment works on the turn of one, the
-    others go on, and the slot of a row that has ended goes to the next. When a row moves on depends
-    on tokens alone, never on the clock, so that a seed gives the same rows every time.
+    others go on, and the slot of a row that has ended goes to the next. When a row continues
+    depends on tokens alone, never on the clock, so that a seed gives the same rows every time.
 
     Args:
         vlm: the model; in eval mode, its weights fixed while rows are generated.
@@ -63,11 +63,11 @@ class HFEngine:
         self._version: int | None = None
 
     def sync(self, vlm: VisionLanguageModel, version: int) -> None:
-        """Take over the weights, unless they are the trainer's own.
+        """Copy the trainer's weights, unless the engine samples from them.
 
         Args:
-            vlm: the trainer's model; where it is split over ranks, all of them must call this.
-            version: other for other weights.
+            vlm: the trainer's model; where it is sharded, all ranks must call this.
+            version: differs between different weights.
         """
         if vlm is not self.vlm and version != self._version:
             copy_weights(vlm, self.vlm)

@@ -22,22 +22,22 @@ logger = logging.getLogger(__name__)
 
 
 class OpenAIEngine:
-    """Plays rows on a server, one request per turn with the whole conversation as messages.
+    """Generates rows on a server, one request per turn with the whole conversation as messages.
 
-    For evaluation, and for rollouts from a policy that stays as it is. What the server said is
-    tokenised again with ``chat``, unless the server gives its token ids. A sampler's own settings
+    For evaluation, and for rollouts from a policy that stays as it is. The server's text is
+    tokenised again with ``chat``, unless the server returns its token ids. A sampler's own settings
     (``top_k``, penalties) may come from the model's files on the server: ``vllm serve
     --generation-config vllm`` has none.
 
     Args:
         server: takes the requests.
         model: name of the model there.
-        chat: the model's messages as tokens; counts the token budget and writes down what was said.
+        chat: the model's messages as tokens; counts the token budget and tokenises the turns.
         concurrency: most requests at once.
         tokens: ask for token ids and logprobs, which ``vllm serve`` gives and others may refuse.
             Logprobs are kept only where the server read the very tokens of the row; they are the
             trainer's only if the server runs with ``--logprobs-mode processed_logprobs``.
-        frozen: the policy is meant to stay as it is, so ``sync`` does nothing.
+        frozen: the policy stays as it is, so ``sync`` does nothing.
         extra: more fields of every request, such as ``{"top_k": -1}``.
 
     Raises:
@@ -77,8 +77,8 @@ class OpenAIEngine:
         """
         if not self.frozen:
             raise EngineError(
-                "sync: expected an engine whose weights can be set (native, vllm); a server plays "
-                "its own; frozen=True says that this is meant"
+                "sync: expected an engine whose weights can be set (native, vllm), got a server; "
+                "set frozen=True to sample from the server's own weights"
             )
 
     def play(
@@ -89,10 +89,10 @@ class OpenAIEngine:
         sampling: Sampling,
         turn_seed: TurnSeed,
     ) -> None:
-        """Play ``repeats`` rows of each prompt to their ends, see ``Engine``.
+        """Generate ``repeats`` rows of each prompt to their ends, see ``Engine``.
 
         Raises:
-            EngineError: when the server cannot be reached, refuses, or answers nonsense.
+            EngineError: when the server cannot be reached, refuses, or returns no valid completion.
             TokenBudgetError: when a chunk does not fit the token budget.
             ValueError: when a chunk has no messages.
         """
@@ -150,7 +150,7 @@ class OpenAIEngine:
         return body | self.extra
 
     def _sample(self, row: _Row, answer: dict[str, Any]) -> Sample:
-        """Return what the server said as a sample and append it to the row."""
+        """Return the server's turn as a sample and append it to the row."""
         choice = first_choice(answer)
         text, truncated = choice["message"]["content"] or "", choice["finish_reason"] == "length"
         row.messages.append({"role": "assistant", "content": text})
@@ -161,8 +161,8 @@ class OpenAIEngine:
                 ids = ids[:-1]
             if self.chat.text(ids) != plain_text(text):
                 self._warn(
-                    "the tokenizer here cannot write down what the server said; use the one "
-                    "of the server's model"
+                    "the tokenizer here cannot represent the server's text; use the one of "
+                    "the server's model"
                 )
         elif not truncated and ids[-1:] != [self.chat.eos_token_id]:
             ids, logprobs = [*ids, self.chat.eos_token_id], None  # the server left it out
@@ -181,12 +181,12 @@ class OpenAIEngine:
             return None, None
         if self.chat.image_token_id in ids:
             raise EngineError(f"row {row.number}: the server sampled an image placeholder")
-        places = (choice.get("logprobs") or {}).get("content") or []
+        tokens = (choice.get("logprobs") or {}).get("content") or []
         prompt = answer.get("prompt_token_ids", choice.get("prompt_token_ids"))
-        if len(places) != len(ids) or prompt != row.ids:
+        if len(tokens) != len(ids) or prompt != row.ids:
             self._warn("the server read other tokens than the row's or gave no logprobs: none kept")
             return list(ids), None
-        return list(ids), tuple(float(place["logprob"]) for place in places)
+        return list(ids), tuple(float(token["logprob"]) for token in tokens)
 
     def _warn(self, message: str) -> None:
         if message not in self._warned:

@@ -17,7 +17,7 @@ def draw(
     Args:
         logits: float32 (b, V).
         ban: 0 for tokens that may be drawn, -inf for others, (V,).
-        temperature: divides the logits; 0 takes the likeliest, with the logprobs of 1.
+        temperature: divides the logits; 0 decodes greedily, with the logprobs of 1.
         draws: uniform numbers in [0, 1) (b,), or None for greedy.
 
     Returns:

@@ -1,4 +1,4 @@
-"""Keys and values of many rows that grow at their own pace; knows tensors only."""
+"""Keys and values of many rows that grow at their own pace; independent of tokens and layers."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ class SlotCache:
     """A fixed number of slots, each the keys and values of one row.
 
     transformers' caches append one column for all rows; here each row writes where its own text
-    ends, and rows can change places, so that those that decode lie side by side and a step reads
+    ends, and rows can swap slots, so that those that decode lie side by side and a step reads
     them without copying. On a GPU memory is taken once, so that addresses stay; on a CPU it grows
     with the longest row, since products of whole, contiguous keys are three times as fast as those
     of a slice of longer ones (measured in bfloat16).
@@ -43,7 +43,7 @@ class SlotCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        """Take the memory, or on a CPU the first of it."""
+        """Allocate the memory, or on a CPU the first part of it."""
         self.slots, self.capacity = slots, capacity
         first = min(capacity, STEP) if device.type == "cpu" else capacity
         self.store = torch.zeros(
@@ -74,7 +74,7 @@ class SlotCache:
         self.store = larger
 
     def set_write_positions(self, rows: Tensor, columns: Tensor, width: int) -> None:
-        """Say where the next forward of a transformers model writes.
+        """Set where the next forward of a transformers model writes.
 
         Args:
             rows: slots (b,), long.

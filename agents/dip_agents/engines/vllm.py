@@ -1,4 +1,4 @@
-"""Sampling with vLLM in this process, on weights that the trainer hands over after each step."""
+"""Sampling with vLLM in this process, with a weight sync from the trainer after each step."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ GPU_MEMORY = 0.4
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks vLLM serves."""
 REPLY_LAG = 2
-"""Engine steps that the environment gets to answer before the engine waits for it."""
+"""Engine steps that the environment has for its reply before the engine waits for it."""
 
 
 class VLLMEngine:
-    """Plays rows with vLLM's offline engine; each turn is a request with the whole row so far.
+    """Generates rows with vLLM's offline engine; each turn is a request with the whole row so far.
 
     Prefix caching keeps what was computed before, rows move on by themselves, and the environment
     works beside the engine. What the engine read is compared with the row token by token. A seed
     gives the same turn up to vLLM's own numerics, which depend on what else is in a batch.
 
     Args:
-        vlm: the trainer's model; its weights are taken over now, and again by ``sync``.
+        vlm: the trainer's model; vLLM gets its weights now, and again by ``sync``.
         folder: a model folder to start from instead of a temporary copy of ``vlm``; until the
             first ``sync`` its weights sample, those under a LoRA with ``adapter``.
-        weight_sync: ``merged`` is faster per token, ``adapter`` hands over less.
+        weight_sync: ``merged`` is faster per token, ``adapter`` transfers less.
         token_budget: longest row.
         max_images: most images in a row.
         max_image_side: no image has more pixels than a square of this side.
@@ -68,7 +68,7 @@ class VLLMEngine:
         options: more keywords for ``vllm.LLM``, which replace those that are set here.
 
     Raises:
-        ConfigError: when vLLM is missing or cannot do what is asked.
+        ConfigError: when vLLM is missing or does not support a setting.
     """
 
     exact_logprobs = False
@@ -104,10 +104,10 @@ class VLLMEngine:
         self._vllm = _import_vllm()
         if sleep and not torch.cuda.is_available():
             raise ConfigError(f"sleep: expected 0, since vLLM sleeps on a GPU only; got {sleep}")
-        self._room = tempfile.TemporaryDirectory(prefix="dip-vllm-")
+        self._folder = tempfile.TemporaryDirectory(prefix="dip-vllm-")
         if folder is None:
             merged = weight_sync == "merged"
-            folder = write_checkpoint(vlm, Path(self._room.name) / "model", merged=merged)
+            folder = write_checkpoint(vlm, Path(self._folder.name) / "model", merged=merged)
         multiple = self.chat.patch * self.chat.merge
         keywords: dict[str, Any] = {
             "model": str(folder),
@@ -133,11 +133,11 @@ class VLLMEngine:
             self._llm = self._vllm.LLM(**(keywords | dict(options or {})))
 
     def sync(self, vlm: VisionLanguageModel, version: int) -> None:
-        """Take over the trainer's weights and forget everything computed with older ones.
+        """Load the trainer's weights and drop everything computed with older ones.
 
         Args:
             vlm: the trainer's model.
-            version: other for other weights; the same version again does nothing.
+            version: differs between different weights; the same version again does nothing.
         """
         if version == self.version and not self._dropped:
             return
@@ -166,7 +166,7 @@ class VLLMEngine:
         sampling: Sampling,
         turn_seed: TurnSeed,
     ) -> None:
-        """Play ``repeats`` rows of each prompt to their ends, see ``Engine``.
+        """Generate ``repeats`` rows of each prompt to their ends, see ``Engine``.
 
         Raises:
             EngineError: when vLLM read other tokens than the row's, or has no weights.
@@ -193,7 +193,7 @@ class VLLMEngine:
             self._dropped = self._sleep == 2
 
     def _wake(self, tag: str) -> None:
-        """Wake one part; the cache stays away while the weights are handed over."""
+        """Wake one part; the cache stays asleep during a weight sync."""
         if tag in self._asleep:
             self._llm.wake_up(tags=[tag])
             self._asleep.discard(tag)
@@ -203,11 +203,11 @@ class VLLMEngine:
 
         Under an old name vLLM would go on with the keys and values of the old adapter.
         """
-        folder = Path(self._room.name) / f"policy-v{version}"
+        folder = Path(self._folder.name) / f"policy-v{version}"
         # The embedding never changes here; to look whether it did would ask the network.
         vlm.model.save_pretrained(folder, save_embedding_layers=False)
         old = self._lora
-        # vLLM numbers adapters from 1 and does not load a number it knows.
+        # vLLM numbers adapters from 1 and does not load a number again.
         number = 1 if old is None else old.lora_int_id + 1
         request = importlib.import_module("vllm.lora.request").LoRARequest
         self._lora = request(f"policy-v{version}", number, str(folder))
@@ -360,7 +360,7 @@ def _number(name: str) -> str:
 
 
 def _import_vllm() -> Any:
-    """Import vLLM so that its engine runs in this process, where weights can be handed over."""
+    """Import vLLM so that its engine runs in this process, where a weight sync can reach it."""
     name = "VLLM_ENABLE_V1_MULTIPROCESSING"
     if os.environ.setdefault(name, "0") != "0":
         raise ConfigError(f"{name}: expected 0 in the environment, got {os.environ[name]!r}")
@@ -393,7 +393,7 @@ def _lora_rank(vlm: VisionLanguageModel, weight_sync: str) -> int:
 
 @contextmanager
 def _own_random_state() -> Iterator[None]:
-    """Give the process its random state back: vLLM seeds it, and draws from it on a CPU."""
+    """Restore the random state of the process: vLLM seeds it, and draws from it on a CPU."""
     state = rng_state()
     try:
         yield

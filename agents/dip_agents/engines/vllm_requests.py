@@ -1,4 +1,4 @@
-"""Rows of tokens as vLLM takes and returns them; plain values, knows no vLLM object."""
+"""Rows of tokens as vLLM takes and returns them; plain values, independent of vLLM's classes."""
 
 from __future__ import annotations
 
@@ -46,11 +46,11 @@ def one_placeholder_per_image(
 
 
 def check_prompt(ours: Sequence[int], theirs: Sequence[int] | None, row: int) -> None:
-    """Make sure that the engine read the very tokens that the trainer will train on.
+    """Check that the engine read the same tokens that the trainer will train on.
 
     Args:
         ours: the row so far.
-        theirs: the prompt as the engine says it read it, with all placeholders.
+        theirs: the prompt that the engine reports, with all placeholders.
         row: for the message.
 
     Raises:
@@ -98,11 +98,11 @@ def sampling_keywords(
     vocabulary but for the banned ids, at the sampling temperature.
 
     Args:
-        sampling: as the caller wants it.
+        sampling: how the turn is sampled.
         length: tokens of the row so far.
         seed: of this row's turn.
         eos: the end-of-turn id.
-        banned: ids that must not come.
+        banned: ids that must not be sampled.
     """
     greedy = sampling.temperature == 0
     return {
@@ -119,7 +119,7 @@ def sampling_keywords(
 
 
 def sample_of(completion: Any, row: int, eos: int, banned: frozenset[int]) -> Sample:
-    """Return what vLLM said as a sample, the end of turn included.
+    """Return a turn of vLLM as a sample, the end of turn included.
 
     Args:
         completion: a ``vllm.CompletionOutput`` with logprobs.
@@ -142,6 +142,6 @@ def sample_of(completion: Any, row: int, eos: int, banned: frozenset[int]) -> Sa
     if completion.logprobs is None or len(completion.logprobs) != len(ids):
         raise EngineError(f"row {row}: expected a logprob for each of {len(ids)} tokens")
     logprobs = tuple(
-        float(place[token].logprob) for place, token in zip(completion.logprobs, ids, strict=True)
+        float(by_id[token].logprob) for by_id, token in zip(completion.logprobs, ids, strict=True)
     )
     return Sample(ids, logprobs, not ids or ids[-1] != eos)

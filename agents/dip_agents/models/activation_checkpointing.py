@@ -1,4 +1,4 @@
-"""Trades time for memory: layers whose insides are computed again for the backward pass."""
+"""Activation checkpointing: layers recompute their activations in the backward pass."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Logprob and entropy of tokens without ever holding the logits of all rows; knows no model."""
+"""Logprob and entropy of tokens without ever holding the logits of all rows."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def tiled_logprobs(
     The logits are made tile by tile, forward with a running logsumexp and once more in the
     backward pass, so memory grows with N + V and not with N * V. Products run in the autocast
     dtype and round like those of a linear layer; sums, and the gradients of ``hidden`` and
-    ``weight``, are kept in float32 and rounded once at the end, since rounding each tile's share
+    ``weight``, are kept in float32 and rounded once at the end, since rounding each tile's part
     to bfloat16 biases them. Both outputs carry their gradient.
 
     Args:
@@ -69,7 +69,7 @@ def tiled_logprobs(
 
 
 class _Tiles:
-    """Walks over tiles of the logits, column by column so that a weight is cast once.
+    """Iterates over tiles of the logits, column by column so that a weight is cast once.
 
     Args:
         hidden: states (N, d).
@@ -118,8 +118,8 @@ class _Tiles:
         return logits
 
 
-def _place(ids: Tensor, column: slice) -> tuple[Tensor, Tensor]:
-    """Return where ids (r,) lie in a tile, as an index (r, 1), and whether they do, (r,)."""
+def _locate(ids: Tensor, column: slice) -> tuple[Tensor, Tensor]:
+    """Return the columns of ids (r,) in a tile, (r, 1), and whether they lie in it, (r,)."""
     inside = (ids >= column.start) & (ids < column.stop)
     return (ids - column.start).clamp(0, column.stop - column.start - 1)[:, None], inside
 
@@ -149,8 +149,9 @@ class _TiledLogprobs(torch.autograd.Function):
             for column, part in tiles.columns():
                 for row in tiles.rows():
                     logits = tiles.logits(row, column, part)
-                    index, inside = _place(ids[row], column)
+                    index, inside = _locate(ids[row], column)
                     chosen[row] = torch.where(inside, logits.gather(1, index)[:, 0], chosen[row])
+                    # A higher maximum rescales what was summed relative to the old one.
                     highest = torch.maximum(top[row], logits.amax(1))
                     fall = top[row] - highest
                     logits.sub_(highest[:, None])
@@ -222,7 +223,7 @@ def _slope(
     p = logp.exp()
     slope = logp.add_(entropy[:, None]).mul_(of_entropy[:, None]).add_(of_logprob[:, None])
     slope.mul_(p).neg_()
-    index, inside = _place(ids, column)
+    index, inside = _locate(ids, column)
     return slope.scatter_add_(1, index, torch.where(inside, of_logprob, 0.0)[:, None])
 
 
@@ -234,17 +235,17 @@ def linear_weight(layer: nn.Module) -> tuple[Tensor, Tensor | None] | None:
 
     Returns:
         Weight (V, d) and bias (V,), or None for a layer that does more, such as one with an
-        adapter or with packed weights; the log then says so, once per kind of layer.
+        adapter or with packed weights; then with a warning, once per kind of layer.
     """
     # FSDP's subclasses of nn.Linear are plain; quantised ones bring their own forward.
     if type(layer).forward is nn.Linear.forward and "forward" not in vars(layer):
         return layer.weight, layer.bias  # type: ignore[return-value]
-    _say_dense(f"{type(layer).__module__}.{type(layer).__qualname__}")
+    _warn_dense(f"{type(layer).__module__}.{type(layer).__qualname__}")
     return None
 
 
 @cache
-def _say_dense(kind: str) -> None:
+def _warn_dense(kind: str) -> None:
     logging.getLogger(__name__).warning(
         "expected a plain nn.Linear as lm_head, got %s: the logits of all tokens are held at once",
         kind,

@@ -1,4 +1,4 @@
-"""Makes the stock vision tower fast without changing what it computes."""
+"""Faster, exact forwards for the stock vision towers."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ def speed_up_vision(visual: nn.Module) -> bool:
     Weights and their names stay as they are, and adapters on them keep working.
 
     Args:
-        visual: vision tower of Qwen3-VL or Qwen2.5-VL; another one is left as it is, with one
-            warning in the log.
+        visual: vision tower of Qwen3-VL or Qwen2.5-VL; another one is left as it is, with a
+            warning.
 
     Returns:
         Whether the tower is fast now.
     """
     if not isinstance(visual, (Qwen3VLVisionModel, Qwen2_5_VisionTransformerPretrainedModel)):
         logging.getLogger(__name__).warning(
-            "expected the vision tower of Qwen3-VL or Qwen2.5-VL, got %s: it stays as slow as "
-            "transformers made it",
+            "expected the vision tower of Qwen3-VL or Qwen2.5-VL, got %s: it keeps the "
+            "slower forward of transformers",
             type(visual).__name__,
         )
         return False
@@ -48,7 +48,7 @@ def speed_up_vision(visual: nn.Module) -> bool:
 
 
 def _planned_forward(self: Any, hidden_states: Tensor, grid_thw: Tensor, **kwargs: Any) -> Any:
-    # A caller that keeps the grids on the CPU spares the GPU a synchronisation here.
+    # Grids on the CPU avoid a synchronisation with the GPU here.
     grids = tuple((t, rows, columns) for t, rows, columns in grid_thw.tolist())
     shape = TowerShape(
         merge=self.spatial_merge_size,
@@ -80,7 +80,7 @@ def _batched_attention(
     position_embeddings: tuple[Tensor, Tensor],
     **kwargs: Any,
 ) -> Tensor:
-    if not isinstance(cu_seqlens, Segments):  # called by someone else's forward
+    if not isinstance(cu_seqlens, Segments):  # called by another forward
         return type(self).forward(
             self,
             hidden_states,

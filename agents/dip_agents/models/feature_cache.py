@@ -18,7 +18,7 @@ class FeatureCache:
     """
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
-        """Begin with nothing."""
+        """Start empty."""
         self.limit = limit
         self.size = 0
         """Bytes that are kept."""
@@ -26,7 +26,7 @@ class FeatureCache:
         self._held: dict[bytes, Features] = {}
 
     def known(self, keys: Iterable[bytes], version: int) -> dict[bytes, Features]:
-        """Return what is held of some images.
+        """Return the features that are kept of some images.
 
         Args:
             keys: of the images.
@@ -38,7 +38,7 @@ class FeatureCache:
         return {key: self._held[key] for key in keys if key in self._held}
 
     def add(self, features: dict[bytes, Features]) -> None:
-        """Keep features of the version last asked for, as far as there is room."""
+        """Keep features of the version last passed to ``known``, as far as there is room."""
         for key, (embeds, layers) in features.items():
             size = sum(part.numel() * part.element_size() for part in (embeds, *layers))
             if key not in self._held and self.size + size <= self.limit:
@@ -47,6 +47,6 @@ class FeatureCache:
                 self.size += size
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Drop all features."""
         self._held.clear()
         self.size = 0

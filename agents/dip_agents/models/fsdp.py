@@ -24,8 +24,8 @@ from dip_agents.tokens.buffer import TokenBuffer
 from dip_env.errors import ConfigError
 
 
-class _Entrance(nn.Module):
-    """The one way in: gathers what belongs to no layer before anything of the model runs.
+class _Root(nn.Module):
+    """The only module that is called from outside, so that FSDP gathers the other weights first.
 
     ``VLM`` calls parts of the model directly (vision tower, text model, the head's weight), which
     the hooks of ``fully_shard`` on the model itself would never see.
@@ -45,10 +45,10 @@ class _Entrance(nn.Module):
 
 
 class ShardedVLM:
-    """A copy of a model, split over the ranks; the policy of a trainer.
+    """A copy of a model, split over the ranks; the policy that a trainer updates.
 
-    All ranks must call its methods equally often and in the same order. The model it was made
-    from stays whole: it samples, since ranks do not decode equally many tokens, and takes over the
+    All ranks must call its methods equally often and in the same order. The original
+    model stays whole: it samples, since ranks do not decode equally many tokens, and gets the
     weights by ``weights.copy_weights``.
 
     Args:
@@ -56,11 +56,11 @@ class ShardedVLM:
         ranks: at least one of them.
 
     Raises:
-        ConfigError: for a model of another make than Qwen-VL.
+        ConfigError: for a model of another family than Qwen-VL.
     """
 
     def __init__(self, vlm: VisionLanguageModel, ranks: DistributedContext) -> None:
-        """Copy and split; the whole copy is given up on the way."""
+        """Copy the model and shard the copy layer by layer."""
         if not vlm.shardable:
             kind = vlm.core.config.model_type
             raise ConfigError(f"model: expected a Qwen-VL model for FSDP2, got {kind}; use ddp")
@@ -68,20 +68,20 @@ class ShardedVLM:
         self.vlm.vision.keeps_features = False
         mesh = init_device_mesh(vlm.device.type, (ranks.count,))
         core = self.vlm.core.model
-        entrance = _Entrance(self.vlm)
+        root = _Root(self.vlm)
         settings: dict[str, Any] = {
             "mesh": mesh,
             "reshard_after_forward": ranks.reshard_after_forward,
         }
         for layer in (*core.language_model.layers, *core.visual.blocks):
             fully_shard(layer, **settings)
-        fully_shard(entrance, mesh=mesh)  # what is left: embeddings, head, norms, mergers
-        for module in entrance.modules():
+        fully_shard(root, mesh=mesh)  # what is left: embeddings, head, norms, mergers
+        for module in root.modules():
             if isinstance(module, FSDPModule):
-                # The losses of the ranks are shares of one loss: sum, where FSDP would average.
+                # The losses of the ranks are parts of one loss: sum, where FSDP would average.
                 module.set_gradient_divide_factor(1.0)
                 module.set_force_sum_reduction_for_comms(True)
-        self._entrance = entrance
+        self._root = root
 
     @property
     def model(self) -> Any:
@@ -106,7 +106,7 @@ class ShardedVLM:
         self, buffers: Sequence[TokenBuffer], temperature: float = 1.0
     ) -> TokenLogprobs:
         """Return what ``VLM.token_logprobs`` does, with gradient for the slices."""
-        return TokenLogprobs(*self._entrance(buffers, temperature))
+        return TokenLogprobs(*self._root(buffers, temperature))
 
     def trainable_parameters(self) -> Iterator[nn.Parameter]:
         """Yield the slices that learn, in the order of the whole model."""
@@ -126,13 +126,13 @@ class ShardedVLM:
         return found
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Take back what ``state_dict`` of this or of the whole model returned.
+        """Load what ``state_dict`` of this or of the whole model returned.
 
         Args:
             state: the same names and shapes.
 
         Raises:
-            RuntimeError: for a name that is not there.
+            CheckpointError: for names or shapes of another model.
         """
         own = self.vlm.state_dict()
         self.vlm.load_state_dict({name: shard_like(t, own.get(name)) for name, t in state.items()})

@@ -1,7 +1,7 @@
 """The forward pass for any family of transformers' image-text models; plain padded batches.
 
-Nothing is known about the inside of the model: it embeds, encodes its images and masks attention
-itself. Hence no shared prefix, and an image is encoded once per row that shows it.
+Independent of the inside of the model, which embeds, encodes its images and masks attention itself.
+Hence no shared prefix, and an image is encoded once per row that holds it.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ class GenericVLM(ModelWrapper):
     native_engine: NativeEngine = "generic"
 
     def __init__(self, model: Any, processor: Any, autocast: torch.dtype | None = None) -> None:
-        """Read the sizes once and try the model out."""
+        """Read the sizes once and check the model on two short rows."""
         core = base_model(model)
         chat = GenericChat(processor, _placeholder_of(core))
         super().__init__(model, processor, autocast, chat, core.lm_head.weight.shape[0])
         known = inspect.signature(core.model.forward).parameters
         self._type_names = [n for n in ("token_type_ids", "mm_token_type_ids") if n in known]
-        self._try_out()
+        self._check_cache()
 
     def frozen_copy(self) -> GenericVLM:
         """Return a copy in eval mode whose weights do not learn."""
@@ -106,7 +106,7 @@ class GenericVLM(ModelWrapper):
     def begin(
         self, rows: Sequence[Sequence[int]], images: Sequence[EncodedImage]
     ) -> tuple[Tensor, Tensor, Any]:
-        """Read whole rows, to go on with ``extend``.
+        """Read whole rows; ``extend`` continues them.
 
         Args:
             rows: token ids of B rows.
@@ -127,7 +127,7 @@ class GenericVLM(ModelWrapper):
         Args:
             ids: (B,) long.
             mask: of the tokens before (B, T).
-            cache: as it was returned.
+            cache: from ``begin`` or ``extend``.
 
         Returns:
             State (B, d) of these tokens, mask (B, T + 1), cache.
@@ -151,9 +151,9 @@ class GenericVLM(ModelWrapper):
         ids = torch.full((len(rows), longest), self.chat.eos_token_id if pad is None else pad)
         mask = torch.zeros(len(rows), longest, dtype=torch.long)
         for row, tokens in enumerate(rows):
-            place = slice(longest - len(tokens), None) if left else slice(len(tokens))
-            ids[row, place] = torch.tensor(tokens)
-            mask[row, place] = 1
+            columns = slice(longest - len(tokens), None) if left else slice(len(tokens))
+            ids[row, columns] = torch.tensor(tokens)
+            mask[row, columns] = 1
         return ids.to(self.device), mask.to(self.device)
 
     def _forward(
@@ -177,16 +177,15 @@ class GenericVLM(ModelWrapper):
             )
 
     @torch.no_grad()
-    def _try_out(self) -> None:
-        """Compare states of two ragged rows read whole and read with a cache."""
+    def _check_cache(self) -> None:
+        """Check that two ragged rows have equal states when read whole and with a cache."""
         kind, was_training = type(self.core).__name__, self.core.training
         self.model.eval()
         picture = np.random.default_rng(0).integers(0, 256, (64, 96, 3), dtype=np.uint8)
         rows, images = [], []
-        for text, shown in (("1", (picture,)), ("1 2 3 4 5", (picture, picture[::-1]))):
-            ids, encoded = self.chat.opening([Message("user", text, shown)])
-            said = self.chat.policy_ids("1 2")[:2]
-            rows.append([*ids, *said])
+        for text, pictures in (("1", (picture,)), ("1 2 3 4 5", (picture, picture[::-1]))):
+            ids, encoded = self.chat.opening([Message("user", text, pictures)])
+            rows.append([*ids, *self.chat.policy_ids("1 2")[:2]])
             images += encoded
         try:
             padded, mask = self._padded(rows, left=False)
@@ -208,7 +207,7 @@ class GenericVLM(ModelWrapper):
         if not gap < (1e-3 if exact else 0.1):
             raise ConfigError(
                 f"{kind}: expected equal states of rows read whole and with a cache, got a "
-                f"difference of {gap:.2g}; sampler and trainer would speak of different policies"
+                f"difference of {gap:.2g}; sampler and trainer would use different policies"
             )
 
 

@@ -1,4 +1,4 @@
-"""Load and save models by name, with the episode rules they were taught under."""
+"""Load and save models by name, with the episode rules they were trained under."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ from dip_env.errors import ConfigError
 
 @dataclass(frozen=True, eq=False)
 class LoadedModel:
-    """A model ready to act or to learn.
+    """A model ready for sampling and training.
 
     Args:
         vlm: the model.
-        rules: the episode rules it was taught under, or fitting defaults of its family.
+        rules: the episode rules it was trained under, or fitting defaults of its family.
         trained: False for random weights, which need demonstrations first.
     """
 
@@ -60,7 +60,7 @@ def load_model(
     """Load a model by name.
 
     Args:
-        name: ``tiny`` (bundled, taught by the project), ``tiny-untrained`` (same shape, random
+        name: ``tiny`` (bundled, trained by the project), ``tiny-untrained`` (same shape, random
             weights), a folder written by ``save_model`` or ``save_pretrained``, or a hub name.
         device: ``auto`` takes the GPU when there is one.
         dtype: of matrix products; ``auto`` is bfloat16 where the hardware has it.
@@ -76,8 +76,8 @@ def load_model(
     """
     if lora_rank < 0:
         raise ConfigError(f"lora_rank: expected a number >= 0, got {lora_rank}")
-    place = _device(device)
-    compute = _compute_dtype(dtype, place)
+    target = _device(device)
+    compute = _compute_dtype(dtype, target)
     rules: EpisodeConfig | None = TINY_RULES
     trained = True
     if name == "tiny-untrained" or (name == "tiny" and not (BUNDLED / RULES_FILE).is_file()):
@@ -87,12 +87,12 @@ def load_model(
         model, processor, rules = _from_pretrained(BUNDLED if name == "tiny" else name)
     if lora_rank > 0:
         model = add_lora(model, lora_rank, seed)
-        if compute is not None and place.type == "cuda":
+        if compute is not None and target.type == "cuda":
             # Frozen weights need no fp32 master copy; the adapters keep theirs.
             for parameter in model.parameters():
                 if not parameter.requires_grad:
                     parameter.data = parameter.data.to(compute)
-    vlm = _wrapped(model.to(place).eval(), processor, compute)
+    vlm = _wrapped(model.to(target).eval(), processor, compute)
     return LoadedModel(vlm, rules or family_rules(vlm.core.config), trained)
 
 
@@ -104,7 +104,7 @@ def save_model(
     Args:
         vlm: the model; a LoRA is merged into the copy that is written.
         folder: where to; made when missing.
-        rules: the episode rules it was taught under.
+        rules: the episode rules it was trained under.
         half: write weights as bfloat16.
 
     Returns:
@@ -143,12 +143,12 @@ def _from_pretrained(name: Path | str) -> tuple[Any, Any, EpisodeConfig | None]:
 
 
 def _wrapped(model: Any, processor: Any, compute: torch.dtype | None) -> VisionLanguageModel:
-    """Return the fast road for the families it knows, else the generic one, and say so."""
+    """Return the fast implementation where it covers the family, else the generic one."""
     family = model.config.model_type
     if family in QWEN_VL:
         return VLM(model, processor, compute)
     logging.getLogger(__name__).warning(
-        "model family %s: no shared prefix and no own decode loop, so sampling and updates are "
+        "model family %s: no shared prefix and no fast decode loop, so sampling and updates are "
         "slower than with %s",
         family,
         ", ".join(QWEN_VL),

@@ -1,4 +1,4 @@
-"""Attention over a row of prefixes and branches without padding; knows no ids and no layers.
+"""Attention over a row of prefixes and branches without padding; independent of ids and layers.
 
 Registered with transformers, so that its text models call it in every layer, under gradient
 checkpointing too. Without a layout it is their own SDPA.
@@ -55,7 +55,7 @@ def packed_attention(
         value: like the keys.
         attention_mask: for SDPA; unused with a layout.
         scaling: of the scores.
-        packed: where the tokens belong, or None for SDPA.
+        packed: which tokens attend to which, or None for SDPA.
         **kwargs: for SDPA.
 
     Returns:
@@ -67,7 +67,8 @@ def packed_attention(
         )
     # Under autocast queries and keys come out of their norms in fp32.
     parts = [
-        _Move.pad(part[0].transpose(0, 1).to(value.dtype), packed) for part in (query, key, value)
+        _Reindex.pad(part[0].transpose(0, 1).to(value.dtype), packed)
+        for part in (query, key, value)
     ]
     rows, length = packed.roots
     q, k, v = (_rectangle(part[: rows * length], rows) for part in parts)
@@ -80,7 +81,7 @@ def packed_attention(
         )
         branches = _attend(own[0], k, v, packed.mask, scaling)
         out = torch.cat([out, branches.transpose(1, 2).flatten(0, 1)])
-    return _Move.unpad(out, packed)[None], None
+    return _Reindex.unpad(out, packed)[None], None
 
 
 def _rectangle(part: Tensor, rows: int) -> Tensor:
@@ -116,8 +117,8 @@ def _products(
     return (weights @ value).view(rows, heads, length, -1)
 
 
-class _Move(torch.autograd.Function):
-    """Index whose gradient is an index too: tokens and their slots find each other both ways.
+class _Reindex(torch.autograd.Function):
+    """Indexing whose gradient is an indexing too, since tokens and their slots map both ways.
 
     The gradient of padding is zero by the masks, so it need not be summed; plain indexing would
     add up row by row, which is slow on CPUs.
@@ -128,14 +129,14 @@ class _Move(torch.autograd.Function):
         """Put tokens (N, ...) into their slots (M, ...)."""
         if layout.slots is None:
             return tokens
-        return _Move.apply(tokens, layout.slots, layout.tokens, None)
+        return _Reindex.apply(tokens, layout.slots, layout.tokens, None)
 
     @staticmethod
     def unpad(slots: Tensor, layout: Layout) -> Tensor:
         """Take tokens (N, ...) out of their slots (M, ...)."""
         if layout.slots is None:
             return slots
-        return _Move.apply(slots, layout.tokens, layout.slots, layout.filled)
+        return _Reindex.apply(slots, layout.tokens, layout.slots, layout.filled)
 
     @staticmethod
     def forward(

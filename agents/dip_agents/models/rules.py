@@ -1,4 +1,4 @@
-"""The episode rules that fit a model, read without its weights; loads no torch."""
+"""The episode rules that fit a model, read without its weights or torch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
 
 RULES_FILE = "dip_env.json"
-"""Beside the weights: the episode rules the model was taught under."""
+"""Beside the weights: the episode rules the model was trained under."""
 BUNDLED = Path(__file__).parent / "tiny" / "weights"
 TINY_RULES = EpisodeConfig(
     view_size=384,
@@ -36,7 +36,7 @@ def rules_of(name: str) -> EpisodeConfig:
         name: as for ``load_model``.
 
     Returns:
-        The rules it was taught under, or fitting defaults of its family.
+        The rules it was trained under, or fitting defaults of its family.
 
     Raises:
         ConfigError: when there is no such model.
@@ -78,7 +78,7 @@ def read_rules(path: Path) -> EpisodeConfig:
 
 
 def check_name(name: str) -> None:
-    """Refuse at once what can be no hub name, instead of asking a network for it."""
+    """Refuse at once a name that cannot be on the hub, instead of asking the network for it."""
     if not Path(name).is_dir() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
         raise no_model(name, "no such folder")
 
@@ -95,11 +95,11 @@ def family_rules(config: Any) -> EpisodeConfig:
     vision = getattr(config, "vision_config", None)
     if vision is None:
         raise ConfigError(
-            f"model: expected one that sees (a vision_config), got {config.model_type}"
+            f"model: expected one with images (a vision_config), got {config.model_type}"
         )
     if config.model_type not in QWEN_VL:
-        # Each image becomes one picture of a fixed size: more pixels would be thrown away, and
-        # thousandths of a side are what survives the change of proportions.
+        # Each image is resized to one fixed size: more pixels would be lost, and coordinates in
+        # thousandths of a side stay valid when the proportions change.
         size = getattr(vision, "image_size", None) or 448
         side = max(32, int(size if isinstance(size, int) else min(size)))
         return EpisodeConfig(view_size=side, crop_size=side, coordinate_format="norm1000")

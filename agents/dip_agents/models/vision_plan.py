@@ -1,4 +1,4 @@
-"""What a Qwen-VL vision tower derives from image sizes alone: made once per grid and kept."""
+"""Index tensors that a Qwen-VL vision tower derives from image sizes alone, cached per grid."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class TowerShape:
 
 @dataclass(frozen=True, eq=False)
 class Segments:
-    """Stretches of patches that attend among themselves, those of one length side by side.
+    """Runs of patches that attend among themselves, those of one length side by side.
 
     Args:
         runs: count and length of the segments, run after run.
@@ -79,9 +79,9 @@ def order_of(grids: Sequence[Grid]) -> list[int]:
 
 @lru_cache(maxsize=8)
 def plan(grids: tuple[Grid, ...], shape: TowerShape, device: torch.device) -> dict[str, Any]:
-    """Return the arguments that spare a tower of transformers its own bookkeeping.
+    """Return arguments that a transformers tower would otherwise compute itself at every call.
 
-    In place of boundaries the tower hands ``Segments`` on to its attention. With windows, the
+    In place of boundaries the tower passes ``Segments`` to its attention. With windows, the
     windows of all images are sorted by length, so that each length is one batch.
 
     Args:
@@ -89,7 +89,7 @@ def plan(grids: tuple[Grid, ...], shape: TowerShape, device: torch.device) -> di
         shape: of the tower.
         device: where the tower is.
     """
-    # A tensor born in inference mode could not take part in training later.
+    # A tensor made in inference mode could not take part in training later.
     with torch.inference_mode(False), torch.no_grad():
         layouts = [_layout(grid, shape) for grid in grids]
         frames = torch.tensor([rows * columns for t, rows, columns in grids for _ in range(t)])

@@ -104,7 +104,7 @@ class VLM(ModelWrapper):
         tokens = sum(image.tokens for image in images)
         if int(visual.sum()) != tokens:
             raise PlaceholderError(
-                f"expected {tokens} image placeholders in the batch, got {int(visual.sum())}"
+                f"ids: expected {tokens} image placeholders in the batch, got {int(visual.sum())}"
             )
         if not images:
             return embeds, {}
@@ -142,8 +142,8 @@ class VLM(ModelWrapper):
         if not len(ids):
             return self.core.get_input_embeddings()(ids.long().to(self.device))
         images = [image for piece in row.pieces for image in piece.images]
-        places = row_positions(row, self.image_token_id, self.merge)
-        positions = torch.from_numpy(places).to(self.device)
+        positions = torch.from_numpy(row_positions(row, self.image_token_id, self.merge))
+        positions = positions.to(self.device)
         layout = row.layout().to(self.device)
         if features is None:
             features = self.features_of(images)

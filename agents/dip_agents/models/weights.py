@@ -1,4 +1,4 @@
-"""A model's weights under their checkpoint names; knows no engine and no training."""
+"""A model's weights under their checkpoint names; independent of engines and training."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @torch.no_grad()
 def copy_weights(source: Any, target: VisionLanguageModel) -> None:
-    """Take over the weights that learn, from a model of the same make.
+    """Copy the weights that learn from a model of the same family and size.
 
     Args:
-        source: the trainer's model; where it is split over ranks, all of them must call this.
+        source: the trainer's model; where it is sharded, all ranks must call this.
         target: a whole model; changed in place.
     """
     own = dict(target.model.named_parameters())
@@ -42,10 +42,10 @@ def fingerprint(state: Mapping[str, Tensor]) -> int:
     """
     words = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
     total = 0
-    for place, name in enumerate(sorted(state), start=1):
+    for index, name in enumerate(sorted(state), start=1):
         tensor = state[name].detach().contiguous()
         bits = tensor.reshape(-1).view(words[tensor.element_size()])
-        total += place * int(bits.sum(dtype=torch.int64))
+        total += index * int(bits.sum(dtype=torch.int64))
     return total
 
 
@@ -117,7 +117,7 @@ def write_checkpoint(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     model: Any = vlm.core
-    # Engines choose the code of a model by this name; without it vLLM runs a slow stand-in.
+    # Engines choose the code of a model by this name; without it vLLM runs a slow fallback.
     model.config.architectures = [type(model).__name__]
     model.config.save_pretrained(folder)
     model.generation_config.save_pretrained(folder)

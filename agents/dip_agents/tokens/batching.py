@@ -1,4 +1,4 @@
-"""How many rollouts go through the model at once; knows lengths and common prefixes only."""
+"""Which rollouts go through the model at once, from their lengths and common prefixes alone."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_agents.tokens.packing import needed_length, packed_tokens, prefix_key, prefix_length
+from dip_env.errors import ConfigError
 
 
 def micro_batches(
@@ -30,11 +31,11 @@ def micro_batches(
         of memory shows at once.
 
     Raises:
-        ValueError: for a limit under 1.
+        ConfigError: for a limit under 1.
     """
     for name, limit in (("token_budget", token_budget), ("size", size)):
         if limit is not None and limit < 1:
-            raise ValueError(f"{name}: expected at least 1, got {limit}")
+            raise ConfigError(f"{name}: expected at least 1, got {limit}")
     units = [
         part
         for group in _groups(buffers, share_prefix)
@@ -103,10 +104,11 @@ def _groups(buffers: Sequence[TokenBuffer], share_prefix: bool) -> Iterator[_Uni
 
 
 def _parts(group: _Unit, token_budget: int | None, size: int | None) -> Iterator[_Unit]:
-    """Cut a group that is too large; each part pays for the prefix again."""
+    """Cut a group that is too large; each part counts the prefix again."""
     start = 0
     for end in range(1, len(group.rows) + 1):
         more = _part(group, start, end + 1)
+        # A part ends where one row more would be too many, also when it is a single row too long.
         if end == len(group.rows) or _over(len(more.rows), more.tokens, token_budget, size):
             yield _part(group, start, end)
             start = end
@@ -127,8 +129,9 @@ def _cuts(
 ) -> list[tuple[int, int]]:
     """Cut units, longest first, into as few runs as possible, and among these with least padding.
 
-    Attention pads packed rows too, so padding counts for them as well. Dynamic programming over
-    the end of the last run.
+    Dynamic programming over the end of the last run: the best way to cut the first ``end`` units is
+    the best way to cut the first ``start`` of them and one run of the rest, for the best ``start``.
+    Attention pads packed rows too, so padding counts for them as well.
     """
     if not units:
         return []
@@ -137,10 +140,12 @@ def _cuts(
     tokens = packed if units[0].packed else count * units[0].longest
     if not _over(count, tokens, token_budget, size):
         return [(0, len(units))]
-    best: list[tuple[int, int, int]] = [(0, 0, 0)]  # runs, padded tokens, start of the last run
+    # best[end]: runs, padded tokens and start of the last run for the first ``end`` units.
+    best: list[tuple[int, int, int]] = [(0, 0, 0)]
     for end in range(1, len(units) + 1):
         found: tuple[int, int, int] | None = None
         rows = packed = 0
+        # The last run grows to the front, where its units are longer, until it is too large.
         for start in range(end - 1, -1, -1):
             unit = units[start]
             rows, packed = rows + len(unit.rows), packed + unit.tokens
@@ -154,6 +159,7 @@ def _cuts(
                 found = new
         assert found is not None  # a run of one unit is always allowed
         best.append(found)
+    # Follow the starts of the last runs back from the end.
     cuts: list[tuple[int, int]] = []
     end = len(units)
     while end:

@@ -1,4 +1,4 @@
-"""The append-only token record of one episode; knows ids and images, no tokenizer and no model."""
+"""The append-only token record of one episode; independent of tokenizer and model."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dip_env.errors import DipError
 
 
 class TokenBudgetError(DipError, ValueError):
-    """Appending would exceed the token budget; nothing was appended."""
+    """Tokens do not fit the token budget; nothing was appended or generated."""
 
 
 class PlaceholderError(DipError, RuntimeError):
@@ -41,7 +41,7 @@ class EncodedImage:
 
 @dataclass(eq=False)
 class TokenBuffer:
-    """Token ids of one episode with what each is; text is never tokenised twice.
+    """Token ids of one episode and who wrote each; text is never tokenised twice.
 
     Args:
         image_token_id: the placeholder id that image features replace.
@@ -60,7 +60,7 @@ class TokenBuffer:
         return len(self.ids)
 
     def append_env(self, ids: Sequence[int], images: Sequence[EncodedImage] = ()) -> None:
-        """Append what the environment said (loss mask 0).
+        """Append tokens of the environment (loss mask 0).
 
         Args:
             ids: token ids, with one placeholder per image feature.
@@ -74,7 +74,7 @@ class TokenBuffer:
         got = sum(1 for i in ids if i == self.image_token_id)
         if got != expected:
             raise PlaceholderError(
-                f"expected {expected} image placeholders for {len(images)} images, got {got}"
+                f"ids: expected {expected} image placeholders for {len(images)} images, got {got}"
             )
         self._check_room(len(ids))
         self.ids.extend(ids)
@@ -83,7 +83,7 @@ class TokenBuffer:
         self.images.extend(images)
 
     def append_policy(self, ids: Sequence[int], logprobs: Sequence[float] | None) -> None:
-        """Append what the policy sampled (loss mask 1).
+        """Append tokens that the policy sampled (loss mask 1).
 
         Args:
             ids: sampled token ids, the end-of-turn token included when it was sampled.
@@ -91,15 +91,19 @@ class TokenBuffer:
                 they are kept as NaN then.
 
         Raises:
-            PlaceholderError: when the policy sampled an image placeholder, or lengths differ.
+            PlaceholderError: when the policy sampled an image placeholder.
+            ValueError: when ids and logprobs differ in number.
         """
         if logprobs is None:
             logprobs = [math.nan] * len(ids)
         if len(ids) != len(logprobs):
-            raise PlaceholderError(f"expected {len(ids)} logprobs, got {len(logprobs)}")
+            raise ValueError(
+                f"logprobs: expected one for each of {len(ids)} ids, got {len(logprobs)}"
+            )
         if self.image_token_id in ids:
             raise PlaceholderError(
-                "the policy sampled an image placeholder; the sampler must ban it"
+                "ids: expected no image placeholder from the policy, got one; the sampler must "
+                "ban it"
             )
         self.ids.extend(ids)
         self.loss_mask.extend([1] * len(ids))
@@ -123,5 +127,6 @@ class TokenBuffer:
     def _check_room(self, extra: int) -> None:
         if self.token_budget is not None and len(self.ids) + extra > self.token_budget:
             raise TokenBudgetError(
-                f"expected at most {self.token_budget} tokens, got {len(self.ids)} + {extra}"
+                f"token_budget: expected at least {len(self.ids)} + {extra} tokens, "
+                f"got {self.token_budget}"
             )

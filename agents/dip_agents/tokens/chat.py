@@ -1,4 +1,4 @@
-"""Messages to tokens: the one place where the text world meets the token world."""
+"""Messages to tokens: the one place where text becomes token ids."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ class ChatTokens:
         """Return ids and images of a later user message, from behind the last end of turn.
 
         Args:
-            message: what the environment said.
+            message: of the environment.
 
         Returns:
             Ids that continue a buffer whose last token is the end of turn, and the images.
@@ -105,7 +105,7 @@ class ChatTokens:
         multiple = self.patch * self.merge
         if height % multiple or width % multiple:
             raise PlaceholderError(
-                f"image sides: expected multiples of {multiple} (set size_multiple={multiple}), "
+                f"size_multiple: expected image sides that are multiples of {multiple}, "
                 f"got {width}x{height}"
             )
         key = hashlib.blake2b(

@@ -28,29 +28,29 @@ from dip_env.errors import ConfigError
 _REPLY = "dummy reply"
 _TAGS = ("<think>", "</think>", "<look>", "</look>", "<answer>", "</answer>")
 _IGNORED = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "pixel_values"}
-"""What a processor may return beside pixels without another word."""
+"""Outputs of a processor, beside pixels, that need no check."""
 _CONSTANT = {"pixel_attention_mask": 1, "num_crops": 0, "num_patches": 1, "rows": 0, "cols": 0}
-"""What it may return when it says nothing but: the whole image, once."""
+"""Outputs it may return with these values only, which mean: the whole image, once."""
 
 
 class GenericChat(ChatTokens):
-    """The same service as ``ChatTokens`` with nothing known about the family.
+    """``ChatTokens`` for any family of models, from what the processor itself returns.
 
     The processor itself writes the placeholders. The end of turn is the special token that the
     chat template writes behind a reply; where it writes none, the tokenizer's end of sequence is
-    put there, and the log says so. What an image processor would cut into tiles or crop is shown
-    whole instead (see ``whole_image``), which the log says too.
+    put there, with a warning. An image that the processor would cut into tiles or crop is given to
+    the model whole instead (see ``whole_image_settings``), also with a warning.
 
     Args:
         processor: with ``tokenizer``, ``image_processor`` and a chat template.
         image_token_id: the placeholder id of the model's config.
 
     Raises:
-        ConfigError: for a processor that is understood only in part; says what was expected.
+        ConfigError: for a processor that does not work in this way; says what was expected.
     """
 
     def __init__(self, processor: Any, image_token_id: int) -> None:
-        """Read the special tokens once and find out how turns end."""
+        """Read the special tokens once and how the template ends a turn."""
         for name in ("tokenizer", "image_processor", "apply_chat_template"):
             if getattr(processor, name, None) is None:
                 raise ConfigError(f"processor {type(processor).__name__}: expected a {name}")
@@ -70,7 +70,7 @@ class GenericChat(ChatTokens):
         self._log = logging.getLogger(__name__)
         changed = changed_settings(processor.image_processor, self.settings)
         if changed:
-            self._log.warning("images are shown whole, in one picture: %s", changed)
+            self._log.warning("each image is given to the model whole, in one picture: %s", changed)
         self.eos_token, self._written = self._end_of_turn()
         self.eos_token_id = int(self.tokenizer.convert_tokens_to_ids(self.eos_token))
         self.pixel_axes = 4
@@ -96,7 +96,7 @@ class GenericChat(ChatTokens):
         """Return ids and images of a later user message, from behind the last end of turn.
 
         Args:
-            message: what the environment said.
+            message: of the environment.
         """
         tail = self._after_reply(self._content(message))
         if self._written:
@@ -104,7 +104,7 @@ class GenericChat(ChatTokens):
         return self._encode(tail, [message])
 
     def encode_image(self, image: NDArray[np.uint8]) -> EncodedImage:
-        """Return the picture the model sees of one image.
+        """Return one image as the model takes it.
 
         Args:
             image: uint8 (h, w, 3).
@@ -152,8 +152,8 @@ class GenericChat(ChatTokens):
         if size in self._tokens:
             return
         text = self._render([{"role": "user", "content": [{"type": "image"}]}])
-        blame = suspects(self.processor.image_processor, self.settings)
-        check_whole_image(lambda image: self._process(text, [image])[1][0], size, blame)
+        suspected = suspects(self.processor.image_processor, self.settings)
+        check_whole_image(lambda image: self._process(text, [image])[1][0], size, suspected)
         ids, _ = self._process(text, [np.full((*size, 3), 127, dtype=np.uint8)])
         tokens = ids.count(self.image_token_id)
         if not tokens:

@@ -1,23 +1,24 @@
-"""Pictures that were encoded a moment ago, so that a group's prompt is encoded once."""
+"""Recently encoded images, so that a group's prompt is encoded once."""
 
 from __future__ import annotations
 
 from dip_agents.tokens.buffer import EncodedImage
 
 CACHE_BYTES = 256 * 2**20
-"""Patches kept: some fifty overviews of 448 pixels, the prompts and crops that are in play. Their
-number says little, since one large picture weighs as much as a thousand small crops."""
+"""Most bytes of patches: some fifty overviews of 448 pixels, enough for the prompts and crops of a
+batch. A limit in bytes and not in images, since one large image takes as much memory as a thousand
+small crops."""
 
 
 class ImageCache:
-    """Encoded images by content; those that came first go when there are too many bytes.
+    """Encoded images by content; the oldest are dropped when there are too many bytes.
 
     Args:
         limit: most bytes of patches; the newest image stays even where it alone is larger.
     """
 
     def __init__(self, limit: int = CACHE_BYTES) -> None:
-        """Begin with nothing."""
+        """Start empty."""
         self.limit = limit
         self.size = 0
         """Bytes of the patches that are kept."""

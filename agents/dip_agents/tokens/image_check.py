@@ -1,4 +1,4 @@
-"""Does an image processor show a model the whole image? Seen from what it returns, not its code."""
+"""Whether an image processor gives a model the whole image, tested on what it returns."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def whole_image_settings(image_processor: Any) -> dict[str, Any]:
     """Return the keywords with which an image processor keeps the whole image in one picture.
 
     Tiles are turned off, and a centre crop becomes a resize to the size of the crop: that changes
-    proportions but loses nothing, so that places in the view are still places in the picture.
+    proportions but loses nothing, so that coordinates in the view are still valid in the picture.
 
     Args:
         image_processor: of transformers.
@@ -58,7 +58,7 @@ def suspects(image_processor: Any, settings: dict[str, Any]) -> str:
 def check_whole_image(
     process: Callable[[NDArray[np.uint8]], NDArray[np.float32]],
     size: tuple[int, int],
-    blame: str,
+    suspected: str,
 ) -> None:
     """Refuse an image processor that crops, pads or rearranges images of some size.
 
@@ -68,10 +68,10 @@ def check_whole_image(
     Args:
         process: image uint8 (h, w, 3) -> picture (3, H, W).
         size: (h, w) in pixels.
-        blame: the settings to name.
+        suspected: settings to name in the message.
 
     Raises:
-        ConfigError: when places in the image are other places in the picture.
+        ConfigError: when a position in the image is another position in the picture.
     """
     height, width = size
     ramp = np.zeros((height, width, 3), dtype=np.uint8)
@@ -94,14 +94,14 @@ def check_whole_image(
     if not whole:
         raise ConfigError(
             f"image processor: expected the whole image of {width}x{height} pixels stretched over "
-            f"one picture, got a part of it or a border around it; settings that do so: {blame}"
+            f"one picture, got a part of it or a border around it; settings that do so: {suspected}"
         )
 
 
 def _stretched(length: int, out: int) -> NDArray[np.float64]:
     """Return a ramp from 0 to 1 over ``length`` pixels as it looks in ``out`` pixels."""
-    places = (np.arange(out) + 0.5) * length / out - 0.5
-    return places.clip(0, length - 1) / max(1, length - 1)
+    positions = (np.arange(out) + 0.5) * length / out - 0.5
+    return positions.clip(0, length - 1) / max(1, length - 1)
 
 
 def _tolerance(length: int, out: int) -> float:

@@ -1,4 +1,4 @@
-"""Which tokens of some rollouts go through the model, each only once; knows no model.
+"""Which tokens of some rollouts go through the model, each only once; independent of the model.
 
 Rollouts of one group begin alike: prompt and overview. Their *prefix*, all that comes before the
 first sampled token, is kept once as a *root*; what follows in each rollout is a *branch* of it. All
@@ -102,6 +102,8 @@ class PackedRow:
         roots = sum(piece.parent is None for piece in self.pieces)
         parents = np.array([piece.parent for piece in self.pieces[roots:]], dtype=np.int64)
         starts = np.cumsum(lengths) - lengths
+        # Slots are the cells of two rectangles, of roots and of branches; each line is padded by
+        # its last token, so that every slot holds a token of the row.
         slots, filled = [], []
         for part in (slice(0, roots), slice(roots, None)):
             columns = np.arange(lengths[part].max(initial=0))
@@ -125,7 +127,7 @@ class PackedRow:
 
 
 def pack(buffers: Sequence[TokenBuffer], share: bool = True) -> PackedRow:
-    """Lay out what the policy tokens of some rollouts depend on.
+    """Lay out the tokens that the policy tokens of some rollouts depend on.
 
     Tokens after the last one a policy token is drawn from are left out: nothing depends on them.
 
@@ -141,7 +143,9 @@ def pack(buffers: Sequence[TokenBuffer], share: bool = True) -> PackedRow:
     roots: list[Piece] = []
     branches: list[Piece] = []
     prefixes: dict[bytes, int] = {}
-    # Per rollout: its piece, whether that is a branch, and how many tokens are before the piece.
+    # Pass 1: cut each rollout. One whose prefix occurs once stays whole, as a root; of the others
+    # the first leaves its prefix as a root and each what follows as a branch of it. Kept per
+    # rollout: its piece, whether that is a branch, and how many tokens are before the piece.
     homes: list[tuple[int, bool, int]] = []
     for buffer, key in zip(buffers, keys, strict=True):
         end, length = needed_length(buffer), prefix_length(buffer)
@@ -155,6 +159,8 @@ def pack(buffers: Sequence[TokenBuffer], share: bool = True) -> PackedRow:
         homes.append((len(where), bool(split), split))
         if end > split:
             where.append(_piece(buffer, split, end, prefixes[key] if split else None))
+    # Pass 2: roots come first in the row, then branches; a policy token is drawn from the state of
+    # the token before it, which lies in the rollout's own piece or at the end of its prefix.
     pieces = roots + branches
     starts = np.concatenate([[0], np.cumsum([len(piece.ids) for piece in pieces])]).astype(np.int64)
     deciding = [np.empty(0, dtype=np.int64)]
@@ -216,10 +222,10 @@ def needed_length(buffer: TokenBuffer) -> int:
         buffer: a rollout.
 
     Returns:
-        The place of its last policy token, 0 when there is none or nothing is before it.
+        The index of its last policy token, 0 when there is none or nothing is before it.
     """
     mask = buffer.loss_mask
-    return next((place for place in range(len(mask) - 1, 0, -1) if mask[place]), 0)
+    return next((index for index in range(len(mask) - 1, 0, -1) if mask[index]), 0)
 
 
 def prefix_key(buffer: TokenBuffer) -> bytes:

@@ -1,4 +1,4 @@
-"""Rotary positions of tokens and image grids; knows no model."""
+"""Rotary positions of tokens and image grids; independent of the model."""
 
 from __future__ import annotations
 
@@ -43,6 +43,7 @@ def token_positions(
     expected = sum(image.tokens for image in images)
     if len(visual) != expected:
         raise PlaceholderError(f"expected {expected} image placeholders, got {len(visual)}")
+    # Each token moves the position by its step; an image moves it once, at its last token.
     steps = np.ones(len(ids), dtype=np.int64)
     inside = np.zeros((3, len(ids)), dtype=np.int64)
     at = 0
@@ -71,11 +72,11 @@ def row_positions(row: PackedRow, image_token_id: int, merge: int) -> NDArray[np
     Raises:
         PlaceholderError: when placeholders and images of a piece differ in number.
     """
-    places: list[NDArray[np.int64]] = []
+    positions: list[NDArray[np.int64]] = []
     ends: list[int] = []
     for piece in row.pieces:
         start = 0 if piece.parent is None else ends[piece.parent]
         columns, end = token_positions(piece.ids, piece.images, image_token_id, merge, start)
-        places.append(columns)
+        positions.append(columns)
         ends.append(end)
-    return np.concatenate(places, axis=1)
+    return np.concatenate(positions, axis=1)

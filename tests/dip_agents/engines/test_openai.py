@@ -151,7 +151,7 @@ def test_text_the_tokenizer_cannot_write_is_said_once(engine, caplog, monkeypatc
     monkeypatch.setattr(engine.chat, "text", lambda ids: "unknown")
     with caplog.at_level(logging.WARNING):
         play(engine, rows=3)
-    assert caplog.text.count("cannot write down") == 1
+    assert caplog.text.count("cannot represent") == 1
 
 
 def test_spelled_out_special_tokens_are_made_harmless(engine, server):

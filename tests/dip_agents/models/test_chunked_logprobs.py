@@ -226,7 +226,7 @@ class Quantised(nn.Linear):
 
 
 def test_a_head_that_is_not_plain_is_refused_with_one_line_in_the_log(caplog):
-    tiled_head._say_dense.cache_clear()
+    tiled_head._warn_dense.cache_clear()
     plain = nn.Linear(3, 5)
     assert linear_weight(plain) == (plain.weight, plain.bias)
     with caplog.at_level(logging.WARNING):
@@ -254,7 +254,7 @@ def test_scores_of_a_model_are_the_same_in_tiles(micro, monkeypatch, temperature
 def test_a_head_with_an_adapter_takes_the_dense_way(fresh_micro, monkeypatch, caplog):
     from peft import LoraConfig, get_peft_model
 
-    tiled_head._say_dense.cache_clear()
+    tiled_head._warn_dense.cache_clear()
     monkeypatch.setattr("dip_agents.models.logprob_head.DENSE_LIMIT", 0)
     vlm = fresh_micro()
     states = torch.randn(4, vlm.head.weight()[0].shape[1])

@@ -176,4 +176,4 @@ def test_a_tower_of_another_family_is_left_alone_with_a_line_in_the_log(caplog):
     with caplog.at_level(logging.WARNING):
         assert not speed_up_vision(other)
     assert "forward" not in vars(other)
-    assert "got Sequential: it stays as slow" in caplog.text
+    assert "got Sequential: it keeps the slower forward of transformers" in caplog.text

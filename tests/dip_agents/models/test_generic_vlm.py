@@ -194,7 +194,7 @@ def test_a_saved_model_comes_back_and_the_log_says_what_is_slower(fresh, family,
         again = load_model(str(tmp_path), dtype="float32", device="cpu")
     told = [r.message for r in caplog.records if r.message.startswith("model family")]
     assert told == [
-        f"model family {family}: no shared prefix and no own decode loop, so sampling and updates "
+        f"model family {family}: no shared prefix and no fast decode loop, so sampling and updates "
         "are slower than with qwen2_vl, qwen2_5_vl, qwen3_vl"
     ]
     assert type(again.vlm) is GenericVLM

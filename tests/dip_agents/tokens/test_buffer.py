@@ -40,6 +40,13 @@ def test_a_sampled_placeholder_is_refused():
         TokenBuffer(PAD).append_policy([PAD], [-1.0])
 
 
+def test_ids_and_logprobs_must_agree_in_number():
+    buffer = TokenBuffer(PAD)
+    with pytest.raises(ValueError, match="logprobs: expected one for each of 2 ids, got 1"):
+        buffer.append_policy([5, 6], [-1.0])
+    assert len(buffer) == 0
+
+
 def test_a_copy_grows_on_its_own():
     buffer = TokenBuffer(PAD)
     buffer.append_env([1])

@@ -57,7 +57,7 @@ def test_a_conversation_in_pieces_is_the_conversation_rendered_at_once(micro, fa
 
 
 def test_an_image_the_processor_would_resize_is_refused(micro):
-    with pytest.raises(PlaceholderError, match=r"multiples of 32 .*got 40x64"):
+    with pytest.raises(PlaceholderError, match=r"size_multiple: .* multiples of 32, got 40x64"):
         micro("qwen3_vl").chat.encode_image(picture(40, 64))
 
 

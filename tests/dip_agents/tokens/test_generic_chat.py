@@ -128,7 +128,10 @@ def test_what_is_changed_to_show_images_whole_is_logged(generic_micro, caplog):
     chat = generic_micro("llava").chat
     with caplog.at_level(logging.WARNING):
         GenericChat(chat.processor, chat.image_token_id)
-    assert "images are shown whole, in one picture: do_center_crop=False, size=" in caplog.text
+    assert (
+        "each image is given to the model whole, in one picture: do_center_crop=False, size="
+        in caplog.text
+    )
 
 
 def test_a_model_that_is_not_understood_is_refused_with_what_was_expected(generic_micro):

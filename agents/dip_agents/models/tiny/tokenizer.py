@@ -1,7 +1,7 @@
 """The tiny model's tokenizer: integers and words as single tokens, bytes for everything else.
 
-A box of four numbers is four tokens, since an integer below 512 also comes as one token with what
-is before it in a list of boxes: ``],[12`` ``,38`` ``,44`` ``,130``.
+A box of four numbers is four tokens, since an integer below 512 also has tokens that include the
+punctuation before it in a list of boxes: ``],[12`` ``,38`` ``,44`` ``,130``.
 """
 
 from __future__ import annotations
@@ -24,13 +24,13 @@ SPECIAL_TOKENS = (
 MAX_INTEGER = 1000
 """Integers up to this are single tokens; their ids are their values."""
 JOINED = 512
-"""Integers below this also come joined with what is before them in a list of boxes."""
+"""Integers below this also have tokens that include the punctuation before them."""
 INTEGER_ROLES = {
     "": range(MAX_INTEGER + 1),
     ",": range(MAX_INTEGER + 1, MAX_INTEGER + 1 + JOINED),
     "],[": range(MAX_INTEGER + 1 + JOINED, MAX_INTEGER + 1 + 2 * JOINED),
 }
-"""What is joined with an integer -> the ids of 0, 1, 2, ... in that role."""
+"""The punctuation that is joined with an integer -> the ids of 0, 1, 2, ... in that role."""
 _PIECES = (
     *(f"<{slash}{tag}>" for tag in ("think", "look", "answer") for slash in ("", "/")),
     "[[",
@@ -59,7 +59,8 @@ _CHAT_TEMPLATE = (
 def build_tokenizer(texts: Iterable[str]) -> PreTrainedTokenizerFast:
     """Build a lossless tokenizer whose words come from the texts the model will read.
 
-    Any text survives encoding and decoding: what is no known word falls back to bytes.
+    Any text survives encoding and decoding: words that are not in the vocabulary fall back to
+    bytes.
 
     Args:
         texts: prompts, messages and demonstrations; their words become single tokens.

@@ -1,4 +1,4 @@
-"""The texts whose words the tiny tokenizer knows as single tokens."""
+"""The texts whose words are single tokens of the tiny tokenizer."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dip_env.views import Crop, View
 
 
 def tiny_texts() -> list[str]:
-    """Return texts whose words become single tokens of the tiny model: all that is ever said."""
+    """Return every kind of text in an episode; their words become single tokens."""
     view = View((1280, 960), (256, 192))
     crop = Crop(image=None, region=view.text_to_scene([[0, 0, 9, 9]])[0], magnification=2.0)  # type: ignore[arg-type]
     grammar = Grammar(3)
