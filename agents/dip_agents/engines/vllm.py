@@ -10,7 +10,6 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -21,23 +20,16 @@ from dip_agents.engines.base import (
     EngineError,
     Reply,
     RolloutRequest,
-    Sample,
     Sampling,
     TurnSeed,
 )
 from dip_agents.engines.config import WeightSync
-from dip_agents.engines.vllm_requests import (
-    check_prompt,
-    prompt_of,
-    sample_of,
-    sampling_keywords,
-)
+from dip_agents.engines.vllm_requests import Row, TurnRequests
 from dip_agents.models.base import VisionLanguageModel
 from dip_agents.models.lora import adapter_rank
 from dip_agents.models.weights import checkpoint_weights, write_checkpoint
 from dip_agents.runtime.random_state import rng_state, set_rng_state
-from dip_agents.tokens.buffer import EncodedImage, TokenBudgetError
-from dip_agents.tokens.chat import ChatTokens
+from dip_agents.tokens.buffer import TokenBudgetError
 from dip_env.errors import ConfigError
 
 GPU_MEMORY = 0.4
@@ -182,7 +174,7 @@ class VLLMEngine:
         self._wake("weights")
         self._wake("kv_cache")
         request = RolloutRequest(prompts, repeats, reply, sampling, turn_seed)
-        turns = _TurnRequests(
+        turns = TurnRequests(
             self._llm, self._vllm.SamplingParams, self._lora, self.chat, self._banned
         )
         with _own_random_state(), ThreadPoolExecutor(1, "environment") as environment:
@@ -217,61 +209,6 @@ class VLLMEngine:
         self._llm.llm_engine.add_lora(self._lora)
 
 
-@dataclass(eq=False)
-class _Row:
-    """One conversation: its tokens so far, its images and how many turns it has had."""
-
-    number: int
-    ids: list[int]
-    images: list[EncodedImage]
-    turn: int = 0
-
-
-class _TurnRequests:
-    """Turns as requests to vLLM's engine.
-
-    Args:
-        llm: vLLM's offline engine.
-        parameters: vLLM's class of sampling parameters.
-        lora: the request for the adapter that samples, or None.
-        chat: the special tokens.
-        banned: ids that must not be sampled.
-    """
-
-    def __init__(
-        self, llm: Any, parameters: Any, lora: Any, chat: ChatTokens, banned: Sequence[int]
-    ) -> None:
-        self.llm, self.parameters, self.lora, self.chat = llm, parameters, lora, chat
-        self.banned, self.banned_set = banned, frozenset(banned)
-
-    def send(self, row: _Row, sampling: Sampling, seed: int) -> str:
-        """Send a row for its next turn; returns the name vLLM gives the request."""
-        keywords = sampling_keywords(
-            sampling, len(row.ids), seed, self.chat.eos_token_id, self.banned
-        )
-        names = self.llm.enqueue(
-            [prompt_of(row.ids, row.images, self.chat.image_token_id)],
-            [self.parameters(**keywords)],
-            lora_request=self.lora,
-            use_tqdm=False,
-        )
-        return str(names[0])
-
-    def step(self) -> list[Any]:
-        """Run one step of the engine; returns the outputs of requests that have finished."""
-        return [output for output in self.llm.llm_engine.step() if output.finished]
-
-    def sample(self, output: Any, row: _Row) -> Sample:
-        """Return a finished turn after a check that vLLM read the tokens of the row."""
-        check_prompt(row.ids, output.prompt_token_ids, row.number)
-        eos = self.chat.eos_token_id
-        return sample_of(output.outputs[0], row.number, eos, self.banned_set)
-
-    def abort(self, names: list[str]) -> None:
-        """Stop requests."""
-        self.llm.llm_engine.abort_request(names, internal=True)
-
-
 class _Play:
     """One call of ``VLLMEngine.play``.
 
@@ -282,15 +219,14 @@ class _Play:
     """
 
     def __init__(
-        self, request: RolloutRequest, turns: _TurnRequests, environment: ThreadPoolExecutor
+        self, request: RolloutRequest, turns: TurnRequests, environment: ThreadPoolExecutor
     ) -> None:
         self.request, self.turns, self.environment = request, turns, environment
         self.rows = [
-            _Row(number, list(chunk.ids), list(chunk.images))
-            for number, chunk in request.openings()
+            Row(number, list(chunk.ids), list(chunk.images)) for number, chunk in request.openings()
         ]
-        self.sent: dict[str, tuple[str, _Row]] = {}  # by vLLM's number
-        self.replies: deque[tuple[int, _Row, Future[Chunk | None]]] = deque()
+        self.sent: dict[str, tuple[str, Row]] = {}  # by vLLM's number
+        self.replies: deque[tuple[int, Row, Future[Chunk | None]]] = deque()
 
     def run(self) -> None:
         """Generate all rows to their ends."""
@@ -311,7 +247,7 @@ class _Play:
             if self.sent:
                 self.turns.abort([name for name, _ in self.sent.values()])
 
-    def _send(self, row: _Row) -> None:
+    def _send(self, row: Row) -> None:
         budget = self.request.sampling.token_budget
         if len(row.ids) >= budget:
             raise TokenBudgetError(
@@ -330,7 +266,7 @@ class _Play:
         future = self.environment.submit(self.request.reply, row.number, sample)
         self.replies.append((step + REPLY_LAG, row, future))
 
-    def _go_on(self, row: _Row, chunk: Chunk | None) -> None:
+    def _go_on(self, row: Row, chunk: Chunk | None) -> None:
         if chunk is None:
             return
         row.ids.extend(chunk.ids)

@@ -1,8 +1,9 @@
-"""Rows of tokens as vLLM takes and returns them; plain values, independent of vLLM's classes."""
+"""Rows of tokens as requests to vLLM and its outputs as samples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
@@ -10,6 +11,7 @@ from PIL import Image
 from dip_agents.engines.base import EngineError, Sample, Sampling
 from dip_agents.tokens.banned import BAN_BIAS
 from dip_agents.tokens.buffer import EncodedImage
+from dip_agents.tokens.chat import ChatTokens
 
 
 def one_placeholder_per_image(
@@ -145,3 +147,59 @@ def sample_of(completion: Any, row: int, eos: int, banned: frozenset[int]) -> Sa
         float(by_id[token].logprob) for by_id, token in zip(completion.logprobs, ids, strict=True)
     )
     return Sample(ids, logprobs, not ids or ids[-1] != eos)
+
+
+@dataclass(eq=False)
+class Row:
+    """One conversation: its tokens so far, its images and how many turns it has had."""
+
+    number: int
+    ids: list[int]
+    images: list[EncodedImage]
+    turn: int = 0
+
+
+class TurnRequests:
+    """Turns as requests to vLLM's engine.
+
+    Args:
+        llm: vLLM's offline engine.
+        parameters: vLLM's class of sampling parameters.
+        lora: the request for the adapter that samples, or None.
+        chat: the special tokens.
+        banned: ids that must not be sampled.
+    """
+
+    def __init__(
+        self, llm: Any, parameters: Any, lora: Any, chat: ChatTokens, banned: Sequence[int]
+    ) -> None:
+        """Store the parts."""
+        self.llm, self.parameters, self.lora, self.chat = llm, parameters, lora, chat
+        self.banned, self.banned_set = banned, frozenset(banned)
+
+    def send(self, row: Row, sampling: Sampling, seed: int) -> str:
+        """Send a row for its next turn; returns the name vLLM gives the request."""
+        keywords = sampling_keywords(
+            sampling, len(row.ids), seed, self.chat.eos_token_id, self.banned
+        )
+        names = self.llm.enqueue(
+            [prompt_of(row.ids, row.images, self.chat.image_token_id)],
+            [self.parameters(**keywords)],
+            lora_request=self.lora,
+            use_tqdm=False,
+        )
+        return str(names[0])
+
+    def step(self) -> list[Any]:
+        """Run one step of the engine; returns the outputs of requests that have finished."""
+        return [output for output in self.llm.llm_engine.step() if output.finished]
+
+    def sample(self, output: Any, row: Row) -> Sample:
+        """Return a finished turn after a check that vLLM read the tokens of the row."""
+        check_prompt(row.ids, output.prompt_token_ids, row.number)
+        eos = self.chat.eos_token_id
+        return sample_of(output.outputs[0], row.number, eos, self.banned_set)
+
+    def abort(self, names: list[str]) -> None:
+        """Stop requests."""
+        self.llm.llm_engine.abort_request(names, internal=True)

@@ -118,7 +118,9 @@ class GenericVLM(ModelWrapper):
         ids, mask = self._padded(rows, left=True)
         out = self._forward(ids, mask, images, use_cache=True)
         if out.past_key_values is None:
-            raise ConfigError(f"{type(self.core).__name__}: expected a cache of keys and values")
+            raise ConfigError(
+                f"model {type(self.core).__name__}: expected a cache of keys and values"
+            )
         return out.last_hidden_state[:, -1], mask, out.past_key_values
 
     def extend(self, ids: Tensor, mask: Tensor, cache: Any) -> tuple[Tensor, Tensor, Any]:
@@ -197,7 +199,7 @@ class GenericVLM(ModelWrapper):
             got, _, _ = self.extend(last, mask, cache)
         except (ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
             raise ConfigError(
-                f"{kind}: expected input_ids, attention_mask, position_ids, pixel_values and a "
+                f"model {kind}: expected input_ids, attention_mask, position_ids, pixel_values and a "
                 f"cache of keys and values to be enough, got {type(error).__name__}: {error}"
             ) from error
         finally:
@@ -206,7 +208,7 @@ class GenericVLM(ModelWrapper):
         gap = float((got - expected).abs().max() / expected.abs().max())
         if not gap < (1e-3 if exact else 0.1):
             raise ConfigError(
-                f"{kind}: expected equal states of rows read whole and with a cache, got a "
+                f"model {kind}: expected equal states of rows read whole and with a cache, got a "
                 f"difference of {gap:.2g}; sampler and trainer would use different policies"
             )
 
@@ -216,14 +218,18 @@ def _placeholder_of(core: Any) -> int:
     config, kind = core.config, type(core).__name__
     for name in ("model", "lm_head"):
         if not hasattr(core, name):
-            raise ConfigError(f"{kind}: expected its parts in .model and .lm_head, got no {name}")
+            raise ConfigError(
+                f"model {kind}: expected its parts in .model and .lm_head, got no {name}"
+            )
     if hasattr(core.model, "get_rope_index"):
-        raise ConfigError(f"{kind}: expected one position per token, got a model with several")
+        raise ConfigError(
+            f"model {kind}: expected one position per token, got a model with several"
+        )
     text = config.get_text_config()
     for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):
         if getattr(text, name, None) not in (None, 1.0):
-            raise ConfigError(f"{kind}: expected logits straight from lm_head, got {name}")
+            raise ConfigError(f"model {kind}: expected logits straight from lm_head, got {name}")
     placeholder = getattr(config, "image_token_id", None)
     if placeholder is None:
-        raise ConfigError(f"{kind}: expected image_token_id in its config")
+        raise ConfigError(f"model {kind}: expected image_token_id in its config")
     return int(placeholder)

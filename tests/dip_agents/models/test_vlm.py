@@ -2,12 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from dip_agents.engines.base import Sampling
-from dip_agents.engines.hf import HFEngine
-from dip_agents.grpo.rollouts import collect_rollouts
-from dip_agents.models.vlm import VLM
 from dip_agents.objectives.losses import policy_loss
-from dip_agents.runtime.checkpoints import CheckpointError
 from dip_agents.tokens.buffer import PlaceholderError, TokenBuffer
 from dip_env.episode import Message
 
@@ -171,44 +166,3 @@ def test_a_missing_image_is_noticed(talk):
     broken.images.pop()
     with pytest.raises((PlaceholderError, StopIteration)):
         vlm.hidden([broken])
-
-
-def test_a_lora_checkpoint_holds_the_adapter_only_and_comes_back(fresh_micro):
-    from dip_agents.models.lora import add_lora
-
-    vlm = fresh_micro()
-    lora = VLM(add_lora(vlm.model, 2, seed=0), vlm.processor)
-    state = lora.state_dict()
-    assert state and all("lora_" in name and "visual" not in name for name in state)
-    zeros = {name: torch.zeros_like(tensor) for name, tensor in state.items()}
-    lora.load_state_dict(zeros)
-    assert all(not tensor.any() for tensor in lora.state_dict().values())
-    with pytest.raises(CheckpointError, match="state: expected names of this model, got 'nobody'"):
-        lora.load_state_dict({"nobody": torch.zeros(1)})
-
-
-@pytest.mark.parametrize("frozen", [True, False])
-def test_a_frozen_vision_tower_sees_an_image_once_and_one_that_learns_each_time(
-    fresh_micro, toy, minimal_prompt_rules, monkeypatch, frozen
-):
-    vlm = fresh_micro()
-    vlm.core.model.visual.requires_grad_(not frozen)
-    seen = []
-    encode = vlm.vision.encode
-    monkeypatch.setattr(
-        vlm.vision, "encode", lambda images: (seen.append(len(images)), encode(images))[1]
-    )
-    sampling = Sampling(1.0, 8, 200)
-    groups = collect_rollouts(
-        HFEngine(vlm), toy, [0, 1], 2, minimal_prompt_rules, seed=0, sampling=sampling
-    )
-    first = sum(seen)
-    assert first >= 2
-    buffers = [r.buffer for g in groups for r in g.rollouts]
-    logprobs = vlm.token_logprobs(buffers).logprobs
-    logprobs.sum().backward()
-    assert sum(seen) == (first if frozen else 2 * first)
-    with torch.no_grad():
-        for weight in vlm.core.model.visual.parameters():
-            weight.mul_(1.5)  # other weights: what was kept is of no use
-    assert not torch.allclose(vlm.token_logprobs(buffers).logprobs, logprobs)
