@@ -199,8 +199,8 @@ class GenericVLM(ModelWrapper):
             got, _, _ = self.extend(last, mask, cache)
         except (ValueError, TypeError, IndexError, AttributeError, RuntimeError) as error:
             raise ConfigError(
-                f"model {kind}: expected input_ids, attention_mask, position_ids, pixel_values and a "
-                f"cache of keys and values to be enough, got {type(error).__name__}: {error}"
+                f"model {kind}: expected input_ids, attention_mask, position_ids, pixel_values and "
+                f"a cache of keys and values to be enough, got {type(error).__name__}: {error}"
             ) from error
         finally:
             self.model.train(was_training)
