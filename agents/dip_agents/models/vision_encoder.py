@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from dip_agents.models.base import Features
-from dip_agents.models.fast_vision import speed_up_vision
 from dip_agents.models.feature_cache import FeatureCache
 from dip_agents.models.precision import autocast_context
-from dip_agents.models.vision_plan import order_of
+from dip_agents.models.vision_tower import order_of, speed_up_vision
 from dip_agents.tokens.buffer import EncodedImage
 
 
