@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
+from dip_agents.evaluation.files import write_evaluation
 from dip_agents.evaluation.play import EvalCondition, Record, play
 from dip_agents.evaluation.result import EvalResult
 from dip_agents.evaluation.scores import score_answers
@@ -85,9 +84,7 @@ def evaluate(
         if writer is not None:
             writer.close()
     if folder is not None:
-        _write_json(folder / "metrics.json", result.to_json())
-        _write_json(folder / "detections.json", record.answers[0])
-        _write_json(folder / "truth.json", record.truth.data)
+        write_evaluation(folder, record, result)
     return result
 
 
@@ -208,8 +205,3 @@ def _result(
 def _chunks(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
     for start in range(0, len(indices), size):
         yield indices[start : start + size]
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(value, allow_nan=False, indent=2) + "\n")

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
-from dip_agents.cli.parsing import TINY_SFT
+from dip_agents.cli.sft import TINY_SFT
 from dip_agents.grpo.config import GRPOConfig
 from dip_agents.sft.config import SFTConfig
 from dip_env.config import EpisodeConfig, RewardConfig

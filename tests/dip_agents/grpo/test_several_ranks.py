@@ -316,11 +316,11 @@ def rank_processes(launcher):
 @pytest.mark.parametrize("config", ["ddp_cpu", "fsdp2_cpu"])
 def test_accelerate_launch_survives_the_loss_of_a_process(played, tmp_path, config):
     words = ["--model", played / "taught" / "model", "--device", "cpu", "--dtype", "float32"]
-    words += ["--max-new-tokens", 32, "--token-budget", 300, "--eval-scenes", 0]
+    words += ["--max-new-tokens", 32, "--token-budget", 300, "--n", 0]
     words += ["--steps", 1000, "--scenes-per-step", 2, "--group-size", 3, "--warmup-steps", 0]
     words += ["--checkpoint-interval", 2, "--out", tmp_path / "run"]
     launch = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
-    launch += [ROOT / "examples" / "accelerate" / f"{config}.yaml", "-m", "dip_agents.cli.main"]
+    launch += [ROOT / "examples" / "accelerate" / f"{config}.yaml", "-m", "dip_agents.cli"]
     with (tmp_path / "errors.txt").open("w") as errors:
         launcher = subprocess.Popen(
             [str(word) for word in (*launch, "train", *words)],
@@ -340,7 +340,9 @@ def test_accelerate_launch_survives_the_loss_of_a_process(played, tmp_path, conf
         launcher.kill()
     said = (tmp_path / "errors.txt").read_text()
     # Whichever comes first: the closed connection, or the launcher's signal.
-    assert re.search(r"dip: (rank 0 of 2 lost another rank|stopped by SIGTERM) at step \d+, ", said)
+    assert re.search(
+        r"dip train: (rank 0 of 2 lost another rank|stopped by SIGTERM) at step \d+, ", said
+    )
     saved = latest_checkpoint(tmp_path / "run" / "checkpoints")
     assert f"the last complete checkpoint is {saved}: go on from there with resume" in said
     finished = len(metrics(tmp_path / "run"))

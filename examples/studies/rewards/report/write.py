@@ -30,10 +30,10 @@ The core rows with a model of 110 million weights, taught from scratch at 448 px
 ```bash
 python -m examples.studies.rewards.measure.larger --out runs/small/untrained
 dip sft --model runs/small/untrained --out runs/small --device cuda \\
-  --mix easy=1 crowd=3 --scene-count 50000 --views 6 --store runs/scenes --workers 8 \\
+  --mix easy=1 crowd=3 --n 50000 --views 6 --store runs/scenes --workers 8 \\
   --steps 12000 --batch-size 64 --optimizer muon --learning-rate 1e-3 --decay-steps 3000 \\
   --coordinate-sigma 1.5 --final-sigma 0.5 --dense-weight 1 --p-no-look 0.2 \\
-  --p_blurred_overview 0.35 --look tiles --min_visible_height 8
+  --p-blurred-overview 0.35 --look tiles --min-visible-height 8
 python -m examples.studies.rewards --gpu
 ```
 """

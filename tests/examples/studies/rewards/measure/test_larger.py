@@ -8,7 +8,8 @@ import pytest
 import torch
 from transformers import Qwen3VLForConditionalGeneration
 
-from dip_agents.cli.parsing import Sft, parse
+from dip_agents.cli.settings import resolve
+from dip_agents.cli.sft import Settings
 from dip_agents.models.loading import load_model
 from dip_agents.models.tiny.model import build_tiny
 from dip_agents.models.tiny.vocabulary import tiny_texts
@@ -43,8 +44,8 @@ def test_the_model_is_a_folder_that_can_be_taught(load, tmp_path, monkeypatch, c
 
     (teach,) = re.findall(r"^dip (sft .*?)\npython", load("report.write").GPU, re.M | re.S)
     words = teach.replace("\\\n", " ").replace("runs/small/untrained", str(tmp_path)).split()
-    command = parse(words)
-    assert isinstance(command, Sft)
+    assert words[0] == "sft"
+    command = resolve(Settings, "sft", words[1:]).settings
     assert command.rules == larger.RULES and command.sft.optimizer == "muon"
     settings = load("config").defaults(["--gpu"])
     assert settings.model == f"{command.out}/model"

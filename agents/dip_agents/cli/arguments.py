@@ -1,0 +1,213 @@
+"""Options that several commands share; loads no torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from dip_agents.engines.config import EngineArgs
+from dip_agents.models.rules import DeviceName, DtypeName, rules_of
+from dip_env.config import EpisodeConfig, RewardConfig
+from dip_env.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dip_env.scenes.base import SceneSource
+
+TINY_NEW_TOKENS, TINY_BUDGET = 224, 768
+"""Token limits that fit what the bundled model writes."""
+
+
+@dataclass(frozen=True)
+class SceneArgs:
+    """Where scenes come from."""
+
+    scenes: str = "easy"
+    """A procedural preset (easy, crowd, night, drone, dense), toy (four scenes), or a reader
+    (crowdhuman, citypersons, wider_pedestrian, uavdt, coco)."""
+    root: Path | None = None
+    """Folder of the data, for readers."""
+    scene_seed: int = 0
+    """Seed of a procedural source."""
+    source_arg: tuple[str, ...] = ()
+    """Further arguments of the source, such as every=10 boxes=visible people=60,90."""
+    min_people: int = 0
+    """Leave out scenes with fewer non-ignored people."""
+    min_height: float = 0.0
+    """Ignore instances that are less tall, in pixels of the source."""
+    min_visible: float = 0.0
+    """Ignore instances of which a smaller share is visible."""
+
+    def open(self, split: str) -> SceneSource:
+        """Open one split of the source.
+
+        Args:
+            split: train, val or test.
+
+        Raises:
+            ConfigError: for an unknown source or argument.
+            SceneError: for files that are missing or malformed.
+        """
+        from dip_env.scenes import FilteredScenes, make_source
+
+        options = dict(source_argument(text) for text in self.source_arg)
+        source = make_source(self.scenes, self.root, split, self.scene_seed, **options)
+        if not (self.min_people or self.min_height or self.min_visible):
+            return source
+        return FilteredScenes(
+            source,
+            min_people=self.min_people,
+            min_height=self.min_height,
+            min_visible=self.min_visible,
+        )
+
+
+def source_argument(text: str) -> tuple[str, Any]:
+    """Read one ``name=value`` of a source.
+
+    Args:
+        text: the value may be JSON (``people=[60,90]``), several values behind commas
+            (``people=60,90``), or text.
+
+    Returns:
+        Name and value.
+
+    Raises:
+        ConfigError: where there is no name or no value.
+    """
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise ConfigError(f"source_arg: expected name=value, got {text!r}")
+    whole = _json(value)
+    if whole is not value or "," not in value:
+        return name, whole
+    return name, [_json(part) for part in value.split(",")]
+
+
+def _json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+@dataclass(frozen=True)
+class ModelArgs:
+    """Which model, and where it runs."""
+
+    model: str = "tiny"
+    """tiny (bundled), tiny-untrained, a folder, or a hub name."""
+    device: DeviceName = "auto"
+    """auto takes the GPU when there is one."""
+    dtype: DtypeName = "auto"
+    """Of matrix products; auto is bfloat16 where the hardware has it."""
+    max_new_tokens: int = 256
+    """Tokens of one turn."""
+    token_budget: int = 2048
+    """Tokens of one episode, prompt and images included."""
+
+
+@dataclass(frozen=True)
+class TrainedModelArgs(ModelArgs):
+    """Which model is trained, where, and which of its weights."""
+
+    lora_rank: int = 0
+    """Above 0 only a LoRA of that rank on the language part is trained."""
+
+    def __post_init__(self) -> None:
+        """Check the rank.
+
+        Raises:
+            ConfigError: for one below 0.
+        """
+        if self.lora_rank < 0:
+            raise ConfigError(f"lora_rank: expected at least 0, got {self.lora_rank}")
+
+
+@dataclass(frozen=True)
+class OracleArgs:
+    """Mistakes of the oracle, to check metrics with answers of known quality."""
+
+    miss_rate: float = 0.0
+    """Probability that the oracle leaves out a person."""
+    jitter: float = 0.0
+    """Standard deviation of each edge of the oracle's boxes, as a share of the side."""
+    false_positive_rate: float = 0.0
+    """People the oracle invents, for each one of the ground truth."""
+    decimals: int = 0
+    """Decimal places of the numbers the oracle prints."""
+
+
+@dataclass(frozen=True)
+class PlayArgs:
+    """Which policy acts on which held-out scenes."""
+
+    source: SceneArgs = field(default_factory=SceneArgs)
+    model: ModelArgs = field(default_factory=ModelArgs)
+    rules: EpisodeConfig = field(default_factory=EpisodeConfig)
+    policy: Literal["model", "random", "grid", "oracle"] = "model"
+    """Which policy acts: the model, or a scripted one."""
+    sampler: EngineArgs = field(default_factory=EngineArgs)
+    oracle: OracleArgs = field(default_factory=OracleArgs)
+    split: str = "val"
+    """Which part of the source."""
+    temperature: float = 0.0
+    """Of sampling from the model; 0 is greedy decoding."""
+    batch_size: int = 64
+    """Episodes in progress at once."""
+    workers: int = 0
+    """Processes that prepare scenes ahead; the results are the same with any number."""
+    seed: int = 0
+    """Of sampling and of the bootstrap."""
+
+
+HEADINGS: Mapping[type, str] = {
+    SceneArgs: "Scenes",
+    ModelArgs: "Model",
+    TrainedModelArgs: "Model",
+    EpisodeConfig: "Episode rules",
+    RewardConfig: "Reward",
+    EngineArgs: "Sampling engine",
+    OracleArgs: "Oracle",
+}
+"""Heading of each group of options that several commands share."""
+
+
+@dataclass(frozen=True)
+class ModelDefaults:
+    """What a command's defaults take from the model.
+
+    Args:
+        name: of the model.
+        rules: the episode rules it was trained under, or the defaults of its family.
+        small: it is the bundled model, or came of it: with its prompts and token limits.
+    """
+
+    name: str
+    rules: EpisodeConfig
+    small: bool
+
+    @classmethod
+    def of(cls, given: Mapping[str, Any], usual: str = "tiny") -> ModelDefaults:
+        """Read the rules of the model that was given.
+
+        Args:
+            given: options by name.
+            usual: the model where none is given.
+
+        Raises:
+            ConfigError: for a model that is not there.
+        """
+        name = given.get("model", usual)
+        # A scripted policy has no model; it keeps to the rules of the bundled one by default.
+        rules = rules_of("tiny" if name == usual else name)
+        return cls(name, rules, rules.minimal_prompt)
+
+    def args(self, kind: type[ModelArgs] = ModelArgs) -> Any:
+        """Return the options of the model, with its token limits."""
+        made = kind(model=self.name)
+        if not self.small:
+            return made
+        return replace(made, max_new_tokens=TINY_NEW_TOKENS, token_budget=TINY_BUDGET)

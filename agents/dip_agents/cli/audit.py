@@ -1,0 +1,61 @@
+"""``dip audit``: play adversaries against a reward; exits with 1 when one of them wins."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from dip_agents.cli.arguments import HEADINGS, SceneArgs
+from dip_agents.cli.settings import Resolved
+from dip_env.config import EpisodeConfig
+from dip_env.errors import ConfigError
+
+EXAMPLES = ("dip audit", "dip audit --look-weight 1", "dip audit --accuracy weighted_sum --n 64")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Play adversaries against a reward; exits with 1 when one of them beats honest answers."""
+
+    source: SceneArgs = field(default_factory=lambda: SceneArgs(scenes="crowd"))
+    rules: EpisodeConfig = field(default_factory=EpisodeConfig)
+    n: int = 16
+    """Scenes."""
+    seed: int = 0
+    """Of the adversaries."""
+
+    HEADINGS = HEADINGS
+    USUAL = (
+        *("scenes", "n", "format_weight", "look_weight", "accuracy_weight", "accuracy", "beta"),
+        *("iou", "graded_format", "ambiguity", "max_looks", "seed"),
+    )
+
+    @classmethod
+    def defaults(cls, given: object) -> Settings:
+        """Return the settings to start from; no model plays."""
+        return cls()
+
+    def __post_init__(self) -> None:
+        """Check the number of scenes.
+
+        Raises:
+            ConfigError: for none.
+        """
+        if self.n < 1:
+            raise ConfigError(f"n: expected at least 1, got {self.n}")
+
+
+def run(resolved: Resolved[Settings]) -> int:
+    """Audit a reward.
+
+    Args:
+        resolved: the settings.
+
+    Returns:
+        The exit code.
+    """
+    from dip_agents.cli.output import make_console
+    from dip_agents.evaluation.audit import audit_main
+
+    args = resolved.settings
+    source = args.source.open("val")
+    return audit_main(source, args.rules, args.n, args.seed, make_console())

@@ -1,0 +1,137 @@
+"""``dip evaluate``: measure a model or a scripted policy on held-out scenes."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from dip_agents.cli.arguments import HEADINGS, ModelDefaults, PlayArgs
+from dip_agents.cli.settings import Resolved
+from dip_env.errors import ConfigError
+
+EXAMPLES = (
+    "dip evaluate --scenes crowd",
+    "dip evaluate --policy oracle --miss-rate 0.2 --scenes crowd --n 32",
+    "dip evaluate --model runs/train/model --scenes easy --out runs/easy",
+)
+FILES = ("metrics.json", "detections.json", "truth.json", "scenes.json", "traces")
+"""What an evaluation writes beside ``config.toml`` and ``run.json``."""
+
+
+@dataclass(frozen=True)
+class Settings(PlayArgs):
+    """Measure a model or a scripted policy on held-out scenes."""
+
+    n: int = 256
+    """Scenes, from the first on; at most those there are."""
+    group_size: int = 1
+    """Rollouts of each scene; from 3 on the look term reads the siblings, unless --ambiguity says
+    annotation."""
+    out: Path | None = None
+    """Folder for metrics.json, detections.json, truth.json and traces."""
+    overwrite: bool = False
+    """Replace an evaluation that is in that folder."""
+    verbose: bool = False
+    """Print every metric."""
+    json: bool = False
+    """Print one JSON object on standard output; progress goes to standard error."""
+
+    HEADINGS = HEADINGS
+    USUAL = (
+        *("model", "scenes", "root", "split", "n", "policy", "out", "overwrite", "group_size"),
+        *("temperature", "max_looks", "engine", "seed", "verbose", "json"),
+    )
+
+    @classmethod
+    def defaults(cls, given: Mapping[str, Any]) -> Settings:
+        """Return the settings that fit the model."""
+        model = ModelDefaults.of(given)
+        return cls(model=model.args(), rules=model.rules)
+
+    def __post_init__(self) -> None:
+        """Check at once what needs no model and no scene.
+
+        Raises:
+            ConfigError: for numbers that cannot be, or a folder with another evaluation.
+        """
+        for name in ("n", "group_size", "batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
+
+
+def run(resolved: Resolved[Settings]) -> int:
+    """Evaluate.
+
+    Args:
+        resolved: the settings.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ConfigError: for settings that cannot work, or a folder that holds an evaluation.
+    """
+    from dip_agents.cli.output import make_console, progress, say
+    from dip_agents.cli.policies import policy_for
+    from dip_agents.cli.run_folder import recorded
+    from dip_agents.cli.tables import HEADLINE, result_lines
+    from dip_agents.evaluation.evaluator import evaluate
+    from dip_agents.evaluation.result import print_results
+
+    args = resolved.settings
+    console = make_console(errors=args.json)
+    if args.out is not None:
+        _make_room(args.out, args.overwrite)
+    source = args.source.open(args.split)
+    policy = policy_for(args, "evaluate", args.rules, source)(args.rules)
+    record = nullcontext() if args.out is None else recorded(args.out, "evaluate", resolved)
+    with record as kept, progress(console, f"measuring {args.policy}") as on_batch:
+        result = evaluate(
+            policy,
+            source,
+            range(min(args.n, len(source))),
+            args.rules,
+            group_size=args.group_size,
+            batch_size=args.batch_size,
+            out=args.out,
+            seed=args.seed,
+            workers=args.workers,
+            on_batch=on_batch,
+        )
+        if kept is not None:
+            kept.headline = {name: result.metrics[name].value for name in HEADLINE}
+    if args.verbose:
+        print_results({args.policy: result}, console)
+    name = args.model.model if args.policy == "model" else args.policy
+    say(console, *result_lines(f"{name} on {args.source.scenes}, {result.n} scenes", result))
+    if args.json:
+        print(json.dumps(result.to_json(), allow_nan=False, indent=2))
+    if args.out is not None:
+        say(console, f"metrics, detections and traces: {args.out}")
+        say(console, f"beside another: dip compare {args.out} OTHER")
+    else:
+        say(
+            console,
+            "--out FOLDER keeps metrics, detections and traces; --verbose prints all metrics",
+        )
+    return 0
+
+
+def _make_room(out: Path, overwrite: bool) -> None:
+    """Refuse a folder that holds an evaluation, or clear it of one."""
+    there = [out / name for name in FILES if (out / name).exists()]
+    if there and not overwrite:
+        raise ConfigError(
+            f"out: expected a folder without an evaluation, got {out} with {there[0].name}; "
+            "--overwrite replaces it"
+        )
+    for path in there:
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()

@@ -1,0 +1,64 @@
+"""Who acts in ``dip evaluate`` and ``dip experiment``, and on which scenes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict
+
+from dip_agents.cli.arguments import PlayArgs
+from dip_agents.policies.base import Policy
+from dip_agents.policies.oracle import OraclePolicy
+from dip_agents.policies.scripted import GridScanPolicy, RandomPolicy
+from dip_env.config import EpisodeConfig
+from dip_env.episode import Episode
+from dip_env.scenes.base import SceneSource
+
+PolicyFor = Callable[[EpisodeConfig], Policy]
+"""From the rules of episodes to who acts in them."""
+
+
+def policy_for(
+    args: PlayArgs, command: str, largest: EpisodeConfig, source: SceneSource
+) -> PolicyFor:
+    """Return who acts under given rules; a scripted policy loads no torch.
+
+    Args:
+        args: the options.
+        command: that asks, for messages.
+        largest: rules with the largest overview that will be asked for.
+        source: the scenes.
+
+    Returns:
+        A function of the rules; it raises ``ConfigError`` where an episode has no room in the
+        token budget.
+
+    Raises:
+        ConfigError: for a model or an engine that cannot work.
+    """
+    if args.policy == "oracle":
+        return lambda rules: OraclePolicy(source, rules, **asdict(args.oracle))
+    if args.policy != "model":
+        return {"random": RandomPolicy, "grid": GridScanPolicy}[args.policy]
+    args.sampler.check_measuring(command)
+    from transformers.utils.logging import disable_progress_bar
+
+    from dip_agents.models.loading import load_model
+    from dip_agents.policies.vlm import VLMPolicy
+
+    disable_progress_bar()  # the loading of weights is no news
+    vlm = load_model(args.model.model, device=args.model.device, dtype=args.model.dtype).vlm
+    policy = VLMPolicy(
+        args.sampler.open(vlm, largest, args.model.token_budget),
+        args.temperature,
+        args.model.max_new_tokens,
+        args.model.token_budget,
+        args.batch_size,
+    )
+    first = source[0] if len(source) else None
+
+    def checked(rules: EpisodeConfig) -> Policy:
+        if first is not None:
+            policy.check_room(Episode(first, rules).observation())
+        return policy
+
+    return checked

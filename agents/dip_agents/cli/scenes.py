@@ -1,0 +1,95 @@
+"""``dip scenes``: count what a source holds and draw a contact sheet with its boxes."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dip_agents.cli.arguments import HEADINGS, SceneArgs
+from dip_agents.cli.settings import Resolved
+from dip_env.errors import ConfigError, SceneError
+
+EXAMPLES = (
+    "dip scenes --scenes crowd --out runs/crowd.png",
+    "dip scenes --scenes crowdhuman --root data/CrowdHuman --split val",
+    "dip scenes --scenes uavdt --root data/UAVDT --source-arg every=10",
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Print what a source holds as JSON and draw a contact sheet with its boxes."""
+
+    source: SceneArgs = field(default_factory=SceneArgs)
+    split: str = "train"
+    """Which part of the source."""
+    n: int = 12
+    """Scenes on the sheet; an endless source is counted over these only."""
+    first: int = 0
+    """Index of the first of them."""
+    columns: int = 4
+    """Scenes in a row."""
+    out: Path = Path("runs/scenes.png")
+    """The sheet."""
+
+    HEADINGS = HEADINGS
+
+    @classmethod
+    def defaults(cls, given: object) -> Settings:
+        """Return the settings to start from; no model plays."""
+        return cls()
+
+    def __post_init__(self) -> None:
+        """Check the numbers.
+
+        Raises:
+            ConfigError: for one that cannot be.
+        """
+        for name, low in (("n", 1), ("first", 0), ("columns", 1)):
+            if getattr(self, name) < low:
+                raise ConfigError(f"{name}: expected at least {low}, got {getattr(self, name)}")
+
+
+def run(resolved: Resolved[Settings]) -> int:
+    """Count what a source holds and draw some of it.
+
+    Args:
+        resolved: the settings.
+
+    Returns:
+        The exit code.
+
+    Raises:
+        ConfigError: for a first scene beyond the source.
+        SceneError: for a missing image, unless all are missing: then the counts are all
+            there is, and standard error says so.
+    """
+    from dip_agents.cli.output import make_console, say
+    from dip_env.scenes.base import is_endless
+    from dip_env.scenes.preview.contact_sheet import contact_sheet
+    from dip_env.scenes.preview.summary import summarise
+    from dip_env.scenes.readers.base import DatasetScenes
+
+    args, errors = resolved.settings, make_console(errors=True)
+    source = args.source.open(args.split)
+    indices = range(args.first, min(args.first + args.n, len(source)))
+    if not indices:
+        raise ConfigError(f"first: expected under {len(source)}, got {args.first}")
+    counted = indices if is_endless(source) else range(len(source))
+    summary = summarise(source, counted)
+    print(json.dumps(summary, indent=2))
+    if isinstance(source, DatasetScenes) and summary["images_missing"] == len(source):
+        print(
+            f"dip scenes: {source.images}: no image file is there: counts only, no contact sheet",
+            file=sys.stderr,
+        )
+        return 0
+    try:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        contact_sheet(source, indices, columns=args.columns).save(args.out)
+    except OSError as error:
+        raise SceneError(f"{args.out}: the contact sheet cannot be written: {error}") from error
+    say(errors, f"contact sheet: {args.out}")
+    return 0

@@ -1,0 +1,280 @@
+"""One run of ``dip train``, step by step: check, load, measure, train, measure again, report."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from rich.console import Console
+from transformers.utils.logging import disable_progress_bar
+
+from dip_agents.cli.compare import comparison_lines
+from dip_agents.cli.output import make_console, progress, say
+from dip_agents.cli.run_folder import RunRecord, recorded
+from dip_agents.cli.settings import Resolved
+from dip_agents.cli.tables import HEADLINE, gain_lines
+from dip_agents.cli.train import Settings
+from dip_agents.engines.base import Engine, new_version
+from dip_agents.evaluation.compare import compare_runs
+from dip_agents.evaluation.model import evaluate_model, write_gain
+from dip_agents.evaluation.result import EvalResult, paired_gain, print_results
+from dip_agents.grpo.run import fine_tune, train_grpo
+from dip_agents.models.loading import LoadedModel, load_model
+from dip_agents.runtime.checkpoints import check_new_run
+from dip_agents.runtime.distributed import DistributedContext
+from dip_agents.sft.config import SFTConfig
+from dip_env.errors import ConfigError
+from dip_env.scenes.base import SceneSource
+
+WATCHED = ("reward", "F1", "precision", "recall")
+"""Metrics that are logged while a policy learns."""
+
+
+class TrainingRun:
+    """A run of ``dip train`` on this process.
+
+    Args:
+        resolved: the settings.
+        ranks: the processes of the run.
+        console: where to print.
+    """
+
+    def __init__(
+        self, resolved: Resolved[Settings], ranks: DistributedContext, console: Console
+    ) -> None:
+        """Store the settings; nothing is loaded yet."""
+        self.args, self.ranks, self.console = resolved.settings, ranks, console
+        self.before: EvalResult | None = None
+        self.after: EvalResult | None = None
+
+    @classmethod
+    def launch(cls, resolved: Resolved[Settings], command: str) -> TrainingRun:
+        """Train with all processes that a launcher started, and keep a record in the folder.
+
+        Args:
+            resolved: the settings.
+            command: its name.
+
+        Returns:
+            The finished run.
+
+        Raises:
+            ConfigError: for settings that cannot work.
+        """
+        disable_progress_bar()  # the loading of weights is no news
+        args = resolved.settings
+        with DistributedContext.launched(args.rank_timeout, args.policy.device) as ranks:
+            quiet = Console(quiet=True)
+            run = cls(resolved, ranks, make_console(errors=args.json) if ranks.first else quiet)
+            run.check()
+            with recorded(args.out, command, resolved, write=ranks.first) as record:
+                run.train(record)
+        return run
+
+    def check(self) -> None:
+        """Find out what cannot work before anything slow is begun.
+
+        Raises:
+            ConfigError: naming the setting.
+        """
+        args, ranks = self.args, self.ranks
+        if ranks.count > 1 and args.sampler.engine != "native":
+            raise ConfigError(
+                f"engine: expected native with several processes, got {args.sampler.engine}, which "
+                "starts processes of its own"
+            )
+        if ranks.count > 1 and args.policy.model == "tiny-untrained" and args.demonstrations:
+            raise ConfigError(
+                f"demonstrations: expected 0 with several processes, got {args.demonstrations}; "
+                "fine-tune the model with dip sft first"
+            )
+        if args.grpo.scenes_per_step > len(self.scenes):
+            raise ConfigError(
+                f"scenes_per_step: expected at most the {len(self.scenes)} scenes there are, "
+                f"got {args.grpo.scenes_per_step}"
+            )
+        if not args.resume:
+            check_new_run(args.out / "checkpoints")
+        _ = self.held_out
+
+    @cached_property
+    def scenes(self) -> SceneSource:
+        """The scenes to train on."""
+        return self.args.source.open("train")
+
+    @cached_property
+    def held_out(self) -> SceneSource:
+        """The scenes to measure on; a source without such a part may be trained on unmeasured."""
+        return self.args.source.open(self.args.eval_split) if self.args.n else self.scenes
+
+    def train(self, record: RunRecord) -> None:
+        """Do everything.
+
+        Args:
+            record: of the run; gets the headline numbers.
+        """
+        args = self.args
+        say(self.console, f"loading {args.policy.model} ...")
+        loaded = load_model(
+            args.policy.model,
+            device=args.policy.device,
+            dtype=args.policy.dtype,
+            lora_rank=args.policy.lora_rank,
+            seed=args.grpo.seed,
+        )
+        record.device = str(loaded.vlm.device)
+        if not loaded.trained and args.demonstrations:
+            self._cold_start(loaded)
+        if args.gradient_checkpointing:
+            loaded.vlm.checkpoint_activations()
+        engine = args.sampler.open(loaded.vlm, args.rules, args.policy.token_budget)
+        self.before = self._measure(loaded, engine, "before")
+        train_grpo(
+            loaded,
+            self.scenes,
+            args.rules,
+            args.grpo,
+            args.out,
+            engine=engine,
+            evaluate=(lambda step: self._watch(loaded, engine)) if args.n else None,
+            max_new_tokens=args.policy.max_new_tokens,
+            token_budget=args.policy.token_budget,
+            workers=args.workers,
+            resume=args.resume,
+            console=self.console,
+            ranks=self.ranks,
+        )
+        if self.before is not None:
+            engine.sync(loaded.vlm, new_version())
+            self.after = self._measure(loaded, engine, "after")
+        self._report(record)
+
+    def _cold_start(self, loaded: LoadedModel) -> None:
+        """Fine-tune random weights on demonstrations before GRPO."""
+        from dip_agents.cli.sft import TINY_SFT
+
+        args = self.args
+        say(self.console, f"random weights: {args.demonstrations} demonstrations first")
+        config: SFTConfig = replace(
+            TINY_SFT, steps=max(1, args.demonstrations // TINY_SFT.batch_size)
+        )
+        fine_tune(
+            loaded,
+            self.scenes,
+            args.rules,
+            config,
+            args.demonstrations,
+            args.out / "warm_up",
+            resume=args.resume,
+            console=self.console,
+        )
+
+    def _measure(self, loaded: LoadedModel, engine: Engine, name: str) -> EvalResult | None:
+        """Measure the model on held-out scenes, on the first rank only."""
+        args = self.args
+        if not args.n or not self.ranks.first:
+            return None
+        if name == "before" and repr(self.scenes) == repr(self.held_out):
+            say(
+                self.console,
+                f"{args.source.root} has no {args.eval_split} split: measuring on training scenes",
+            )
+        with progress(self.console, f"measuring {name}") as on_batch:
+            return evaluate_model(
+                loaded.vlm,
+                self.held_out,
+                self._indices,
+                args.rules,
+                max_new_tokens=args.policy.max_new_tokens,
+                token_budget=args.policy.token_budget,
+                temperature=args.eval_temperature,
+                engine=engine,
+                out=args.out / name,
+                on_batch=on_batch,
+            )
+
+    def _watch(self, loaded: LoadedModel, engine: Engine) -> dict[str, float]:
+        """Measure the model in the middle of training."""
+        args = self.args
+        result = evaluate_model(
+            loaded.vlm,
+            self.held_out,
+            self._indices,
+            args.rules,
+            max_new_tokens=args.policy.max_new_tokens,
+            token_budget=args.policy.token_budget,
+            temperature=args.eval_temperature,
+            engine=engine,
+        )
+        values = {name: result.metrics[name].value for name in WATCHED}
+        return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def _indices(self) -> range:
+        return range(min(self.args.n, len(self.held_out)))
+
+    def _report(self, record: RunRecord) -> None:
+        """Print the few numbers that matter, where the files are, and what to do next."""
+        args, console = self.args, self.console
+        if self.before is not None and self.after is not None:
+            result = write_gain(self.before, self.after, args.out)
+            record.headline = headline(self.before, self.after)
+            if args.verbose:
+                print_results({"before": self.before, "after": self.after}, console)
+            title = f"{args.source.scenes}, {self.after.n} held-out scenes"
+            say(console, "", *gain_lines(title, self.before, self.after))
+            if args.json:
+                print(json.dumps(result, indent=2))
+        elif args.json and self.ranks.first:
+            print(json.dumps({"out": str(args.out)}))
+        say(
+            console,
+            "",
+            f"model, logs, traces and completions: {args.out}",
+            f"curves:    tensorboard --logdir {args.out}",
+            f"elsewhere: dip evaluate --model {args.out / 'model'} --scenes crowd",
+        )
+
+
+def headline(before: EvalResult, after: EvalResult) -> dict[str, Any]:
+    """Return the numbers that ``run.json`` holds of a gain: value before, after, and the change.
+
+    Args:
+        before: of the model that training started from.
+        after: of the trained one.
+    """
+    gain = paired_gain(before, after)
+    return {
+        name: {
+            "before": before.metrics[name].value,
+            "after": after.metrics[name].value,
+            "change": gain[name].value,
+            "change_interval": [gain[name].low, gain[name].high],
+        }
+        for name in HEADLINE
+    }
+
+
+def report_seeds(runs: Sequence[TrainingRun], args: Settings) -> None:
+    """Print what all seeds came to together, and keep it as ``seeds.json``.
+
+    Args:
+        runs: one for each seed.
+        args: the settings they share.
+    """
+    if not all(run.before and run.after for run in runs):
+        return
+    groups: Mapping[str, list[EvalResult]] = {
+        "before": [run.before for run in runs if run.before],
+        "after": [run.after for run in runs if run.after],
+    }
+    comparison = compare_runs(groups)
+    (args.out / "seeds.json").write_text(json.dumps(comparison.to_json(), indent=2) + "\n")
+    console = make_console(errors=args.json)
+    say(console, "", f"{args.source.scenes}, seeds {' '.join(map(str, args.seeds))}")
+    say(console, *comparison_lines(comparison))
+    if args.json:
+        print(json.dumps(comparison.to_json(), indent=2))

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+ORACLE = ("evaluate", "--policy", "oracle", "--n", 2)
+
+
+def test_evaluation_writes_its_files(run, tmp_path):
+    out = tmp_path / "eval"
+    code, shown, _ = run(*ORACLE, "--out", out)
+    assert code == 0
+    assert "oracle on easy, 2 scenes" in shown and "F1" in shown and str(out) in shown
+    metrics = json.loads((out / "metrics.json").read_text())
+    expected = "precision recall F1 reward format look accuracy looks_per_episode boxes_per_truth"
+    assert set(expected.split()) | {"parse_failures", "n", "intervals"} <= set(metrics)
+    assert metrics["n"] == 2
+    assert metrics["F1"] > 0.95
+    assert json.loads((out / "truth.json").read_text())["images"]
+    record = json.loads((out / "run.json").read_text())
+    assert record["headline"]["F1"] == metrics["F1"]
+
+
+def test_a_second_evaluation_in_the_same_folder_is_refused_or_replaces_the_first(run, tmp_path):
+    out = tmp_path / "eval"
+    assert run(*ORACLE, "--out", out)[0] == 0
+    kept = (out / "metrics.json").read_text()
+    other = ("evaluate", "--policy", "grid", "--n", 3, "--out", out)
+    code, _, error = run(*other)
+    assert code == 2
+    assert error.startswith("dip evaluate: --out: expected a folder without an evaluation")
+    assert (out / "metrics.json").read_text() == kept
+    assert run(*other, "--overwrite")[0] == 0
+    assert json.loads((out / "metrics.json").read_text())["n"] == 3
+    traces = [path.read_text() for path in (out / "traces").glob("*.jsonl")]
+    assert len(traces) and "easy" in (out / "config.toml").read_text()
+    assert sum(len(text.splitlines()) for text in traces) < 30  # nothing of the first is left
+
+
+def test_one_json_object_stands_alone_on_standard_output(run):
+    code, shown, error = run(*ORACLE, "--json")
+    assert code == 0
+    assert json.loads(shown)["n"] == 2
+    assert "measuring oracle" in error
+
+
+def test_every_metric_is_printed_on_request(run):
+    assert "count_mae" not in run(*ORACLE)[1]
+    assert "count_mae" in run(*ORACLE, "--verbose")[1]
+
+
+def test_lines_fit_80_columns(run, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    shown = run(*ORACLE, "--verbose")[1]
+    assert max(map(len, shown.splitlines())) <= 80
+    assert "1.000 [1.000, 1.000]" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--n", "0"], "--n: expected at least 1, got 0"),
+        (["--group-size", "0"], "--group-size: expected at least 1, got 0"),
+        (["--scenes", "nowhere"], "--scenes: expected one of easy"),
+        (["--model", "nowhere"], "--model: expected tiny"),
+        (["--scenes", "coco", "--root", "/nowhere"], "/nowhere: expected the folder"),
+        (["--max-looks", "-1"], "--max-looks: expected an integer >= 0, got -1"),
+        (["--engine", "vllm", "--sleep", "2"], "--sleep: expected 0 or 1 with evaluate, got 2"),
+    ],
+)
+def test_bad_input_is_one_clear_line_and_exit_2(run, words, message):
+    code, shown, error = run("evaluate", *words)
+    assert (code, shown) == (2, "")
+    assert error.startswith(f"dip evaluate: {message}")
+    assert len(error.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("evaluate", "--policy", "oracle", "--n", "1"),
+        ("evaluate", "--policy", "random", "--n", "1"),
+        ("audit", "--n", "1"),
+        ("train", "--steps", "none"),
+        ("train", "--help"),
+    ],
+)
+def test_what_plays_no_model_loads_no_torch(words):
+    script = (
+        "import sys\n"
+        "from dip_agents.cli.main import run\n"
+        "run(sys.argv[1:])\n"
+        "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
+    )
+    subprocess.run([sys.executable, "-c", script, *words], check=True, capture_output=True)

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+pytest.importorskip("matplotlib")
+
+
+def test_an_experiment_writes_its_table_and_its_plot(run, tmp_path):
+    words = ["--policy", "grid", "--scenes", "toy", "--split", "train", "--n", 3]
+    code, shown, error = run("experiment", "look-budget", *words, "--out", tmp_path)
+    assert code == 0, error
+    assert "| no looks |" in shown
+    assert (tmp_path / "experiment.md").read_text() in shown
+    report = json.loads((tmp_path / "experiment.json").read_text())
+    assert report["experiment"] == "look-budget"
+    assert (report["n"], report["reference"]) == (3, "own looks")
+    assert (tmp_path / "experiment.png").stat().st_size > 10_000
+    assert json.loads((tmp_path / "run.json").read_text())["state"] == "finished"
+
+
+def test_an_unknown_kind_is_told_with_a_suggestion(run):
+    code, _, error = run("experiment", "look-budge")
+    assert code == 2
+    assert "did you mean 'look-budget'?" in error

@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from dip_agents.cli.commands import COMMANDS
+from dip_agents.cli.run_folder import free_folder, read_record, recorded
+from dip_agents.cli.settings import resolve
+from dip_env.errors import ConfigError
+
+
+@pytest.fixture
+def resolved():
+    return resolve(COMMANDS["audit"].load().Settings, "audit", ["--n", "3"])
+
+
+def test_a_run_that_fails_keeps_why(tmp_path, resolved):
+    with pytest.raises(ZeroDivisionError), recorded(tmp_path, "audit", resolved):
+        _ = 1 / 0
+    record = read_record(tmp_path)
+    assert record["state"] == "failed"
+    assert record["sessions"][0]["error"] == "ZeroDivisionError: division by zero"
+    assert record["sessions"][0]["command"] == "dip audit --n 3"
+
+
+def test_an_interrupted_run_is_stopped(tmp_path, resolved):
+    with pytest.raises(KeyboardInterrupt), recorded(tmp_path, "audit", resolved):
+        raise KeyboardInterrupt
+    assert read_record(tmp_path)["state"] == "stopped"
+
+
+def test_while_a_run_goes_on_its_record_says_so(tmp_path, resolved):
+    with recorded(tmp_path, "audit", resolved) as record:
+        record.headline = {"F1": 0.5}
+        assert read_record(tmp_path)["state"] == "running"
+    assert read_record(tmp_path)["headline"] == {"F1": 0.5}
+
+
+def test_processes_but_the_first_write_nothing(tmp_path, resolved):
+    with recorded(tmp_path / "x", "audit", resolved, write=False):
+        pass
+    assert not (tmp_path / "x").exists()
+
+
+def test_a_free_folder_is_the_one_asked_for_or_has_a_number(tmp_path):
+    out = tmp_path / "train"
+    assert free_folder(out) == out
+    for name in ("train", "train-2"):
+        (tmp_path / name / "checkpoints").mkdir(parents=True)
+    assert free_folder(out) == tmp_path / "train-3"
+
+
+@pytest.mark.parametrize("text", ["{", "[1]"])
+def test_a_broken_record_is_named(tmp_path, text):
+    (tmp_path / "run.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"run\.json: expected"):
+        read_record(tmp_path)
+    assert json.dumps(read_record(tmp_path / "nowhere")) == "{}"

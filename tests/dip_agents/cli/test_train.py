@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import json
+import tomllib
+
+import pytest
+from rich.console import Console
+
+from dip_agents.cli.commands import COMMANDS
+from dip_agents.cli.settings import resolve
+from dip_agents.cli.train import TINY_GRPO
+from dip_agents.cli.train_run import TrainingRun
+from dip_agents.runtime.checkpoints import MANIFEST
+from dip_agents.runtime.distributed import DistributedContext
+from dip_env.errors import ConfigError
+
+
+def rows_of(out):
+    return [json.loads(row) for row in (out / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_defaults_are_those_of_the_named_model(settings, folder, minimal_prompt_rules):
+    assert settings("train").grpo == TINY_GRPO
+    # Where the bundled model has something to learn; random weights begin with the easy.
+    assert settings("train").source.scenes == "night"
+    assert settings("train", "--model", "tiny-untrained").source.scenes == "easy"
+    assert settings("train", "--scenes", "drone").source.scenes == "drone"
+    assert settings("train", "--model", folder).rules == minimal_prompt_rules
+    assert settings("train", f"--model={folder}", "--max-looks", 2).rules.max_looks == 2
+    assert settings("train").rules.reward.ambiguity == "siblings"
+    asked = settings("train", "--ambiguity", "annotation", "--max-looks", 0).rules
+    assert (asked.reward.ambiguity, asked.max_looks) == ("annotation", 0)
+    assert settings("train", "--sampling-temperature", 0.7).grpo.temperature == 0.7
+
+
+def test_training_writes_everything_it_promises(run, small, tmp_path):
+    out = tmp_path / "run"
+    words = [*small, "--eval-interval", 2, "--out", out]
+    code, shown, error = run("train", *words)
+    assert (code, error) == (0, "")
+    assert "easy, 2 held-out scenes" in shown and "change [95 % CI]" in shown
+    assert str(out / "model") in shown
+    result = json.loads((out / "result.json").read_text())
+    assert set(result) == {"before", "after", "paired_gain"}
+    assert result["paired_gain"]["reward"].keys() >= {"value", "low", "high"}
+    first, second = rows_of(out)
+    assert not [name for name in first if name.startswith("eval/")]
+    # The last step's weights are those that are measured at the end, with the same seeds.
+    assert second["eval/reward"] == result["after"]["reward"]
+    assert second["eval/recall"] == result["after"]["recall"]
+    for name in ("model/model.safetensors", "model/dip_env.json", "before/metrics.json"):
+        assert (out / name).is_file(), name
+    for name in ("tensorboard", "completions", "traces/step_000001", "checkpoints"):
+        assert any((out / name).iterdir()), name
+    record = json.loads((out / "run.json").read_text())
+    assert (record["command"], record["state"]) == ("train", "finished")
+    assert record["headline"]["F1"]["after"] == result["after"]["F1"]
+    assert record["sessions"][0]["versions"].keys() >= {"torch", "pillow", "dip-env"}
+    # A second run must not write over the first.
+    code, _, error = run("train", *words)
+    assert code == 2
+    assert "--resume" in error
+
+
+def test_a_run_is_repeated_by_its_own_settings(run, small, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert run("train", *small, "--n", 0, "--look-weight", 0.2)[0] == 0
+    saved = tomllib.loads((tmp_path / "runs/train/config.toml").read_text())
+    assert (saved["look_weight"], saved["group_size"], saved["steps"]) == (0.2, 3, 2)
+    code, shown, error = run("train", "--config", "runs/train/config.toml")
+    assert code == 0, error
+    assert "runs/train-2" in shown  # a folder of its own, where none is named
+    timed = ("time/", "memory/")
+    first, second = (
+        [{k: v for k, v in row.items() if not k.startswith(timed)} for row in rows_of(out)]
+        for out in (tmp_path / "runs/train", tmp_path / "runs/train-2")
+    )
+    assert first == second
+
+
+def test_a_resumed_run_takes_its_settings_from_the_folder(run, small, tmp_path):
+    out = tmp_path / "run"
+    assert run("train", *small, "--n", 0, "--look-weight", 0.3, "--out", out)[0] == 0
+    code, _, error = run("train", "--resume", "--steps", 3, "--out", out)
+    assert code == 0, error
+    assert [row["step"] for row in rows_of(out)] == [1, 2, 3]
+    saved = tomllib.loads((out / "config.toml").read_text())
+    assert (saved["look_weight"], saved["steps"]) == (0.3, 3)
+    sessions = json.loads((out / "run.json").read_text())["sessions"]
+    assert [session["state"] for session in sessions] == ["finished", "finished"]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--scenes", "night"], "--scenes: 'easy' there, 'night' here"),
+        (["--look-weight", 0.5, "--iou", "0.9"], "--look-weight: 0.1 there, 0.5 here; --iou:"),
+        (["--max-looks", 0], "--max-looks: 1 there, 0 here"),
+        (["--model", "tiny"], "--model:"),
+        (["--lora-rank", 4], "--lora-rank: 0 there, 4 here"),
+        (["--seed", 1], "--seed: 0 there, 1 here"),
+    ],
+)
+def test_a_resume_under_another_task_is_refused_by_name(run, small, tmp_path, words, message):
+    out = tmp_path / "run"
+    kept = resolve(COMMANDS["train"].load().Settings, "train", [str(word) for word in small])
+    from dip_agents.cli.run_folder import recorded
+
+    with recorded(out, "train", kept):
+        pass
+    before = (out / "config.toml").read_text()
+    code, shown, error = run("train", "--resume", *words, "--out", out)
+    assert (code, shown) == (2, "")
+    assert message in error
+    assert (out / "config.toml").read_text() == before
+
+
+def test_several_seeds_are_several_runs_and_one_table(run, small, tmp_path):
+    out = tmp_path / "run"
+    code, shown, error = run("train", *small, "--steps", 1, "--seeds", 0, 3, "--out", out, "--json")
+    assert code == 0, error
+    printed, at = [], 0
+    while at < len(shown):
+        value, end = json.JSONDecoder().raw_decode(shown, at)
+        printed.append(value)
+        at = end + len(shown[end:]) - len(shown[end:].lstrip())
+    assert printed[-1]["seeds"] == {"before": 2, "after": 2}
+    assert json.loads((out / "seeds.json").read_text()) == printed[-1]
+    for seed in (0, 3):
+        saved = tomllib.loads((out / f"seed_{seed}" / "config.toml").read_text())
+        assert saved["seed"] == seed
+    code, shown, _ = run("compare", out)
+    assert code == 0 and "before (2 seeds)" in shown and "after (2 seeds)" in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "nowhere"], "--model: expected tiny"),
+        (["--lora-rank", "-1"], "--lora-rank: expected at least 0, got -1"),
+        (["--group-size", "1"], "--group-size: expected at least 2, got 1"),
+        (["--scenes", "toy"], "--scenes-per-step: expected at most the 4 scenes there are, got 8"),
+        (["--source-arg"], "--source-arg: expected at least one argument"),
+        (["--engine", "openai"], "--engine: expected native or vllm, whose weights can learn"),
+        (["--engine", "vllm", "--sleep", "2"], "--sleep: expected 0 or 1 with n above 0, got 2"),
+        (["--sleep", "1"], "--sleep: expected 0 unless engine is vllm, got 1 with engine native"),
+        (["--eval-interval", "2", "--n", "0"], "--eval-interval: expected 0 with n 0, got 2"),
+        (["--seeds", "1", "1"], "--seeds: expected different numbers"),
+    ],
+)
+def test_what_cannot_work_is_one_line_before_anything_is_measured(run, tmp_path, words, message):
+    code, shown, error = run("train", *words, "--out", tmp_path / "run")
+    assert (code, shown) == (2, "")
+    assert error.startswith(f"dip train: {message}")
+    assert len(error.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_set_without_a_held_out_part_trains_unmeasured(run, folder, write_coco, tmp_path):
+    root = write_coco([{"image_id": 0, "category_id": 1, "bbox": [4, 4, 20, 40]}])
+    (root / "annotations").mkdir()
+    (root / "annotations.json").rename(root / "annotations" / "instances_train.json")
+    words = ["train", "--model", folder, "--scenes", "coco", "--root", root, "--steps", 1]
+    words += ["--scenes-per-step", 1, "--group-size", 3, "--max-new-tokens", 8]
+    words += ["--dtype", "float32", "--out", tmp_path / "run"]
+    code, _, error = run(*words)
+    assert code == 2
+    assert "split 'val', found instances_train.json" in error
+    code, shown, _ = run(*words, "--n", 0)
+    assert code == 0
+    assert "before" not in shown
+    assert (tmp_path / "run" / "model").is_dir()
+
+
+def test_a_second_run_in_the_same_folder_is_refused_before_it_measures_anything(run, tmp_path):
+    step = tmp_path / "checkpoints" / "step_000001"
+    step.mkdir(parents=True)
+    (step / MANIFEST).write_text("{}")
+    code, _, error = run("train", "--n", 2, "--out", tmp_path)
+    assert code == 2
+    assert "expected an empty folder for a new run" in error and "--resume" in error
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoints"]
+
+
+def test_checkpoints_without_settings_are_not_resumed(run, tmp_path):
+    (tmp_path / "checkpoints" / "step_000001").mkdir(parents=True)
+    code, _, error = run("train", "--resume", "--out", tmp_path)
+    assert code == 2
+    assert "config.toml: expected the settings of the run to go on with" in error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--engine", "vllm"], "engine: expected native with several processes, got vllm"),
+        (["--model", "tiny-untrained"], "demonstrations: expected 0 with several processes"),
+    ],
+)
+def test_what_several_processes_cannot_do_is_refused(words, message, tmp_path):
+    words = [*words, "--device", "cpu", "--out", str(tmp_path)]
+    resolved = resolve(COMMANDS["train"].load().Settings, "train", words)
+    for index in range(2):
+        with pytest.raises(ConfigError, match=message):
+            TrainingRun(resolved, DistributedContext(index, 2), Console(quiet=True)).check()
