@@ -7,6 +7,8 @@ from .episode import Observation as Observation
 from .episode import Turn as Turn
 from .errors import DipError as DipError
 from .group import EpisodeGroup as EpisodeGroup
+from .result import Ending as Ending
+from .result import EpisodeResult as EpisodeResult
 from .scenes.base import Scene as Scene
 from .scenes.base import SceneSource as SceneSource
 from .scenes.sources import make_source as make_source

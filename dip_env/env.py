@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from dip_env.actions import Grammar
 from dip_env.config import EpisodeConfig
-from dip_env.episode import Episode
+from dip_env.episode import Episode, Turn
 from dip_env.errors import ConfigError
-from dip_env.matching import Matches
 from dip_env.rendering import render_frame, transcript_text
+from dip_env.result import EpisodeResult
 from dip_env.scenes import SceneSource, make_source
 from dip_env.spaces import ActionSpace, UnicodeText
 
@@ -157,7 +157,7 @@ class DIPCrowdEnv(gymnasium.Env[Arrays, str]):
         """
         episode = self._running()
         turn = episode.step(action)
-        info = info_of(episode, turn.info)
+        info = info_of(episode, turn)
         return observe(episode), turn.reward, turn.terminated, turn.truncated, info
 
     def render(self) -> NDArray[np.uint8] | str | None:
@@ -268,16 +268,26 @@ def observe(episode: Episode) -> Arrays:
     return {"image": image, "crops": crops, "crop_boxes": crop_boxes, "text": text}
 
 
-def info_of(episode: Episode, turn_info: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """Return a turn's info with the unpadded sizes beside it.
+def info_of(episode: Episode, turn: Turn | None = None) -> dict[str, Any]:
+    """Return Gymnasium's ``info`` of a turn, or of a reset.
 
-    Arrays whose length differs between scenes become lists: Gymnasium's vector environments
-    stack arrays, which fails when two episodes of unequal crowds end in the same step.
+    Args:
+        episode: after the turn.
+        turn: its last turn; without one, only the sizes and the scene are given.
+
+    Returns:
+        The entries that ``DIPCrowdEnv`` documents, and ``waiting`` for members of a group.
     """
+    info: dict[str, Any] = {}
+    if turn is not None:
+        info |= {"parse_error": turn.parse_error, "segments": turn.segments}
+        if turn.waiting is not None:
+            info["waiting"] = turn.waiting
+        if turn.result is not None:
+            info |= _result_info(turn.result)
     sizes = np.zeros((_sides(episode.config)[2], 2), np.int32)
     for k, crop in enumerate(episode.crops):
         sizes[k] = crop.image.shape[1::-1]
-    info = {name: _plain(value) for name, value in (turn_info or {}).items()}
     info["view_size"] = np.array(episode.view.view_size, np.int32)
     info["crop_sizes"] = sizes
     if episode.scene_index is not None:
@@ -285,11 +295,19 @@ def info_of(episode: Episode, turn_info: Mapping[str, Any] | None = None) -> dic
     return info
 
 
-def _plain(value: Any) -> Any:
-    """Turn ragged arrays into lists."""
-    if isinstance(value, Matches):
-        return {name: array.tolist() for name, array in vars(value).items()}
-    return value.tolist() if isinstance(value, np.ndarray) else value
+def _result_info(result: EpisodeResult) -> dict[str, Any]:
+    """Return the entries of ``info`` at the end of an episode.
+
+    Arrays whose length differs between scenes become lists: Gymnasium's vector environments
+    stack arrays, which fails when two episodes of unequal crowds end in the same step.
+    """
+    return {
+        "reward_terms": result.terms.as_dict(),
+        "truth_boxes": result.truth_boxes.tolist(),
+        "ignore_boxes": result.ignore_boxes.tolist(),
+        "answer_boxes": result.answer_boxes.tolist(),
+        "matches": {name: array.tolist() for name, array in vars(result.matches).items()},
+    }
 
 
 def _sides(config: EpisodeConfig) -> tuple[int, int, int]:

@@ -1,14 +1,14 @@
 """One episode: a policy reads messages, looks and answers; a plain Python state machine.
 
-Gymnasium, groups and every trainer sit on top of this; it knows none of them.
+Independent of Gymnasium, groups and trainers, all of which build on it.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from dip_env.actions import Answer, Grammar, Look, Segment
 from dip_env.boxes import Boxes, as_boxes, box_area, clip_boxes
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ActionParseError, ActionRefusedError, EpisodeOverError
+from dip_env.result import EpisodeResult
 from dip_env.rewards import Outcome, Score, score_group
 from dip_env.scenes.base import Scene
 from dip_env.views import Crop, View, cut_crop, overview, shown_region
@@ -28,12 +29,11 @@ class Message:
     """One message of the conversation; ``parts`` has text and images in the order they are read.
 
     Args:
-        role: who speaks: the environment is the user, the policy the assistant.
-        text: what is said.
+        role: the author: the environment is the user, the policy the assistant.
+        text: the content without the images.
         images: RGB uint8 arrays (h, w, 3), read-only.
-        captioned: each image stands behind its own line of the text, image k behind line k, so
-            that a model which reads forwards knows where a crop lies before it sees it; otherwise
-            all images come before the text.
+        captioned: image k follows line k of the text, so that a causal model knows where a crop
+            lies before it sees it; otherwise all images come before the text.
 
     Raises:
         ValueError: when there are fewer lines than captioned images.
@@ -65,7 +65,7 @@ class Message:
 
 @dataclass(frozen=True, eq=False)
 class Observation:
-    """All that a policy may know before its next action; no truth.
+    """All that a policy may know before its next action; no ground truth.
 
     Args:
         messages: the conversation so far, the overview in the first message.
@@ -74,7 +74,7 @@ class Observation:
         turn: actions taken so far.
         looks_left: looks that may still be taken.
         turns_left: actions that may still be given.
-        scene_index: place of the scene in its source, where it has one.
+        scene_index: index of the scene in its source, where it has one.
     """
 
     messages: tuple[Message, ...]
@@ -88,7 +88,7 @@ class Observation:
 
 @dataclass(frozen=True, eq=False)
 class Turn:
-    """What one action brought.
+    """One action's effect on the episode.
 
     Args:
         message: the environment's reply, None when the episode has ended.
@@ -96,9 +96,11 @@ class Turn:
         reward: 0 until the episode ends, then the weighted sum of the terms.
         terminated: the policy has answered.
         truncated: the turns ran out without an answer.
-        info: ``parse_error`` (None or the message) and ``segments`` (None or a tuple); at the
-            end also ``reward_terms``, ``truth_boxes``, ``ignore_boxes``, ``answer_boxes``
-            (float64 (N, 4), view frame) and ``matches``.
+        segments: the parsed action; None for one that was malformed or refused.
+        parse_error: the reason of that, else None.
+        waiting: of a group's member: whether it has ended and its group has not; None outside a
+            group.
+        result: what the episode earned; None before the end and in episodes that are not scored.
     """
 
     message: Message | None
@@ -106,20 +108,25 @@ class Turn:
     reward: float
     terminated: bool
     truncated: bool
-    info: dict[str, Any]
+    segments: tuple[Segment, ...] | None = None
+    parse_error: str | None = None
+    waiting: bool | None = None
+    result: EpisodeResult | None = None
 
 
 class Episode:
     """The state machine of one episode.
 
     An action is taken whole or not at all: when one of its looks is refused, none of its looks
-    counts and its answer is not heard; it costs its turn all the same.
+    counts and its answer is ignored; it costs its turn all the same.
+
+    ``step`` and ``abandon`` score the episode when it ends. ``advance`` and ``stop`` do the same
+    without scoring it, for members of a group and for episodes whose reward nobody reads.
 
     Args:
-        scene: the image and the truth about it.
+        scene: the image and its annotation.
         config: the rules.
-        scene_index: place of the scene in its source; policies that know the source use it.
-        deferred: leave the reward and the truth to the group the episode belongs to.
+        scene_index: index of the scene in its source; policies that know the source use it.
         opening: first message, for episodes that share a scene and rules.
     """
 
@@ -129,10 +136,9 @@ class Episode:
         config: EpisodeConfig | None = None,
         scene_index: int | None = None,
         *,
-        deferred: bool = False,
         opening: Message | None = None,
     ) -> None:
-        """Start the episode; the image is loaded when somebody looks at it."""
+        """Start the episode; the image is loaded on first use."""
         self.scene = scene
         self.config = config or EpisodeConfig()
         self.scene_index = scene_index
@@ -151,8 +157,7 @@ class Episode:
         if opening is not None:
             self.opening = opening
         self.score: Score | None = None
-        """How the episode was scored; None before the end and for members of a group."""
-        self._deferred = deferred
+        """The score that ``step`` or ``abandon`` gave at the end, else None."""
         self._messages: list[Message] = []
         self._segments_per_turn: list[tuple[Segment, ...] | None] = []
         self._looks_taken = 0
@@ -197,7 +202,7 @@ class Episode:
 
     @property
     def outcome(self) -> Outcome:
-        """What the episode has come to so far, as the rewards read it."""
+        """The episode so far, in the form that the rewards take."""
         return Outcome(
             answer=self.view.text_to_scene(self.answer),
             looks=self.looks,
@@ -218,13 +223,28 @@ class Episode:
         )
 
     def step(self, action: str) -> Turn:
-        """Take one action.
+        """Take one action and score the episode if that ends it.
 
         Args:
             action: any text; text outside the grammar costs a turn and is answered by a message.
 
         Returns:
-            The reply, new crops, the reward and what is known now.
+            The reply, new crops and, at the end, the reward and the result.
+
+        Raises:
+            TypeError: when the action is not a string.
+            EpisodeOverError: when the episode has ended.
+        """
+        return self._scored(self.advance(action))
+
+    def advance(self, action: str) -> Turn:
+        """Take one action without scoring the episode.
+
+        Args:
+            action: as for ``step``.
+
+        Returns:
+            The reply and new crops; the reward is 0 and there is no result.
 
         Raises:
             TypeError: when the action is not a string.
@@ -242,8 +262,8 @@ class Episode:
         error: ActionParseError | ActionRefusedError | None = None
         try:
             segments = self.grammar.parse(action)
-            regions = self._regions(segments)
-            crops, reply = self._show(segments, regions)
+            regions = self.regions_of(segments)
+            crops, reply = self.show(segments, regions)
         except (ActionParseError, ActionRefusedError) as err:
             segments, regions, error = None, np.zeros((0, 4)), err
 
@@ -253,18 +273,18 @@ class Episode:
         self._looks_taken += sum(isinstance(s, Look) for s in segments or ())
         self.looks = np.concatenate([self.looks, regions])
         self.crops += crops
-        info = {"parse_error": error and str(error), "segments": segments}
-
         if answers:
             self._answer = answers[0]
         if answers or self.turns_left == 0:
-            return self._end(crops, info)
+            return self._end(crops, segments, error)
         reply = reply or self._reply(error)
         self._messages.append(reply)
-        return Turn(reply, crops, 0.0, terminated=False, truncated=False, info=info)
+        return Turn(
+            reply, crops, 0.0, False, False, segments, None if error is None else str(error)
+        )
 
     def abandon(self) -> Turn:
-        """End the episode without an answer, as when its next message has no room.
+        """End the episode without an answer, as when its next message does not fit, and score it.
 
         Returns:
             The last turn, truncated and scored with an empty answer.
@@ -272,13 +292,41 @@ class Episode:
         Raises:
             EpisodeOverError: when the episode has ended.
         """
+        return self._scored(self.stop())
+
+    def stop(self) -> Turn:
+        """End the episode without an answer and without scoring it.
+
+        Returns:
+            The last turn, truncated.
+
+        Raises:
+            EpisodeOverError: when the episode has ended.
+        """
         if self.done:
             raise EpisodeOverError("expected a running episode to abandon, as this one has ended")
-        info = {"parse_error": None, "segments": None}
-        return self._end((), info)
+        return self._end((), None, None)
+
+    def result(self, score: Score) -> EpisodeResult:
+        """Return what the episode earned.
+
+        Args:
+            score: of this episode, alone or within its group.
+
+        Returns:
+            Reward, terms, boxes in the view frame and matches.
+        """
+        return EpisodeResult(
+            reward=score.terms.total(self.config.reward.weights),
+            terms=score.terms,
+            truth_boxes=self.view.scene_to_view(self.scene.truth),
+            ignore_boxes=self.view.scene_to_view(self.scene.ignore_boxes),
+            answer_boxes=self.view.text_to_view(self.answer),
+            matches=score.matches,
+        )
 
     def cut(self, regions: Boxes) -> tuple[Crop, ...]:
-        """Cut crops out of the source image; that is no look yet.
+        """Cut crops out of the source image; this takes no look.
 
         Args:
             regions: (R, 4) xyxy, scene frame.
@@ -292,27 +340,19 @@ class Episode:
             for region in regions
         )
 
-    def end_info(self, score: Score) -> dict[str, Any]:
-        """Return what ``info`` gains at the end.
+    def regions_of(self, segments: tuple[Segment, ...]) -> Boxes:
+        """Return what the looks of one action would show; subclasses may refuse more.
 
         Args:
-            score: how the episode was scored.
+            segments: of a well-formed action.
 
         Returns:
-            ``reward_terms`` (unweighted, by name), ``truth_boxes``, ``ignore_boxes`` and
-            ``answer_boxes`` (float64 (N, 4), view frame), and ``matches``, whose indices are
-            places in ``answer_boxes`` and ``truth_boxes``.
-        """
-        return {
-            "reward_terms": score.terms.as_dict(),
-            "truth_boxes": self.view.scene_to_view(self.scene.truth),
-            "ignore_boxes": self.view.scene_to_view(self.scene.ignore_boxes),
-            "answer_boxes": self.view.text_to_view(self.answer),
-            "matches": score.matches,
-        }
+            (R, 4) xyxy, scene frame; none without a look.
 
-    def _regions(self, segments: tuple[Segment, ...]) -> Boxes:
-        """Return what the looks of one action would show, (R, 4) scene frame, or refuse."""
+        Raises:
+            ActionRefusedError: for more looks than are left, or a region outside the image. The
+                action then costs its turn, and the policy reads the message.
+        """
         looks = [s for s in segments if isinstance(s, Look)]
         if not looks:
             return np.zeros((0, 4))
@@ -336,10 +376,20 @@ class Episode:
             ]
         )
 
-    def _show(
+    def show(
         self, segments: tuple[Segment, ...], regions: Boxes
     ) -> tuple[tuple[Crop, ...], Message | None]:
-        """Return one action's crops and, unless it ends the episode, their message, or refuse."""
+        """Cut one action's crops and write the reply that shows them; subclasses may refuse it.
+
+        Args:
+            segments: of a well-formed action.
+            regions: (R, 4) xyxy, scene frame, that ``regions_of`` returned.
+
+        Returns:
+            The crops, none beside an answer, and their message; None without crops and where the
+            action ends the episode. A subclass may raise ``ActionRefusedError``, as in
+            ``regions_of``.
+        """
         if not len(regions) or isinstance(segments[-1], Answer):
             return (), None
         crops = self.cut(regions)
@@ -364,12 +414,21 @@ class Episode:
             return Message("user", prompts.error_message(error, *left))
         return Message("user", prompts.nudge_message(*left))
 
-    def _end(self, crops: tuple[Crop, ...], info: dict[str, Any]) -> Turn:
-        """Close the episode, scored unless a group does that."""
+    def _end(
+        self,
+        crops: tuple[Crop, ...],
+        segments: tuple[Segment, ...] | None,
+        error: Exception | None,
+    ) -> Turn:
+        """Close the episode."""
         self.done = True
-        reward = 0.0
-        if not self._deferred:
-            self.score = score_group([self.outcome], self.scene, self.config)[0]
-            reward = self.score.terms.total(self.config.reward.weights)
-            info |= self.end_info(self.score)
-        return Turn(None, crops, reward, self.answered, not self.answered, info)
+        ended = (self.answered, not self.answered)
+        return Turn(None, crops, 0.0, *ended, segments, None if error is None else str(error))
+
+    def _scored(self, turn: Turn) -> Turn:
+        """Return a turn with its reward and result, if it is the last one."""
+        if not self.done:
+            return turn
+        self.score = score_group([self.outcome], self.scene, self.config)[0]
+        result = self.result(self.score)
+        return replace(turn, reward=result.reward, result=result)

@@ -1,4 +1,4 @@
-"""G episodes on one scene that end together, since each is paid by what its siblings saw."""
+"""G episodes on one scene that end together, since siblings enter the reward of each."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from dip_env.scenes.base import Scene
 class EpisodeGroup:
     """A group of episodes that share a scene, their first message and their end.
 
-    A member that has ended waits: ``info["waiting"]`` is True from that turn on, its further
-    actions are ignored and bring nothing. When the last member ends, all end in that step and
-    get their rewards and the truth.
+    A member that has ended waits: ``Turn.waiting`` is True from that turn on and its further
+    actions are ignored. When the last member ends, all end in that step and get their rewards and
+    results.
 
     Args:
-        scene: the image and the truth about it.
+        scene: the image and its annotation.
         config: the rules of every member.
         group_size: number of members, at least 1.
-        scene_index: place of the scene in its source, where it has one.
-        new_episode: starts a member; takes what ``Episode`` takes.
+        scene_index: index of the scene in its source, where it has one.
+        new_episode: starts a member; takes the arguments of ``Episode``.
 
     Raises:
         ConfigError: for a group without members.
@@ -44,14 +44,14 @@ class EpisodeGroup:
             raise ConfigError(f"group_size: expected an integer >= 1, got {group_size!r}")
         self.scene = scene
         self.config = config or EpisodeConfig()
-        first = new_episode(scene, self.config, scene_index, deferred=True)
+        first = new_episode(scene, self.config, scene_index)
         self.episodes = [first]
         self.episodes += [
-            new_episode(scene, self.config, scene_index, deferred=True, opening=first.opening)
+            new_episode(scene, self.config, scene_index, opening=first.opening)
             for _ in range(group_size - 1)
         ]
         self.scores: list[Score] = []
-        """How each member was scored, after the end."""
+        """The score of each member; empty before the end."""
 
     @property
     def done(self) -> bool:
@@ -67,7 +67,7 @@ class EpisodeGroup:
         """Take one action per member.
 
         Args:
-            actions: G texts; what stands at a waiting member's place is ignored.
+            actions: G texts; the entry of a waiting member is ignored.
 
         Returns:
             G turns; rewards are 0 until the step in which the last member ends.
@@ -81,7 +81,7 @@ class EpisodeGroup:
             raise EpisodeOverError("expected no action, as the group has ended; got another step")
         if len(actions) != len(self.episodes):
             raise ValueError(f"expected {len(self.episodes)} actions, got {len(actions)}")
-        # Checked before anyone moves, so that a wrong call leaves the group as it was.
+        # Checked before any member moves, so that a wrong call leaves the group as it was.
         for k, (episode, action) in enumerate(zip(self.episodes, actions, strict=True)):
             if not episode.done and not isinstance(action, str):
                 raise TypeError(f"actions[{k}]: expected str, got {type(action).__name__}")
@@ -89,10 +89,10 @@ class EpisodeGroup:
         return self._end(turns) if self.done else turns
 
     def step_member(self, member: int, action: str) -> Turn:
-        """Let one member act while the others take their time.
+        """Let one member act independently of the others.
 
         Args:
-            member: which of the G members; it must still be playing.
+            member: index among the G members; it must not have ended.
             action: any text.
 
         Returns:
@@ -113,15 +113,15 @@ class EpisodeGroup:
         return self._ended(member, turn)
 
     def abandon(self, member: int) -> None:
-        """End one member without an answer, as when its next message has no room.
+        """End one member without an answer, as when its next message does not fit.
 
         Args:
-            member: which of the G members; it must still be playing.
+            member: index among the G members; it must not have ended.
 
         Raises:
             EpisodeOverError: when that member has ended.
         """
-        self.episodes[member].abandon()
+        self.episodes[member].stop()
         if self.done:
             self._score()
 
@@ -129,29 +129,29 @@ class EpisodeGroup:
         """Let member k act, or wait."""
         episode = self.episodes[k]
         if episode.done or action is None:
-            info = {"parse_error": None, "segments": None, "waiting": True}
-            return Turn(None, (), 0.0, terminated=False, truncated=False, info=info)
-        turn = episode.step(action)
-        info = turn.info | {"waiting": episode.done}
-        return replace(turn, terminated=False, truncated=False, info=info)
+            return Turn(None, (), 0.0, terminated=False, truncated=False, waiting=True)
+        turn = episode.advance(action)
+        return replace(turn, terminated=False, truncated=False, waiting=episode.done)
 
     def _end(self, turns: list[Turn]) -> list[Turn]:
-        """Give every member its reward and the truth."""
+        """Give every member its reward and result."""
         self._score()
         return [self._ended(k, turn) for k, turn in enumerate(turns)]
 
     def _ended(self, k: int, turn: Turn) -> Turn:
-        """Return member k's last turn with its reward and the truth."""
-        episode, score = self.episodes[k], self.scores[k]
+        """Return member k's last turn with its reward and result."""
+        episode = self.episodes[k]
+        result = episode.result(self.scores[k])
         return replace(
             turn,
-            reward=score.terms.total(self.config.reward.weights),
+            reward=result.reward,
             terminated=episode.answered,
             truncated=not episode.answered,
-            info=turn.info | {"waiting": False} | episode.end_info(score),
+            waiting=False,
+            result=result,
         )
 
     def _score(self) -> None:
-        """Score all members by what they did and what their siblings saw."""
+        """Score all members together."""
         outcomes = [episode.outcome for episode in self.episodes]
         self.scores = score_group(outcomes, self.scene, self.config)

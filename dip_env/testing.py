@@ -10,7 +10,7 @@ import numpy as np
 
 from dip_env.actions import Answer, Grammar, Look, Think
 from dip_env.config import EpisodeConfig
-from dip_env.env import DIPCrowdEnv
+from dip_env.env import DIPCrowdEnv, info_of
 from dip_env.episode import Episode
 from dip_env.errors import DipError, SceneError
 from dip_env.scenes.base import Scene, SceneSource
@@ -76,7 +76,8 @@ class _SourceGame:
 
     def step(self, action: str) -> tuple[float, bool, Mapping[str, Any]]:
         turn = self.episode.step(action)
-        return turn.reward, turn.terminated or turn.truncated, turn.info
+        info = info_of(self.episode, turn)
+        return turn.reward, turn.terminated or turn.truncated, info
 
 
 class _EnvGame:

@@ -175,7 +175,7 @@ class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
                     turn.terminated,
                     turn.truncated,
                 )
-                self._add_info(infos, info_of(episode, turn.info), i)
+                self._add_info(infos, info_of(episode, turn), i)
         return self._observations(), rewards, terminations, truncations, infos
 
     def render(self) -> tuple[Any, ...] | None:

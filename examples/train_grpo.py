@@ -23,7 +23,7 @@ from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.models.loading import load_model, save_model
 from dip_agents.objectives.advantages import group_advantages
 from dip_agents.objectives.losses import policy_loss
-from dip_env import make_source
+from dip_env import Ending, make_source
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def main(settings: Settings) -> None:
         buffers, values = [], []
         for row, group in enumerate(groups):
             for member, rollout in enumerate(group.rollouts):
-                if advantages.informative[row] and rollout.info["ending"] != "token_budget":
+                if advantages.informative[row] and rollout.info["ending"] != Ending.TOKEN_BUDGET:
                     buffers.append(rollout.buffer)
                     values.append(float(advantages.values[row, member]))
         # The loss is a mean over the tokens of the whole batch, whatever the micro-batches.

@@ -237,7 +237,7 @@ def play(group: EpisodeGroup, stream: Iterator[str], tally: Tally) -> None:
                 continue
             try:
                 grammar.parse(text)
-                refused = turn.info["parse_error"] is not None
+                refused = turn.parse_error is not None
                 tally.fates["parsed, but refused" if refused else "parsed"] += 1
             except ActionParseError:
                 tally.fates["malformed"] += 1
@@ -246,7 +246,7 @@ def play(group: EpisodeGroup, stream: Iterator[str], tally: Tally) -> None:
     for episode, turn in zip(group.episodes, turns, strict=True):
         tally.rewards.append(turn.reward)
         tally.answered += episode.answered
-        terms = turn.info["reward_terms"].values()
+        terms = turn.result.terms.as_dict().values()
         tally.out_of_range += not 0 <= turn.reward <= highest
         tally.out_of_range += sum(not 0 <= value <= 1 for value in terms)
 

@@ -16,7 +16,6 @@ from dip_env.errors import EpisodeOverError
 from dip_env.scenes import ToyScenes
 from dip_env.scenes.base import Scene
 
-END_KEYS = {"reward_terms", "truth_boxes", "ignore_boxes", "answer_boxes", "matches"}
 LOOK = "<think>there?</think><look>[[20,60,100,240]]</look>"
 EMPTY = "<answer>[]</answer>"
 
@@ -52,7 +51,7 @@ def test_the_image_is_not_loaded_before_somebody_looks(toy):
 
     episode = Episode(replace(toy[0], load_image=fail))
     turn = episode.step("<think>blind</think>" + truth_as_answer(episode))
-    assert turn.info["reward_terms"]["accuracy"] == 1
+    assert turn.result.terms.accuracy == 1
 
 
 def test_a_look_brings_crops_of_source_pixels_and_a_message(toy):
@@ -67,9 +66,9 @@ def test_a_look_brings_crops_of_source_pixels_and_a_message(toy):
     assert turn.message.images[0] is crop.image
     assert "Crop 1 shows [20,60,100,240]" in turn.message.text
     assert (turn.reward, turn.terminated, turn.truncated) == (0, False, False)
-    assert turn.info["parse_error"] is None
-    assert turn.info["segments"] == (Think("there?"), Look([[20, 60, 100, 240]]))
-    assert not END_KEYS & set(turn.info)
+    assert turn.parse_error is None
+    assert turn.segments == (Think("there?"), Look([[20, 60, 100, 240]]))
+    assert turn.result is None
     observation = episode.observation()
     assert [m.role for m in observation.messages] == ["user", "assistant", "user"]
     assert observation.messages[1].text == LOOK
@@ -145,17 +144,17 @@ def test_the_truth_as_an_answer_earns_accuracy_1_and_prints_back(toy):
     episode.step(LOOK)
     turn = episode.step(truth_as_answer(episode))
     assert (turn.terminated, turn.truncated, turn.message) == (True, False, None)
-    terms = turn.info["reward_terms"]
+    terms = turn.result.terms.as_dict()
     assert terms["accuracy"] == 1
     assert terms["format"] == 1
     assert turn.reward == pytest.approx(
         0.1 * terms["format"] + 0.1 * terms["look"] + 0.8 * terms["accuracy"]
     )
-    assert turn.info["answer_boxes"] == pytest.approx(turn.info["truth_boxes"], abs=0.005)
-    assert turn.info["matches"].pred.tolist() == [0, 1, 2]
+    assert turn.result.answer_boxes == pytest.approx(turn.result.truth_boxes, abs=0.005)
+    assert turn.result.matches.pred.tolist() == [0, 1, 2]
     again = Episode(toy[0])
-    boxes = turn.info["answer_boxes"].round(2).tolist()
-    assert again.step(f"<answer>{json.dumps(boxes)}</answer>").info["reward_terms"]["accuracy"] == 1
+    boxes = turn.result.answer_boxes.round(2).tolist()
+    assert again.step(f"<answer>{json.dumps(boxes)}</answer>").result.terms.accuracy == 1
 
 
 def test_weights_of_the_config_make_the_total(toy):
@@ -168,8 +167,8 @@ def test_norm1000_answers_mean_thousandths(toy):
     episode = Episode(toy[0], EpisodeConfig(coordinate_format="norm1000"))
     # (40, 100, 120, 340) of 640 x 480.
     turn = episode.step("<answer>[[62.5,208.33,187.5,708.33]]</answer>")
-    assert len(turn.info["matches"].pred) == 1
-    assert turn.info["answer_boxes"] == pytest.approx(turn.info["truth_boxes"][:1], abs=0.01)
+    assert len(turn.result.matches.pred) == 1
+    assert turn.result.answer_boxes == pytest.approx(turn.result.truth_boxes[:1], abs=0.01)
 
 
 def test_look_and_answer_in_one_action_counts_the_look_and_shows_nothing(toy):
@@ -180,32 +179,32 @@ def test_look_and_answer_in_one_action_counts_the_look_and_shows_nothing(toy):
     turn = together.step(look + answer)
     assert turn.crops == ()
     assert together.observation().crops == ()
-    assert turn.info["reward_terms"] == expected.info["reward_terms"]
-    assert turn.info["reward_terms"]["look"] > 0
+    assert turn.result.terms.as_dict() == expected.result.terms.as_dict()
+    assert turn.result.terms.look > 0
     assert together.looks == pytest.approx(apart.looks)
 
 
 def test_ignore_regions_are_told_apart_from_the_truth(toy):
     episode = Episode(toy[1])
     turn = episode.step("<answer>[[300,45,340,75]]</answer>")
-    assert len(turn.info["truth_boxes"]) == 2
-    assert turn.info["ignore_boxes"].tolist() == [pytest.approx([280, 40, 434, 80])]
-    assert turn.info["matches"].dropped.tolist() == [0]
+    assert len(turn.result.truth_boxes) == 2
+    assert turn.result.ignore_boxes.tolist() == [pytest.approx([280, 40, 434, 80])]
+    assert turn.result.matches.dropped.tolist() == [0]
 
 
 def test_an_empty_answer_is_right_where_nobody_is(toy):
-    assert Episode(toy[2]).step(EMPTY).info["reward_terms"]["accuracy"] == 1
-    assert Episode(toy[0]).step(EMPTY).info["reward_terms"]["accuracy"] == 0
+    assert Episode(toy[2]).step(EMPTY).result.terms.accuracy == 1
+    assert Episode(toy[0]).step(EMPTY).result.terms.accuracy == 0
 
 
 def test_a_malformed_action_costs_a_turn_and_says_what_was_expected_and_what_came(toy):
     episode = Episode(toy[0])
     turn = episode.step("two people")
-    assert turn.info == {"parse_error": turn.info["parse_error"], "segments": None}
-    assert "expected <think>" in turn.info["parse_error"]
-    assert "'two people'" in turn.info["parse_error"]
+    assert turn.segments is None and turn.result is None and turn.waiting is None
+    assert "expected <think>" in turn.parse_error
+    assert "'two people'" in turn.parse_error
     assert turn.message is not None
-    assert turn.info["parse_error"] in turn.message.text
+    assert turn.parse_error in turn.message.text
     assert episode.turns_left == 3
     assert (turn.reward, turn.terminated, turn.truncated) == (0, False, False)
 
@@ -224,10 +223,10 @@ def test_a_malformed_action_costs_a_turn_and_says_what_was_expected_and_what_cam
 def test_a_look_that_cannot_be_had_costs_a_turn_and_no_look(toy, action, message):
     episode = Episode(toy[0])
     turn = episode.step(action)
-    assert message in turn.info["parse_error"]
+    assert message in turn.parse_error
     assert turn.message is not None
     assert message in turn.message.text
-    assert turn.info["segments"] is None
+    assert turn.segments is None
     assert turn.crops == ()
     assert (episode.looks_left, episode.turns_left, len(episode.looks)) == (2, 3, 0)
 
@@ -244,7 +243,7 @@ def test_a_look_beyond_the_budget_is_refused(toy):
     episode = Episode(toy[0], EpisodeConfig(max_looks=1))
     episode.step(LOOK)
     turn = episode.step(LOOK)
-    assert turn.info["parse_error"] == "expected at most 0 more looks, got 1"
+    assert turn.parse_error == "expected at most 0 more looks, got 1"
 
 
 def test_a_refused_turn_counts_as_malformed_for_the_format_term(toy):
@@ -252,14 +251,15 @@ def test_a_refused_turn_counts_as_malformed_for_the_format_term(toy):
     refused.step("<look>[[500,0,600,9]]</look>")
     for episode in (refused, clean):
         episode.step(LOOK)
-    assert refused.step(EMPTY).info["reward_terms"]["format"] == 0
-    assert clean.step(EMPTY).info["reward_terms"]["format"] == 1
+    assert refused.step(EMPTY).result.terms.format == 0
+    assert clean.step(EMPTY).result.terms.format == 1
 
 
 def test_thinking_alone_costs_a_turn_and_is_asked_for_more(toy):
     episode = Episode(toy[0])
     turn = episode.step("<think>hm</think>")
-    assert turn.info == {"parse_error": None, "segments": (Think("hm"),)}
+    assert turn.parse_error is None and turn.segments == (Think("hm"),)
+    assert turn.result is None and turn.waiting is None
     assert turn.message is not None
     assert "Expected a look or an answer" in turn.message.text
     assert episode.turns_left == 3
@@ -271,10 +271,10 @@ def test_running_out_of_turns_is_scored_with_an_empty_answer(toy):
         assert not episode.step("<think>hm</think>").truncated
     turn = episode.step(LOOK)
     assert (turn.terminated, turn.truncated, turn.message) == (False, True, None)
-    assert set(turn.info) >= END_KEYS
-    assert turn.info["answer_boxes"].shape == (0, 4)
-    assert turn.info["reward_terms"]["accuracy"] == 0
-    assert turn.info["reward_terms"]["format"] == 0
+    assert turn.result is not None
+    assert turn.result.answer_boxes.shape == (0, 4)
+    assert turn.result.terms.accuracy == 0
+    assert turn.result.terms.format == 0
     assert episode.done
     assert not episode.answered
 
@@ -316,21 +316,21 @@ def test_an_abandoned_episode_is_truncated_and_scored_with_an_empty_answer(toy):
     episode.step(LOOK)
     turn = episode.abandon()
     assert (turn.terminated, turn.truncated) == (False, True)
-    assert turn.info["reward_terms"]["accuracy"] == 1
-    assert turn.info["reward_terms"]["format"] == 0
+    assert turn.result.terms.accuracy == 1
+    assert turn.result.terms.format == 0
 
 
 def test_an_inverted_box_finds_nobody_and_counts_as_false(toy):
     turn = Episode(toy[0]).step("<answer>[[84,226.67,28,66.67]]</answer>")
-    assert turn.info["matches"].unmatched_pred.tolist() == [0]
+    assert turn.result.matches.unmatched_pred.tolist() == [0]
 
 
-def test_a_deferred_episode_tells_neither_reward_nor_truth(toy):
-    episode = Episode(toy[0], deferred=True)
-    turn = episode.step(truth_as_answer(episode))
+def test_an_advanced_episode_tells_neither_reward_nor_truth(toy):
+    episode = Episode(toy[0])
+    turn = episode.advance(truth_as_answer(episode))
     assert turn.terminated
     assert turn.reward == 0
-    assert not END_KEYS & set(turn.info)
+    assert turn.result is None
     assert episode.outcome.answered
     assert episode.outcome.answer == pytest.approx(episode.scene.truth, abs=0.02)
 
@@ -366,13 +366,13 @@ def test_truth_that_runs_outside_the_image_can_be_found(toy):
     inside, whole = Episode(scene), Episode(scene)
     view = inside.view.scene_to_view([[0, 100, 60, 300]])
     turn = inside.step(f"<answer>{json.dumps(view.round(2).tolist())}</answer>")
-    assert turn.info["reward_terms"]["accuracy"] == 1
-    assert whole.step(truth_as_answer(whole)).info["reward_terms"]["accuracy"] == 1
+    assert turn.result.terms.accuracy == 1
+    assert whole.step(truth_as_answer(whole)).result.terms.accuracy == 1
 
 
 def test_an_answer_segment_is_in_the_text_frame(toy):
     turn = Episode(toy[0]).step("<answer>[[1,2,3,4]]</answer>")
-    assert turn.info["segments"] == (Answer([[1, 2, 3, 4]]),)
+    assert turn.segments == (Answer([[1, 2, 3, 4]]),)
 
 
 coordinates = st.one_of(
@@ -391,7 +391,7 @@ def test_no_text_raises_or_leaves_the_range_of_rewards(action):
         turn = episode.step(action)
         assert 0 <= turn.reward <= 1
         assert (turn.message is None) == episode.done
-        assert (turn.info["segments"] is None) == (turn.info["parse_error"] is not None)
+        assert (turn.segments is None) == (turn.parse_error is not None)
 
 
 @given(regions, st.sampled_from([(640, 480), (37, 1000), (5, 3), (1, 1), (4000, 90)]))
@@ -399,7 +399,7 @@ def test_any_look_is_refused_or_shows_a_region_inside_the_image(boxes, size):
     scene = replace(ToyScenes()[2], size=size, load_image=lambda: Image.new("RGB", size))
     episode = Episode(scene)
     turn = episode.step(f"<look>{boxes}</look>")
-    assert len(turn.crops) == (len(boxes) if turn.info["parse_error"] is None else 0)
+    assert len(turn.crops) == (len(boxes) if turn.parse_error is None else 0)
     for crop in turn.crops:
         x1, y1, x2, y2 = crop.region
         assert 0 <= x1 < x2 <= size[0]

@@ -9,7 +9,6 @@ from dip_env.episode import Episode
 from dip_env.errors import ConfigError, EpisodeOverError
 from dip_env.group import EpisodeGroup
 
-END_KEYS = {"reward_terms", "truth_boxes", "ignore_boxes", "answer_boxes", "matches"}
 LEFT = [28.0, 66.67, 84.0, 226.67]
 RIGHT = [350.0, 53.33, 420.0, 266.67]
 LOOK_LEFT = "<think>t</think><look>[[28,66,84,227]]</look>"
@@ -30,21 +29,21 @@ def test_members_share_scene_prompt_and_overview(toy):
 def test_members_wait_and_end_together(toy):
     group = EpisodeGroup(toy[0], group_size=3)
     turns = group.step([answer(LEFT), LOOK_LEFT, "nonsense"])
-    assert [t.info["waiting"] for t in turns] == [True, False, False]
+    assert [t.waiting for t in turns] == [True, False, False]
     assert not any(t.terminated or t.truncated or t.reward for t in turns)
-    assert not any(END_KEYS & set(t.info) for t in turns)
+    assert all(t.result is None for t in turns)
     turns = group.step([None, answer(LEFT, RIGHT), "<think>x</think>"])
-    assert [t.info["waiting"] for t in turns] == [True, True, False]
+    assert [t.waiting for t in turns] == [True, True, False]
     assert not group.done
     turns = group.step([None, "ignored", EMPTY])
     assert group.done
     assert all(t.terminated and not t.truncated for t in turns)
-    assert [t.info["waiting"] for t in turns] == [False] * 3
-    assert all(set(t.info) >= END_KEYS for t in turns)
+    assert [t.waiting for t in turns] == [False] * 3
+    assert all(t.result is not None for t in turns)
     # F1 of one of three, two of three and none: 2 * 1 / (1 + 3), 2 * 2 / (2 + 3), 0.
-    accuracy = [t.info["reward_terms"]["accuracy"] for t in turns]
+    accuracy = [t.result.terms.accuracy for t in turns]
     assert accuracy == pytest.approx([0.5, 0.8, 0.0])
-    assert [t.info["reward_terms"] for t in turns] == [x.as_dict() for x in group.terms]
+    assert [t.result.terms.as_dict() for t in turns] == [x.as_dict() for x in group.terms]
 
 
 def test_actions_of_waiting_members_change_nothing(toy):
@@ -53,7 +52,7 @@ def test_actions_of_waiting_members_change_nothing(toy):
         group.step([answer(LEFT), LOOK_LEFT, LOOK_LEFT])
         turns = group.step([noise, EMPTY, EMPTY])
         assert len(group.episodes[0].transcript) == 2
-        assert turns[0].info["answer_boxes"].tolist() == [LEFT]
+        assert turns[0].result.answer_boxes.tolist() == [LEFT]
     assert quiet.terms == loud.terms
 
 
@@ -64,8 +63,8 @@ def test_the_look_term_is_measured_on_the_siblings(toy):
     right = "<think>t</think><look>[[350,53,420,267]]</look>"
     other = EpisodeGroup(toy[0], group_size=4)
     away = other.step([right + EMPTY, answer(LEFT, RIGHT), answer(RIGHT), answer(RIGHT)])
-    assert turns[0].info["reward_terms"]["look"] > 0.9
-    assert away[0].info["reward_terms"]["look"] == 0
+    assert turns[0].result.terms.look > 0.9
+    assert away[0].result.terms.look == 0
 
 
 def test_a_group_of_one_is_paid_like_an_episode(toy):
@@ -74,8 +73,9 @@ def test_a_group_of_one_is_paid_like_an_episode(toy):
         (turn,), alone = group.step([action]), episode.step(action)
         assert turn.reward == alone.reward
         assert (turn.terminated, turn.truncated) == (alone.terminated, alone.truncated)
-        assert turn.info["parse_error"] == alone.info["parse_error"]
-        assert turn.info.get("reward_terms") == alone.info.get("reward_terms")
+        assert turn.parse_error == alone.parse_error
+        assert (turn.result is None) == (alone.result is None)
+    assert turn.result.terms == alone.result.terms
     assert turn.reward > 0
 
 

@@ -71,7 +71,7 @@ def test_a_group_ends_together_and_is_paid_for_its_siblings(toy):
     assert rewards[:4].tolist() == [turn.reward for turn in expected]
     assert infos["reward_terms"]["look"][0] > 0.9
     assert not rewards[4:].any()
-    assert infos["truth_boxes"][0] == expected[0].info["truth_boxes"].tolist()
+    assert infos["truth_boxes"][0] == expected[0].result.truth_boxes.tolist()
     assert infos["truth_boxes"][4] is None
 
 

@@ -205,7 +205,7 @@ def test_without_an_image_everything_is_grey_and_the_truth_still_pays():
     turn = episode.step("<think>blind</think><look>[[0,0,98,56]]</look>")
     assert np.unique(turn.crops[0].image).tolist() == [128]
     end = episode.step("<answer>[[28,67,84,227],[196,93,238,213],[350,53,420,267]]</answer>")
-    assert end.info["reward_terms"]["accuracy"] == 1.0
+    assert end.result.terms.accuracy == 1.0
 
 
 def test_a_coarse_overview_has_its_size_and_no_details_and_crops_stay_sharp():

@@ -115,13 +115,13 @@ class ControlledEpisode(Episode):
         (image,) = plain.images
         return replace(plain, images=(self._shown("overview", image),))
 
-    def step(self, action: str) -> Turn:
-        """Take one action, its looks replaced; see ``Episode.step``.
+    def advance(self, action: str) -> Turn:
+        """Take one action, its looks replaced; see ``Episode.advance``.
 
         Raises:
             ConfigError: when the control looks where the rules do not allow it.
         """
-        return super().step(self._controlled(action))
+        return super().advance(self._controlled(action))
 
     def _controlled(self, action: str) -> str:
         """Return an action with its looks replaced; one that would not be taken stays as it is."""
@@ -129,7 +129,7 @@ class ControlledEpisode(Episode):
             return action
         try:
             segments = self.grammar.parse(action)
-            self._regions(segments)
+            self.regions_of(segments)
         except (ActionParseError, ActionRefusedError):
             return action
         taken, texts = len(self.looks), []
@@ -147,7 +147,7 @@ class ControlledEpisode(Episode):
         try:
             segments: tuple[Segment, ...] = (Look(regions),)
             text = self.grammar.format(segments)
-            self._regions(segments)
+            self.regions_of(segments)
         except (ActionParseError, ActionRefusedError) as error:
             raise ConfigError(
                 f"control {self.control.name!r}: expected regions that the rules allow, "

@@ -40,6 +40,18 @@ def to_json(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
+def _info(turn: Turn) -> dict[str, Any]:
+    """Return the ``info`` of a turn that was not taken through Gymnasium."""
+    info: dict[str, Any] = {"parse_error": turn.parse_error, "segments": turn.segments}
+    if turn.waiting is not None:
+        info["waiting"] = turn.waiting
+    if (result := turn.result) is not None:
+        info["reward_terms"] = result.terms.as_dict()
+        for name in ("truth_boxes", "ignore_boxes", "answer_boxes", "matches"):
+            info[name] = getattr(result, name)
+    return info
+
+
 def _truth(scene: Scene) -> dict[str, Any]:
     names = ("size", "boxes", "visible_boxes", "visible_share", "ignore", "labels")
     return {name: to_json(getattr(scene, name)) for name in names}
@@ -131,13 +143,16 @@ class TraceWriter:
         )
         return name
 
-    def turn(self, name: str, action: str, turn: Turn) -> None:
+    def turn(
+        self, name: str, action: str, turn: Turn, info: Mapping[str, Any] | None = None
+    ) -> None:
         """Record one action and what came back.
 
         Args:
             name: what ``start`` returned.
             action: the text the policy sent.
             turn: what the episode returned.
+            info: of the Gymnasium environment that the action was taken in, if any.
         """
         step = self._steps[name]
         self._steps[name] += 1
@@ -156,7 +171,7 @@ class TraceWriter:
                 "reward": turn.reward,
                 "terminated": turn.terminated,
                 "truncated": turn.truncated,
-                "info": turn.info,
+                "info": _info(turn) if info is None else info,
             }
         )
 

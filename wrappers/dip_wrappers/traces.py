@@ -100,8 +100,8 @@ class EpisodeTrace(gym.Wrapper[Any, str, Any, str], gym.utils.RecordConstructorA
             )
         message = None if episode.done else episode.transcript[-1]
         crops = tuple(episode.crops[seen:])
-        turn = Turn(message, crops, float(reward), terminated, truncated, info)
-        self.writer.turn(self._name, _taken(episode), turn)
+        turn = Turn(message, crops, float(reward), terminated, truncated)
+        self.writer.turn(self._name, _taken(episode), turn, info)
         if episode.done:
             self.writer.end(self._name, episode, turn.reward, info["reward_terms"])
             self._name = None
@@ -221,13 +221,15 @@ def replay(trace: Trace, source: SceneSource, control: Control | None = None) ->
     _same_value(trace.scene_id, scene.scene_id, f"{name}: scene id")
     grouped = trace.group_size > 1
     start = control.episode if control else Episode
-    episode = start(scene, trace.config, trace.scene_index, deferred=grouped)
+    episode = start(scene, trace.config, trace.scene_index)
+    # The reward of a group's member depends on siblings that are not here.
+    take_action = episode.advance if grouped else episode.step
     prompt = episode.transcript[0]
     _same_value(trace.prompt, prompt.text, f"{name}: prompt")
     _same_pixels(trace.image(trace.overview), prompt.images[0], f"{name}: overview")
     for number, recorded in enumerate(trace.turns):
         at = f"{name}: turn {number}"
-        played = episode.step(recorded.action)
+        played = take_action(recorded.action)
         message = None if played.message is None else played.message.text
         _same_value(recorded.message, message, f"{at}: message")
         _same_value(len(recorded.crops), len(played.crops), f"{at}: number of crops")
@@ -305,8 +307,8 @@ def _score(
     outcomes = []
     for trace in members:
         config = replace(trace.config, reward=reward)
-        episode = Episode(scene, config, scene_index=trace.scene_index, deferred=True)
+        episode = Episode(scene, config, scene_index=trace.scene_index)
         for turn in trace.turns:
-            episode.step(turn.action)
+            episode.advance(turn.action)
         outcomes.append(episode.outcome)
     return score_group(outcomes, scene, replace(first.config, reward=reward))

@@ -129,10 +129,10 @@ class AuditReport:
 
 def _play(scene: Scene, config: EpisodeConfig, actions: Sequence[str]) -> Outcome:
     """Play prepared actions, the last one again and again until the episode ends."""
-    episode = Episode(scene, config, deferred=True)
+    episode = Episode(scene, config)
     turn = 0
     while not episode.done:
-        episode.step(actions[min(turn, len(actions) - 1)])
+        episode.advance(actions[min(turn, len(actions) - 1)])
         turn += 1
     return episode.outcome
 

@@ -53,7 +53,7 @@ class Ended:
     """How one episode ended.
 
     Args:
-        turn: the last one, which holds the reward and, in ``info``, its terms and the truth.
+        turn: the last one, which holds the reward and the result.
         truncated_turns: turns whose text a limit of tokens cut, or left no room for.
     """
 
@@ -164,7 +164,7 @@ def count_scene(group: EpisodeGroup, ended: Sequence[Ended]) -> dict[str, float]
         A number for each name in ``eval_score.COUNTERS``, summed over the members.
     """
     sums = dict.fromkeys(COUNTERS, 0.0)
-    for episode, end in zip(group.episodes, ended, strict=True):
+    for episode, end, terms in zip(group.episodes, ended, group.terms, strict=True):
         outcome = episode.outcome
         turns = outcome.segments_per_turn
         counted = {
@@ -176,7 +176,7 @@ def count_scene(group: EpisodeGroup, ended: Sequence[Ended]) -> dict[str, float]
             "truth": len(group.scene.truth),
             "reward": end.turn.reward,
             "episodes": 1,
-            **end.turn.info["reward_terms"],
+            **terms.as_dict(),
         }
         for name in COUNTERS:
             sums[name] += counted[name]

@@ -57,15 +57,15 @@ class PolicyDetector:
         picture = conversation_key(observation.messages)
         (said,) = self.policy.act([observation], [derived_seed(self.seed, picture.hex())])
         self.asked += 1
-        info = episode.step(said.text).info
-        answers = [s for s in info["segments"] or () if isinstance(s, Answer)]
+        turn = episode.advance(said.text)
+        answers = [s for s in turn.segments or () if isinstance(s, Answer)]
         if not answers:
             if not self.unread:
                 logging.getLogger(__name__).warning(
                     "PolicyDetector: expected an answer, got %r (%s): such pictures count as empty "
                     "and are counted in `unread`; this is said once",
                     said.text[:80],
-                    info["parse_error"] or "no answer",
+                    turn.parse_error or "no answer",
                 )
             self.unread += 1
             return NOTHING

@@ -15,6 +15,7 @@ from torch import Tensor
 from dip_agents.objectives.advantages import Advantages
 from dip_agents.objectives.aggregation import Counts
 from dip_agents.objectives.turn_advantages import spread_over_tokens
+from dip_env.result import Ending
 
 if TYPE_CHECKING:
     from dip_agents.grpo.rollouts import RolloutGroup
@@ -109,7 +110,7 @@ def training_batch(
                 reasons["surplus"] += 1
             elif not active_tokens(rollout.buffer):
                 reasons["no_policy_tokens"] += 1
-            elif mask_truncated and rollout.info["ending"] == "token_budget":
+            elif mask_truncated and rollout.info["ending"] == Ending.TOKEN_BUDGET:
                 reasons["truncated"] += 1
             else:
                 if not group.here:

@@ -9,12 +9,10 @@ import numpy as np
 
 from dip_agents.grpo.box_stats import box_metrics
 from dip_agents.objectives.advantages import SAME_REWARD, Advantages
+from dip_env.result import Ending
 
 if TYPE_CHECKING:
     from dip_agents.grpo.rollouts import Rollout, RolloutGroup
-
-ENDINGS = ("answer", "max_turns", "token_budget")
-"""How a rollout can end: it answered, used up its turns, or an observation did not fit."""
 
 
 def policy_tokens(rollout: Rollout) -> int:
@@ -95,7 +93,7 @@ def _tokens(rollouts: Sequence[Rollout]) -> dict[str, float]:
     ended = [
         count
         for rollout, count in zip(rollouts, written, strict=True)
-        if rollout.info["ending"] != "token_budget"
+        if rollout.info["ending"] != Ending.TOKEN_BUDGET
     ]
     said = np.array(
         [
@@ -129,7 +127,7 @@ def _behaviour(rollouts: Sequence[Rollout]) -> dict[str, float]:
     boxes = sum(rollout.info["boxes"] for rollout in rollouts)
     truth = sum(rollout.info["truth_count"] for rollout in rollouts)
     endings = [rollout.info["ending"] for rollout in rollouts]
-    shares = {how: endings.count(how) / len(endings) for how in ENDINGS}
+    shares = {how: endings.count(how) / len(endings) for how in Ending}
     return {
         "rollout/turns": mean("turns"),
         "rollout/regions": mean("regions"),
@@ -138,7 +136,7 @@ def _behaviour(rollouts: Sequence[Rollout]) -> dict[str, float]:
         "rollout/boxes": boxes / len(rollouts),
         "rollout/boxes_over_truth": boxes / truth if truth else 0.0,
         "rollout/parse_failures": mean("parse_failures"),
-        "rollout/truncated": shares["token_budget"],
+        "rollout/truncated": shares[Ending.TOKEN_BUDGET],
         **{f"rollout/ending_{how}": share for how, share in shares.items()},
     }
 

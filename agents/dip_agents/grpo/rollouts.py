@@ -15,6 +15,7 @@ from dip_agents.tokens.buffer import TokenBuffer
 from dip_env.boxes import union_area
 from dip_env.config import EpisodeConfig
 from dip_env.group import EpisodeGroup
+from dip_env.result import Ending
 from dip_env.scenes.base import SceneSource
 from dip_wrappers.traces import GroupRecorder, TraceWriter
 
@@ -28,7 +29,7 @@ class Rollout:
         reward: total reward of the environment.
         terms: every reward term by name, unweighted, in [0, 1].
         info: ``turns regions look_area boxes truth_count parse_failures ending transcript anchors
-            looks_left``; ending is ``answer``, ``max_turns`` or ``token_budget``; anchors name what
+            looks_left``; ending is a ``dip_env.result.Ending``; anchors name what
             was shown before each turn (see ``turn_credit``), and ``looks_left`` how often each turn
             could still look. ``box_statistics`` adds its numbers. An environment that pays turns
             one by one adds ``turn_rewards``, one number per turn.
@@ -142,7 +143,7 @@ class _Table:
         self.shown = [first] * group_size
         self.anchors: list[list[str]] = [[] for _ in range(group_size)]
         self.looks_left: list[list[int]] = [[] for _ in range(group_size)]
-        self.endings: list[str | None] = [None] * group_size
+        self.endings: list[Ending | None] = [None] * group_size
         self.seconds = time.perf_counter() - began
 
     def reply(self, member: int, sample: Sample) -> Chunk | None:
@@ -165,8 +166,8 @@ class _Table:
             self.recorder.step_member(member, action, turn)
         if episode.done or turn.message is None:
             full = sample.truncated and len(buffer) >= self.token_budget
-            cut = "token_budget" if full else "max_turns"
-            self.endings[member] = "answer" if episode.answered else cut
+            unanswered = Ending.TOKEN_BUDGET if full else Ending.MAX_TURNS
+            self.endings[member] = Ending.ANSWER if episode.answered else unanswered
             return None
         ids, images = self.chat.reply(turn.message)
         keys = [image.key for image in images]
@@ -176,7 +177,7 @@ class _Table:
             ids = [self.chat.eos_token_id, *ids]
         # One more token must fit, or there is nothing left to say.
         if len(buffer) + len(ids) >= self.token_budget:
-            self.endings[member] = "token_budget"
+            self.endings[member] = Ending.TOKEN_BUDGET
             self.group.abandon(member)
             if self.recorder is not None:
                 self.recorder.finish()
@@ -191,7 +192,7 @@ class _Table:
                 self.group,
                 member,
                 self.buffers[member],
-                str(self.endings[member]),
+                self.endings[member],
                 {"anchors": self.anchors[member], "looks_left": self.looks_left[member]},
             )
             for member in range(len(self.buffers))
@@ -203,7 +204,7 @@ def _rollout(
     group: EpisodeGroup,
     member: int,
     buffer: TokenBuffer,
-    ending: str,
+    ending: Ending | None,
     of_turns: dict[str, list[Any]],
 ) -> Rollout:
     episode, terms = group.episodes[member], group.terms[member]

@@ -383,9 +383,9 @@ def demonstrations(
     """
     oracle = OraclePolicy(source, config, **options)
     for index in indices:
-        episode = Episode(source[index], config, scene_index=index, deferred=True)
+        episode = Episode(source[index], config, scene_index=index)
         rng = np.random.default_rng([seed, index])
         while not episode.done:
             segments = oracle.segments(episode.observation(), rng)
-            episode.step(oracle.grammar.format(segments))
+            episode.advance(oracle.grammar.format(segments))
         yield tuple(episode.transcript)

@@ -9,10 +9,10 @@ from hypothesis import strategies as st
 
 from dip_agents.engines.base import Sample, Sampling
 from dip_agents.engines.hf import HFEngine
-from dip_agents.grpo.metrics import ENDINGS
 from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.objectives.turn_advantages import turn_segments
 from dip_env.group import EpisodeGroup
+from dip_env.result import Ending
 from dip_env.scenes import ToyScenes
 from dip_wrappers.traces import TraceWriter, load_traces
 
@@ -140,7 +140,7 @@ def test_whatever_is_said_and_however_little_room_there_is_every_image_is_whole(
             for image in buffer.images:
                 patches = image.grid[0] * image.grid[1] * image.grid[2]
                 assert (len(image.patches), image.tokens * chat.merge**2) == (patches, patches)
-            assert info["ending"] in ENDINGS
+            assert info["ending"] in list(Ending)
             if info["ending"] == "max_turns":
                 assert info["turns"] == max_turns
             if info["ending"] != "answer":
@@ -152,7 +152,7 @@ def test_whatever_is_said_and_however_little_room_there_is_every_image_is_whole(
             seen["no room left"] += len(buffer) == budget
 
     holds()
-    wanted = (*ENDINGS, "looked", "saw three crops", "no room left")
+    wanted = (*Ending, "looked", "saw three crops", "no room left")
     assert all(seen[how] for how in wanted), seen
 
 

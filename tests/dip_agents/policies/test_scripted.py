@@ -70,7 +70,7 @@ def test_scripted_policies_never_say_anything_malformed(index, form):
         for seed in range(5):
             episode, turns = play(policy, source, index, config, seed)
             assert episode.answered
-            assert [turn.info["parse_error"] for turn in turns] == [None] * len(turns)
+            assert [turn.parse_error for turn in turns] == [None] * len(turns)
 
 
 def test_same_observation_and_seed_give_the_same_action_and_seeds_differ():
@@ -88,7 +88,7 @@ def test_same_observation_and_seed_give_the_same_action_and_seeds_differ():
 def test_the_perfect_oracle_finds_everyone_and_is_paid_in_full():
     _, turns = play(OraclePolicy(Row(), CONFIG), Row(), 0)
     assert len(turns) == 2
-    terms = turns[-1].info["reward_terms"]
+    terms = turns[-1].result.terms.as_dict()
     assert terms["accuracy"] == 1.0
     assert terms["format"] == 1.0
     assert terms["look"] > 0.3
@@ -142,7 +142,7 @@ def test_what_the_oracle_answers_depends_on_what_it_saw():
     assert segments_of(blind.act([episode.observation()], [0])[0].text)[-1].boxes.shape[0] == 0
     looking = OraclePolicy(source, CONFIG, min_visible_height=limit)
     _, turns = play(looking, source, 0)
-    assert 0 < len(turns[-1].info["answer_boxes"]) < len(tall)
+    assert 0 < len(turns[-1].result.answer_boxes) < len(tall)
 
 
 def test_style_options_change_the_words_and_nothing_else():
@@ -159,14 +159,14 @@ def test_style_options_change_the_words_and_nothing_else():
 def test_single_pass_form_looks_and_answers_in_one_action():
     _, turns = play(OraclePolicy(Row(), CONFIG, single_pass=True), Row(), 0)
     assert len(turns) == 1
-    assert turns[0].info["reward_terms"]["format"] == 1.0
+    assert turns[0].result.terms.format == 1.0
 
 
 def test_p_no_look_the_oracle_just_answers():
     config = replace(CONFIG, max_looks=0)
     _, turns = play(OraclePolicy(Row(), config), Row(), 0, config)
     assert len(turns) == 1
-    assert turns[0].info["reward_terms"]["accuracy"] == 1.0
+    assert turns[0].result.terms.accuracy == 1.0
 
 
 def test_where_there_is_one_turn_everybody_looks_and_answers_in_it():
@@ -177,9 +177,9 @@ def test_where_there_is_one_turn_everybody_looks_and_answers_in_it():
             episode = Episode(Row()[0], config, scene_index=0)
             (said,) = policy.act([episode.observation()], [seed])
             turn = episode.step(said.text)
-            assert turn.terminated and turn.info["parse_error"] is None
-            assert isinstance(turn.info["segments"][-1], Answer)
-            looked = any(isinstance(segment, Look) for segment in turn.info["segments"])
+            assert turn.terminated and turn.parse_error is None
+            assert isinstance(turn.segments[-1], Answer)
+            looked = any(isinstance(segment, Look) for segment in turn.segments)
             assert turn.crops == () and bool(len(episode.looks)) is looked
             forms.add((type(policy).__name__, looked))
     assert forms == {

@@ -86,8 +86,8 @@ def test_any_split_off_thought_leaves_the_answer_well_formed(server, toy, though
     episode = Episode(toy[0])
     (got,) = ServerPolicy(server.address, "m").act([episode.observation()], [0])
     turn = episode.step(got.text)
-    assert turn.terminated and turn.info["parse_error"] is None
-    think, answer = turn.info["segments"]
+    assert turn.terminated and turn.parse_error is None
+    think, answer = turn.segments
     assert kept in think.text and len(think.text) <= 8192
     assert answer.boxes.tolist() == [[1, 2, 3, 4]]
 

@@ -31,7 +31,7 @@ def test_a_lesson_is_the_demonstrated_conversation(data, micro, minimal_prompt_r
     assert rest == ""
     episode = Episode(toy[0], minimal_prompt_rules)
     episode.step(first)
-    terms = episode.step(second).info["reward_terms"]
+    terms = episode.step(second).result.terms.as_dict()
     assert terms["format"] == terms["accuracy"] == 1.0
 
 

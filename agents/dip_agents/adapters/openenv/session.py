@@ -94,8 +94,8 @@ class CrowdEnvironment(Environment[wire.CrowdAction, wire.CrowdObservation, wire
         self._state.step_count, self._state.done = episode.turn, episode.done
         return wire.CrowdObservation(
             content=wire.content_of(turn.message),
-            parse_error=turn.info["parse_error"],
-            reward_terms=turn.info.get("reward_terms"),
+            parse_error=turn.parse_error,
+            reward_terms=None if turn.result is None else turn.result.terms.as_dict(),
             reward=turn.reward,
             done=episode.done,
         )

@@ -108,17 +108,17 @@ class BudgetedEpisode(Episode):
         self.objection: str | None = None
         """What is wrong with the next action that its text does not show."""
 
-    def _regions(self, segments: tuple[Segment, ...]) -> Boxes:
+    def regions_of(self, segments: tuple[Segment, ...]) -> Boxes:
         """Return what the looks of one action would show, (R, 4) scene frame, or refuse."""
         if self.objection is not None:
             raise ActionRefusedError(self.objection)
-        return super()._regions(segments)
+        return super().regions_of(segments)
 
-    def _show(
+    def show(
         self, segments: tuple[Segment, ...], regions: Boxes
     ) -> tuple[tuple[Crop, ...], Message | None]:
         """Return one action's crops and their message, or refuse what has no room."""
-        crops, reply = super()._show(segments, regions)
+        crops, reply = super().show(segments, regions)
         if reply is not None:
             tokens = self.budget.reply(parts_of(reply))
             room = max(0, self.budget.room - self.spent)

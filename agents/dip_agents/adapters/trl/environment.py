@@ -51,7 +51,7 @@ class DIPEnvironment:
                 f"one scene, got scene {scene} and seed {seed} beside columns {sorted(row)}"
             )
         self.episode = BudgetedEpisode(
-            self._task.source[index], self._task.config, index, deferred=True, budget=self._budget
+            self._task.source[index], self._task.config, index, budget=self._budget
         )
         return parts_of(self.episode.opening)
 
@@ -88,7 +88,7 @@ class DIPEnvironment:
         # One more for the end of turn.
         self.episode.spent += self._budget.text(plain_text(said or action)) + 1
         self.episode.objection = objection
-        reply = self.episode.step(action).message
+        reply = self.episode.advance(action).message
         parts = parts_of(reply or Message("user", "The episode has ended."))
         self.episode.spent += self._budget.reply(parts)
         return parts

@@ -47,7 +47,7 @@ def dip_rewards(task: Task, args: GRPOConfig) -> Callable[..., list[float]]:
         episodes = [environment.episode for environment in environments]
         for episode in episodes:
             if not episode.done:
-                episode.abandon()
+                episode.stop()
         refused = sum(episode.looks_without_room for episode in episodes)
         log_metric("looks_without_room", refused / len(episodes))
         scores = _by_group(

@@ -97,7 +97,9 @@ class DIPCrowdLoop(AgentLoopBase):
                 turn = await run_in_env_thread(episode.abandon)
                 break
             chat, ids, (mask, logprobs) = longer, merged.token_ids, aligned
-        fields |= {"reward_extra_info": turn.info["reward_terms"], "ambiguity": "annotation"}
+        assert turn.result is not None  # the episode has ended
+        terms = turn.result.terms.as_dict()
+        fields |= {"reward_extra_info": terms, "ambiguity": "annotation"}
         fields |= {"turn_scores": [], "tool_rewards": [], "actions": actions}
         return AgentLoopOutput(
             prompt_ids=ids[: len(ids) - len(mask)],

@@ -225,7 +225,7 @@ def test_an_attempt_that_a_limit_stops_is_scored_without_an_answer(parity, build
     alone = Task(**parity.RULES).episode(0)
     alone.step(parity.SCRIPTS[0][0])
     turn = alone.abandon()
-    assert (trace.reward, dict(trace.metrics)) == (turn.reward, turn.info["reward_terms"])
+    assert (trace.reward, dict(trace.metrics)) == (turn.reward, turn.result.terms.as_dict())
 
 
 def test_nobody_is_paid_when_the_model_fails_one_of_a_group(parity, build):
