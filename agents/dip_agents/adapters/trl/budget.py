@@ -1,4 +1,4 @@
-"""What replies to tool calls cost in tokens, and the episode that keeps to a budget of them."""
+"""The token cost of replies to tool calls, and an episode that keeps to a token budget."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from dip_env.actions import Segment
 from dip_env.boxes import Boxes
-from dip_env.episode import Episode, Message
+from dip_env.episode import Episode, Message, Turn
 from dip_env.errors import ActionRefusedError, ConfigError
 from dip_env.views import Crop
 from dip_wrappers.chat import to_chat
@@ -20,14 +20,14 @@ _BEFORE = [
     {"role": "user", "content": [{"type": "text", "text": "x"}]},
     {"role": "assistant", "content": [], "tool_calls": [_CALL]},
 ]
-"""A conversation to hang a reply on."""
+"""A conversation that a reply can follow."""
 
 
 def parts_of(message: Message) -> Parts:
     """Return a message's text and images in the order they are read, as chat templates take them.
 
-    What the policy said is quoted in error messages, so special tokens it spells out are undone:
-    a placeholder without an image would end the training.
+    Error messages quote the policy's text, so special tokens spelled out in it are broken up: a
+    placeholder without an image would end the training.
     """
     (chat,) = to_chat([message])
     return list(chat["content"])
@@ -35,17 +35,17 @@ def parts_of(message: Message) -> Parts:
 
 @dataclass(frozen=True)
 class TokenBudget:
-    """What the replies to tool calls cost, and how much there is.
+    """The token budget of a rollout, and what replies to tool calls cost.
 
     Args:
-        processor: of the model, with the template that the trainer uses.
-            Shows images in their own size, see ``Task.check_processor``.
-        max_completion_length: tokens of a rollout behind its prompt, replies and images included.
-        reserve: tokens kept for the answer, and for what a model says outside its calls, which
-            no tool gets to see.
+        processor: of the model, with the trainer's chat template. It must keep images in their own
+            size, see ``Task.check_processor``.
+        max_completion_length: tokens of a rollout after its prompt, replies and images included.
+        reserve: tokens kept for the answer, and for text outside tool calls, which no tool
+            receives.
 
     Raises:
-        ConfigError: when nothing is left beside the reserve.
+        ConfigError: when the reserve leaves nothing.
     """
 
     processor: Any
@@ -94,7 +94,7 @@ class BudgetedEpisode(Episode):
     """An episode that refuses looks whose crops do not fit; see ``Episode`` for other arguments.
 
     Args:
-        budget: what calls and replies may cost.
+        budget: of the rollout.
     """
 
     def __init__(self, *args: Any, budget: TokenBudget, **options: Any) -> None:
@@ -105,19 +105,36 @@ class BudgetedEpisode(Episode):
         """Tokens of calls and replies so far."""
         self.looks_without_room = 0
         """Actions refused because their crops did not fit."""
-        self.objection: str | None = None
-        """What is wrong with the next action that its text does not show."""
+        self._objection: str | None = None
+
+    def call(self, action: str, tokens: int, objection: str | None = None) -> Turn:
+        """Take a tool call as an action.
+
+        Args:
+            action: the call in the action grammar.
+            tokens: cost of the call as the policy wrote it.
+            objection: why the call is refused although the action is well-formed.
+
+        Returns:
+            The turn, unscored.
+
+        Raises:
+            EpisodeOverError: when the episode has ended.
+        """
+        self.spent += tokens
+        self._objection = objection
+        return self.advance(action)
 
     def regions_of(self, segments: tuple[Segment, ...]) -> Boxes:
-        """Return what the looks of one action would show, (R, 4) scene frame, or refuse."""
-        if self.objection is not None:
-            raise ActionRefusedError(self.objection)
+        """Return what the looks would show, or refuse a call that was objected to."""
+        if self._objection is not None:
+            raise ActionRefusedError(self._objection)
         return super().regions_of(segments)
 
     def show(
         self, segments: tuple[Segment, ...], regions: Boxes
     ) -> tuple[tuple[Crop, ...], Message | None]:
-        """Return one action's crops and their message, or refuse what has no room."""
+        """Return one action's crops and their message, or refuse a message that does not fit."""
         crops, reply = super().show(segments, regions)
         if reply is not None:
             tokens = self.budget.reply(parts_of(reply))

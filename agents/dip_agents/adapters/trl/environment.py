@@ -1,4 +1,4 @@
-"""What TRL plays: an episode whose moves are tools, and which keeps to a token budget."""
+"""The environment that TRL calls: an episode whose actions are tools, within a token budget."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class DIPEnvironment:
 
     Args:
         task: scenes and rules.
-        budget: what calls and replies may cost.
+        budget: of each rollout.
     """
 
     episode: BudgetedEpisode
-    """The one being played, from the first reset on."""
+    """The running episode, from the first reset on."""
 
     def __init__(self, task: Task, budget: TokenBudget) -> None:
         """Wait for a dataset row."""
@@ -31,7 +31,7 @@ class DIPEnvironment:
         """Start an episode on the scene of a dataset row.
 
         Args:
-            scene: place in the source.
+            scene: index in the source.
             seed: picks a scene as ``DIPCrowdEnv.reset(seed=seed)`` does.
             **row: other columns, unused.
 
@@ -74,28 +74,27 @@ class DIPEnvironment:
         return self._call("answer", thought, "boxes", boxes)
 
     def _call(self, tool: str, thought: Any, name: str, boxes: Any) -> Parts:
-        """Write a call as an action; what the grammar does not allow costs a turn as ever."""
+        """Write a call as an action; one outside the grammar costs a turn."""
         call = {"name": tool, "arguments": {"thought": thought, name: boxes}}
-        said = f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"
+        written = f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>"
         items = json.dumps(boxes, ensure_ascii=False, separators=(",", ":"))
         objection = _objection(thought)
-        # Without its tags a thought cannot be taken for something else before it is refused.
-        words = thought if objection is None else as_thought(str(thought)).text
-        return self._step(f"<think>{words}</think><{tool}>{items}</{tool}>", said, objection)
+        # Without its tags a thought cannot be parsed as other segments before it is refused.
+        text = thought if objection is None else as_thought(str(thought)).text
+        return self._step(f"<think>{text}</think><{tool}>{items}</{tool}>", written, objection)
 
-    def _step(self, action: str, said: str = "", objection: str | None = None) -> Parts:
-        """Take an action, which reads ``said`` in the rollout, and return the reply."""
+    def _step(self, action: str, written: str = "", objection: str | None = None) -> Parts:
+        """Take an action, which the rollout spells ``written``, and return the reply."""
         # One more for the end of turn.
-        self.episode.spent += self._budget.text(plain_text(said or action)) + 1
-        self.episode.objection = objection
-        reply = self.episode.advance(action).message
+        tokens = self._budget.text(plain_text(written or action)) + 1
+        reply = self.episode.call(action, tokens, objection).message
         parts = parts_of(reply or Message("user", "The episode has ended."))
         self.episode.spent += self._budget.reply(parts)
         return parts
 
 
 def _objection(thought: Any) -> str | None:
-    """Return why a thought is none: no text, or one that would read as further segments."""
+    """Return why a thought is invalid: not a text, or one that would parse as further segments."""
     if not isinstance(thought, str):
         return f"thought: expected text, got {json.dumps(thought):.40}"
     try:
