@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from dip_env.boxes import Boxes, as_boxes, box_area
+from dip_env.boxes import Boxes, BoxesLike, as_boxes, box_area
 from dip_env.matching import Matches, overlaps
 
 PRIOR_HALF_HEIGHT = 16.0
@@ -43,9 +42,9 @@ class AmbiguousItems:
 
 
 def sibling_ambiguity(
-    answers: Sequence[Any],
-    truth: Any,
-    ignore_boxes: Any,
+    answers: Sequence[BoxesLike],
+    truth: BoxesLike,
+    ignore_boxes: BoxesLike,
     iou_threshold: float = 0.5,
     matches: Sequence[Matches] | None = None,
 ) -> list[AmbiguousItems]:
@@ -67,17 +66,17 @@ def sibling_ambiguity(
     Returns:
         One ``AmbiguousItems`` per rollout: the truth first, then the clusters.
     """
-    answers = [as_boxes(answer) for answer in answers]
+    preds = [as_boxes(answer) for answer in answers]
     truth = as_boxes(truth)
     if matches is None:
-        matches = [found.match(iou_threshold) for found in overlaps(answers, truth, ignore_boxes)]
-    quality = np.zeros((len(answers), len(truth)))
+        matches = [found.match(iou_threshold) for found in overlaps(preds, truth, ignore_boxes)]
+    quality = np.zeros((len(preds), len(truth)))
     for row, match in zip(quality, matches, strict=True):
         row[match.truth] = match.iou
-    strays = _Strays.of(answers, matches, iou_threshold)
+    strays = _Strays.of(preds, matches, iou_threshold)
     items = []
-    for g in range(len(answers)):
-        boxes, shares = strays.clusters_without(g, len(answers) - 1)
+    for g in range(len(preds)):
+        boxes, shares = strays.clusters_without(g, len(preds) - 1)
         weights = np.concatenate(
             [_spread(np.delete(quality, g, axis=0)), 4.0 * shares * (1.0 - shares)]
         )
@@ -85,7 +84,9 @@ def sibling_ambiguity(
     return items
 
 
-def prior_ambiguity(truth: Any, visible_share: Any, view_heights: Any) -> AmbiguousItems:
+def prior_ambiguity(
+    truth: BoxesLike, visible_share: ArrayLike, view_heights: ArrayLike
+) -> AmbiguousItems:
     """Guess what is ambiguous from the annotation, for a rollout without siblings (source: ours).
 
     This is a prior, not a variance: with p from ``detectability`` an instance weighs
@@ -104,7 +105,7 @@ def prior_ambiguity(truth: Any, visible_share: Any, view_heights: Any) -> Ambigu
     return AmbiguousItems(as_boxes(truth), 4.0 * p * (1.0 - p))
 
 
-def detectability(heights: Any, visible_share: Any) -> NDArray[np.float64]:
+def detectability(heights: ArrayLike, visible_share: ArrayLike) -> NDArray[np.float64]:
     """Guess how likely people are to be found (source: ours).
 
     ``p = s(2 log2(height / 16)) * s(10 (visible share - 0.35))`` with the logistic function s.

@@ -7,17 +7,19 @@ inverted box has no area and meets nothing. Every function takes anything ``as_b
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 Boxes = NDArray[np.float64]
+"""Boxes as one array, (N, 4) xyxy."""
+BoxesLike = ArrayLike
+"""Anything that ``as_boxes`` takes: an array or nested sequences of shape (N, 4), or none."""
 
 _TINY = np.finfo(np.float64).tiny
 
 
-def as_boxes(values: Any) -> Boxes:
+def as_boxes(values: BoxesLike) -> Boxes:
     """Return boxes as one float64 array.
 
     Args:
@@ -37,7 +39,7 @@ def as_boxes(values: Any) -> Boxes:
     raise ValueError(f"boxes: expected shape (N, 4), got {boxes.shape}")
 
 
-def box_area(boxes: Any) -> NDArray[np.float64]:
+def box_area(boxes: BoxesLike) -> NDArray[np.float64]:
     """Return the area of each box.
 
     Args:
@@ -50,7 +52,7 @@ def box_area(boxes: Any) -> NDArray[np.float64]:
     return np.maximum(x2 - x1, 0.0) * np.maximum(y2 - y1, 0.0)
 
 
-def box_intersection(a: Any, b: Any) -> NDArray[np.float64]:
+def box_intersection(a: BoxesLike, b: BoxesLike) -> NDArray[np.float64]:
     """Return the area that every box of ``a`` shares with every box of ``b``.
 
     Args:
@@ -67,7 +69,7 @@ def box_intersection(a: Any, b: Any) -> NDArray[np.float64]:
     return shared
 
 
-def box_iou(a: Any, b: Any) -> NDArray[np.float64]:
+def box_iou(a: BoxesLike, b: BoxesLike) -> NDArray[np.float64]:
     """Return intersection over union of every box of ``a`` with every box of ``b``.
 
     Args:
@@ -104,7 +106,7 @@ def shared_to_iou(
     return np.divide(shared, union, out=union)
 
 
-def clip_boxes(boxes: Any, size: tuple[float, float]) -> Boxes:
+def clip_boxes(boxes: BoxesLike, size: tuple[float, float]) -> Boxes:
     """Return the part of each box inside an image.
 
     Args:
@@ -134,7 +136,7 @@ class Union:
     inside: NDArray[np.float64]
 
     @classmethod
-    def of(cls, regions: Any) -> Union:
+    def of(cls, regions: BoxesLike) -> Union:
         """Return the union of regions (R, 4) xyxy."""
         x1, y1, x2, y2 = as_boxes(regions).T[..., None]
         xs, ys = np.concatenate([x1, x2]).ravel(), np.concatenate([y1, y2]).ravel()
@@ -151,14 +153,7 @@ class Union:
         """Area of the union; what several regions share counts once."""
         return float(((np.diff(self.xs) @ self.inside) * np.diff(self.ys)).sum())
 
-    @property
-    def boxes(self) -> Boxes:
-        """Boxes (K, 4) with area but without common area that cover the union."""
-        wide, tall = np.diff(self.xs) > 0, np.diff(self.ys) > 0
-        i, j = np.nonzero((self.inside > 0) & wide[:, None] & tall)
-        return np.stack([self.xs[i], self.ys[j], self.xs[i + 1], self.ys[j + 1]], axis=1)
-
-    def covered_share(self, items: Any) -> NDArray[np.float64]:
+    def covered_share(self, items: BoxesLike) -> NDArray[np.float64]:
         """Share (N,) in [0, 1] of each item (N, 4) inside the union; 0 for one without area."""
         items = as_boxes(items)
         x1, y1, x2, y2 = items.T[..., None]
@@ -168,19 +163,7 @@ class Union:
         return np.minimum(covered.sum(axis=1) / np.where(area > 0, area, 1.0), 1.0)
 
 
-def disjoint_regions(regions: Any) -> Boxes:
-    """Cut the union of regions into boxes that do not overlap.
-
-    Args:
-        regions: (R, 4) xyxy, any frame.
-
-    Returns:
-        (K, 4) xyxy boxes with area but without common area, whose union is that of ``regions``.
-    """
-    return Union.of(regions).boxes
-
-
-def union_area(regions: Any) -> float:
+def union_area(regions: BoxesLike) -> float:
     """Return the area that regions cover together.
 
     Args:
@@ -192,7 +175,7 @@ def union_area(regions: Any) -> float:
     return Union.of(regions).area
 
 
-def covered_share(items: Any, regions: Any) -> NDArray[np.float64]:
+def covered_share(items: BoxesLike, regions: BoxesLike) -> NDArray[np.float64]:
     """Return the share of each item that lies inside the union of regions.
 
     Args:

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
-from dip_env.boxes import Boxes, as_boxes, box_area, box_intersection, shared_to_iou
+from dip_env.boxes import Boxes, BoxesLike, as_boxes, box_area, box_intersection, shared_to_iou
 
 IGNORE_SHARE = 0.5
 """An unmatched prediction with more than this share inside one ignore region is dropped."""
@@ -110,7 +109,9 @@ class Overlaps:
         return pred[order], truth[order]
 
 
-def overlaps(answers: Sequence[Any], truth: Any, ignore_boxes: Any) -> list[Overlaps]:
+def overlaps(
+    answers: Sequence[BoxesLike], truth: BoxesLike, ignore_boxes: BoxesLike
+) -> list[Overlaps]:
     """Compare several answers with one truth in one go.
 
     Args:
@@ -121,44 +122,23 @@ def overlaps(answers: Sequence[Any], truth: Any, ignore_boxes: Any) -> list[Over
     Returns:
         One ``Overlaps`` per answer.
     """
-    answers = [as_boxes(answer) for answer in answers]
+    preds = [as_boxes(answer) for answer in answers]
     truth, ignore_boxes = as_boxes(truth), as_boxes(ignore_boxes)
-    stacked = np.concatenate(answers) if len(answers) > 1 else answers[0]
+    stacked = np.concatenate(preds) if len(preds) > 1 else preds[0]
     area = box_area(stacked)
     shared = box_intersection(stacked, np.concatenate([truth, ignore_boxes]))
     iou = shared_to_iou(shared[:, : len(truth)], area, box_area(truth))
     in_ignore = np.any(shared[:, len(truth) :] > IGNORE_SHARE * area[:, None], axis=1)
     found = []
     start = 0
-    for answer in answers:
-        part = slice(start, start + len(answer))
-        start += len(answer)
-        repeated = _repeated(answer)
+    for pred in preds:
+        part = slice(start, start + len(pred))
+        start += len(pred)
+        repeated = _repeated(pred)
         if repeated.any():
             iou[part][repeated] = 0.0
-        found.append(Overlaps(answer, truth, iou[part], in_ignore[part], repeated))
+        found.append(Overlaps(pred, truth, iou[part], in_ignore[part], repeated))
     return found
-
-
-def match_boxes(
-    pred: Any, truth: Any, ignore_boxes: Any = (), iou_threshold: float = 0.5
-) -> Matches:
-    """Match predictions with truth one to one (source: ours).
-
-    The matching has the most pairs with IoU >= threshold and, among those, the most total IoU.
-    A prediction without area and an exact repeat of an earlier prediction never match.
-
-    Args:
-        pred: (N, 4) xyxy.
-        truth: (M, 4) xyxy, in the frame of ``pred``.
-        ignore_boxes: (K, 4) xyxy; an unmatched prediction with more than half of its area inside
-            one of them is dropped.
-        iou_threshold: least IoU of a pair, in (0, 1].
-
-    Returns:
-        Index arrays into ``pred`` and ``truth``.
-    """
-    return overlaps([pred], truth, ignore_boxes)[0].match(iou_threshold)
 
 
 def _by_coordinates(indices: Indices, boxes: Boxes) -> Indices:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dip_env.actions import Answer, Look, Segment, Think
 from dip_env.ambiguity import AmbiguousItems, prior_ambiguity, sibling_ambiguity
-from dip_env.boxes import Boxes, Union, clip_boxes
+from dip_env.boxes import Boxes, BoxesLike, Union, clip_boxes
 from dip_env.config import AccuracyKind, EpisodeConfig, IouRule, iou_thresholds
 from dip_env.matching import Matches, Overlaps, overlaps
 from dip_env.scenes.base import Scene
@@ -127,9 +127,9 @@ def format_reward(
 
 
 def accuracy_reward(
-    pred: Any,
-    truth: Any,
-    ignore_boxes: Any = (),
+    pred: BoxesLike,
+    truth: BoxesLike,
+    ignore_boxes: BoxesLike = (),
     kind: AccuracyKind = "f_beta",
     beta: float = 1.0,
     precision_weight: float = 0.5,
@@ -158,7 +158,7 @@ def accuracy_reward(
     return _accuracy(_match_all(overlap, iou), kind, beta, precision_weight)
 
 
-def look_reward(items: AmbiguousItems, looks: Any, scene_size: tuple[int, int]) -> float:
+def look_reward(items: AmbiguousItems, looks: BoxesLike, scene_size: tuple[int, int]) -> float:
     """Pay for looks that hold the ambiguous items and little else (source: ours).
 
     ``max(0, sum_i a_i covered_i / sum_i a_i - area(L) / area(scene))`` with the union L of the
@@ -173,9 +173,10 @@ def look_reward(items: AmbiguousItems, looks: Any, scene_size: tuple[int, int]) 
         A number in [0, 1]; 0 without looks, for the whole image, and when nothing is ambiguous.
     """
     total = items.weights.sum()
-    if total <= 0 or not len(looks):
+    regions = clip_boxes(looks, scene_size)
+    if total <= 0 or not len(regions):
         return 0.0
-    union = Union.of(clip_boxes(looks, scene_size))
+    union = Union.of(regions)
     covered = float((items.weights * union.covered_share(items.boxes)).sum() / total)
     return min(max(covered - union.area / (scene_size[0] * scene_size[1]), 0.0), 1.0)
 

@@ -9,13 +9,12 @@ differ a little in scale.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from dip_env.boxes import Boxes, as_boxes
+from dip_env.boxes import Boxes, BoxesLike, as_boxes
 from dip_env.config import CoordinateFormat
 from dip_env.errors import ActionRefusedError
 
@@ -91,27 +90,23 @@ class View:
         """Largest x and y that lie on the image in the text frame."""
         return (1000, 1000) if self.coordinate_format == "norm1000" else self.view_size
 
-    def scene_to_view(self, boxes: Any) -> Boxes:
+    def scene_to_view(self, boxes: BoxesLike) -> Boxes:
         """Convert (N, 4) boxes from the scene to the view frame."""
         return _rescale(boxes, self.scene_size, self.view_size)
 
-    def view_to_scene(self, boxes: Any) -> Boxes:
+    def view_to_scene(self, boxes: BoxesLike) -> Boxes:
         """Convert (N, 4) boxes from the view to the scene frame."""
         return _rescale(boxes, self.view_size, self.scene_size)
 
-    def view_to_text(self, boxes: Any) -> Boxes:
-        """Convert (N, 4) boxes from the view to the text frame."""
-        return _rescale(boxes, self.view_size, self.text_size)
-
-    def text_to_view(self, boxes: Any) -> Boxes:
+    def text_to_view(self, boxes: BoxesLike) -> Boxes:
         """Convert (N, 4) boxes from the text to the view frame."""
         return _rescale(boxes, self.text_size, self.view_size)
 
-    def scene_to_text(self, boxes: Any) -> Boxes:
+    def scene_to_text(self, boxes: BoxesLike) -> Boxes:
         """Convert (N, 4) boxes from the scene to the text frame."""
         return _rescale(boxes, self.scene_size, self.text_size)
 
-    def text_to_scene(self, boxes: Any) -> Boxes:
+    def text_to_scene(self, boxes: BoxesLike) -> Boxes:
         """Convert (N, 4) boxes from the text to the scene frame."""
         return _rescale(boxes, self.text_size, self.scene_size)
 
@@ -145,7 +140,7 @@ def overview(image: Image.Image, view: View) -> Image.Image:
 
 
 def shown_region(
-    region: Any, view: View, crop_size: int, multiple: int
+    region: ArrayLike, view: View, crop_size: int, multiple: int
 ) -> tuple[float, float, float, float]:
     """Return what a crop of a region shows: the region clipped and, where too thin, grown.
 
@@ -161,7 +156,7 @@ def shown_region(
     Raises:
         ActionRefusedError: when the region has no area inside the image.
     """
-    x1, y1, x2, y2 = (float(v) for v in region)
+    x1, y1, x2, y2 = np.asarray(region, dtype=np.float64).tolist()
     width, height = view.scene_size
     left, top, right, bottom = max(x1, 0.0), max(y1, 0.0), min(x2, width), min(y2, height)
     # Written so that NaN, too, counts as no area.
@@ -176,7 +171,9 @@ def shown_region(
     return left, top, right, bottom
 
 
-def cut_crop(image: Image.Image, region: Any, view: View, crop_size: int, multiple: int) -> Crop:
+def cut_crop(
+    image: Image.Image, region: ArrayLike, view: View, crop_size: int, multiple: int
+) -> Crop:
     """Cut a region out of the source image and fit it to the size of a crop.
 
     The region is clipped to the image. A side too short for its crop is then grown inside the
@@ -204,7 +201,7 @@ def cut_crop(image: Image.Image, region: Any, view: View, crop_size: int, multip
     return Crop(np.array(pixels), np.array(shown), size[axis] / view_px)
 
 
-def _rescale(boxes: Any, source: tuple[int, int], target: tuple[int, int]) -> Boxes:
+def _rescale(boxes: BoxesLike, source: tuple[int, int], target: tuple[int, int]) -> Boxes:
     """Scale x and y of (N, 4) boxes from one image size to another."""
     x, y = target[0] / source[0], target[1] / source[1]
     return as_boxes(boxes) * (x, y, x, y)

@@ -11,7 +11,6 @@ from dip_env.boxes import (
     box_iou,
     clip_boxes,
     covered_share,
-    disjoint_regions,
     union_area,
 )
 
@@ -101,16 +100,6 @@ def test_two_overlapping_regions_count_their_shared_part_once():
     assert union_area(regions) == 175
     share = covered_share([[0, 0, 20, 20], [5, 5, 10, 10], [30, 30, 40, 40]], regions)
     np.testing.assert_allclose(share, [175 / 400, 1, 0])
-
-
-@law
-@given(grid_boxes)
-def test_disjoint_regions_tile_the_union(regions):
-    tiles = disjoint_regions(regions)
-    shared = box_intersection(tiles, tiles)
-    np.testing.assert_array_equal(shared, np.diag(box_area(tiles)))
-    assert (box_area(tiles) > 0).all()
-    np.testing.assert_array_equal(covered_pixels(tiles), covered_pixels(regions))
 
 
 @law

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dip_env.boxes import box_iou
-from dip_env.matching import match_boxes, overlaps
+from dip_env.matching import Matches, overlaps
 
 law = settings(deadline=None, max_examples=50)
 
@@ -25,6 +25,10 @@ wide_box = st.tuples(corner, corner).flatmap(
 
 def box_lists(max_size, of=wide_box):
     return st.lists(of, max_size=max_size).map(lambda b: np.array(b, dtype=float).reshape(-1, 4))
+
+
+def match_boxes(pred, truth, ignore_boxes=(), iou_threshold=0.5) -> Matches:
+    return overlaps([pred], truth, ignore_boxes)[0].match(iou_threshold)
 
 
 def best_matching(iou, threshold):

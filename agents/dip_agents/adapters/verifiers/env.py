@@ -21,6 +21,7 @@ from dip_agents.adapters.task import Task
 from dip_agents.runtime.optional import require_extra
 from dip_env.group import EpisodeGroup
 from dip_env.rewards import look_reference
+from dip_env.scenes.transforms.filtered import ENDLESS
 from dip_wrappers.chat import ChatMessage, to_chat
 
 require_extra("verifiers", "verifiers")
@@ -31,9 +32,6 @@ from pydantic import Field  # noqa: E402
 from dip_agents.adapters.verifiers.harness import CrowdHarness, said  # noqa: E402
 
 __all__ = ["CrowdEnv", "CrowdHarness", "CrowdTaskset"]
-
-ENDLESS = 10_000_000
-"""Scenes from which on a source counts as infinite, so that verifiers never lists it."""
 
 
 class SceneData(vf.TaskData):
@@ -69,7 +67,7 @@ class CrowdTaskset(vf.Taskset[SceneTask, CrowdConfig]):
         """Open the source."""
         super().__init__(config)
         self.crowd = Task(config.scenes, **config.keywords)
-        self.INFINITE = len(self.crowd.source) >= ENDLESS
+        self.INFINITE = len(self.crowd.source) > ENDLESS
 
     def load(self) -> Iterator[SceneTask]:
         """Yield a task for each scene; the scene itself is read when it is played."""
