@@ -36,7 +36,7 @@ from dip_agents.glimpse.baselines import (
     glimpse_scores,
     play_glimpses,
 )
-from dip_agents.glimpse.sb3_policy import PlacesPolicy
+from dip_agents.glimpse.sb3_policy import CellPolicy
 from dip_env.scenes import SceneSource, make_source
 from dip_env.scenes.transforms.sliced import SlicedScenes
 from dip_env.scenes.transforms.stored import StoredScenes
@@ -109,7 +109,7 @@ def make_env(source: SceneSource, shaping: float, discount: float) -> Glimpse:
     )  # fmt: skip
     return Glimpse(
         env, SimulatedDetector(), GridLooks(LEVELS), shaping=shaping, discount=discount,
-        keys=("places", "budget"),
+        keys=("cells", "budget"),
     )  # fmt: skip
 
 
@@ -149,7 +149,7 @@ def main(settings: Settings) -> None:
     for seed in settings.seeds:
         envs = SubprocVecEnv([make] * settings.envs)
         model = PPO(
-            PlacesPolicy, envs, n_steps=512 // settings.envs, batch_size=64, n_epochs=10,
+            CellPolicy, envs, n_steps=512 // settings.envs, batch_size=64, n_epochs=10,
             gamma=settings.discount, learning_rate=3e-3, ent_coef=0.01, device="cpu",
             seed=seed * settings.envs,  # environment k of a run gets seed + k: no two get the same
         )  # fmt: skip

@@ -21,7 +21,7 @@ from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
 from dip_env.errors import ConfigError
 from dip_env.scenes.base import Scene
-from dip_wrappers.glimpse import Detections, Sight
+from dip_wrappers.glimpse import Detections, DetectorInput
 from dip_wrappers.glimpse.detections import NOTHING
 
 TINY_TOKENS = 768
@@ -50,12 +50,12 @@ class PolicyDetector:
         """Of these, the ones whose answer was malformed, and which therefore count as empty; the
         first of them is logged as a warning."""
 
-    def __call__(self, sight: Sight) -> Detections:
+    def __call__(self, picture: DetectorInput) -> Detections:
         """Return the boxes of the answer in pixels of the picture."""
-        episode = Episode(picture_scene(sight.image, sight.scene.target), self.rules)
+        episode = Episode(picture_scene(picture.image, picture.scene.target), self.rules)
         observation = episode.observation()
-        picture = conversation_key(observation.messages)
-        (said,) = self.policy.act([observation], [derived_seed(self.seed, picture.hex())])
+        key = conversation_key(observation.messages)
+        (said,) = self.policy.act([observation], [derived_seed(self.seed, key.hex())])
         self.asked += 1
         turn = episode.advance(said.text)
         answers = [s for s in turn.segments or () if isinstance(s, Answer)]
@@ -87,13 +87,13 @@ class TorchvisionDetector:
         """Put the model into evaluation mode."""
         self.model, self.label, self.device = model.to(device).eval(), label, device
 
-    def __call__(self, sight: Sight) -> Detections:
+    def __call__(self, picture: DetectorInput) -> Detections:
         """Return the people that the model finds.
 
         Raises:
             ConfigError: when the model answers something else.
         """
-        pixels = torch.from_numpy(np.array(sight.image)).to(self.device)
+        pixels = torch.from_numpy(np.array(picture.image)).to(self.device)
         with torch.inference_mode():
             (found,) = self.model([pixels.permute(2, 0, 1).float() / 255])
         missing = [key for key in ("boxes", "labels", "scores") if key not in found]

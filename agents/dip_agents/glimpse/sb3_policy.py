@@ -1,4 +1,4 @@
-"""A policy for stable-baselines3 that scores every place by the same small network."""
+"""A policy for stable-baselines3 that scores every cell by the same small network."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from stable_baselines3.common.policies import MultiInputActorCriticPolicy  # noq
 from stable_baselines3.common.torch_layers import BaseFeaturesExtractor  # noqa: E402
 
 
-class PlaceScores(BaseFeaturesExtractor):
-    """One score for each place of a grid, and one for answering.
+class CellScores(BaseFeaturesExtractor):
+    """One score for each cell of a grid, and one for answering.
 
     Args:
-        observation_space: of ``Glimpse`` with the keys ``places`` and ``budget``.
-        hidden: units of the network that scores a place.
+        observation_space: of ``Glimpse`` with the keys ``cells`` and ``budget``.
+        hidden: units of the network that scores a cell.
 
     Raises:
         ConfigError: for a space without these keys.
@@ -29,38 +29,38 @@ class PlaceScores(BaseFeaturesExtractor):
 
     def __init__(self, observation_space: spaces.Space[Any], hidden: int = 32) -> None:
         """Lay out the two networks."""
-        if not isinstance(observation_space, spaces.Dict) or not {"places", "budget"} <= set(
+        if not isinstance(observation_space, spaces.Dict) or not {"cells", "budget"} <= set(
             observation_space
         ):
             raise ConfigError(
-                "observation_space: expected Glimpse with GridLooks and keys=('places', 'budget'), "
+                "observation_space: expected Glimpse with GridLooks and keys=('cells', 'budget'), "
                 f"got {observation_space}"
             )
-        count, width = observation_space["places"].shape or (0, 0)
+        count, width = observation_space["cells"].shape or (0, 0)
         super().__init__(observation_space, features_dim=count + 1)
-        self.place = scorer(width + 1, hidden)
+        self.cell = scorer(width + 1, hidden)
         self.answer = scorer(2 * width + 1, hidden)
 
     def forward(self, observations: dict[str, Tensor]) -> Tensor:
         """Return the scores, (B, P + 1), the answer's last."""
-        places, budget = observations["places"], observations["budget"]
-        left = budget[:, None].expand(-1, places.shape[1], -1)
-        scores = self.place(torch.cat([places, left], dim=2)).squeeze(2)
-        summary = torch.cat([places.mean(dim=1), places.amax(dim=1), budget], dim=1)
+        cells, budget = observations["cells"], observations["budget"]
+        left = budget[:, None].expand(-1, cells.shape[1], -1)
+        scores = self.cell(torch.cat([cells, left], dim=2)).squeeze(2)
+        summary = torch.cat([cells.mean(dim=1), cells.amax(dim=1), budget], dim=1)
         return torch.cat([scores, self.answer(summary)], dim=1)
 
 
-class PlacesPolicy(MultiInputActorCriticPolicy):
-    """Actor and critic for ``GridLooks`` with one region an action: ``PPO(PlacesPolicy, env)``.
+class CellPolicy(MultiInputActorCriticPolicy):
+    """Actor and critic for ``GridLooks`` with one region an action: ``PPO(CellPolicy, env)``.
 
-    What makes a place worth a look is the same everywhere, so one network scores all places; the
-    actor's logits are the scores. What is learned at one place holds at once at all others, which
-    takes far fewer looks than a network over the flat observation. The critic reads scores of its
-    own. Source: ours.
+    What makes a cell worth a look is the same everywhere, so one network scores all cells; the
+    actor's logits are the scores. What it learns from one cell applies to all others, which takes
+    far fewer looks than a network over the flat observation. The critic reads scores of its own.
+    Source: ours.
 
     Args:
-        observation_space: of ``Glimpse`` with the keys ``places`` and ``budget``.
-        action_space: ``Discrete``, one more than there are places.
+        observation_space: of ``Glimpse`` with the keys ``cells`` and ``budget``.
+        action_space: ``Discrete``, one more than there are cells.
         lr_schedule: as in stable-baselines3.
         **keywords: of ``MultiInputActorCriticPolicy``, but for its networks of the actor.
 
@@ -75,9 +75,9 @@ class PlacesPolicy(MultiInputActorCriticPolicy):
         lr_schedule: Any,
         **keywords: Any,
     ) -> None:
-        """Put the scores where stable-baselines3 has its features."""
+        """Use the scores as the features of stable-baselines3."""
         keywords = {
-            "features_extractor_class": PlaceScores, "share_features_extractor": False,
+            "features_extractor_class": CellScores, "share_features_extractor": False,
             "net_arch": {"pi": [], "vf": [64]}, **keywords,
         }  # fmt: skip
         super().__init__(observation_space, action_space, lr_schedule, **keywords)  # type: ignore[arg-type]

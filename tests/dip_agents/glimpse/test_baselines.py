@@ -75,9 +75,9 @@ def test_the_rule_goes_where_most_detections_have_not_been_looked_at(env):
     boxes = np.array([[5, 5, 9, 9], [15, 15, 19, 19], *[[x, 85, x + 3, 88] for x in (85, 90, 95)]])
     scores = np.array([0.9, 0.9, 0.1, 0.1, 0.1])
 
-    def find(sight):
-        shown = sight.from_scene(boxes * size)
-        inside = (shown >= 0).all(axis=1) & (shown[:, 2:] <= sight.size).all(axis=1)
+    def find(picture):
+        shown = picture.from_scene(boxes * size)
+        inside = (shown >= 0).all(axis=1) & (shown[:, 2:] <= picture.size).all(axis=1)
         return Detections(shown[inside], scores[inside])
 
     two = Glimpse(env.env, find, GridLooks((3,), overlap=0.0), keys=("budget",))

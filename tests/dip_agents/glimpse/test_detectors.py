@@ -23,15 +23,15 @@ from dip_env.boxes import box_iou
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
 from dip_env.scenes import make_source
-from dip_wrappers.glimpse import Glimpse, GridLooks, Sight
+from dip_wrappers.glimpse import DetectorInput, Glimpse, GridLooks
 
 RULES = EpisodeConfig(view_size=128, crop_size=64)
 
 
-def sight(width=64, height=32):
+def picture(width=64, height=32):
     image = np.arange(width * height * 3, dtype=np.uint32).reshape(height, width, 3) % 256
     scene = picture_scene(image.astype(np.uint8))
-    return Sight(image.astype(np.uint8), np.array([0.0, 0.0, width, height]), scene)
+    return DetectorInput(image.astype(np.uint8), np.array([0.0, 0.0, width, height]), scene)
 
 
 def answering(text):
@@ -48,7 +48,7 @@ def test_an_answer_comes_back_in_pixels_of_the_picture_with_its_scores():
     # A picture of 64 x 32 is shown at 128 x 64: twice as large.
     boxes = '[{"bbox_2d":[10,20,30,40],"score":0.25},[100,10,120,60]]'
     detector, seen = answering(f"<think>two</think><answer>{boxes}</answer>")
-    found = detector(sight())
+    found = detector(picture())
     np.testing.assert_allclose(found.boxes, [[5, 10, 15, 20], [50, 5, 60, 30]])
     assert found.scores.tolist() == [0.25, 1.0]
     assert "image 128x64" in seen[0] and "<look>" not in seen[0]
@@ -58,7 +58,7 @@ def test_an_answer_comes_back_in_pixels_of_the_picture_with_its_scores():
 @pytest.mark.parametrize("text", ["people everywhere", "<think>a</think><answer>[[1,2"])
 def test_an_answer_that_cannot_be_read_is_empty_counted_and_warned_of_once(text, caplog):
     detector, _ = answering(text)
-    assert len(detector(sight())) == len(detector(sight())) == 0
+    assert len(detector(picture())) == len(detector(picture())) == 0
     assert (detector.asked, detector.unread) == (2, 2)
     (record,) = caplog.records
     assert repr(text) in record.getMessage()
@@ -66,7 +66,7 @@ def test_an_answer_that_cannot_be_read_is_empty_counted_and_warned_of_once(text,
 
 def test_the_policy_is_asked_for_what_is_to_be_found_in_the_scene():
     detector, seen = answering("<think>none</think><answer>[]</answer>")
-    one = sight()
+    one = picture()
     detector(replace(one, scene=replace(one.scene, target="vehicle")))
     assert "Find every vehicle" in seen[0]
 
@@ -74,7 +74,7 @@ def test_the_policy_is_asked_for_what_is_to_be_found_in_the_scene():
 def test_one_picture_always_gets_one_answer_of_a_policy_that_samples():
     rules = replace(RULES, max_looks=0)
     detector = PolicyDetector(RandomPolicy(rules), rules)
-    first, second = sight(), sight(32, 64)
+    first, second = picture(), picture(32, 64)
     found = [detector(one).boxes.tolist() for one in (first, second, first)]
     assert found[0] == found[2] != found[1]
     again = PolicyDetector(RandomPolicy(rules), rules, seed=1)(first).boxes.tolist()
@@ -88,7 +88,7 @@ def test_the_tiny_model_finds_people_near_and_far():
     for index in range(6):
         scene = source[index]
         image = np.asarray(scene.image)
-        seen = detector(Sight(image, np.array([0.0, 0.0, *scene.size]), scene))
+        seen = detector(DetectorInput(image, np.array([0.0, 0.0, *scene.size]), scene))
         hits = box_iou(seen.boxes, scene.truth) >= 0.5
         truth, found = truth + len(scene.truth), found + len(seen)
         right += int(hits.any(axis=1).sum())
@@ -111,13 +111,13 @@ class Fixed(nn.Module):
 
 def test_a_torchvision_model_gets_its_format_and_only_people_count():
     model = Fixed(boxes=[[1.0, 2, 3, 4], [5, 6, 7, 8]], labels=[1, 3], scores=[0.9, 0.8])
-    found = TorchvisionDetector(model)(sight())
+    found = TorchvisionDetector(model)(picture())
     assert found.boxes.tolist() == [[1, 2, 3, 4]] and found.scores.tolist() == pytest.approx([0.9])
     assert model.seen.shape == (3, 32, 64) and model.seen.dtype == torch.float32
     assert float(model.seen[1, 0, 0]) == pytest.approx(1 / 255)
-    assert TorchvisionDetector(model, label=3)(sight()).boxes.tolist() == [[5, 6, 7, 8]]
+    assert TorchvisionDetector(model, label=3)(picture()).boxes.tolist() == [[5, 6, 7, 8]]
     with pytest.raises(ConfigError, match=r"expected boxes, labels and scores of Fixed, got \['b"):
-        TorchvisionDetector(Fixed(boxes=[[1.0, 2, 3, 4]]))(sight())
+        TorchvisionDetector(Fixed(boxes=[[1.0, 2, 3, 4]]))(picture())
 
 
 @pytest.mark.slow

@@ -14,7 +14,7 @@ from dip_wrappers.glimpse import Detections, Glimpse, GridLooks, SimulatedDetect
 
 sb3 = pytest.importorskip("stable_baselines3", reason="the extra sb3 is not installed")
 
-KEYS = ("places", "budget")
+KEYS = ("cells", "budget")
 
 
 def make(keys=KEYS, at_once=1):
@@ -26,23 +26,23 @@ def make(keys=KEYS, at_once=1):
 
 
 def ppo(env, **policy):
-    from dip_agents.glimpse.sb3_policy import PlacesPolicy
+    from dip_agents.glimpse.sb3_policy import CellPolicy
 
     return sb3.PPO(
-        PlacesPolicy, env, n_steps=32, batch_size=16, seed=0, device="cpu", policy_kwargs=policy
+        CellPolicy, env, n_steps=32, batch_size=16, seed=0, device="cpu", policy_kwargs=policy
     )
 
 
-def logits(model, places, budget=0.5):
-    observation = {"places": torch.tensor(places)[None], "budget": torch.tensor([[budget]])}
+def logits(model, cells, budget=0.5):
+    observation = {"cells": torch.tensor(cells)[None], "budget": torch.tensor([[budget]])}
     return model.policy.get_distribution(observation).distribution.logits[0].detach()
 
 
-def test_places_that_swap_what_is_known_of_them_swap_their_chances():
+def test_cells_that_swap_what_is_known_of_them_swap_their_chances():
     model = ppo(make())
-    places = np.random.default_rng(0).random((4, 3), dtype=np.float32)
+    cells = np.random.default_rng(0).random((4, 3), dtype=np.float32)
     order = [2, 0, 3, 1]
-    before, after = logits(model, places), logits(model, places[order])
+    before, after = logits(model, cells), logits(model, cells[order])
     assert after[:4].numpy() == pytest.approx(before[order].numpy(), abs=1e-6)
     assert after[4].item() == pytest.approx(before[4].item(), abs=1e-6)
     assert len(set(before[:4].tolist())) == 4
@@ -64,8 +64,8 @@ def test_it_learns_and_comes_back_from_a_file(tmp_path):
     assert all(not a.equal(b.detach()) for a, b in zip(before, after, strict=True))
     model.save(tmp_path / "model")
     again = sb3.PPO.load(tmp_path / "model", device="cpu")
-    places = np.random.default_rng(1).random((4, 3), dtype=np.float32)
-    assert logits(again, places).tolist() == logits(model, places).tolist()
+    cells = np.random.default_rng(1).random((4, 3), dtype=np.float32)
+    assert logits(again, cells).tolist() == logits(model, cells).tolist()
     again.set_env(env)
     again.learn(32)  # its optimizer knows the same parameters
 
@@ -87,11 +87,11 @@ class Gatherings:
         )  # fmt: skip
 
 
-def near_or_far(sight):
+def near_or_far(picture):
     """Be sure of people from near and suspect them from afar."""
-    boxes = sight.from_scene(sight.scene.truth.astype(np.float64))
-    seen = ((boxes >= 0) & (boxes <= np.tile(sight.size, 2))).all(axis=1)
-    return Detections(boxes[seen], np.full(seen.sum(), 0.9 if sight.scale[0] > 0.25 else 0.2))
+    boxes = picture.from_scene(picture.scene.truth.astype(np.float64))
+    seen = ((boxes >= 0) & (boxes <= np.tile(picture.size, 2))).all(axis=1)
+    return Detections(boxes[seen], np.full(seen.sum(), 0.9 if picture.scale[0] > 0.25 else 0.2))
 
 
 @pytest.mark.slow
@@ -115,7 +115,7 @@ def test_ppo_learns_to_look_where_people_may_be():
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"keys": ("found", "budget")}, "keys=.'places', 'budget'.*, got Dict"),
+        ({"keys": ("found", "budget")}, "keys=.'cells', 'budget'.*, got Dict"),
         ({"at_once": 2}, r"action_space: expected Discrete\(5\), got MultiDiscrete"),
     ],
 )

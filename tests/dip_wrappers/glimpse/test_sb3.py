@@ -8,19 +8,20 @@ import gymnasium as gym
 import pytest
 
 import dip_env  # noqa: F401
-from dip_wrappers.glimpse import BoxLooks, Glimpse, GridLooks, SimulatedDetector
+from dip_wrappers.glimpse import BoxLooks, Glimpse, GridLooks, ObservationSizes, SimulatedDetector
 
 sb3 = pytest.importorskip("stable_baselines3", reason="the extra sb3 is not installed")
 
 MAPS = ("looked", "found", "doubt", "budget")
+SMALL = ObservationSizes(maps=4)
 
 
-def make(looks=None, keys=MAPS, **changes):
+def make(looks=None, keys=MAPS, sizes=SMALL, **changes):
     env = gym.make(
         "DIPCrowd-v0", scenes="toy", view_size=96, crop_size=64, max_looks=2, max_turns=4,
         disable_env_checker=True,
     )  # fmt: skip
-    return Glimpse(env, SimulatedDetector(), looks, keys=keys, cells=4, **changes)
+    return Glimpse(env, SimulatedDetector(), looks, keys=keys, sizes=sizes, **changes)
 
 
 @pytest.mark.parametrize(
@@ -36,9 +37,10 @@ def test_its_own_checker_finds_nothing_wrong(looks):
         # Squares have their places in [0, 1], and SAC scales its own actions.
         warnings.filterwarnings("ignore", message=".*symmetric.*")
         check_env(make(looks), warn=True)
-        check_env(make(looks, keys=("image", "crop", *MAPS), image_size=40, crop_size=40))
+        sizes = ObservationSizes(image=40, crop=40, maps=4)
+        check_env(make(looks, keys=("image", "crop", *MAPS), sizes=sizes))
         if isinstance(looks, GridLooks):
-            check_env(make(looks, keys=("places", "budget")))
+            check_env(make(looks, keys=("cells", "budget")))
 
 
 @pytest.mark.slow

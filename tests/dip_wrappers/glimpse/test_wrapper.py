@@ -20,11 +20,13 @@ from dip_wrappers.controls import (
     random_looks,
 )
 from dip_wrappers.glimpse import (
+    AnswerRule,
     BoxLooks,
     Detections,
     Glimpse,
     GridLooks,
     ImageDetector,
+    ObservationSizes,
     SimulatedDetector,
 )
 
@@ -36,11 +38,11 @@ def make(detector=None, looks=None, scenes="toy", rules=RULES, **settings):
     return Glimpse(env, detector or SimulatedDetector(), looks, **settings)
 
 
-def truthful(sight):
+def truthful(picture):
     """Find everybody of whom all is shown at least half as large as in the scene."""
-    boxes = sight.from_scene(sight.scene.truth.astype(np.float64))
-    inside = (boxes >= 0).all(axis=1) & (boxes[:, 2:] <= sight.size).all(axis=1)
-    near = inside if sight.scale[0] >= 0.5 else np.zeros(len(boxes), bool)
+    boxes = picture.from_scene(picture.scene.truth.astype(np.float64))
+    inside = (boxes >= 0).all(axis=1) & (boxes[:, 2:] <= picture.size).all(axis=1)
+    near = inside if picture.scale[0] >= 0.5 else np.zeros(len(boxes), bool)
     return Detections(boxes[near], np.full(near.sum(), 0.9))
 
 
@@ -76,7 +78,8 @@ def test_the_answer_is_what_was_found_near_and_far():
 
 
 def test_observations_are_those_of_the_episode():
-    env = make(looks=GridLooks((2,), overlap=0.0), cells=2, image_size=32, crop_size=16)
+    sizes = ObservationSizes(image=32, crop=16, maps=2)
+    env = make(looks=GridLooks((2,), overlap=0.0), sizes=sizes)
     obs, _ = env.reset(options={"scene": 0})
     assert env.observation_space.contains(obs)
     assert not obs["crop"].any()
@@ -93,21 +96,21 @@ def test_only_the_wanted_parts_are_made():
     assert list(obs) == list(env.observation_space) == ["budget", "doubt"]
 
 
-def test_places_are_the_cells_of_the_actions():
+def test_the_cells_are_those_of_the_actions():
     # 640 x 480 pixels: the first centre is in the upper left quarter, two are in the lower right.
     people = np.array([[20, 20, 60, 60], [400, 300, 480, 450], [600, 400, 630, 470]], dtype=float)
 
-    def find(sight):
-        return Detections(sight.from_scene(people), [0.9, 0.6, 0.2])
+    def find(picture):
+        return Detections(picture.from_scene(people), [0.9, 0.6, 0.2])
 
-    env = make(find, GridLooks((2,), overlap=0.0), keys=("places", "budget"))
+    env = make(find, GridLooks((2,), overlap=0.0), keys=("cells", "budget"))
     obs, _ = env.reset(options={"scene": 0})
     assert env.observation_space.contains(obs)
-    assert obs["places"] == pytest.approx(
+    assert obs["cells"] == pytest.approx(
         np.array([[np.log(2), np.log(1.9), 0], [0, 0, 0], [0, 0, 0], [np.log(3), np.log(1.8), 0]])
     )
     obs, *_ = env.step(1)
-    assert obs["places"][:, 2].tolist() == [0, 1, 0, 0]
+    assert obs["cells"][:, 2].tolist() == [0, 1, 0, 0]
 
 
 def test_shaping_adds_up_to_the_discounted_change_of_the_potential():
@@ -141,7 +144,7 @@ def test_the_same_seed_and_actions_give_the_same_episode():
         assert all(np.array_equal(one[key], other[key]) for key in one)
 
 
-def test_a_detector_that_finds_more_than_an_answer_may_hold_gives_the_surest():
+def test_a_detector_that_finds_more_than_an_answer_may_hold_gives_the_highest_scores():
     boxes, scores = [[k, 0, k + 1, 9] for k in range(20)], np.linspace(1, 0, 20)
     many = ImageDetector(lambda image: (boxes, scores))
     env = make(many, rules={**RULES, "max_boxes": 3})
@@ -156,19 +159,33 @@ def test_a_detector_that_finds_more_than_an_answer_may_hold_gives_the_surest():
         ({"max_looks": 0}, {}, "max_looks >= 1 and max_regions >= 1, got 0"),
         ({"max_regions": 2}, {"looks": GridLooks(at_once=3)}, "max_regions >= 3"),
         ({"max_turns": 2}, {}, "more turns than looks, got 2 and 2"),
-        ({}, {"cells": 0}, "cells: expected a finite number >= 1, got 0"),
         ({}, {"shaping": float("nan")}, "shaping: expected a finite number >= 0"),
-        ({}, {"answer_score": 1.5}, r"answer_score: expected a number in \[0, 1\], got 1.5"),
-        ({}, {"nms_iou": -0.1}, r"nms_iou: expected a number in \[0, 1\]"),
         ({}, {"discount": 3.0}, r"discount: expected a number in \[0, 1\]"),
         ({}, {"keys": ("image", "smell")}, "keys: expected some of image"),
         ({}, {"keys": ()}, "keys: expected some of image"),
-        ({}, {"keys": ("places",), "looks": BoxLooks()}, "budget, got .'places'"),
+        ({}, {"keys": ("cells",), "looks": BoxLooks()}, "budget, got .'cells'"),
     ],
 )
 def test_what_cannot_work_is_said_at_once(rules, settings, message):
     with pytest.raises(ConfigError, match=message):
         make(rules={**RULES, **rules}, **settings)
+
+
+@pytest.mark.parametrize(
+    ("make_setting", "message"),
+    [
+        (lambda: ObservationSizes(maps=0), "sizes.maps: expected an integer >= 1, got 0"),
+        (lambda: ObservationSizes(image=1.5), "sizes.image: expected an integer >= 1, got 1.5"),
+        (
+            lambda: AnswerRule(min_score=1.5),
+            r"answer.min_score: expected a number in \[0, 1\], got 1.5",
+        ),
+        (lambda: AnswerRule(nms_iou=-0.1), r"answer.nms_iou: expected a number in \[0, 1\]"),
+    ],
+)
+def test_a_setting_that_cannot_work_is_refused_when_it_is_made(make_setting, message):
+    with pytest.raises(ConfigError, match=message):
+        make_setting()
 
 
 def test_another_environment_is_refused():
@@ -203,8 +220,8 @@ def half_outside():
 
 
 def test_the_potential_is_what_the_environment_pays_for_people_half_outside():
-    def outside(sight):
-        return Detections(sight.from_scene(np.array([[-50.0, 100, 50, 300]])), [0.9])
+    def outside(picture):
+        return Detections(picture.from_scene(np.array([[-50.0, 100, 50, 300]])), [0.9])
 
     env = make(outside, GridLooks((1,)), scenes=[half_outside()], shaping=1.0)
     env.reset(options={"scene": 0})

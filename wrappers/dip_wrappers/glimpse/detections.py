@@ -97,6 +97,29 @@ def suppressed(detections: Detections, iou_threshold: float = 0.5) -> Detections
     return detections.take(order[kept])
 
 
+@dataclass(frozen=True)
+class AnswerRule:
+    """Which detections are answered.
+
+    Args:
+        min_score: least score of an answered detection.
+        nms_iou: of two detections that overlap by more than this, the higher-scoring one is kept.
+
+    Raises:
+        ConfigError: for a number outside [0, 1].
+    """
+
+    min_score: float = 0.5
+    nms_iou: float = 0.5
+
+    def __post_init__(self) -> None:
+        """Check both numbers once."""
+        for name in ("min_score", "nms_iou"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ConfigError(f"answer.{name}: expected a number in [0, 1], got {value!r}")
+
+
 @dataclass(frozen=True, eq=False)
 class Finding:
     """What was found in one picture.

@@ -15,7 +15,7 @@ from dip_wrappers.glimpse.detections import MARGIN, Detections
 
 
 @dataclass(frozen=True, eq=False)
-class Sight:
+class DetectorInput:
     """One picture to find people in: the overview, or a crop of it.
 
     Args:
@@ -72,8 +72,8 @@ class Detector(Protocol):
     control which changes pictures is believed to have changed anything.
     """
 
-    def __call__(self, sight: Sight) -> Detections:
-        """Return boxes in pixels of ``sight.image``, with scores."""
+    def __call__(self, picture: DetectorInput) -> Detections:
+        """Return boxes in pixels of ``picture.image``, with scores."""
         ...
 
 
@@ -87,11 +87,11 @@ class ImageDetector:
 
     find: Callable[[NDArray[np.uint8]], tuple[Any, Any]]
 
-    def __call__(self, sight: Sight) -> Detections:
+    def __call__(self, picture: DetectorInput) -> Detections:
         """Return what the function finds.
 
         Raises:
             ConfigError: for what are no boxes with a score in [0, 1] each.
         """
-        boxes, scores = self.find(sight.image)
+        boxes, scores = self.find(picture.image)
         return Detections(boxes, scores)

@@ -13,7 +13,7 @@ from scipy.special import expit, logit
 from dip_env.ambiguity import detectability
 from dip_env.boxes import Boxes, as_boxes, box_iou, covered_share
 from dip_wrappers.glimpse.detections import Detections, joined
-from dip_wrappers.glimpse.detectors import Sight
+from dip_wrappers.glimpse.detectors import DetectorInput
 
 Row = NDArray[np.float64]
 Flags = NDArray[np.bool_]
@@ -54,36 +54,36 @@ class SimulatedDetector:
     reads_pixels: ClassVar[bool] = False
     """It reads truth and region: blanked crops change nothing for it."""
 
-    def __call__(self, sight: Sight) -> Detections:
-        """Return boxes in pixels of ``sight.image``, with scores."""
-        found = joined(self._people(sight), self._others(sight))
+    def __call__(self, picture: DetectorInput) -> Detections:
+        """Return boxes in pixels of ``picture.image``, with scores."""
+        found = joined(self._people(picture), self._others(picture))
         return found.above(self.lowest_score)
 
-    def _people(self, sight: Sight) -> Detections:
-        scene = sight.scene
+    def _people(self, picture: DetectorInput) -> Detections:
+        scene = picture.scene
         boxes, visible = scene.truth.astype(np.float64), scene.visible_boxes[~scene.ignore]
-        shares = scene.visible_share[~scene.ignore] * covered_share(visible, sight.region[None])
-        shown = sight.from_scene(boxes)
-        chance = detectability(_heights(sight, boxes), shares)
+        shares = scene.visible_share[~scene.ignore] * covered_share(visible, picture.region[None])
+        shown = picture.from_scene(boxes)
+        chance = detectability(_heights(picture, boxes), shares)
         neighbours = (box_iou(boxes, boxes) >= 0.1).sum(axis=1) - 1
-        rng = self._rng(sight, "people")
+        rng = self._rng(picture, "people")
         odds = _odds(chance) - self.clutter * neighbours + rng.logistic(size=len(boxes))
-        return self._report(sight, shown, expit(odds), shares > 0, rng)
+        return self._report(picture, shown, expit(odds), shares > 0, rng)
 
-    def _others(self, sight: Sight) -> Detections:
-        rng = self._rng(sight, "others")
-        boxes = self._false_people(sight, rng)
-        shown = sight.from_scene(boxes)
-        heights = np.maximum(_heights(sight, boxes), 1e-6)
+    def _others(self, picture: DetectorInput) -> Detections:
+        rng = self._rng(picture, "others")
+        boxes = self._false_people(picture, rng)
+        shown = picture.from_scene(boxes)
+        heights = np.maximum(_heights(picture, boxes), 1e-6)
         # Large enough they are told apart; far too small they are not noticed either.
         chance = self.mistaken * expit(-3.0 * np.log2(heights / self.told_apart))
         chance = chance * detectability(heights, np.ones(len(boxes)))
         odds = _odds(chance) + rng.logistic(size=len(boxes))
-        inside = covered_share(boxes, sight.region[None]) > 0.5
-        return self._report(sight, shown, expit(odds), inside, rng)
+        inside = covered_share(boxes, picture.region[None]) > 0.5
+        return self._report(picture, shown, expit(odds), inside, rng)
 
-    def _false_people(self, sight: Sight, rng: np.random.Generator) -> Boxes:
-        scene = sight.scene
+    def _false_people(self, picture: DetectorInput, rng: np.random.Generator) -> Boxes:
+        scene = picture.scene
         width, height = scene.size
         known = as_boxes(scene.notes.get("lookalikes", ()))
         count = int(rng.poisson(self.stray))
@@ -93,25 +93,30 @@ class SimulatedDetector:
         return np.concatenate([known, strays])
 
     def _report(
-        self, sight: Sight, shown: Boxes, scores: Row, seen: Flags, rng: np.random.Generator
+        self,
+        picture: DetectorInput,
+        shown: Boxes,
+        scores: Row,
+        seen: Flags,
+        rng: np.random.Generator,
     ) -> Detections:
         """Draw boxes a little off, clip them, and leave out what is not in the picture."""
         sides = np.tile(shown[:, 2:] - shown[:, :2], 2)
         off = shown + rng.normal(size=shown.shape) * (self.jitter + 0.02 * sides)
-        width, height = sight.size
+        width, height = picture.size
         off = np.clip(off, 0, (width, height, width, height))
         good = seen & (off[:, 2:] - off[:, :2] >= 1).all(axis=1)
         return Detections(off[good], scores[good])
 
-    def _rng(self, sight: Sight, what: str) -> np.random.Generator:
-        key = f"{self.seed}/{what}/{sight.scene.scene_id}".encode()
+    def _rng(self, picture: DetectorInput, what: str) -> np.random.Generator:
+        key = f"{self.seed}/{what}/{picture.scene.scene_id}".encode()
         digest = hashlib.blake2b(key, digest_size=8).digest()
         return np.random.default_rng(int.from_bytes(digest, "big"))
 
 
-def _heights(sight: Sight, boxes: Boxes) -> Row:
+def _heights(picture: DetectorInput, boxes: Boxes) -> Row:
     """Return the height of each box in pixels that show something, (N,): enlarging adds none."""
-    return np.asarray((boxes[:, 3] - boxes[:, 1]) * min(1.0, sight.scale[1]))
+    return np.asarray((boxes[:, 3] - boxes[:, 1]) * min(1.0, picture.scale[1]))
 
 
 def _odds(chance: Row) -> Row:
