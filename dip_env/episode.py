@@ -176,6 +176,11 @@ class Episode:
         return [self.opening, *self._messages]
 
     @property
+    def last_action(self) -> str:
+        """The newest action as the episode took it; a subclass may have replaced its looks."""
+        return next(m.text for m in reversed(self._messages) if m.role == "assistant")
+
+    @property
     def turn(self) -> int:
         """Actions taken so far."""
         return len(self._segments_per_turn)

@@ -20,7 +20,7 @@ import numpy as np
 import ray
 
 import dip_env  # noqa: F401
-from dip_agents.adapters.ray.vector_env import RayVectorEnv
+from dip_agents.adapters.ray import RayVectorEnv
 
 
 def play(env: gym.vector.VectorEnv, seed: int, steps: int) -> tuple[list[Any], float]:

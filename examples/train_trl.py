@@ -19,8 +19,8 @@ import torch
 import tyro
 from trl import GRPOConfig, GRPOTrainer
 
-from dip_agents.adapters.task import Task
-from dip_agents.adapters.trl.trainer import (
+from dip_agents.adapters import Task
+from dip_agents.adapters.trl import (
     banned_tokens,
     dip_rewards,
     environment_factory,

@@ -101,7 +101,7 @@ class EpisodeTrace(gym.Wrapper[Any, str, Any, str], gym.utils.RecordConstructorA
         message = None if episode.done else episode.transcript[-1]
         crops = tuple(episode.crops[seen:])
         turn = Turn(message, crops, float(reward), terminated, truncated)
-        self.writer.turn(self._name, _taken(episode), turn, info)
+        self.writer.turn(self._name, episode.last_action, turn, info)
         if episode.done:
             self.writer.end(self._name, episode, turn.reward, info["reward_terms"])
             self._name = None
@@ -144,7 +144,7 @@ class GroupRecorder:
         episodes = self._group.episodes
         for name, action, turn, episode in zip(self._names, actions, turns, episodes, strict=True):
             if action is not None:
-                self._writer.turn(name, _taken(episode), turn)
+                self._writer.turn(name, episode.last_action, turn)
         self.finish()
 
     def step_member(self, member: int, action: str, turn: Turn) -> None:
@@ -155,7 +155,7 @@ class GroupRecorder:
             action: what it said; recorded as the episode took it.
             turn: what the group returned.
         """
-        self._writer.turn(self._names[member], _taken(self._group.episodes[member]), turn)
+        self._writer.turn(self._names[member], self._group.episodes[member].last_action, turn)
         self.finish()
 
     def finish(self) -> None:
@@ -171,11 +171,6 @@ class GroupRecorder:
             self._names, self._group.episodes, self._group.terms, strict=True
         ):
             self._writer.end(name, episode, terms.total(weights), terms.as_dict())
-
-
-def _taken(episode: Episode) -> str:
-    """Return the last action as the episode took it; a control may have replaced its looks."""
-    return next(m.text for m in reversed(episode.transcript) if m.role == "assistant")
 
 
 def _same_pixels(recorded: NDArray[np.uint8], played: NDArray[np.uint8], what: str) -> None:

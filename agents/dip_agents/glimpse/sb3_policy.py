@@ -12,8 +12,8 @@ from dip_agents.runtime.optional import require_extra
 from dip_env.errors import ConfigError
 
 require_extra("stable_baselines3", "sb3")
-from stable_baselines3.common.policies import MultiInputActorCriticPolicy  # noqa: E402
-from stable_baselines3.common.torch_layers import BaseFeaturesExtractor  # noqa: E402
+from stable_baselines3.common.policies import MultiInputActorCriticPolicy
+from stable_baselines3.common.torch_layers import BaseFeaturesExtractor
 
 
 class CellScores(BaseFeaturesExtractor):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dip_agents.adapters.task import Task
+from dip_agents.adapters import Task
 from dip_env.episode import Episode, Message
 
 RULES = {
@@ -160,7 +160,7 @@ def built(family: str) -> tuple[Any, Any]:
 @pytest.fixture(scope="session")
 def processors() -> dict[str, Any]:
     """Return a processor with the tool template for each family; do not change them."""
-    from dip_agents.adapters.trl.trainer import use_tool_template
+    from dip_agents.adapters.trl import use_tool_template
 
     found = {family: built(family)[1] for family in ("qwen2_5_vl", "qwen3_vl")}
     for processor in found.values():
@@ -177,7 +177,7 @@ def processor(processors: dict[str, Any]) -> Any:
 @pytest.fixture(scope="session")
 def tools() -> SimpleNamespace:
     """Return what TRL's tests share: args, factory, act, shown, no_log, built."""
-    from dip_agents.adapters.trl.trainer import banned_tokens, environment_factory
+    from dip_agents.adapters.trl import banned_tokens, environment_factory
 
     def args(processor: Any, **changes: Any) -> SimpleNamespace:
         """Arguments of a trainer with groups of four."""

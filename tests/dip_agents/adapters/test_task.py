@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import dip_env  # noqa: F401
-from dip_agents.adapters.task import Task
+from dip_agents.adapters import Task
 from dip_agents.models.tiny.model import build_tiny
 from dip_env.errors import ConfigError
 

@@ -20,10 +20,10 @@ from dip_wrappers.chat import PNG_PREFIX, to_chat
 
 require_extra("openenv", "openenv")
 
-from openenv.core.client_types import StepResult  # noqa: E402
-from openenv.core.env_client import EnvClient  # noqa: E402
-from openenv.core.env_server.types import Action, Observation, State  # noqa: E402
-from pydantic import Field  # noqa: E402
+from openenv.core.client_types import StepResult
+from openenv.core.env_client import EnvClient
+from openenv.core.env_server.types import Action, Observation, State
+from pydantic import Field
 
 
 class CrowdAction(Action):

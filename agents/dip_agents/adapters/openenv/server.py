@@ -19,12 +19,12 @@ from dip_agents.runtime.optional import require_extra
 
 require_extra("openenv", "openenv")
 
-import uvicorn  # noqa: E402
-from fastapi import FastAPI, WebSocketDisconnect  # noqa: E402
-from openenv.core.env_server.http_server import HTTPEnvServer  # noqa: E402
+import uvicorn
+from fastapi import FastAPI, WebSocketDisconnect
+from openenv.core.env_server.http_server import HTTPEnvServer
 
-from dip_agents.adapters.openenv.client import CrowdAction, CrowdObservation  # noqa: E402
-from dip_agents.adapters.openenv.session import CrowdEnvironment  # noqa: E402
+from dip_agents.adapters.openenv.client import CrowdAction, CrowdObservation
+from dip_agents.adapters.openenv.session import CrowdEnvironment
 
 ROUTES = ("/ws", "/health", "/metadata", "/schema")
 """All that a server offers; episodes are played on ``/ws``."""

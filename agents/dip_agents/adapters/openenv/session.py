@@ -18,9 +18,9 @@ from dip_env.errors import ConfigError, SceneError
 
 require_extra("openenv", "openenv")
 
-from openenv.core.env_server.interfaces import Environment  # noqa: E402
+from openenv.core.env_server.interfaces import Environment
 
-from dip_agents.adapters.openenv import client as wire  # noqa: E402
+from dip_agents.adapters.openenv import client as wire
 
 _LOG = logging.getLogger(__name__)
 

@@ -1,1 +1,5 @@
-"""The vector environment with its groups on Ray workers."""
+"""A vector environment whose groups run in Ray workers."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

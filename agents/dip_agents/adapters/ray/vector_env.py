@@ -12,11 +12,9 @@ from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
-from dip_agents.adapters.ray.workers import WorkerDiedError, Workers, WorkersNotStartedError
+from dip_agents.adapters.ray.workers import Workers
 from dip_env.env import Arrays, check_options, pick_scene
 from dip_env.vector_env import DIPCrowdVectorEnv, Flags
-
-__all__ = ["RayVectorEnv", "WorkerDiedError", "WorkersNotStartedError"]
 
 
 class RayVectorEnv(DIPCrowdVectorEnv):

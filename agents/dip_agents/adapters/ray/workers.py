@@ -15,8 +15,8 @@ from dip_env.errors import ConfigError, DipError
 
 require_extra("ray", "ray")
 
-import ray  # noqa: E402
-from ray.exceptions import RayActorError  # noqa: E402
+import ray
+from ray.exceptions import RayActorError
 
 
 class WorkerDiedError(DipError, RuntimeError):

@@ -18,8 +18,8 @@ from dip_env.rewards import Score, score_group
 
 require_extra("trl", "trl")
 # The extra brings it, too.
-from accelerate import PartialState  # noqa: E402
-from accelerate.utils import gather_object  # noqa: E402
+from accelerate import PartialState
+from accelerate.utils import gather_object
 
 if TYPE_CHECKING:
     from trl import GRPOConfig

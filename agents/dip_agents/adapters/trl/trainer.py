@@ -42,20 +42,13 @@ from dip_agents.runtime.optional import require_extra
 from dip_env.errors import ConfigError
 
 require_extra("trl", "trl")
-from datasets import Dataset  # noqa: E402
-from trl import GRPOConfig  # noqa: E402
+from datasets import Dataset
+from trl import GRPOConfig
 
 # These need torch, which the extra brings, too.
-from dip_agents.adapters.trl.budget import TokenBudget  # noqa: E402
-from dip_agents.adapters.trl.environment import DIPEnvironment  # noqa: E402
-from dip_agents.adapters.trl.rewards import dip_rewards, single_pass_reward  # noqa: E402
-from dip_agents.adapters.trl.sampling import banned_tokens, check_banned  # noqa: E402
-from dip_agents.adapters.trl.template import use_tool_template  # noqa: E402
-
-__all__ = [
-    "banned_tokens", "dip_rewards", "environment_factory", "single_pass_reward", "trl_dataset",
-    "use_tool_template",
-]  # fmt: skip
+from dip_agents.adapters.trl.budget import TokenBudget
+from dip_agents.adapters.trl.environment import DIPEnvironment
+from dip_agents.adapters.trl.sampling import check_banned
 
 TOOLS_ONLY = (
     "Act through the tools, one call in each message: `thought` is what would stand between "

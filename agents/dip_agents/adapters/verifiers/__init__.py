@@ -1,1 +1,5 @@
 """Scenes as a verifiers (v1) taskset, environment and harness."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -26,12 +26,10 @@ from dip_wrappers.chat import ChatMessage, to_chat
 
 require_extra("verifiers", "verifiers")
 
-import verifiers.v1 as vf  # noqa: E402
-from pydantic import Field  # noqa: E402
+import verifiers.v1 as vf
+from pydantic import Field
 
-from dip_agents.adapters.verifiers.harness import CrowdHarness, said  # noqa: E402
-
-__all__ = ["CrowdEnv", "CrowdHarness", "CrowdTaskset"]
+from dip_agents.adapters.verifiers.harness import said
 
 
 class SceneData(vf.TaskData):

@@ -10,9 +10,9 @@ from dip_agents.runtime.optional import require_extra
 
 require_extra("verifiers", "verifiers")
 
-import verifiers.v1 as vf  # noqa: E402
-from openai import AsyncOpenAI  # noqa: E402
-from verifiers.v1.dialects.chat import message_to_wire  # noqa: E402
+import verifiers.v1 as vf
+from openai import AsyncOpenAI
+from verifiers.v1.dialects.chat import message_to_wire
 
 
 class CrowdHarness(vf.Harness[vf.HarnessConfig]):

@@ -21,13 +21,13 @@ from dip_wrappers.chat import ChatMessage, to_chat
 
 require_extra("verl", "verl")
 
-from verl.experimental.agent_loop import AgentLoopBase, AgentLoopOutput  # noqa: E402
-from verl.experimental.agent_loop.agent_loop import register  # noqa: E402
-from verl.utils.profiler import simple_timer  # noqa: E402
-from verl.utils.tokenizer import get_processor_token_id  # noqa: E402
-from verl.workers.rollout.replica import TokenOutput  # noqa: E402
+from verl.experimental.agent_loop import AgentLoopBase, AgentLoopOutput
+from verl.experimental.agent_loop.agent_loop import register
+from verl.utils.profiler import simple_timer
+from verl.utils.tokenizer import get_processor_token_id
+from verl.workers.rollout.replica import TokenOutput
 
-from dip_agents.adapters.verl.dataset import AGENT_NAME, task_and_scene  # noqa: E402
+from dip_agents.adapters.verl.dataset import AGENT_NAME, task_and_scene
 
 AGENT_LOOP_YAML = f"- name: {AGENT_NAME}\n  _target_: {__name__}.DIPCrowdLoop\n"
 

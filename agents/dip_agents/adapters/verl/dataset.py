@@ -15,7 +15,7 @@ from dip_env.prompts import task_prompt
 
 require_extra("pyarrow", "verl")
 
-from pyarrow import Table, parquet  # noqa: E402
+from pyarrow import Table, parquet
 
 AGENT_NAME = "dip_crowd"
 

@@ -26,11 +26,11 @@ import uvicorn
 from websockets.exceptions import ConnectionClosedError
 from websockets.sync.client import connect
 
+from dip_agents.adapters import Task
+from dip_agents.adapters.openenv import CrowdAction, CrowdClient
 from dip_agents.adapters.openenv import client as openenv_client
 from dip_agents.adapters.openenv import server as openenv
 from dip_agents.adapters.openenv import session as openenv_session
-from dip_agents.adapters.openenv.client import CrowdAction, CrowdClient
-from dip_agents.adapters.task import Task
 from dip_agents.runtime import optional as needs_module
 from dip_env.episode import Episode
 from dip_env.errors import ConfigError, SceneError
@@ -461,7 +461,7 @@ def test_the_server_needs_no_torch():
 def test_the_readme_plays_an_episode_as_it_is_written(server):
     readme = Path(__file__).parents[4] / "README.md"
     (code,) = re.findall(
-        r"```python\n( *from dip_agents.adapters.openenv.client.*?)```",
+        r"```python\n( *from dip_agents.adapters.openenv import.*?)```",
         readme.read_text(encoding="utf-8"),
         re.DOTALL,
     )

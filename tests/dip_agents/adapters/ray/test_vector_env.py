@@ -16,7 +16,7 @@ import ray
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
 import dip_env  # noqa: F401
-from dip_agents.adapters.ray.vector_env import RayVectorEnv, WorkerDiedError, WorkersNotStartedError
+from dip_agents.adapters.ray import RayVectorEnv, WorkerDiedError, WorkersNotStartedError
 from dip_agents.adapters.ray.workers import Workers
 from dip_agents.runtime import optional as needs_module
 from dip_env.errors import ConfigError, EpisodeOverError

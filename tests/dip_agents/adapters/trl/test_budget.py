@@ -11,7 +11,7 @@ pytest.importorskip("trl", reason="needs the extra trl")
 
 from trl import GRPOTrainer
 
-from dip_agents.adapters.task import Task
+from dip_agents.adapters import Task
 from dip_agents.adapters.trl.budget import TokenBudget
 from dip_agents.adapters.trl.rewards import dip_rewards
 from dip_env import episode as episode_module

@@ -8,7 +8,7 @@ pytest.importorskip("trl", reason="needs the extra trl")
 
 from transformers.utils import get_json_schema
 
-from dip_agents.adapters.task import Task
+from dip_agents.adapters import Task
 from dip_agents.adapters.trl.environment import DIPEnvironment
 from dip_agents.adapters.trl.rewards import dip_rewards
 

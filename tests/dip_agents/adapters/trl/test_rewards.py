@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("trl", reason="needs the extra trl")
 
-from dip_agents.adapters.task import Task
+from dip_agents.adapters import Task
 from dip_agents.adapters.trl import rewards as trl_rewards
 from dip_agents.adapters.trl.rewards import _group_size, dip_rewards, single_pass_reward
 from dip_env.errors import ConfigError

@@ -8,9 +8,9 @@ pytest.importorskip("trl", reason="needs the extra trl")
 
 from trl import chat_template_utils
 
-from dip_agents.adapters.task import Task
+from dip_agents.adapters import Task
+from dip_agents.adapters.trl import trl_dataset
 from dip_agents.adapters.trl.template import TOOL_TEMPLATE
-from dip_agents.adapters.trl.trainer import trl_dataset
 from dip_wrappers.chat import plain_text
 
 pytestmark = pytest.mark.usefixtures("one_thread")

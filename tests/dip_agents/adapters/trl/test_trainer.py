@@ -15,9 +15,10 @@ pytest.importorskip("trl", reason="needs the extra trl")
 
 from trl import GRPOConfig, GRPOTrainer
 
-from dip_agents.adapters.task import Task
+from dip_agents.adapters import Task
+from dip_agents.adapters import trl as adapter
 from dip_agents.adapters.trl import rewards as trl_rewards
-from dip_agents.adapters.trl import trainer as adapter
+from dip_agents.adapters.trl import trainer as trl_trainer
 from dip_agents.models.loading import load_model
 from dip_agents.runtime import optional as needs_module
 from dip_agents.tokens.chat import ChatTokens
@@ -243,7 +244,7 @@ def test_the_trainer_takes_two_steps_of_a_single_pass_sampled_by_the_tiny_model(
     assert changed == any(len(set(paid)) > 1 for _, paid in calls)
 
 
-@pytest.mark.parametrize("module", [adapter, trl_rewards], ids=["trl", "trl_rewards"])
+@pytest.mark.parametrize("module", [trl_trainer, trl_rewards], ids=["trainer", "rewards"])
 def test_without_trl_the_adapter_says_how_to_get_it(monkeypatch, module):
     monkeypatch.setattr(needs_module, "find_spec", lambda name: None)
     spec = importlib.util.spec_from_file_location("adapter_again", module.__file__)

@@ -18,7 +18,7 @@ pytest.importorskip("verifiers", reason="the verifiers extra is not installed")
 import verifiers.v1 as vf
 from aiohttp import web
 
-from dip_agents.adapters.task import Task
+from dip_agents.adapters import Task
 from dip_agents.adapters.verifiers import env as verifiers
 from dip_agents.adapters.verifiers import harness as verifiers_harness
 from dip_agents.adapters.verifiers.harness import said
@@ -28,9 +28,7 @@ from dip_env.group import EpisodeGroup
 from dip_env.scenes import ToyScenes
 from dip_wrappers.chat import PNG_PREFIX
 
-SHIM = (
-    "from dip_agents.adapters.verifiers.env import CrowdEnv, CrowdHarness, CrowdTaskset, __all__\n"
-)
+SHIM = "from dip_agents.adapters.verifiers import CrowdEnv, CrowdHarness, CrowdTaskset, __all__\n"
 
 
 @pytest.fixture
@@ -265,7 +263,7 @@ def test_by_default_nothing_is_rented_installed_or_executed(build):
     assert isinstance(env, verifiers.CrowdEnv)
     assert isinstance(env.config.agent.runtime, vf.SubprocessConfig)
     (harness,) = env._harnesses.values()
-    assert isinstance(harness, verifiers.CrowdHarness)
+    assert isinstance(harness, verifiers_harness.CrowdHarness)
     assert not harness.EXECUTES_CODE and not harness.NEEDS_CONTAINER and not harness.SUPPORTS_MCP
 
 

@@ -27,7 +27,7 @@ from verl.experimental.agent_loop import AgentLoopWorker, agent_loop
 from verl.utils.dataset.rl_dataset import RLHFDataset, collate_fn
 from verl.workers.rollout.replica import TokenOutput
 
-from dip_agents.adapters.task import Task
+from dip_agents.adapters import Task
 from dip_agents.adapters.verl import agent_loop as adapter
 from dip_agents.adapters.verl import dataset as verl_dataset
 from dip_agents.models.tiny.model import build_tiny

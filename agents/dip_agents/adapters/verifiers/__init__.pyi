@@ -1,0 +1,3 @@
+from .env import CrowdEnv as CrowdEnv
+from .env import CrowdTaskset as CrowdTaskset
+from .harness import CrowdHarness as CrowdHarness
