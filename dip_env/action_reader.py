@@ -1,8 +1,8 @@
 """Reads an action piece by piece: white space, tags, numbers, strings and lists of boxes.
 
-Knows no segment and no limit of the grammar, only how each piece is spelled and how to say what was
-expected. Time is linear in the length of the text: every quantifier is possessive, so no pattern
-backtracks, and every character is read a bounded number of times.
+Independent of the segments and limits of the grammar: it holds the spelling of each piece and the
+error messages. Time is linear in the length of the text: every quantifier is possessive, so no
+pattern backtracks, and every character is read a bounded number of times.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PLAIN_ITEM = (
     rf'(?:{_COMMA}"label"{_COLON}"[^"\\\x00-\x1f]*+")?+'
     rf'(?:{_COMMA}"score"{_COLON}(?:0(?:\.[0-9]{{1,20}}+)?+|1(?:\.0{{1,20}}+)?+))?+{_SPACE}\}})'
 )
-# The lists that policies really write, checked in one match: keys in the usual order, no escapes.
+# The lists that policies usually write, checked in one match: keys in this order, no escapes.
 _PLAIN_LIST = re.compile(rf"\[{_SPACE}{_PLAIN_ITEM}(?:{_COMMA}{_PLAIN_ITEM})*+{_SPACE}\]{_SPACE}")
 _ONE_NUMBER = re.compile(rf"{_NUMBER}(?![0-9.eE+])")
 _STRING = re.compile(r'"(?:[^"\\\x00-\x1f]++|\\["\\/bfnrt]|\\u[0-9a-fA-F]{4})*+"')
@@ -47,7 +47,7 @@ class Reader:
         text: the whole action.
 
     Raises:
-        ActionParseError: from any method that meets something else than it reads.
+        ActionParseError: from any method that finds something else than it reads.
     """
 
     def __init__(self, text: str) -> None:
@@ -74,7 +74,7 @@ class Reader:
             self.pos = match.end()
 
     def sees(self, literal: str) -> bool:
-        """Return whether the text goes on with these characters."""
+        """Return whether these characters come next."""
         return self.text.startswith(literal, self.pos)
 
     def take(self, pattern: re.Pattern[str], expected: str) -> str:
@@ -113,7 +113,7 @@ class Reader:
                 if bare:
                     return [(value, None, None) for value in values]
                 return [_plain_item(value) for value in values]
-        # Item by item, slower: unusual lists, and the place of the error in wrong ones.
+        # Slower fallback path, item by item: unusual lists, and the position of an error.
         return self.items(self.labelled_box if labelled else self.bare_box, limit, what)
 
     def items(self, read: Callable[[], T], limit: int, what: str) -> list[T]:
@@ -191,7 +191,7 @@ class Reader:
 
 
 def _plain_item(value: list[float] | dict[str, Any]) -> Item:
-    """The item that a checked JSON value stands for."""
+    """Return the item that a checked JSON value represents."""
     if isinstance(value, list):
         return value, None, None
     score = value.get("score")

@@ -5,8 +5,8 @@ An action is one or more segments, only white space between them::
     <think>text</think>  <look>[[x1,y1,x2,y2],...]</look>  <answer>[item,...]</answer>
 
 The answer comes last, and its items are ``[x1,y1,x2,y2]`` or
-``{"bbox_2d":[x1,y1,x2,y2],"label":"...","score":0.5}``. Numbers are in the text frame; this module
-knows no image. Parsing takes time linear in the length of the text, whatever the text.
+``{"bbox_2d":[x1,y1,x2,y2],"label":"...","score":0.5}``. Numbers are in the text frame. Parsing
+takes time linear in the length of any text. Independent of images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _OPENING_TAG = re.compile(r"<(think|look|answer)>")
 _OUTSIDE_TAGS = re.compile(r"\s*+")
 
 MAX_THINK_CHARS = 8192
-"""Of a grammar that is not told another number."""
+"""Default limit of a think."""
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,20 @@ class Think:
     text: str
 
     def __post_init__(self) -> None:
-        """Keep out what would read as another segment."""
+        """Refuse text that would parse as another segment."""
         if tag := _TAG.search(self.text):
             raise ValueError(f"think: expected text without tags, got {tag[0]}")
 
 
 def as_thought(text: str, max_chars: int = MAX_THINK_CHARS) -> Think:
-    """Make a thought of any text, such as one that a server has split off.
+    """Make a think of any text, such as reasoning that a server has split off.
 
     Args:
-        text: what was thought; tags of the grammar in it lose their shape.
-        max_chars: longest thought; the middle of a longer one is left out, which it then says.
+        text: the reasoning; tags of the grammar in it are broken up.
+        max_chars: longest think; a note replaces the middle of a longer one.
 
     Returns:
-        The thought.
+        The think.
     """
     text = _TAG.sub(lambda tag: tag[0].replace("<", "< "), text)
     if len(text) > max_chars:
@@ -68,7 +68,7 @@ def as_thought(text: str, max_chars: int = MAX_THINK_CHARS) -> Think:
 
 @dataclass(frozen=True, eq=False)
 class Look:
-    """A wish to see regions from close by.
+    """A request to see regions enlarged.
 
     Args:
         regions: float64 (R, 4) xyxy, text frame.
@@ -149,8 +149,8 @@ class Grammar:
             Its segments in order, at least one; an answer, if there is one, is the last.
 
         Raises:
-            ActionParseError: when the text leaves the grammar or a limit; the message says what was
-                expected and what came, and quotes at most 40 characters.
+            ActionParseError: for text outside the grammar or beyond a limit; the message states
+                what was expected and what came, and quotes at most 40 characters.
             TypeError: when ``text`` is not a string.
         """
         if not isinstance(text, str):
@@ -160,7 +160,7 @@ class Grammar:
             reader.fail(
                 f"at most {self.max_chars} characters in an action", f"{len(text)}", self.max_chars
             )
-        # Half a surrogate pair cannot be encoded, so it would break whoever stores the action.
+        # Half a surrogate pair cannot be encoded, so no file could store the action.
         lone = None if text.isascii() else SURROGATE.search(text)
         if lone:
             reader.fail("Unicode text", "a lone surrogate", lone.start())
@@ -191,7 +191,7 @@ class Grammar:
         """Return the format text of the prompt, without the task and the budget.
 
         Args:
-            looks: whether any may be taken; otherwise nothing is said about them.
+            looks: whether any may be taken; otherwise they are not mentioned.
         """
         regions = f"{self.max_regions} region{'s' if self.max_regions > 1 else ''}"
         look = f", <look>[[x1,y1,x2,y2],...]</look> (at most {regions})" if looks else ""
@@ -201,7 +201,7 @@ class Grammar:
         )
 
     def _segment(self, reader: Reader, before: Sequence[Segment]) -> Segment:
-        """Read one segment where the reader stands."""
+        """Read one segment at the reader's position."""
         if before and isinstance(before[-1], Answer):
             reader.fail("nothing after </answer>")
         start = reader.pos
@@ -234,7 +234,7 @@ class Grammar:
 
 
 def _format_segment(segment: Segment) -> str:
-    """Text of one segment."""
+    """Return the text of one segment."""
     if isinstance(segment, Think):
         return f"<think>{segment.text}</think>"
     if isinstance(segment, Look):
@@ -244,7 +244,7 @@ def _format_segment(segment: Segment) -> str:
 
 
 def _format_item(box: list[float], label: str | None, score: float | None) -> str:
-    """Text of one answer item, a bare box when it has neither label nor score."""
+    """Return the text of one answer item, a bare box when it has neither label nor score."""
     if label is None and score is None:
         return _format_box(box)
     parts = [f'"bbox_2d":{_format_box(box)}']
@@ -260,6 +260,6 @@ def _format_box(box: list[float]) -> str:
 
 
 def _format_number(value: float) -> str:
-    """Shortest text with at most two decimals."""
+    """Return the shortest text with at most two decimals."""
     text = f"{value:.2f}".rstrip("0").rstrip(".")
     return "0" if text == "-0" else text

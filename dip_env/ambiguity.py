@@ -1,7 +1,7 @@
 """What is ambiguous in a scene: where siblings of a rollout disagree, or a prior without siblings.
 
 An item is a box with a weight in [0, 1]: 1 where half of the rollouts would find it, 0 where all or
-none would. Knows no looks and no reward.
+none would. Independent of looks and rewards.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from dip_env.boxes import Boxes, BoxesLike, as_boxes, box_area
 from dip_env.matching import Matches, overlaps
 
 PRIOR_HALF_HEIGHT = 16.0
-"""Height in view pixels at which half of the fully visible people are found."""
+"""Height in view pixels at which half of the fully visible instances are found."""
 PRIOR_HEIGHT_SLOPE = 2.0
 """Change in log-odds per doubling of the height."""
 PRIOR_HALF_VISIBLE = 0.35
-"""Visible share at which half of the large people are found."""
+"""Visible share at which half of the large instances are found."""
 PRIOR_VISIBLE_SLOPE = 10.0
 """Change in log-odds from a visible share of 0 to 1."""
 _PAIRS_AT_ONCE = 1_000_000
@@ -30,7 +30,7 @@ _PAIRS_AT_ONCE = 1_000_000
 
 @dataclass(frozen=True, eq=False)
 class AmbiguousItems:
-    """Places that one could be in two minds about.
+    """Boxes that rollouts may disagree about.
 
     Args:
         boxes: (K, 4) xyxy, scene frame.
@@ -53,18 +53,18 @@ def sibling_ambiguity(
     For rollout g, over its siblings h != g: a true instance i weighs ``4 Var_h(u[h, i])``, u being
     the IoU of i with its match in h, 0 if it has none. The siblings' unmatched predictions are
     clustered (connected components at IoU >= threshold); a cluster that a share p of the siblings
-    has is an item, its members' mean box, that weighs ``4 p (1 - p)``. A rollout's own answer plays
-    no part in its own items.
+    has is an item, its members' mean box, that weighs ``4 p (1 - p)``. A rollout's own answer does
+    not enter its own items.
 
     Args:
         answers: boxes (N_h, 4) xyxy of each rollout, scene frame.
         truth: (M, 4) xyxy, scene frame.
         ignore_boxes: (K, 4) xyxy, scene frame.
         iou_threshold: least IoU for a match and within a cluster.
-        matches: the matches of the answers at this threshold, where they are known already.
+        matches: the matches of the answers at this threshold; computed without them.
 
     Returns:
-        One ``AmbiguousItems`` per rollout: the truth first, then the clusters.
+        One ``AmbiguousItems`` per rollout: the ground truth first, then the clusters.
     """
     preds = [as_boxes(answer) for answer in answers]
     truth = as_boxes(truth)
@@ -87,11 +87,11 @@ def sibling_ambiguity(
 def prior_ambiguity(
     truth: BoxesLike, visible_share: ArrayLike, view_heights: ArrayLike
 ) -> AmbiguousItems:
-    """Guess what is ambiguous from the annotation, for a rollout without siblings (source: ours).
+    """Estimate what is ambiguous from the annotation, for a rollout without siblings (ours).
 
     This is a prior, not a variance: with p from ``detectability`` an instance weighs
-    ``4 p (1 - p)``. Large visible people are certain, tiny or hidden ones hopeless; those between
-    are worth a look.
+    ``4 p (1 - p)``. Large visible instances are certain, tiny or hidden ones hopeless; those in
+    between are worth a look.
 
     Args:
         truth: (M, 4) xyxy, scene frame.
@@ -106,16 +106,16 @@ def prior_ambiguity(
 
 
 def detectability(heights: ArrayLike, visible_share: ArrayLike) -> NDArray[np.float64]:
-    """Guess how likely people are to be found (source: ours).
+    """Estimate the probability that instances are found (source: ours).
 
     ``p = s(2 log2(height / 16)) * s(10 (visible share - 0.35))`` with the logistic function s.
 
     Args:
-        heights: (M,) height of each in pixels of the picture that is looked at.
+        heights: (M,) height of each in pixels of the image.
         visible_share: (M,) visible share of each, in [0, 1].
 
     Returns:
-        (M,) chances in (0, 1).
+        (M,) probabilities in (0, 1).
     """
     tall = np.maximum(np.asarray(heights, dtype=np.float64), 1e-6)
     shares = np.asarray(visible_share, dtype=np.float64)
@@ -130,7 +130,7 @@ class _Strays:
     Args:
         boxes: (N, 4) xyxy, scene frame.
         owners: (N,) rollout of each.
-        edges: (2, E) indices of overlapping pairs, enough of them to join every cluster.
+        edges: (2, E) indices of overlapping pairs, enough of them to connect every cluster.
     """
 
     boxes: Boxes
@@ -139,19 +139,19 @@ class _Strays:
 
     @classmethod
     def of(cls, answers: Sequence[Boxes], matches: Sequence[Matches], threshold: float) -> _Strays:
-        """Collect what has area and is no repeat, and join what overlaps."""
+        """Collect boxes with area that are no repeats, and connect those that overlap."""
         kept = [np.setdiff1d(m.unmatched_pred, m.repeated, assume_unique=True) for m in matches]
         boxes = np.concatenate([a[k] for a, k in zip(answers, kept, strict=True)])
         owners = np.repeat(np.arange(len(kept)), [len(k) for k in kept])
         has_area = box_area(boxes) > 0
         boxes, owners = boxes[has_area], owners[has_area]
-        # The sums below run in this order, so they do not depend on the order of an answer.
+        # The sums below are taken in this order, so they do not depend on that of an answer.
         order = np.lexsort((owners, *boxes.T[::-1]))
         boxes, owners = boxes[order], owners[order]
         return cls(boxes, owners, _overlapping_pairs(boxes, owners, threshold))
 
     def clusters_without(self, g: int, siblings: int) -> tuple[Boxes, NDArray[np.float64]]:
-        """Clusters of what the siblings of g have: (K, 4) mean boxes and (K,) shares of them."""
+        """Return the clusters of g's siblings: (K, 4) mean boxes, (K,) shares of siblings."""
         mine = self.owners == g
         boxes, owners = self.boxes[~mine], self.owners[~mine]
         if not len(boxes):

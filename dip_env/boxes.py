@@ -1,7 +1,7 @@
-"""Geometry of axis-aligned boxes; knows no image, no frame and no match.
+"""Geometry of axis-aligned boxes; independent of images, frames and matches.
 
 A box is ``x1, y1, x2, y2`` (float, origin top left). Its width is ``max(0, x2 - x1)``, so an
-inverted box has no area and meets nothing. Every function takes anything ``as_boxes`` takes.
+inverted box has no area and intersects nothing. Every function takes anything ``as_boxes`` takes.
 """
 
 from __future__ import annotations
@@ -89,7 +89,7 @@ def box_iou(a: BoxesLike, b: BoxesLike) -> NDArray[np.float64]:
 def shared_to_iou(
     shared: NDArray[np.float64], area_a: NDArray[np.float64], area_b: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Turn intersections into intersection over union, for who has them already.
+    """Turn intersections that are already computed into intersection over union.
 
     Args:
         shared: (N, M) areas that boxes a and b share.
@@ -123,7 +123,7 @@ def clip_boxes(boxes: BoxesLike, size: tuple[float, float]) -> Boxes:
 
 @dataclass(frozen=True, eq=False)
 class Union:
-    """The union of regions: the plane cut at every border, and which cells are covered.
+    """The union of regions: a grid of cells between all borders, and which of them are covered.
 
     Args:
         xs: (X,) borders in x, ascending.
@@ -142,7 +142,7 @@ class Union:
         xs, ys = np.concatenate([x1, x2]).ravel(), np.concatenate([y1, y2]).ravel()
         xs.sort()
         ys.sort()
-        # A region covers the cells that start inside it; equal borders make cells without area.
+        # A region covers the cells that start inside it; equal borders give cells without area.
         across = (x1 <= xs[:-1]) & (xs[:-1] < x2)
         down = (y1 <= ys[:-1]) & (ys[:-1] < y2)
         inside = across.T.astype(np.float64) @ down.astype(np.float64)
@@ -154,7 +154,7 @@ class Union:
         return float(((np.diff(self.xs) @ self.inside) * np.diff(self.ys)).sum())
 
     def covered_share(self, items: BoxesLike) -> NDArray[np.float64]:
-        """Share (N,) in [0, 1] of each item (N, 4) inside the union; 0 for one without area."""
+        """Return the share (N,) of each item (N, 4) inside the union; 0 for one without area."""
         items = as_boxes(items)
         x1, y1, x2, y2 = items.T[..., None]
         covered = _overlap(x1, x2, self.xs[:-1], self.xs[1:]) @ self.inside
@@ -194,7 +194,7 @@ def _overlap(
     b1: NDArray[np.float64],
     b2: NDArray[np.float64],
 ) -> NDArray[np.float64]:
-    """Length that the intervals [a1, a2] and [b1, b2] share, broadcast."""
+    """Return the length that the intervals [a1, a2] and [b1, b2] share, broadcast."""
     length = np.minimum(a2, b2)
     length -= np.maximum(a1, b1)
     return np.maximum(length, 0.0, out=length)

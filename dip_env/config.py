@@ -1,4 +1,4 @@
-"""The choices of an episode and of its reward; no results live here."""
+"""The settings of an episode and of its reward; no results."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ class RewardConfig:
     format_weight: float = 0.1
     """Weight of the format term."""
     look_weight: float = 0.1
-    """Weight of the look term; from 0.2 on, a group that wavers together beats honest answers.
-    Where no look may be taken nobody can earn it."""
+    """Weight of the look term; from 0.2 on, a group with jointly inconsistent answers beats honest
+    ones. It cannot be earned where no look may be taken."""
     accuracy_weight: float = 0.8
     """Weight of the accuracy term."""
     accuracy: AccuracyKind = "f_beta"
-    """``f_beta``, or ``weighted_sum`` (pays at least the precision weight for one sure box)."""
+    """``f_beta``, or ``weighted_sum`` (one confident box earns at least the precision weight)."""
     beta: float = 1.0
     """Recall counts beta times as much as precision in ``f_beta``."""
     precision_weight: float = 0.5
@@ -61,11 +61,11 @@ class RewardConfig:
     iou: IouRule = "0.5"
     """Matching threshold, such as 0.5 or 0.75, or 0.5:0.95 for the mean over .5:.05:.95."""
     graded_format: bool = False
-    """Pay a third for each of think, look and answer instead of all or nothing; halves for think
+    """Credit a third for each of think, look and answer instead of all or nothing; halves for think
     and answer where no look may be taken."""
     ambiguity: AmbiguityKind = "siblings"
-    """What the look term calls ambiguous: where ``siblings`` disagree, in groups of three or more,
-    or what the ``annotation`` says is small or hidden, in groups of any size."""
+    """What the look term takes for ambiguous: what ``siblings`` disagree on, in groups of three or
+    more, or what is small or hidden by the ``annotation``, in groups of any size."""
 
     def __post_init__(self) -> None:
         """Check every value once.
@@ -103,7 +103,7 @@ class RewardConfig:
 
 @dataclass(frozen=True)
 class EpisodeConfig:
-    """The rules of one episode: what is shown, how often one may look, how it is paid."""
+    """The rules of one episode: image sizes, budgets and the reward."""
 
     view_size: int = 448
     """Longest side of the overview in pixels, before rounding to ``size_multiple``."""
@@ -114,7 +114,8 @@ class EpisodeConfig:
     coordinate_format: CoordinateFormat = "pixel"
     """What printed coordinates mean: view pixels, or thousandths of the view."""
     max_looks: int = 2
-    """Look segments an episode may hold; with 0 it thinks, then answers, and no look is paid."""
+    """Look segments an episode may hold; with 0 it thinks, then answers, and no look is
+    credited."""
     max_regions: int = 3
     """Regions one look may hold."""
     max_turns: int = 4
@@ -122,9 +123,9 @@ class EpisodeConfig:
     max_boxes: int = 1000
     """Boxes one answer may hold."""
     minimal_prompt: bool = False
-    """Say only what changes, for models taught the grammar by demonstrations."""
+    """Prompt with only what changes, for models trained on demonstrations of the grammar."""
     reward: RewardConfig = field(default_factory=RewardConfig)
-    """How the episode is paid."""
+    """How the episode is rewarded."""
 
     def __post_init__(self) -> None:
         """Check every value once.

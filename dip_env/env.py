@@ -1,4 +1,4 @@
-"""The episode as a Gymnasium environment; a thin skin that turns messages into arrays."""
+"""The episode as a Gymnasium environment; a thin layer that turns messages into arrays."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ class DIPCrowdEnv(gymnasium.Env[Arrays, str]):
     """Look before you answer: find every person in a crowded scene.
 
     ## Description
-    The policy sees a reduced overview of a scene. It may ask to see regions from close by, cut
-    from the source image at full resolution, and at the end lists the box of every person. The
-    idea is that of DIP-R1 (arXiv 2505.23179); the rewards' formulas are ours.
+    The policy sees a reduced overview of a scene. It may look at regions enlarged, cut from the
+    source image at full resolution, and at the end lists the box of every person. The idea is that
+    of DIP-R1 (arXiv 2505.23179); the formulas of the rewards are ours.
 
     ## Action space
     Any Python string. One action holds one or more segments, with only white space between::
@@ -42,8 +42,8 @@ class DIPCrowdEnv(gymnasium.Env[Arrays, str]):
         <answer>[[131,60,152,118],{"bbox_2d":[200,62,223,120],"label":"person","score":0.9}]</answer>
 
     Coordinates are those of the overview (``coordinate_format="pixel"``) or thousandths of it
-    (``"norm1000"``). Text outside the grammar is no error: it costs a turn, and the reply says what
-    was expected and what came. ``action_space.sample()`` returns well-formed actions.
+    (``"norm1000"``). Text outside the grammar is no error: it costs a turn, and the reply states
+    what was expected and what came. ``action_space.sample()`` returns well-formed actions.
 
     ## Observation space
     ``Dict`` with S and C the longest sides of overview and crop, K = max_looks * max_regions:
@@ -51,23 +51,24 @@ class DIPCrowdEnv(gymnasium.Env[Arrays, str]):
     | key | space | content |
     |---|---|---|
     | image | uint8 (S, S, 3) | overview, padded with 0 at the right and bottom |
-    | crops | uint8 (K, C, C, 3) | what looks have shown so far, padded alike; 0 if not yet |
-    | crop_boxes | float32 (K, 4) | where each crop lies, xyxy, view frame; 0 if not yet |
+    | crops | uint8 (K, C, C, 3) | the crops shown so far, padded likewise; 0 if not yet |
+    | crop_boxes | float32 (K, 4) | region of each crop, xyxy, view frame; 0 if not yet |
     | text | any string | the conversation so far, beginning with the task |
 
     ``info["view_size"]`` (2,) and ``info["crop_sizes"]`` (K, 2) hold (width, height) of the
-    unpadded parts, ``info["scene_index"]`` the place of the scene in its source.
+    unpadded parts, ``info["scene_index"]`` the index of the scene in its source.
 
     ## Rewards
     0 until the end, then the weighted sum of three terms in [0, 1]: ``format`` (think, then look,
     then answer), ``look`` (how much of what is ambiguous the looks cover, less their area) and
     ``accuracy`` (precision and recall at IoU 0.5). ``info["reward_terms"]`` holds each of them.
-    With ``max_looks=0`` nobody is asked to look, and the weight of ``look`` cannot be earned.
+    With ``max_looks=0`` the prompt asks for no look, and the weight of ``look`` cannot be earned.
 
     ## Info
     At every step ``parse_error`` (None or the message) and ``segments`` (the parsed action or
     None). After the end ``reward_terms``, ``truth_boxes``, ``ignore_boxes``, ``answer_boxes``
-    (lists of xyxy, view frame: they print back as an answer) and ``matches``. No truth before.
+    (lists of xyxy, view frame: they can be printed as an answer) and ``matches``. No ground truth
+    before the end.
 
     ## Start
     A scene drawn from the source with the seed of ``reset``, or ``options={"scene": i}``.
@@ -117,7 +118,7 @@ class DIPCrowdEnv(gymnasium.Env[Arrays, str]):
         self.action_space = action_space(self.config)
         self.episode: Episode | None = None
         self.new_episode: Callable[..., Episode] = Episode
-        """What ``reset`` starts; wrappers may put their own kind of episode here."""
+        """Starts the episode of each ``reset``; wrappers may replace it by their own."""
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -161,7 +162,7 @@ class DIPCrowdEnv(gymnasium.Env[Arrays, str]):
         return observe(episode), turn.reward, turn.terminated, turn.truncated, info
 
     def render(self) -> NDArray[np.uint8] | str | None:
-        """Return a picture of the episode, its transcript, or None without a render mode."""
+        """Return an image of the episode, its transcript, or None without a render mode."""
         if self.render_mode is None:
             gymnasium.logger.warn("render() was called without a render_mode; set it in make().")
             return None
@@ -208,7 +209,7 @@ def check_render_mode(mode: str | None) -> str | None:
 
 
 def check_options(options: Mapping[str, Any] | None, known: set[str]) -> Mapping[str, Any]:
-    """Return reset options, or raise ConfigError for one that would go unheard."""
+    """Return reset options, or raise ConfigError for one that would be ignored."""
     options = options or {}
     for name in options:
         if name not in known:
@@ -233,7 +234,7 @@ def pick_scene(source: SceneSource, rng: np.random.Generator, wanted: Any = None
 
 
 def observation_space(config: EpisodeConfig) -> spaces.Dict:
-    """Return the space of observations under some rules; it is the same for all scenes."""
+    """Return the observation space under some rules; it is the same for all scenes."""
     side, crop_side, slots = _sides(config)
     return spaces.Dict(
         {
@@ -246,7 +247,7 @@ def observation_space(config: EpisodeConfig) -> spaces.Dict:
 
 
 def action_space(config: EpisodeConfig) -> ActionSpace:
-    """Return the space of actions under some rules."""
+    """Return the action space under some rules."""
     side = 1000 if config.coordinate_format == "norm1000" else _sides(config)[0]
     return ActionSpace(Grammar(config.max_regions, config.max_boxes), (side, side))
 
@@ -316,6 +317,6 @@ def _sides(config: EpisodeConfig) -> tuple[int, int, int]:
     return (
         config.view_size // multiple * multiple,
         config.crop_size // multiple * multiple,
-        # A space without slots is no valid space.
+        # Gymnasium allows no space without slots.
         max(1, config.max_looks * config.max_regions),
     )

@@ -1,4 +1,4 @@
-"""The errors a user can meet, one small tree."""
+"""The errors a user can meet, as one small tree."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class ActionParseError(DipError, ValueError):
     """
 
     def __init__(self, message: str, position: int) -> None:
-        """Keep the position beside the message."""
+        """Store the position and put it into the message."""
         super().__init__(f"at character {position}: {message}")
         self.position = position
 

@@ -1,8 +1,7 @@
-"""One-to-one matching of predicted boxes with true ones; knows no reward.
+"""One-to-one matching of predicted boxes with the ground truth; independent of rewards.
 
-Everything that compares boxes with the truth (rewards, ambiguity, metrics) goes through here, so
-there is one meaning of "found". The order in which boxes are given never matters: ties are broken
-by the coordinates themselves.
+Rewards, ambiguity and metrics all compare boxes by this module, so "found" has one meaning. The
+order of the boxes never matters: ties are broken by their coordinates.
 """
 
 from __future__ import annotations
@@ -24,14 +23,16 @@ Indices = NDArray[np.intp]
 
 @dataclass(frozen=True, eq=False)
 class Matches:
-    """Who found whom. Every prediction is in exactly one of pred, unmatched_pred and dropped.
+    """The pairs of a matching, and what is left over.
+
+    Every prediction is in exactly one of pred, unmatched_pred and dropped.
 
     Args:
         pred: (K,) indices of matched predictions, ascending.
-        truth: (K,) index of the truth each of them matches.
+        truth: (K,) index of the true box that each of them matches.
         iou: (K,) their IoU, at least the threshold.
-        unmatched_pred: indices of predictions that found nobody: false positives.
-        unmatched_truth: indices of truth that nobody found: misses.
+        unmatched_pred: indices of false positives.
+        unmatched_truth: indices of missed true boxes.
         dropped: indices of unmatched predictions that lie in an ignore region and do not count.
         repeated: indices of predictions that equal an earlier one; they are never matched, and
             each is in unmatched_pred or dropped as well.
@@ -48,12 +49,12 @@ class Matches:
 
 @dataclass(frozen=True, eq=False)
 class Overlaps:
-    """What matching needs to know of an answer and the truth, at any threshold.
+    """The overlaps of an answer with the ground truth, from which any threshold can be matched.
 
     Args:
         pred: (N, 4) xyxy predictions.
-        truth: (M, 4) xyxy truth, in the same frame.
-        iou: (N, M) IoU of each prediction with each truth, 0 in the rows of repeats.
+        truth: (M, 4) xyxy true boxes, in the same frame.
+        iou: (N, M) IoU of each prediction with each true box, 0 in the rows of repeats.
         in_ignore: (N,) True where most of a prediction lies in one ignore region.
         repeated: (N,) True where a prediction equals an earlier one.
     """
@@ -66,6 +67,8 @@ class Overlaps:
 
     def match(self, iou_threshold: float = 0.5) -> Matches:
         """Match at one threshold: most pairs first, then most total IoU (source: ours).
+
+        A prediction without area and an exact repeat of an earlier one never match.
 
         Args:
             iou_threshold: least IoU of a pair, in (0, 1].
@@ -89,13 +92,13 @@ class Overlaps:
         )
 
     def _pairs(self, threshold: float) -> tuple[Indices, Indices]:
-        """Indices of matched predictions (ascending) and of their truth."""
+        """Return the indices of matched predictions (ascending) and of their true boxes."""
         i, j = np.divmod(np.flatnonzero(self.iou >= threshold), max(len(self.truth), 1))
         rivals_i, rivals_j = np.bincount(i), np.bincount(j)
         alone = (rivals_i[i] == 1) & (rivals_j[j] == 1)
         if alone.all():
             return i, j
-        # Two who have only each other are a pair; the assignment is about the rest.
+        # Two boxes that overlap only each other are a pair; the rest has to be assigned.
         rows = _by_coordinates(np.flatnonzero(np.bincount(i[~alone])), self.pred)
         columns = _by_coordinates(np.flatnonzero(np.bincount(j[~alone])), self.truth)
         iou = self.iou[rows[:, None], columns]
@@ -112,12 +115,13 @@ class Overlaps:
 def overlaps(
     answers: Sequence[BoxesLike], truth: BoxesLike, ignore_boxes: BoxesLike
 ) -> list[Overlaps]:
-    """Compare several answers with one truth in one go.
+    """Compare several answers with one ground truth.
 
     Args:
-        answers: boxes (N_g, 4) xyxy of each answer.
+        answers: boxes (N_g, 4) xyxy of each answer, at least one answer.
         truth: (M, 4) xyxy, in the frame of the answers.
-        ignore_boxes: (K, 4) xyxy regions that neither reward nor punish.
+        ignore_boxes: (K, 4) xyxy regions; an unmatched prediction with more than half of its area
+            inside one of them is dropped.
 
     Returns:
         One ``Overlaps`` per answer.
@@ -147,7 +151,7 @@ def _by_coordinates(indices: Indices, boxes: Boxes) -> Indices:
 
 
 def _repeated(boxes: Boxes) -> NDArray[np.bool_]:
-    """True where a box equals one before it."""
+    """Return True where a box equals one before it."""
     order = np.lexsort(boxes.T)
     ordered = boxes[order]
     repeated = np.zeros(len(boxes), dtype=bool)

@@ -1,4 +1,4 @@
-"""Episodes for people: a picture of looks, answers and truth, and the transcript as text."""
+"""Episodes for human eyes: an image of looks, answers and ground truth, and the transcript."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MISSED: Colour = (255, 64, 255)
 DROPPED: Colour = (160, 160, 160)
 
 SCALE = 2
-"""Frame pixels per view pixel, so that people of a few view pixels can be told apart."""
+"""Frame pixels per view pixel, so that instances of a few view pixels can be told apart."""
 _LINE_HEIGHT = 24
 _FONT_SIZE = 17
 
@@ -43,13 +43,12 @@ def transcript_text(messages: Iterable[Message]) -> str:
 def render_frame(episode: Episode, score: Score | None = None) -> NDArray[np.uint8]:
     """Draw the state of an episode.
 
-    Looks are blue, an answer yellow. With a score, answers are green where they found somebody
-    (whose truth is white) and red where not, missed people are magenta, ignore regions and
-    dropped answers grey.
+    Looks are blue, an answer yellow. With a score, matched answers are green and their true boxes
+    white, false positives red, missed instances magenta, ignore regions and dropped answers grey.
 
     Args:
         episode: what to draw.
-        score: how it was scored; without one no truth is drawn.
+        score: of the episode; without it no ground truth is drawn.
 
     Returns:
         RGB uint8 (h, w, 3): twice the view with a caption of two lines under it.
@@ -87,7 +86,7 @@ def render_frame(episode: Episode, score: Score | None = None) -> NDArray[np.uin
 
 
 def _paragraph(message: Message) -> str:
-    """Return one message under its heading, each image where it stands."""
+    """Return one message under its heading, each image in its position."""
     parts = [
         part if isinstance(part, str) else f"[image {part.shape[1]}x{part.shape[0]}]"
         for part in message.parts
@@ -107,11 +106,11 @@ def draw_boxes(
     width: int,
     names: str | None = None,
 ) -> None:
-    """Outline boxes over a dark line that keeps them legible on any ground.
+    """Outline boxes over a dark line that keeps them legible on any background.
 
     Args:
-        pen: of the picture.
-        boxes: (N, 4) xyxy, pixels of the picture.
+        pen: of the image.
+        boxes: (N, 4) xyxy, pixels of the image.
         colour: of the line.
         width: of the line in pixels; the dark one is wider by 2.
         names: written inside each box with its number, counted from 1; nothing without it.
@@ -122,9 +121,9 @@ def draw_boxes(
         pen.rectangle((x1 - 1, y1 - 1, x2 + 1, y2 + 1), outline=(0, 0, 0), width=width + 2)
         pen.rectangle((x1, y1, x2, y2), outline=colour, width=width)
         if names:
-            place = (max(x1, 0) + 5, max(y1, 0) + 3)
+            corner = (max(x1, 0) + 5, max(y1, 0) + 3)
             pen.text(
-                place, f"{names} {number}", colour, _font(), stroke_width=2, stroke_fill=(0, 0, 0)
+                corner, f"{names} {number}", colour, _font(), stroke_width=2, stroke_fill=(0, 0, 0)
             )
 
 
@@ -143,7 +142,7 @@ def _status(episode: Episode, score: Score | None) -> str:
 def _caption(
     pen: ImageDraw.ImageDraw, top: int, status: str, legend: Sequence[tuple[str, Colour]]
 ) -> None:
-    """Write the status and, under it, each legend word in its colour."""
+    """Write the status and, under it, each entry of the legend in its colour."""
     pen.text((8, top + 3), status, (255, 255, 255), _font())
     x = 8.0
     for word, colour in legend:

@@ -1,7 +1,7 @@
 """The three rewards, one pure function per term, and the scoring of a whole group.
 
 The idea (format, variance-guided look, weighted precision and recall) is that of DIP-R1
-(arXiv 2505.23179); its formulas were not at hand, so every definition here is ours.
+(arXiv 2505.23179); its formulas were not available, so every definition here is ours.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ class RewardTerms:
     """The terms of one rollout's reward, each in [0, 1] and unweighted.
 
     Args:
-        format: did it think, look and answer in this order.
-        look: did it look where the ambiguous items are.
+        format: whether it thought, looked and answered in this order.
+        look: how well its looks cover the ambiguous items.
         accuracy: precision and recall of its answer.
     """
 
@@ -59,11 +59,11 @@ class RewardTerms:
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What of an episode counts for its reward.
+    """The part of an episode that its reward depends on.
 
     Args:
         answer: (N, 4) xyxy boxes of the answer, scene frame; empty without an answer.
-        looks: (R, 4) xyxy regions that were asked for and could be shown, scene frame.
+        looks: (R, 4) xyxy regions that were requested and could be shown, scene frame.
         segments_per_turn: the parsed segments of each turn; None for a turn that was malformed or
             refused.
         answered: False when the episode ended without an answer; it is scored with an empty one.
@@ -77,12 +77,12 @@ class Outcome:
 
 @dataclass(frozen=True, eq=False)
 class Score:
-    """The reward of one rollout with its reasons.
+    """The reward terms of one rollout, and the matching behind them.
 
     Args:
         terms: the unweighted terms.
-        matches: who found whom at the first IoU threshold; indices into the outcome's answer,
-            ``scene.truth`` and so on.
+        matches: the matching at the first IoU threshold; its indices refer to the outcome's answer
+            and to ``scene.truth``.
     """
 
     terms: RewardTerms
@@ -94,15 +94,15 @@ def format_reward(
     graded: bool = False,
     may_look: bool = True,
 ) -> float:
-    """Pay for an episode that thinks, then looks, then answers once (source: ours).
+    """Reward an episode that thinks, then looks, then answers once (source: ours).
 
-    Where no look may be taken, thinking and answering is all there is to pay for.
+    Where no look may be taken, thinking and answering earn the whole term.
 
     Args:
         segments_per_turn: the parsed segments of each turn; None for a malformed turn.
-        graded: pay a third for each of think, look and answer that comes in this order; half for
-            each of think and answer where no look may be taken.
-        may_look: False where the rules allow no look; one is then neither asked for nor paid.
+        graded: credit a third for each of think, look and answer that comes in this order; half
+            for each of think and answer where no look may be taken.
+        may_look: False where the rules allow no look; one is then neither required nor credited.
 
     Returns:
         1 or 0; a multiple of one third, or of one half without looks, when graded. A malformed
@@ -135,7 +135,7 @@ def accuracy_reward(
     precision_weight: float = 0.5,
     iou: IouRule = "0.5",
 ) -> float:
-    """Pay for precision P and recall R of an answer (source: ours).
+    """Reward precision P and recall R of an answer (source: ours).
 
     ``f_beta``: ``(1 + b^2) P R / (b^2 P + R)``; ``weighted_sum``: ``w P + (1 - w) R``. Ignored
     instances are never misses, predictions dropped by an ignore region never false positives, and
@@ -151,15 +151,15 @@ def accuracy_reward(
         iou: match at one threshold, such as "0.5", or take the mean over .5:.05:.95.
 
     Returns:
-        A number in [0, 1]. P is 0 without predictions; with empty truth the result is 1 without
-        false positives, else 0.
+        A number in [0, 1]. P is 0 without predictions; with an empty ground truth the result is 1
+        without false positives, else 0.
     """
     overlap = overlaps([pred], truth, ignore_boxes)[0]
     return _accuracy(_match_all(overlap, iou), kind, beta, precision_weight)
 
 
 def look_reward(items: AmbiguousItems, looks: BoxesLike, scene_size: tuple[int, int]) -> float:
-    """Pay for looks that hold the ambiguous items and little else (source: ours).
+    """Reward looks that cover the ambiguous items and little else (source: ours).
 
     ``max(0, sum_i a_i covered_i / sum_i a_i - area(L) / area(scene))`` with the union L of the
     looks: Youden's informedness of the look against ambiguity.
@@ -185,11 +185,11 @@ def look_reference(config: EpisodeConfig, group_size: int) -> LookReference:
     """Return what the look term is measured against.
 
     Args:
-        config: how the episode is paid.
+        config: the rules of the episode.
         group_size: rollouts of one scene that are scored together.
 
     Returns:
-        ``siblings`` where they can disagree and are asked for, else ``prior``.
+        ``siblings`` where the rules name them and there are enough to disagree, else ``prior``.
     """
     wanted = config.reward.ambiguity == "siblings" and group_size >= MIN_GROUP
     return "siblings" if wanted else "prior"
@@ -199,17 +199,18 @@ def score_group(outcomes: Sequence[Outcome], scene: Scene, config: EpisodeConfig
     """Score the rollouts of one scene.
 
     With three rollouts or more, ambiguity is where the siblings of a rollout disagree; with fewer,
-    or where ``config.reward.ambiguity`` says so, it is the prior from the annotation. Truth, ignore
-    regions and answers are clipped to the scene first: amodal boxes may run outside, and a
-    predicted box that lies outside altogether is a false positive.
+    or with ``config.reward.ambiguity`` "annotation", it is the prior from the annotation. Ground
+    truth, ignore regions and answers are clipped to the scene first: amodal boxes may run outside,
+    and a predicted box that lies outside altogether is a false positive.
 
     Under rules without looks (``max_looks`` 0) the look term is 0 whatever a policy does, so its
-    weight cannot be earned: compare arms with and without looks by accuracy or F1, not by reward.
+    weight cannot be earned: compare conditions with and without looks by accuracy or F1, not by
+    reward.
 
     Args:
         outcomes: one per rollout.
         scene: the scene they share.
-        config: how the episode was shown and is paid.
+        config: the rules of the episode.
 
     Returns:
         One score per rollout, in order.
@@ -241,14 +242,14 @@ def score_group(outcomes: Sequence[Outcome], scene: Scene, config: EpisodeConfig
 
 
 def _match_all(overlap: Overlaps, rule: IouRule) -> list[Matches]:
-    """Matches at every threshold of an IoU rule."""
+    """Return the matches at every threshold of an IoU rule."""
     return [overlap.match(threshold) for threshold in iou_thresholds(rule)]
 
 
 def _accuracy(
     matches: Sequence[Matches], kind: AccuracyKind, beta: float, precision_weight: float
 ) -> float:
-    """Mean accuracy over matches at several thresholds."""
+    """Return the mean accuracy over matches at several thresholds."""
     values = []
     for match in matches:
         found = len(match.pred)
@@ -267,7 +268,7 @@ def _accuracy(
 
 
 def _prior(scene: Scene, truth: NDArray[np.float64], config: EpisodeConfig) -> AmbiguousItems:
-    """Ambiguity of a scene without siblings; ``truth`` is clipped to the scene."""
+    """Return a scene's ambiguity without siblings; ``truth`` is clipped to the scene."""
     view = View.of(scene.size, config.view_size, config.size_multiple, config.coordinate_format)
     shown = view.scene_to_view(truth)
     return prior_ambiguity(truth, scene.visible_share[~scene.ignore], shown[:, 3] - shown[:, 1])

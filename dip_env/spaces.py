@@ -1,4 +1,4 @@
-"""Gymnasium spaces of plain Python strings: actions that sample well, and text of any script.
+"""Gymnasium spaces of plain Python strings: actions with well-formed samples, and any text.
 
 ``gymnasium.spaces.Text`` refuses characters outside a fixed set, such as "é", and samples noise.
 Both spaces here batch like any custom space: to a ``Tuple`` of copies.
@@ -17,7 +17,7 @@ _SAMPLE_ALPHABET = "abc xyz 019 éß 人群 Жя 🙂"
 
 
 class _AnyString(Space[str]):
-    """What every space of plain strings shares: all strings are in it, none has a fixed array."""
+    """Base of the spaces of plain strings, which contain every string."""
 
     @property
     def is_np_flattenable(self) -> bool:
@@ -40,7 +40,7 @@ class UnicodeText(_AnyString):
     def __init__(
         self, max_sample_length: int = 32, seed: int | np.random.Generator | None = None
     ) -> None:
-        """Keep the length of samples."""
+        """Store the length of samples."""
         self.max_sample_length = max_sample_length
         super().__init__(seed=seed)
 
@@ -59,8 +59,8 @@ class UnicodeText(_AnyString):
         """
         _refuse_masks(mask, probability)
         length = self.np_random.integers(self.max_sample_length + 1)
-        places = self.np_random.integers(len(_SAMPLE_ALPHABET), size=length)
-        return "".join(_SAMPLE_ALPHABET[place] for place in places)
+        indices = self.np_random.integers(len(_SAMPLE_ALPHABET), size=length)
+        return "".join(_SAMPLE_ALPHABET[index] for index in indices)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, UnicodeText) and self.max_sample_length == other.max_sample_length
@@ -86,7 +86,7 @@ class ActionSpace(_AnyString):
         text_size: tuple[int, int],
         seed: int | np.random.Generator | None = None,
     ) -> None:
-        """Keep the grammar and the size."""
+        """Store the grammar and the size."""
         self.grammar = grammar
         self.text_size = text_size
         super().__init__(seed=seed)
@@ -125,7 +125,7 @@ class ActionSpace(_AnyString):
         return f"ActionSpace({self.grammar}, text_size={self.text_size})"
 
     def _boxes(self, count: int) -> np.ndarray:
-        """Random boxes (count, 4) with integer corners, text frame."""
+        """Return random boxes (count, 4) with integer corners, text frame."""
         sides = np.array(self.text_size)
         low = self.np_random.integers(0, sides, size=(count, 2))
         high = self.np_random.integers(low + 1, sides + 1)
@@ -133,6 +133,6 @@ class ActionSpace(_AnyString):
 
 
 def _refuse_masks(mask: Any | None, probability: Any | None) -> None:
-    """Say so when a caller asks for masked sampling."""
+    """Raise ValueError for masked sampling."""
     if mask is not None or probability is not None:
         raise ValueError("mask and probability: expected None, text has no masked sampling")

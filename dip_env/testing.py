@@ -1,4 +1,4 @@
-"""Checks for scene sources and environments of one's own; every failure is one clear error."""
+"""Checks for custom scene sources and environments; every failure is one clear error."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ def check_dip_env(
 ) -> None:
     """Check that a source of scenes, or an environment made from one, keeps the contract.
 
-    Scenes must come out the same each time and in any order, load an image of the size they
-    state, and be solvable: the truth, printed as an answer, must earn accuracy 1. Each is played
-    to the end by script; the truth may not show before, and rewards must stay in range.
+    Scenes must be the same each time and in any order, load an image of the size they state, and be
+    solvable: the ground truth, printed as an answer, must earn accuracy 1. Each is played to the
+    end by a script; the ground truth may not show before, and rewards must stay in range.
 
     Args:
         subject: a ``SceneSource``, or a ``DIPCrowdEnv`` with or without wrappers.
-        config: rules to play a source by; an environment has its own.
+        config: rules of the episodes on a source; an environment has its own.
         indices: scenes to check; those beyond the end of the source are left out.
 
     Raises:
@@ -45,7 +45,7 @@ def check_dip_env(
             raise DipError(f"expected a DIPCrowdEnv inside, got {type(env).__name__}")
         check_dip_env(env.source, env.config, indices)
         for index in _present(env.source, indices):
-            _play(_EnvGame(subject, index), env.source[index], env.config, index)
+            _play(_EnvPlayer(subject, index), env.source[index], env.config, index)
         return
     config = config or EpisodeConfig()
     present = _present(subject, indices)
@@ -54,17 +54,17 @@ def check_dip_env(
     for index, scene in scenes.items():
         _check_scene(scene, index)
     _check_names(scenes)
-    # Backwards, so that a source that hands out its scenes in turn is found out.
+    # Backwards, so that a source that ignores the index is detected.
     for index in reversed(present):
         before, now = _fingerprint(scenes[index]), _fingerprint(subject[index])
         for name in before:
             if before[name] != now[name]:
                 raise SceneError(f"scene {index}: {name}: expected the same each time, it changed")
     for index, scene in scenes.items():
-        _play(_SourceGame(scene, config, index), scene, config, index)
+        _play(_SourcePlayer(scene, config, index), scene, config, index)
 
 
-class _SourceGame:
+class _SourcePlayer:
     """One scene, played through ``Episode``."""
 
     def __init__(self, scene: Scene, config: EpisodeConfig, index: int) -> None:
@@ -80,7 +80,7 @@ class _SourceGame:
         return turn.reward, turn.terminated or turn.truncated, info
 
 
-class _EnvGame:
+class _EnvPlayer:
     """One scene, played through a Gymnasium environment and its wrappers."""
 
     def __init__(self, env: gymnasium.Env[Any, Any], index: int) -> None:
@@ -135,7 +135,7 @@ def _check_scene(scene: Scene, index: int) -> None:
 
 
 def _check_names(scenes: Mapping[int, Scene]) -> None:
-    """Require names that tell scenes apart."""
+    """Require a different name of every scene."""
     seen: dict[str, int] = {}
     for index, scene in scenes.items():
         other = seen.setdefault(scene.scene_id, index)
@@ -158,63 +158,66 @@ def _fingerprint(scene: Scene) -> dict[str, Any]:
     }
 
 
-def _play(game: _SourceGame | _EnvGame, scene: Scene, config: EpisodeConfig, index: int) -> None:
-    """Play one scene twice: without an answer until the turns run out, then with the truth."""
-    place = f"scene {index}"
+def _play(
+    player: _SourcePlayer | _EnvPlayer, scene: Scene, config: EpisodeConfig, index: int
+) -> None:
+    """Play one scene twice: until the turns run out, then with the ground truth as the answer."""
+    where = f"scene {index}"
     for turn in range(1, config.max_turns + 1):
-        reward, done, info = game.step("not an action" if turn == 1 else "<think>hm</think>")
+        reward, done, info = player.step("not an action" if turn == 1 else "<think>hm</think>")
         if done != (turn == config.max_turns):
-            raise DipError(f"{place}: expected the end after {config.max_turns} turns, got {turn}")
-        _check_turn(reward, done, info, config, place)
+            raise DipError(f"{where}: expected the end after {config.max_turns} turns, got {turn}")
+        _check_turn(reward, done, info, config, where)
         if (info["parse_error"] is None) != (turn > 1):
-            raise DipError(f"{place}: parse_error: expected one in turn 1 only, got it in {turn}")
+            raise DipError(f"{where}: parse_error: expected one in turn 1 only, got it in {turn}")
 
-    game.start()
+    player.start()
     grammar = Grammar(config.max_regions, config.max_boxes)
     view = View.of(scene.size, config.view_size, config.size_multiple, config.coordinate_format)
     if config.max_looks and config.max_turns > 1:
         width, height = view.text_size
         look = Look(np.array([[0, 0, width // 2, height // 2]]))
-        reward, done, info = game.step(grammar.format((Think("the top left"), look)))
+        reward, done, info = player.step(grammar.format((Think("the top left"), look)))
         if done or info["parse_error"] is not None:
-            raise DipError(f"{place}: expected a look to go on, got {info['parse_error']!r}")
-        _check_turn(reward, done, info, config, place)
+            raise DipError(f"{where}: expected a look to go on, got {info['parse_error']!r}")
+        _check_turn(reward, done, info, config, where)
     truth = view.scene_to_text(scene.truth)
-    reward, done, info = game.step(grammar.format((Answer(truth),)))
+    reward, done, info = player.step(grammar.format((Answer(truth),)))
     if not done:
-        raise DipError(f"{place}: expected an answer to end the episode, it went on")
-    _check_turn(reward, done, info, config, place)
+        raise DipError(f"{where}: expected an answer to end the episode, it went on")
+    _check_turn(reward, done, info, config, where)
     accuracy = info["reward_terms"]["accuracy"]
     # At the stricter thresholds, printing with two decimals may cost a tiny box a match.
     if config.reward.iou == "0.5" and accuracy != 1.0:
         raise DipError(
-            f"{place}: expected the truth as an answer to earn accuracy 1, got {accuracy:.3f}; "
-            "is a box given twice, or too small to be printed with two decimals?"
+            f"{where}: expected the ground truth as an answer to earn accuracy 1, "
+            f"got {accuracy:.3f}; is a box given twice, "
+            "or too small to be printed with two decimals?"
         )
 
 
 def _check_turn(
-    reward: float, done: bool, info: Mapping[str, Any], config: EpisodeConfig, place: str
+    reward: float, done: bool, info: Mapping[str, Any], config: EpisodeConfig, where: str
 ) -> None:
     """Require one turn's reward and info to keep the contract."""
     for key in ("parse_error", "segments"):
         if key not in info:
-            raise DipError(f"{place}: info: expected {key!r} at every step, it is missing")
+            raise DipError(f"{where}: info: expected {key!r} at every step, it is missing")
     if not done:
         shown = [key for key in END_KEYS if key in info]
         if shown:
             raise DipError(
-                f"{place}: info: expected {shown[0]!r} only after the end, got it before"
+                f"{where}: info: expected {shown[0]!r} only after the end, got it before"
             )
         if reward != 0:
-            raise DipError(f"{place}: reward: expected 0 before the end, got {reward}")
+            raise DipError(f"{where}: reward: expected 0 before the end, got {reward}")
         return
     for key in END_KEYS:
         if key not in info:
-            raise DipError(f"{place}: info: expected {key!r} after the end, it is missing")
+            raise DipError(f"{where}: info: expected {key!r} after the end, it is missing")
     for name, value in info["reward_terms"].items():
         if not 0 <= value <= 1:
-            raise DipError(f"{place}: reward term {name}: expected [0, 1], got {value}")
+            raise DipError(f"{where}: reward term {name}: expected [0, 1], got {value}")
     highest = sum(config.reward.weights.values())
     if not 0 <= reward <= highest + 1e-9:
-        raise DipError(f"{place}: reward: expected [0, {highest}], got {reward}")
+        raise DipError(f"{where}: reward: expected [0, {highest}], got {reward}")

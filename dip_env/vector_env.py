@@ -134,7 +134,7 @@ class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
         for p in starting:
             if seeds[p] is not None:
                 self._rngs[p] = seeding.np_random(seeds[p])[0]
-        # All are picked before any starts, so that a wrong index leaves every group as it was.
+        # All are picked before any starts, so that a wrong index leaves the groups as they were.
         indices = [pick_scene(self.source, self._rngs[p], scenes[p]) for p in starting]
         infos: dict[str, Any] = {}
         for p, index in zip(starting, indices, strict=True):
@@ -153,7 +153,7 @@ class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
             Observations, rewards, terminations, truncations (num_envs,) and infos.
 
         Raises:
-            TypeError: when the action of a member that still plays is not a string.
+            TypeError: when the action of a member that has not ended is not a string.
             ValueError: for another number of actions than environments.
             EpisodeOverError: when autoreset is disabled and a group has ended.
             ResetNeeded: before the first reset.
@@ -179,7 +179,7 @@ class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
         return self._observations(), rewards, terminations, truncations, infos
 
     def render(self) -> tuple[Any, ...] | None:
-        """Return one picture or transcript per environment, or None without a render mode."""
+        """Return one image or transcript per environment, or None without a render mode."""
         if self.render_mode is None:
             return None
         if self.render_mode == "ansi":
@@ -195,7 +195,7 @@ class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
         )
 
     def _start(self, p: int, index: int, infos: dict[str, Any]) -> None:
-        """Put group p on a scene and add the infos of its members."""
+        """Start group p on a scene and add the infos of its members."""
         group = EpisodeGroup(self.source[index], self.config, self.group_size, index)
         self.groups[p] = group
         for i, episode in enumerate(group.episodes, start=p * self.group_size):
@@ -209,7 +209,7 @@ class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
         return groups
 
     def _check_actions(self, actions: Sequence[str], groups: Sequence[EpisodeGroup]) -> None:
-        """Refuse a wrong call before any group has moved."""
+        """Refuse a wrong call before any group has taken a step."""
         if isinstance(actions, str):
             raise TypeError(f"actions: expected {self.num_envs} strings, got one string")
         if len(actions) != self.num_envs:
@@ -236,7 +236,7 @@ class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
         return list(value)
 
     def _groups_in(self, mask: Any) -> Flags:
-        """Return which groups a reset mask covers, (P,); it may not split one, nor cover none."""
+        """Return the groups that a reset mask covers, (P,): whole ones, at least one."""
         mask = np.asarray(mask)
         if mask.shape != (self.num_envs,) or mask.dtype != np.bool_:
             raise ConfigError(
@@ -262,7 +262,7 @@ class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
 
 
 def _checked_mode(mode: str | AutoresetMode) -> AutoresetMode:
-    """Return Gymnasium's enum of a mode that groups can follow."""
+    """Return Gymnasium's enum of an autoreset mode that groups support."""
     known = (AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED)
     for candidate in known:
         if mode in (candidate, candidate.value):

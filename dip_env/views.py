@@ -1,9 +1,9 @@
-"""The three coordinate frames, the overview and the crops; knows no text grammar and no reward.
+"""The three coordinate frames, the overview and the crops; independent of grammar and rewards.
 
 **scene**: pixels of the source image. **view**: pixels of the overview the policy sees.
-**text**: the numbers that are printed (``pixel``: view pixels; ``norm1000``: thousandths of the
-view). Sides of overview and crops are multiples of a given number, so the two axes of a view may
-differ a little in scale.
+**text**: printed numbers (``pixel``: view pixels; ``norm1000``: thousandths of the view). Sides of
+overview and crops are multiples of a given number, so the two axes of a view may differ slightly in
+scale.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def fit_size(size: tuple[float, float], long_side: int, multiple: int) -> tuple[
 
 @dataclass(frozen=True)
 class View:
-    """Where the overview lies: converts boxes between the scene, view and text frames.
+    """The frames of a scene: converts boxes between the scene, view and text frames.
 
     Args:
         scene_size: (width, height) of the source image in pixels.
@@ -87,7 +87,7 @@ class View:
 
     @property
     def text_size(self) -> tuple[int, int]:
-        """Largest x and y that lie on the image in the text frame."""
+        """Largest x and y of the image in the text frame."""
         return (1000, 1000) if self.coordinate_format == "norm1000" else self.view_size
 
     def scene_to_view(self, boxes: BoxesLike) -> Boxes:
@@ -113,10 +113,10 @@ class View:
 
 @dataclass(frozen=True, eq=False)
 class Crop:
-    """What one look shows.
+    """One region as a look shows it.
 
     Args:
-        image: RGB uint8 (h, w, 3); both sides are multiples of the crop's multiple.
+        image: RGB uint8 (h, w, 3); both sides are multiples of ``size_multiple``.
         region: float64 (4,) xyxy in the scene frame, exactly what ``image`` shows.
         magnification: crop pixels per view pixel along the longer side of the crop.
     """
@@ -142,7 +142,7 @@ def overview(image: Image.Image, view: View) -> Image.Image:
 def shown_region(
     region: ArrayLike, view: View, crop_size: int, multiple: int
 ) -> tuple[float, float, float, float]:
-    """Return what a crop of a region shows: the region clipped and, where too thin, grown.
+    """Return the region that a crop shows: the requested one clipped and, where too thin, grown.
 
     Args:
         region: (4,) xyxy in the scene frame.
@@ -208,7 +208,7 @@ def _rescale(boxes: BoxesLike, source: tuple[int, int], target: tuple[int, int])
 
 
 def _grow(low: float, high: float, length: float, limit: float) -> tuple[float, float]:
-    """Grow [low, high] about its middle to ``length``, shifted and cut to stay in [0, limit]."""
+    """Grow [low, high] about its middle to ``length``, shifted and clipped to [0, limit]."""
     if high - low >= length:
         return low, high
     length = min(length, limit)

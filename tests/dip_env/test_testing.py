@@ -126,7 +126,7 @@ def test_environments_pass_with_and_without_wrappers(toy):
         (ShareOverOne(), r"scene 0: visible_share: expected numbers in \[0, 1\]"),
         (SameName(), "scene 1: scene_id: expected a name of its own, got 'scene'"),
         (BoxOutside(), r"scene 0: boxes\[0\]: expected a part inside the image"),
-        (BoxTwice(), r"scene 0: expected the truth .* accuracy 1, got .* a box given twice"),
+        (BoxTwice(), r"scene 0: expected the ground truth .* accuracy 1, got .* a box given twice"),
         (TooSmallToPrint(), "too small to be printed"),
         (NoScene(), "scene 0: expected a Scene, got NoneType"),
         (NoEnd(), r"scene 4: expected IndexError outside 0\.\.3"),

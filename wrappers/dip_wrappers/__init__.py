@@ -1,4 +1,4 @@
-"""The environment seen another way: as a chat, as a record on disk, and under controls."""
+"""Wrappers of the environment: chat messages, traces on disk, and controls of what is seen."""
 
 from dip_wrappers.chat import ChatObservation, to_chat
 from dip_wrappers.controlled import Control, LookControl

@@ -16,7 +16,7 @@ from dip_env.episode import Message
 
 ChatFormat = Literal["processor", "openai"]
 """``processor``: PIL images beside the text, for ``processor.apply_chat_template``;
-``openai``: PNG data URLs, for any server that speaks the chat completions protocol."""
+``openai``: PNG data URLs, for any server with the chat completions protocol."""
 
 ChatMessage = dict[str, Any]
 
@@ -38,10 +38,10 @@ def image_url(image: NDArray[np.uint8]) -> str:
 
 
 def plain_text(text: str) -> str:
-    """Make quoted text harmless: no spelled-out special token, no half of a surrogate pair.
+    """Break up spelled-out special tokens and replace halves of surrogate pairs.
 
-    What a policy said is quoted in error messages and in transcripts. A tokenizer would read an
-    image placeholder that it spells as one, without an image, and an end of turn as the end.
+    Error messages and transcripts quote the policy's text. A tokenizer would take an image
+    placeholder spelled out there for one without an image, and an end of turn for the end.
 
     Args:
         text: of a message.
@@ -68,7 +68,7 @@ def to_chat(messages: Sequence[Message], format: ChatFormat = "processor") -> li
         format: the shape of the image parts, see ``ChatFormat``.
 
     Returns:
-        One ``{"role": ..., "content": [parts]}`` for each message, its texts made harmless by
+        One ``{"role": ..., "content": [parts]}`` for each message, its texts cleaned by
         ``plain_text``.
 
     Raises:
@@ -160,8 +160,7 @@ class ChatSpace(gym.Space[list[ChatMessage]]):
 class ChatObservation(gym.ObservationWrapper[Any, str, Any], gym.utils.RecordConstructorArgs):
     """Observe the whole conversation so far as chat messages.
 
-    The images are those of the episode itself, unpadded; the arrays of the wrapped observation
-    are not looked at.
+    The images are those of the episode itself, unpadded; the wrapped observation is not used.
 
     Args:
         env: a ``DIPCrowdEnv``, wrapped or not.
@@ -169,7 +168,7 @@ class ChatObservation(gym.ObservationWrapper[Any, str, Any], gym.utils.RecordCon
     """
 
     def __init__(self, env: gym.Env[Any, str], format: ChatFormat = "processor") -> None:
-        """Announce conversations as the observation space."""
+        """Set conversations as the observation space."""
         gym.utils.RecordConstructorArgs.__init__(self, format=format)
         gym.ObservationWrapper.__init__(self, env)
         self.format: ChatFormat = format

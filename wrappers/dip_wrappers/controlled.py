@@ -1,8 +1,8 @@
-"""Episodes in which what a policy sees, or where it really looks, is changed and nothing else.
+"""Episodes in which only what a policy sees, or where it really looks, is changed.
 
-The conversation goes on agreeing with itself: where a look is replaced, the transcript shows the
-replaced regions as the policy's words, and reward, traces and arrays are those of the looks really
-taken. A control cannot make a policy look that answers at once. The usual ones are in ``controls``.
+The conversation stays consistent: where a look is replaced, the transcript shows the replaced
+regions as the policy's text, and reward, traces and arrays are those of the looks really taken. A
+control cannot make a policy look that answers at once. ``controls`` has the standard ones.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ class Control:
         name: short, as in a table.
         regions: from the regions (R, 4) of one look, text frame, the episode, and the number of
             regions taken before, to those that are looked at instead, text frame.
-        overview: from the overview, RGB uint8 (h, w, 3), and the episode to the picture that is
-            shown instead, of the same shape.
-        crop: from a crop and the episode to the picture that is shown instead, of the crop's
-            shape; the message goes on naming the place that was asked for.
+        overview: from the overview, RGB uint8 (h, w, 3), and the episode to the image that is shown
+            instead, of the same shape.
+        crop: from a crop and the episode to the image that is shown instead, of the crop's shape;
+            the message still names the requested region.
     """
 
     name: str
@@ -64,7 +64,7 @@ class Control:
 
     @property
     def changes_pixels(self) -> bool:
-        """Whether it shows other pictures than the environment, and not just other places."""
+        """Whether it shows other images than the environment, and not just other regions."""
         return self.overview is not _own_overview or self.crop is not _own_crop
 
     def episode(
@@ -110,7 +110,7 @@ class ControlledEpisode(Episode):
 
     @cached_property
     def opening(self) -> Message:
-        """The first message: the overview, or what is shown instead, and the task."""
+        """The first message: the overview, or its replacement, and the task."""
         plain = super().opening
         (image,) = plain.images
         return replace(plain, images=(self._shown("overview", image),))
@@ -137,13 +137,13 @@ class ControlledEpisode(Episode):
             regions = self.control.regions(look.regions, self, taken)
             taken += len(regions)
             same = np.array_equal(regions, look.regions)
-            texts.append(None if same else self._words(regions))
-        # An answer comes last and a thought holds no tags, so the first matches are the looks.
+            texts.append(None if same else self._look_text(regions))
+        # An answer comes last and a think holds no tags, so the first matches are the looks.
         new = iter(texts)
         return _LOOK.sub(lambda old: next(new) or old[0], action, len(texts)) if texts else action
 
-    def _words(self, regions: Boxes) -> str:
-        """Return the text of a look that takes the place of the policy's."""
+    def _look_text(self, regions: Boxes) -> str:
+        """Return the text of a look that replaces the policy's."""
         try:
             segments: tuple[Segment, ...] = (Look(regions),)
             text = self.grammar.format(segments)
@@ -156,14 +156,14 @@ class ControlledEpisode(Episode):
         return text
 
     def cut(self, regions: Boxes) -> tuple[Crop, ...]:
-        """Cut crops, then put what the control shows in their place; see ``Episode.cut``."""
+        """Cut crops, then replace their images as the control does; see ``Episode.cut``."""
         return tuple(
             replace(crop, image=self._shown("crop", crop.image, crop))
             for crop in super().cut(regions)
         )
 
     def _shown(self, what: str, image: Pixels, crop: Crop | None = None) -> Pixels:
-        """Return what the control shows in place of an image, checked."""
+        """Return the image that the control shows instead, after a check."""
         control = self.control
         shown = control.overview(image, self) if crop is None else control.crop(crop, self)
         if shown.shape != image.shape or shown.dtype != np.uint8:
@@ -177,7 +177,7 @@ class ControlledEpisode(Episode):
 class LookControl(gym.Wrapper[Any, str, Any, str], gym.utils.RecordConstructorArgs):
     """Play an environment under a control, from its next reset on.
 
-    The environment itself makes other episodes, so that wrappers inside this one see the same.
+    The environment itself makes controlled episodes, so that wrappers inside this one see the same.
 
     Args:
         env: a ``DIPCrowdEnv``, wrapped or not.

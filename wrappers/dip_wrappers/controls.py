@@ -1,9 +1,9 @@
 """Counterfactual controls: does a policy use what it sees, and does it matter where it looks?
 
 Each function returns a ``Control``, for ``LookControl``, ``EpisodeGroup`` or an evaluation. Not
-looking at all is no control but a rule, ``max_looks=0``. Grey and blur are pictures no policy has
-met: where it does worse, it may be lost for words rather than for sight; ``crops_from_elsewhere``
-shows it nothing unusual.
+looking at all is no control but a rule, ``max_looks=0``. Grey and blurred images are outside the
+training distribution of every policy, so a lower score may come from confusion rather than from
+missing information; ``crops_from_elsewhere`` shows nothing unusual.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from dip_env.views import Crop, View
 from dip_wrappers.controlled import Control, Pixels
 
 GREY = 128
-"""Of a picture that shows nothing: the middle of the range, which tells nothing of the scene."""
+"""Value of a blank image: the middle of the range, independent of the scene."""
 TRIES = 64
-"""Places drawn for a crop from another place; the one that shares least with the asked one wins."""
+"""Regions drawn for a crop from another one; that with the least overlap is taken."""
 
 
 def own_looks() -> Control:
@@ -34,10 +34,10 @@ def own_looks() -> Control:
 
 
 def random_looks(seed: int = 0) -> Control:
-    """Replace each region by one of the same size at a random place.
+    """Replace each region by one of the same size at a random position.
 
     Args:
-        seed: of the places, which depend on it, the scene, the size and the number of regions
+        seed: of the positions, which depend on it, the scene, the size and the number of regions
             taken before, not on where the policy wanted to look.
 
     Returns:
@@ -58,37 +58,37 @@ def random_looks(seed: int = 0) -> Control:
 def placed_looks(
     pick: Callable[[Scene, View], Any], name: str = "oracle looks", *, as_asked: bool = False
 ) -> Control:
-    """Look where somebody else would: at the true ambiguous people, when the oracle picks.
+    """Look at given regions, such as those that an oracle picks for the most ambiguous instances.
 
     Args:
-        pick: from the scene with its truth and the frames to regions (R, 4), text frame, best
-            first. A look takes the next of them, and begins anew after the last.
+        pick: from the annotated scene and the frames to regions (R, 4), text frame, best first. A
+            look takes the next of them, and starts over after the last.
         name: of the control.
-        as_asked: take as many regions as were asked for, each as large as was asked, around the
-            middles of those picked, so that the places alone differ; otherwise up to
-            ``max_regions`` as large as they were picked.
+        as_asked: take as many regions as requested, each of the requested size, centred on those
+            picked, so that only the positions differ; otherwise up to ``max_regions``, as large as
+            they were picked.
 
     Returns:
         The control.
     """
 
     def picked(regions: Boxes, episode: Episode, taken: int) -> Boxes:
-        places = np.asarray(pick(episode.scene, episode.view), dtype=np.float64)
+        targets = np.asarray(pick(episode.scene, episode.view), dtype=np.float64)
         if as_asked:
-            # Whoever asks for more regions than were picked sees the first ones again.
-            turn = (taken + np.arange(len(regions))) % len(places)
-            return _moved(regions, places[turn], episode.view)
-        first = taken if taken < len(places) else 0
-        return places[first : first + episode.config.max_regions]
+            # A look for more regions than were picked takes the first ones again.
+            turn = (taken + np.arange(len(regions))) % len(targets)
+            return _moved(regions, targets[turn], episode.view)
+        first = taken if taken < len(targets) else 0
+        return targets[first : first + episode.config.max_regions]
 
     return Control(name, regions=picked)
 
 
-def _moved(regions: Boxes, places: Boxes, view: View) -> Boxes:
-    """Move regions (R, 4) to the middles of places (R, 4), in the image and on whole numbers."""
+def _moved(regions: Boxes, targets: Boxes, view: View) -> Boxes:
+    """Centre regions (R, 4) on targets (R, 4), inside the image and on whole numbers."""
     size = np.array(view.text_size, dtype=np.float64)
     sides = _sides_inside(regions, view)
-    corner = np.round((places[:, :2] + places[:, 2:] - sides) / 2)
+    corner = np.round((targets[:, :2] + targets[:, 2:] - sides) / 2)
     corner = np.clip(corner, 0, np.maximum(np.floor(size - sides), 0))
     return np.concatenate([corner, corner + sides], axis=1)
 
@@ -115,7 +115,7 @@ def resized_looks(factor: float) -> Control:
     """Make every region larger or smaller around its middle.
 
     Args:
-        factor: of both sides, above 0; what then lies outside the image is cut off.
+        factor: of both sides, above 0; the result is clipped to the image.
 
     Returns:
         The control.
@@ -135,30 +135,29 @@ def resized_looks(factor: float) -> Control:
 
 
 def blank_crops() -> Control:
-    """Show grey in place of every crop."""
+    """Show grey instead of every crop."""
     return Control("crops blanked", crop=lambda crop, episode: _grey(crop.image))
 
 
 def crops_from_elsewhere(seed: int = 0) -> Control:
-    """Show in place of every crop another place of the same scene, at the same size.
+    """Show instead of every crop another region of the same scene, of the same size.
 
     Args:
-        seed: of the places, which depend on it, the scene and the region that was asked for.
+        seed: of the regions, which depend on it, the scene and the requested region.
 
     Returns:
-        The control; where a region is so large that no place is free of it, the picture shows the
-        one of 64 random places that shares least with it.
+        The control; of 64 random regions it shows the one that overlaps the requested region least.
     """
 
     def elsewhere(crop: Crop, episode: Episode) -> Pixels:
         rng = _rng(seed, episode.scene, np.round(crop.region, 2).tobytes())
         sides = crop.region[2:] - crop.region[:2]
-        room = np.maximum(np.array(episode.scene.size) - sides, 0.0)
-        corner = rng.random((TRIES, 2)) * room
-        places = np.concatenate([corner, np.minimum(corner + sides, episode.scene.size)], axis=1)
-        place = places[np.argmin(box_intersection(places, crop.region[None])[:, 0])]
+        free = np.maximum(np.array(episode.scene.size) - sides, 0.0)
+        corner = rng.random((TRIES, 2)) * free
+        drawn = np.concatenate([corner, np.minimum(corner + sides, episode.scene.size)], axis=1)
+        region = drawn[np.argmin(box_intersection(drawn, crop.region[None])[:, 0])]
         height, width = crop.image.shape[:2]
-        x1, y1, x2, y2 = place.tolist()
+        x1, y1, x2, y2 = region.tolist()
         image = episode.scene.image
         return np.array(image.resize((width, height), Image.Resampling.BICUBIC, (x1, y1, x2, y2)))
 
@@ -187,12 +186,12 @@ def blurred_overview(radius: float = 4.0) -> Control:
 
 
 def coarse_overview(side: int) -> Control:
-    """Take details from the overview and leave it as large as it is; crops stay sharp.
+    """Remove details from the overview at unchanged size; crops stay sharp.
 
-    It changes how much there is for a look to show, also for policies that know one size only.
+    It changes how much a look can add, also for policies that accept a single size only.
 
     Args:
-        side: pixels of the longest side of the picture that the overview is enlarged from.
+        side: longest side in pixels of the image that the overview is enlarged from.
 
     Returns:
         The control; an overview without more pixels stays as it is.
@@ -216,7 +215,7 @@ def coarse_overview(side: int) -> Control:
 
 
 def no_image() -> Control:
-    """Show grey in place of the overview and of every crop."""
+    """Show grey instead of the overview and of every crop."""
     return Control(
         "no image",
         overview=lambda image, episode: _grey(image),
@@ -225,7 +224,7 @@ def no_image() -> Control:
 
 
 def _sides_inside(regions: Boxes, view: View) -> Boxes:
-    """Return width and height of what regions (R, 4), text frame, show of the image, (R, 2)."""
+    """Return width and height (R, 2) of the parts of regions (R, 4) inside the image."""
     inside = clip_boxes(regions, view.text_size)
     return inside[:, 2:] - inside[:, :2]
 
@@ -235,5 +234,5 @@ def _grey(image: Pixels) -> Pixels:
 
 
 def _rng(seed: int, scene: Scene, what: bytes) -> np.random.Generator:
-    """Return randomness that depends on seed, scene and use, and on no process."""
+    """Return a generator that depends on seed, scene and use only."""
     return np.random.default_rng([seed, zlib.crc32(scene.scene_id.encode() + b"\0" + what)])

@@ -1,4 +1,4 @@
-"""Recorded episodes and how they lie on disk; reads, never writes, plays nothing.
+"""Recorded episodes and their format on disk; reads only.
 
 A folder holds ``turns-0000.jsonl``, ``turns-0001.jsonl``, ... (one file for each writer, so that
 runs and workers never write into each other's) and ``images/``. Every line is one JSON object with
@@ -6,7 +6,7 @@ runs and workers never write into each other's) and ``images/``. Every line is o
 
 - ``start``: scene, config, seed, source, group, the first message, the overview;
 - ``turn``: the action, the message and crops that came back, reward, info;
-- ``end``: total reward, reward terms, and the truth the episode was scored with.
+- ``end``: total reward, reward terms, and the ground truth the episode was scored with.
 
 Images are written before the line that names them and every line reaches the file in one write, so
 a crash costs at most the line being written.
@@ -35,7 +35,7 @@ class TraceError(DipError, ValueError):
 
 
 class TornTraceWarning(UserWarning):
-    """The last line of a trace file was cut, as after a crash; that line is lost."""
+    """The last line of a trace file is incomplete, as after a crash; that line is lost."""
 
 
 @dataclass(frozen=True)
@@ -43,14 +43,14 @@ class TraceTurn:
     """One action and what came back.
 
     Args:
-        action: the text the policy sent.
+        action: the policy's text.
         message: the text that came back, None when the episode ended.
         crops: files of the crops that came back, relative to the folder.
-        regions: (R, 4) scene frame, where each crop lies.
+        regions: (R, 4) xyxy region of each crop, scene frame.
         reward: reward of this step.
         terminated: the episode ended by its own rules.
         truncated: the episode ran out of turns.
-        info: what the environment said about the step, as JSON.
+        info: the environment's info of the step, as JSON.
     """
 
     action: str
@@ -68,7 +68,7 @@ class Trace:
     """One recorded episode.
 
     Args:
-        folder: where its files lie.
+        folder: of its files.
         episode: name, unique in the folder.
         scene_id: name of the scene in its source.
         scene_index: index of the scene in its source, None when unknown.
@@ -77,7 +77,7 @@ class Trace:
         seed: the seed of the episode, None when there was none.
         group: name shared by the rollouts of one group, None for a single episode.
         group_size: how many rollouts the group had.
-        member: place in the group.
+        member: index in the group.
         prompt: text of the first message.
         overview: file of the overview, relative to the folder.
         turns: the actions in order.
@@ -128,10 +128,10 @@ class Trace:
             return np.asarray(image.convert("RGB"))
 
     def stored_scene(self) -> Scene:
-        """Rebuild the scene's truth from the trace, with a black image in place of the photo.
+        """Rebuild the annotated scene from the trace, with a black image instead of the photo.
 
         Returns:
-            A scene good enough to score with, not to look at.
+            A scene that is good enough for scoring.
 
         Raises:
             TraceError: when the episode was not recorded to its end.

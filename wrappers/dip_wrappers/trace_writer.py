@@ -1,4 +1,4 @@
-"""Write episodes to a folder as ``trace_files`` describes it; reads nothing back."""
+"""Write episodes to a folder in the format of ``trace_files``."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def to_json(value: Any) -> Any:
 
     Returns:
         The same made of dict, list, str, int, float, bool and None; a number that is not finite
-        becomes None, since JSON has no word for it.
+        becomes None, since JSON cannot express it.
     """
     if is_dataclass(value) and not isinstance(value, type):
         shown = {f.name: to_json(getattr(value, f.name)) for f in fields(value)}
@@ -66,7 +66,7 @@ class TraceWriter:
     """
 
     def __init__(self, folder: str | Path, source: str = "") -> None:
-        """Claim a file name no other writer has."""
+        """Claim a file name that no other writer has."""
         self.folder = Path(folder)
         self.source = source
         (self.folder / "images").mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ class TraceWriter:
         return relative
 
     def new_group(self) -> str:
-        """Return a name for a group that no other group of the folder has."""
+        """Return a name for a group, unique in the folder."""
         self._groups += 1
         return f"{self._number:04d}-group{self._groups - 1:06d}"
 
@@ -116,7 +116,7 @@ class TraceWriter:
             seed: the seed it was reset with, if any.
             group: name shared by the rollouts of its group, from ``new_group``.
             group_size: how many rollouts the group has.
-            member: its place in the group.
+            member: its index in the group.
 
         Returns:
             The episode's name in this folder, for ``turn`` and ``end``.
@@ -146,12 +146,12 @@ class TraceWriter:
     def turn(
         self, name: str, action: str, turn: Turn, info: Mapping[str, Any] | None = None
     ) -> None:
-        """Record one action and what came back.
+        """Record one action and its result.
 
         Args:
-            name: what ``start`` returned.
-            action: the text the policy sent.
-            turn: what the episode returned.
+            name: from ``start``.
+            action: the policy's text.
+            turn: its result.
             info: of the Gymnasium environment that the action was taken in, if any.
         """
         step = self._steps[name]
@@ -176,10 +176,10 @@ class TraceWriter:
         )
 
     def end(self, name: str, episode: Episode, reward: float, terms: Mapping[str, float]) -> None:
-        """Record how an episode was paid; a group's members end together.
+        """Record an episode's reward; a group's members end together.
 
         Args:
-            name: what ``start`` returned.
+            name: from ``start``.
             episode: the finished episode.
             reward: its total reward.
             terms: its unweighted reward terms by name.

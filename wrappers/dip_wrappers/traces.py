@@ -1,4 +1,4 @@
-"""Record episodes, play them again, and pay them again under another reward, without the model."""
+"""Record episodes, replay them, and score them again under another reward, without the model."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ __all__ = [
 
 
 class ReplayMismatchError(TraceError):
-    """Playing a trace again did not give what was recorded."""
+    """Replaying a trace did not give what was recorded."""
 
 
 def describe_source(source: SceneSource) -> str:
     """Return a source's own description, or its class where it has none."""
     kind = type(source)
-    if kind.__repr__ is object.__repr__:  # that one names a memory address, other in each run
+    if kind.__repr__ is object.__repr__:  # that one names a memory address, different in each run
         return f"{kind.__module__}.{kind.__qualname__}"
     return repr(source)
 
@@ -56,7 +56,7 @@ class EpisodeTrace(gym.Wrapper[Any, str, Any, str], gym.utils.RecordConstructorA
 
     Args:
         env: a ``DIPCrowdEnv``, wrapped or not.
-        folder: where the trace goes; made if missing, never overwritten.
+        folder: of the trace; made if missing, never overwritten.
     """
 
     def __init__(self, env: gym.Env[Any, str], folder: str | Path) -> None:
@@ -72,24 +72,24 @@ class EpisodeTrace(gym.Wrapper[Any, str, Any, str], gym.utils.RecordConstructorA
         """Begin a new episode; one left unfinished stays in the trace as it is.
 
         Args:
-            seed: handed on and recorded.
-            options: handed on.
+            seed: passed on and recorded.
+            options: passed on.
 
         Returns:
-            What the environment returns.
+            Observation and info of the environment.
         """
         observation, info = self.env.reset(seed=seed, options=options)
         self._name = self.writer.start(self.get_wrapper_attr("episode"), seed=seed)
         return observation, info
 
     def step(self, action: str) -> tuple[Any, SupportsFloat, bool, bool, dict[str, Any]]:
-        """Take an action and record what came back.
+        """Take an action and record it with its result.
 
         Args:
-            action: handed on.
+            action: passed on.
 
         Returns:
-            What the environment returns.
+            Observation, reward, terminated, truncated and info of the environment.
         """
         episode: Episode | None = self.get_wrapper_attr("episode")
         seen = len(episode.crops) if episode else 0
@@ -117,13 +117,13 @@ class GroupRecorder:
     """Write the episodes of one group as they are played.
 
     Args:
-        writer: where to.
+        writer: of the trace.
         group: before its first step.
         seed: seed of the run, kept with every member.
     """
 
     def __init__(self, writer: TraceWriter, group: EpisodeGroup, seed: int | None = None) -> None:
-        """Write how every member begins."""
+        """Write the beginning of every member."""
         self._writer = writer
         self._group = group
         self._finished = False
@@ -138,8 +138,8 @@ class GroupRecorder:
         """Write one step of the group; members without an action wait and write nothing.
 
         Args:
-            actions: what each member said, None where it waits; recorded as the episode took it.
-            turns: what the group returned.
+            actions: of each member, None where it waits; recorded as the episode took it.
+            turns: of each member.
         """
         episodes = self._group.episodes
         for name, action, turn, episode in zip(self._names, actions, turns, episodes, strict=True):
@@ -148,20 +148,20 @@ class GroupRecorder:
         self.finish()
 
     def step_member(self, member: int, action: str, turn: Turn) -> None:
-        """Write what one member did on its own time.
+        """Write the step of one member.
 
         Args:
-            member: its place in the group.
-            action: what it said; recorded as the episode took it.
-            turn: what the group returned.
+            member: its index in the group.
+            action: its action; recorded as the episode took it.
+            turn: its turn.
         """
         self._writer.turn(self._names[member], self._group.episodes[member].last_action, turn)
         self.finish()
 
     def finish(self) -> None:
-        """Write how the group ended, once it has; the steps do so by themselves.
+        """Write the end of the group, once it has ended.
 
-        A group whose last members were abandoned ends without a step, and needs the call.
+        The steps call this themselves; a group that ends by an abandoned member needs the call.
         """
         if not self._group.done or self._finished:
             return
@@ -192,21 +192,21 @@ def _same_value(recorded: Any, played: Any, what: str) -> None:
 
 
 def replay(trace: Trace, source: SceneSource, control: Control | None = None) -> Episode:
-    """Play the recorded actions again and check that everything comes back the same.
+    """Replay the recorded actions and check that the results are the same.
 
-    Images are compared byte for byte, messages character for character. The reward of an episode
-    that was paid with its siblings is checked by ``rescore``, which has the siblings.
+    Images are compared byte for byte, messages character for character. The reward of a group's
+    member is checked by ``rescore``, which has its siblings.
 
     Args:
         trace: a recorded episode, finished or not.
         source: the scenes it was recorded on.
-        control: what it was recorded under, if pictures were changed.
+        control: that it was recorded under, if images were changed.
 
     Returns:
         The episode after the last recorded action.
 
     Raises:
-        TraceError: when the trace does not say which scene of the source it shows.
+        TraceError: when the trace does not name its scene in the source.
         ReplayMismatchError: at the first difference; the message names turn and crop.
     """
     if trace.scene_index is None:
@@ -217,7 +217,7 @@ def replay(trace: Trace, source: SceneSource, control: Control | None = None) ->
     grouped = trace.group_size > 1
     start = control.episode if control else Episode
     episode = start(scene, trace.config, trace.scene_index)
-    # The reward of a group's member depends on siblings that are not here.
+    # The reward of a group's member depends on its siblings.
     take_action = episode.advance if grouped else episode.step
     prompt = episode.transcript[0]
     _same_value(trace.prompt, prompt.text, f"{name}: prompt")
@@ -231,7 +231,7 @@ def replay(trace: Trace, source: SceneSource, control: Control | None = None) ->
         for k, (file, crop) in enumerate(zip(recorded.crops, played.crops, strict=True)):
             _same_value(recorded.regions[k], tuple(crop.region.tolist()), f"{at}: region {k}")
             _same_pixels(trace.image(file), crop.image, f"{at}: crop {k}")
-        if not grouped:  # a group's members end together, which one of them alone cannot show
+        if not grouped:  # a group's members end together, which one alone cannot reproduce
             _same_value(recorded.terminated, played.terminated, f"{at}: terminated")
             _same_value(recorded.reward, played.reward, f"{at}: reward")
     return episode
@@ -239,7 +239,7 @@ def replay(trace: Trace, source: SceneSource, control: Control | None = None) ->
 
 @dataclass(frozen=True)
 class Rescored:
-    """What an episode earns under another reward.
+    """The reward of an episode under another configuration.
 
     Args:
         trace: the recorded episode.
@@ -255,14 +255,14 @@ class Rescored:
 def rescore(
     traces: Sequence[Trace], reward: RewardConfig, source: SceneSource | None = None
 ) -> list[Rescored]:
-    """Pay finished episodes again under another reward, without the model.
+    """Score finished episodes again under another reward, without the model.
 
-    Rollouts of one group are scored together, so the look term reads its siblings again.
+    Rollouts of one group are scored together, so the look term is measured on siblings again.
 
     Args:
         traces: finished episodes; of a group, all its members.
         reward: the other reward.
-        source: where the truth comes from; without it the truth stored in the traces serves.
+        source: of the scenes; without it the ground truth stored in the traces is used.
 
     Returns:
         One result for each trace, in their order.
@@ -292,7 +292,7 @@ def rescore(
 def _score(
     members: Sequence[Trace], reward: RewardConfig, source: SceneSource | None
 ) -> list[Score]:
-    """Play one group again, only to rebuild its outcomes, and score them together."""
+    """Replay one group to rebuild its outcomes, and score them together."""
     first = members[0]
     if source is None or first.scene_index is None:
         scene = first.stored_scene()

@@ -1,4 +1,4 @@
-"""The environment beside an event loop: in one thread of its own."""
+"""The environment beside an event loop, in a single thread of its own."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-# Episodes must not hold up other rollouts' requests, and a source need not bear two readers.
+# Episodes must not block the requests of other rollouts, and a source need not be thread-safe.
 _ENVIRONMENT = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dip_env")
 
 
 async def run_in_env_thread(work: Callable[..., T], *given: Any) -> T:
-    """Let the environment work while the event loop goes on.
+    """Run work of the environment while the event loop continues; one call at a time.
 
     Args:
-        work: what to do: make a scene, encode its images, step, score; one at a time.
+        work: makes a scene, encodes its images, steps or scores.
         *given: its arguments.
 
     Returns:
-        What it returned; what it raised is raised.
+        Its result; its exceptions are raised.
     """
     return await asyncio.get_running_loop().run_in_executor(_ENVIRONMENT, work, *given)

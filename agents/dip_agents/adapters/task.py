@@ -1,4 +1,4 @@
-"""What every adapter plays: scenes and rules, told as to ``gym.make("DIPCrowd-v0", ...)``."""
+"""Scenes and rules for every adapter, given as to ``gym.make("DIPCrowd-v0", ...)``."""
 
 from __future__ import annotations
 
@@ -46,15 +46,15 @@ class Task:
     def check_processor(
         self, processor: Any, mm_processor_kwargs: Mapping[str, Any] | None = None
     ) -> None:
-        """See to it that a processor shows images in the size that the prompts speak of.
+        """Ensure that a processor keeps images in the size that the prompts name.
 
         Args:
             processor: of a Qwen-VL model, which rounds sides to multiples of an image token's and
                 keeps images within limits of their area.
-            mm_processor_kwargs: what the trainer will call it with, such as other limits.
+            mm_processor_kwargs: of the trainer's calls, such as other limits.
 
         Raises:
-            ConfigError: when it would resize what the rules let a policy see.
+            ConfigError: when it would resize an overview or a crop.
         """
         images = processor.image_processor
         patch, multiple = int(images.patch_size), self.config.size_multiple
@@ -63,25 +63,25 @@ class Task:
             raise ConfigError(
                 f"size_multiple: expected a multiple of {side} for this processor, got {multiple}"
             )
-        told = _resizing(mm_processor_kwargs or {})
-        if not told.pop("do_resize", getattr(images, "do_resize", True)):
+        given = _resizing(mm_processor_kwargs or {})
+        if not given.pop("do_resize", getattr(images, "do_resize", True)):
             return
         for what, width, height in self._extremes():
             expected = width * height // patch**2
-            got = images.get_number_of_image_patches(height, width, told)
+            got = images.get_number_of_image_patches(height, width, given)
             if got != expected:
                 areas = [w * h for _, w, h in self._extremes()]
-                low = min(*areas, told.get("min_pixels", images.size["shortest_edge"]))
-                high = max(*areas, told.get("max_pixels", images.size["longest_edge"]))
-                # verl hands on a nested `size` as a type that transformers does not take.
-                remedy = (
+                low = min(*areas, given.get("min_pixels", images.size["shortest_edge"]))
+                high = max(*areas, given.get("max_pixels", images.size["longest_edge"]))
+                # verl passes on a nested `size` as a type that transformers does not take.
+                fix = (
                     f"processor.image_processor.size to shortest_edge {low}, longest_edge {high}"
                     if mm_processor_kwargs is None
                     else f"mm_processor_kwargs to min_pixels {low}, max_pixels {high}"
                 )
                 raise ConfigError(
                     f"processor: expected {expected} patches for {what} of {width}x{height}, "
-                    f"got {got}, as it resizes; set {remedy}"
+                    f"got {got}, as it resizes; set {fix}"
                 )
 
     def _extremes(self) -> Iterator[tuple[str, int, int]]:
@@ -99,8 +99,8 @@ class Task:
         """Return the scene that ``DIPCrowdEnv.reset(seed=seed)`` picks."""
         return pick_scene(self.source, seeding.np_random(seed)[0])
 
-    def checked(self, scene: int) -> int:
-        """Return a scene's index.
+    def check_index(self, scene: int) -> int:
+        """Return the index of a scene that the source has.
 
         Raises:
             IndexError: for a scene that the source does not have.
@@ -110,21 +110,21 @@ class Task:
 
     def episode(self, scene: int) -> Episode:
         """Start an episode on its own; its look term is measured by the annotation prior."""
-        index = self.checked(scene)
+        index = self.check_index(scene)
         return Episode(self.source[index], self.config, index)
 
     def group(self, scene: int, size: int) -> EpisodeGroup:
         """Start a group; with three members or more the look term is measured on siblings."""
-        index = self.checked(scene)
+        index = self.check_index(scene)
         return EpisodeGroup(self.source[index], self.config, size, scene_index=index)
 
-    def played(self, scene: int, actions: Sequence[Sequence[str]]) -> EpisodeGroup:
-        """Play a whole group by given words.
+    def play(self, scene: int, actions: Sequence[Sequence[str]]) -> EpisodeGroup:
+        """Play a whole group with given actions.
 
         Args:
             scene: index of the scene.
-            actions: what each of the G members says, turn by turn; one that has not ended then
-                has not answered.
+            actions: of each of the G members, turn by turn; a member that has not ended after them
+                counts as unanswered.
 
         Returns:
             The group at its end.
@@ -139,12 +139,12 @@ class Task:
 
 
 def _resizing(kwargs: Mapping[str, Any]) -> dict[str, Any]:
-    """Return what a processor's keywords say about sizes, as its count of patches takes it."""
-    told = {**kwargs, **kwargs.get("images_kwargs", {})}
-    size = told.get("size") or {}
+    """Return the sizes among a processor's keywords, as its count of patches takes them."""
+    given = {**kwargs, **kwargs.get("images_kwargs", {})}
+    size = given.get("size") or {}
     found = {
-        "do_resize": told.get("do_resize"),
-        "min_pixels": told.get("min_pixels", size.get("shortest_edge")),
-        "max_pixels": told.get("max_pixels", size.get("longest_edge")),
+        "do_resize": given.get("do_resize"),
+        "min_pixels": given.get("min_pixels", size.get("shortest_edge")),
+        "max_pixels": given.get("max_pixels", size.get("longest_edge")),
     }
     return {name: value for name, value in found.items() if value is not None}

@@ -48,13 +48,13 @@ def test_a_task_says_what_it_does_not_know():
 
 def test_words_played_as_a_group_earn_what_its_members_earn_step_by_step(parity, seed):
     task = Task(**parity.RULES)
-    group = task.played(task.scene_of(seed), parity.SCRIPTS)
+    group = task.play(task.scene_of(seed), parity.SCRIPTS)
     terms = [score.as_dict() for score in group.terms]
     assert terms == [one.terms for one in parity.expected_group(seed)]
 
 
 def test_a_member_that_says_too_little_has_not_answered():
-    group = Task("toy").played(0, [["<think>a</think>"], [], ["<answer>[]</answer>"]])
+    group = Task("toy").play(0, [["<think>a</think>"], [], ["<answer>[]</answer>"]])
     assert group.done
     assert [episode.answered for episode in group.episodes] == [False, False, True]
 

@@ -1,4 +1,4 @@
-"""What a detector has found, and how findings from near and far become one list."""
+"""The detections of one image, and how those of overview and crops are merged."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from dip_env.boxes import Boxes, as_boxes, box_iou
 from dip_env.errors import ConfigError
 
 MARGIN = 1.0
-"""Pixels from the border of a picture in which a box may be cut off."""
+"""Pixels from the border of an image in which a box may be cut off."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -25,8 +25,8 @@ class Detections:
         scores: (N,) in [0, 1].
 
     Raises:
-        ConfigError: for what is no (N, 4) of finite numbers, boxes that end before they begin,
-            unequal numbers of boxes and scores, or scores that are no numbers in [0, 1].
+        ConfigError: for boxes that are not (N, 4) finite numbers or that are inverted, for unequal
+            numbers of boxes and scores, or scores outside [0, 1].
     """
 
     boxes: Boxes
@@ -41,10 +41,10 @@ class Detections:
         if not np.isfinite(boxes).all():
             wrong = boxes[~np.isfinite(boxes).all(axis=1)][0]
             raise ConfigError(f"detections: expected finite boxes, got {wrong.tolist()}")
-        if (turned := (boxes[:, 2:] < boxes[:, :2]).any(axis=1)).any():
+        if (inverted := (boxes[:, 2:] < boxes[:, :2]).any(axis=1)).any():
             raise ConfigError(
                 "detections: expected x1,y1,x2,y2 with x1 <= x2 and y1 <= y2, got "
-                f"{boxes[turned][0].tolist()}; is that x,y,width,height?"
+                f"{boxes[inverted][0].tolist()}; is that x,y,width,height?"
             )
         scores = np.asarray(self.scores, dtype=np.float64).reshape(-1)
         if len(boxes) != len(scores):
@@ -80,14 +80,14 @@ def joined(*parts: Detections) -> Detections:
 
 
 def suppressed(detections: Detections, iou_threshold: float = 0.5) -> Detections:
-    """Keep of overlapping boxes the surest (greedy non-maximum suppression).
+    """Keep the highest-scoring of overlapping boxes (greedy non-maximum suppression).
 
     Args:
         detections: N, one frame.
-        iou_threshold: boxes that overlap a surer one by more than this are left out.
+        iou_threshold: boxes that overlap a higher-scoring one by more than this are left out.
 
     Returns:
-        At most N, surest first; of equal scores the earlier one.
+        At most N, highest score first; of equal scores the earlier one.
     """
     order = np.argsort(-detections.scores, kind="stable")
     overlap = box_iou(detections.boxes[order], detections.boxes[order]) > iou_threshold
@@ -122,12 +122,12 @@ class AnswerRule:
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """What was found in one picture.
+    """The detections in one image.
 
     Args:
-        inside: (4,) xyxy, scene frame: whoever lies in it was shown whole.
-        scale: pixels of the picture per pixel of the scene; more than 1 shows nothing new.
-        detections: those whose boxes were whole in the picture, scene frame.
+        inside: (4,) xyxy, scene frame: boxes inside it were shown whole.
+        scale: pixels of the image per pixel of the scene; more than 1 adds no detail.
+        detections: those whose boxes were whole in the image, scene frame.
     """
 
     inside: NDArray[np.float64]
@@ -136,18 +136,18 @@ class Finding:
 
 
 def merged(findings: Sequence[Finding], iou_threshold: float = 0.5) -> Detections:
-    """Join what was found from near and far; in any order, the closer picture decides.
+    """Merge the detections of several images; the one with the larger scale decides.
 
-    Boxes that lie wholly in what a closer picture showed are dropped: it would have found them
-    again if they were there. Of pictures equally close the later one decides. Boxes across the
-    border of the closer picture stay, as it cuts them off.
+    Boxes that lie wholly inside an image of larger scale are dropped: it would have found them
+    again if they were there. Of images of equal scale the later one decides. Boxes across the
+    border of such an image stay, as it cuts them off.
 
     Args:
-        findings: in the order in which the pictures were seen.
+        findings: in the order in which the images were seen.
         iou_threshold: of ``suppressed``.
 
     Returns:
-        Detections, scene frame, surest first.
+        Detections, scene frame, highest score first.
     """
     ranks = [(min(1.0, finding.scale), order) for order, finding in enumerate(findings)]
     kept = []
@@ -173,7 +173,7 @@ def uncut(
     Args:
         detections: in pixels of the crop.
         size: (width, height) of the crop.
-        open_sides: four bools for left, top, right, bottom: whether the scene goes on there.
+        open_sides: four bools for left, top, right, bottom: whether the scene continues there.
         margin: pixels from the border that count as touching it.
 
     Returns:

@@ -1,4 +1,4 @@
-"""What a detector is told and what it returns; a plain function of an image will do."""
+"""The input and the protocol of a detector; any function of an image can be one."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from dip_wrappers.glimpse.detections import MARGIN, Detections
 
 @dataclass(frozen=True, eq=False)
 class DetectorInput:
-    """One picture to find people in: the overview, or a crop of it.
+    """One image in which a detector finds people: the overview, or a crop.
 
     Args:
         image: RGB uint8 (h, w, 3), read-only.
         region: (4,) xyxy that it shows, scene frame.
-        scene: where it is from; its truth is for simulated detectors only.
+        scene: of the image; its ground truth is for simulated detectors only.
     """
 
     image: NDArray[np.uint8]
@@ -41,14 +41,14 @@ class DetectorInput:
 
     @property
     def open_sides(self) -> tuple[bool, bool, bool, bool]:
-        """Whether the scene goes on at the left, top, right and bottom of what is shown."""
+        """Whether the scene continues at the left, top, right and bottom of the region."""
         x1, y1, x2, y2 = self.region
         width, height = self.scene.size
         return x1 > 0.5, y1 > 0.5, x2 < width - 0.5, y2 < height - 0.5
 
     @property
     def inside(self) -> NDArray[np.float64]:
-        """What is shown without a border in which boxes may be cut off, (4,) xyxy scene frame."""
+        """The region without the border in which boxes may be cut off, (4,) xyxy scene frame."""
         cut = np.array(self.open_sides) * MARGIN / np.tile(self.scale, 2)
         return self.region + cut * (1, 1, -1, -1)
 
@@ -66,10 +66,10 @@ class DetectorInput:
 
 
 class Detector(Protocol):
-    """Finds people in one picture.
+    """Finds people in one image.
 
-    One that does not read the picture says so by an attribute ``reads_pixels = False``, so that no
-    control which changes pictures is believed to have changed anything.
+    One that does not read the image declares it by an attribute ``reads_pixels = False``; it is
+    then refused under controls that change images.
     """
 
     def __call__(self, picture: DetectorInput) -> Detections:
@@ -91,7 +91,7 @@ class ImageDetector:
         """Return what the function finds.
 
         Raises:
-            ConfigError: for what are no boxes with a score in [0, 1] each.
+            ConfigError: when the function does not return boxes with a score in [0, 1] each.
         """
         boxes, scores = self.find(picture.image)
         return Detections(boxes, scores)

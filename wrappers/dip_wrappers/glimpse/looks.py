@@ -1,4 +1,4 @@
-"""What a numeric action means: regions to look at, or the wish to answer."""
+"""The meaning of a numeric action: regions to look at, or the decision to answer."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from dip_env.errors import ConfigError
 
 
 class Looks(Protocol):
-    """A numeric action space over places of an image."""
+    """A numeric action space over regions of an image."""
 
     @property
     def space(self) -> spaces.Space[Any]:
@@ -35,7 +35,7 @@ class Looks(Protocol):
 class GridLooks:
     """Cells of a pyramid of grids: ``Discrete`` for one cell an action, else ``MultiDiscrete``.
 
-    The cells of one level overlap, so that whoever stands on a border is whole in one of them.
+    The cells of one level overlap, so that a person on a border is whole in one of them.
     They are numbered level by level, row by row; the number after the last cell answers, or, among
     several, names no region: an action without any region answers.
 
@@ -145,6 +145,6 @@ class BoxLooks:
             raise ConfigError(f"action: expected three finite numbers, got {action!r}")
         x, y, size = (np.clip(values, -1, 1) + 1) / 2
         side = self.smallest * (self.largest / self.smallest) ** size
-        # The same step of an action moves the region as far everywhere: none is lost at borders.
+        # Equal steps of an action move the region equally far: none is lost at borders.
         left, top = x * (1 - side), y * (1 - side)
         return np.array([[left, top, left + side, top + side]])

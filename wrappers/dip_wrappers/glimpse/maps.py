@@ -1,4 +1,4 @@
-"""Small pictures of an episode for a policy without words; pure functions."""
+"""Small maps of an episode for agents with numeric action spaces; pure functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from dip_env.boxes import Boxes
 
 
 def looked_map(regions: Boxes, size: tuple[int, int], cells: int) -> NDArray[np.float32]:
-    """Return how much of each cell of an image has been looked at.
+    """Return the share of each cell of an image that has been looked at.
 
     Args:
         regions: (R, 4) xyxy, scene frame.
@@ -33,20 +33,20 @@ def looked_map(regions: Boxes, size: tuple[int, int], cells: int) -> NDArray[np.
     return np.minimum(looked, 1.0).astype(np.float32)
 
 
-def weight_inside(places: Boxes, boxes: Boxes, weights: Any) -> NDArray[np.float64]:
-    """Sum weights over the places that the boxes' centres lie in; places may overlap.
+def weight_inside(regions: Boxes, boxes: Boxes, weights: Any) -> NDArray[np.float64]:
+    """Sum weights over the regions that the boxes' centres lie in; regions may overlap.
 
     Args:
-        places: (P, 4) xyxy.
-        boxes: (N, 4) xyxy, in the frame of ``places``.
+        regions: (P, 4) xyxy.
+        boxes: (N, 4) xyxy, in the frame of ``regions``.
         weights: (N,) >= 0.
 
     Returns:
-        (P,) >= 0; a centre on a place's border lies in it.
+        (P,) >= 0; a centre on a region's border lies in it.
     """
     centres = (boxes[:, :2] + boxes[:, 2:]) / 2
-    places = places[:, None]
-    inside = ((centres >= places[..., :2]) & (centres <= places[..., 2:])).all(axis=2)
+    corners = regions[:, None]
+    inside = ((centres >= corners[..., :2]) & (centres <= corners[..., 2:])).all(axis=2)
     return np.asarray(inside @ np.asarray(weights, dtype=np.float64))
 
 
@@ -65,8 +65,8 @@ def weight_map(
         (M, M), rows from the top: x / (1 + x) of each sum x, in [0, 1).
     """
     x1, y1, x2, y2 = boxes.T
-    places = np.stack([(y1 + y2) / 2 / size[1], (x1 + x2) / 2 / size[0]])
-    rows, columns = np.clip(np.floor(places * cells).astype(int), 0, cells - 1)
+    centres = np.stack([(y1 + y2) / 2 / size[1], (x1 + x2) / 2 / size[0]])
+    rows, columns = np.clip(np.floor(centres * cells).astype(int), 0, cells - 1)
     total = np.zeros((cells, cells))
     np.add.at(total, (rows, columns), weights)
     return (total / (1 + total)).astype(np.float32)

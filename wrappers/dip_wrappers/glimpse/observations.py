@@ -1,4 +1,4 @@
-"""The parts of a numeric observation: a space each, and how it is observed."""
+"""The parts of a numeric observation, each with its space."""
 
 from __future__ import annotations
 

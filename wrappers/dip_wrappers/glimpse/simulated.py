@@ -1,4 +1,4 @@
-"""A detector that is drawn by lot from the truth: cheap, and its mistakes are known exactly."""
+"""A detector that samples from the ground truth: cheap, and its error model is known exactly."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class SimulatedDetector:
-    """Finds a person with a chance that depends on the pixels it gets to see (source: ours).
+    """Finds a person with a probability that depends on the pixels it sees (source: ours).
 
-    The chance p is that of ``dip_env.ambiguity.detectability`` for the height in pixels of the
-    picture (of the scene, where the picture enlarges it) and the visible share inside it, less for
-    people who overlap others. The score is
-    ``s(logit p + z)`` with the logistic function s and a logistic draw z, so that a share p of such
-    people score at least 0.5. Draws depend on the scene and the person alone: the same region gives
-    the same detections, and only more pixels, never another look at as many, find more.
-    Look-alikes (``scene.notes["lookalikes"]``, which the drawn scenes have) are taken for people
-    with the chance ``mistaken``, falling to nothing as they get tall enough to be told apart; so is
-    clutter that is nobody.
+    The probability p is that of ``dip_env.ambiguity.detectability`` for the height in pixels of the
+    image (of the scene, where the image enlarges it) and the visible share inside it, less for
+    people who overlap others. The score is ``s(logit p + z)`` with the logistic function s and a
+    logistic draw z, so that a share p of such people score at least 0.5. Draws depend only on the
+    scene and the person: the same region gives the same detections, and only more pixels, never
+    another look at as many, find more.
+    Look-alikes (``scene.notes["lookalikes"]``, which procedural scenes have) are taken for people
+    with the probability ``mistaken``, falling to 0 as they get tall enough to be told apart; so are
+    stray boxes.
 
     Args:
         seed: of the draws.
         clutter: loss in log-odds for each other person who overlaps by IoU 0.1 or more.
-        jitter: standard deviation of each edge, pixels of the picture, plus 2 % of the side.
-        mistaken: chance that a small look-alike is taken for a person.
+        jitter: standard deviation of each edge, pixels of the image, plus 2 % of the side.
+        mistaken: probability that a small look-alike is taken for a person.
         told_apart: height in pixels at which half of these mistakes are made.
-        stray: mean number of false boxes per scene that only a picture with few pixels shows.
+        stray: mean number of false boxes per scene that only an image with few pixels shows.
         lowest_score: detections with a lower score are not reported.
     """
 
@@ -52,7 +52,7 @@ class SimulatedDetector:
     lowest_score: float = 0.05
 
     reads_pixels: ClassVar[bool] = False
-    """It reads truth and region: blanked crops change nothing for it."""
+    """It reads ground truth and region: blanked crops change nothing for it."""
 
     def __call__(self, picture: DetectorInput) -> Detections:
         """Return boxes in pixels of ``picture.image``, with scores."""
@@ -64,10 +64,10 @@ class SimulatedDetector:
         boxes, visible = scene.truth.astype(np.float64), scene.visible_boxes[~scene.ignore]
         shares = scene.visible_share[~scene.ignore] * covered_share(visible, picture.region[None])
         shown = picture.from_scene(boxes)
-        chance = detectability(_heights(picture, boxes), shares)
+        probability = detectability(_heights(picture, boxes), shares)
         neighbours = (box_iou(boxes, boxes) >= 0.1).sum(axis=1) - 1
         rng = self._rng(picture, "people")
-        odds = _odds(chance) - self.clutter * neighbours + rng.logistic(size=len(boxes))
+        odds = _odds(probability) - self.clutter * neighbours + rng.logistic(size=len(boxes))
         return self._report(picture, shown, expit(odds), shares > 0, rng)
 
     def _others(self, picture: DetectorInput) -> Detections:
@@ -75,10 +75,10 @@ class SimulatedDetector:
         boxes = self._false_people(picture, rng)
         shown = picture.from_scene(boxes)
         heights = np.maximum(_heights(picture, boxes), 1e-6)
-        # Large enough they are told apart; far too small they are not noticed either.
-        chance = self.mistaken * expit(-3.0 * np.log2(heights / self.told_apart))
-        chance = chance * detectability(heights, np.ones(len(boxes)))
-        odds = _odds(chance) + rng.logistic(size=len(boxes))
+        # Large ones are told apart; those far too small are not detected either.
+        probability = self.mistaken * expit(-3.0 * np.log2(heights / self.told_apart))
+        probability = probability * detectability(heights, np.ones(len(boxes)))
+        odds = _odds(probability) + rng.logistic(size=len(boxes))
         inside = covered_share(boxes, picture.region[None]) > 0.5
         return self._report(picture, shown, expit(odds), inside, rng)
 
@@ -100,7 +100,7 @@ class SimulatedDetector:
         seen: Flags,
         rng: np.random.Generator,
     ) -> Detections:
-        """Draw boxes a little off, clip them, and leave out what is not in the picture."""
+        """Jitter the boxes, clip them, and leave out those outside the image."""
         sides = np.tile(shown[:, 2:] - shown[:, :2], 2)
         off = shown + rng.normal(size=shown.shape) * (self.jitter + 0.02 * sides)
         width, height = picture.size
@@ -115,10 +115,10 @@ class SimulatedDetector:
 
 
 def _heights(picture: DetectorInput, boxes: Boxes) -> Row:
-    """Return the height of each box in pixels that show something, (N,): enlarging adds none."""
+    """Return the height of each box in informative pixels, (N,): enlarging adds none."""
     return np.asarray((boxes[:, 3] - boxes[:, 1]) * min(1.0, picture.scale[1]))
 
 
-def _odds(chance: Row) -> Row:
-    """Return log-odds, finite also for chances that rounding or settings bring to 0 or 1."""
-    return np.asarray(logit(np.clip(chance, 1e-9, 1 - 1e-9)))
+def _odds(probability: Row) -> Row:
+    """Return log-odds, finite also for probabilities of 0 or 1."""
+    return np.asarray(logit(np.clip(probability, 1e-9, 1 - 1e-9)))

@@ -124,10 +124,10 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[Arrays, dict[str, Any]]:
-        """Start an episode and let the detector see the overview; as that of the environment.
+        """Start an episode and run the detector on the overview; see ``DIPCrowdEnv.reset``.
 
         Raises:
-            ConfigError: under a control that changes pictures, with a detector that reads none.
+            ConfigError: under a control that changes images, with a detector that reads none.
         """
         _, info = self.env.reset(seed=seed, options=options)
         episode = self.episode
@@ -140,7 +140,7 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
         return self._observe(), self._with_found(info)
 
     def step(self, action: Any) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
-        """Look at the regions of an action, or answer; answer, too, when no look is left."""
+        """Look at the regions of an action, or answer; also answer when no look is left."""
         before = self._potential() if self.shaping else 0.0
         regions = self.looks.regions(action)
         _, reward, terminated, truncated, info = self._act(regions)

@@ -1,7 +1,7 @@
-"""What crosses the wire to an OpenEnv server of scenes, and the client that speaks it.
+"""The messages between an OpenEnv server of scenes and its client, and the client.
 
-A single episode has no siblings: its look term is measured by the annotation prior, and every
-observation says so (``ambiguity``).
+A single episode has no siblings: its look term is measured by the annotation prior, as every
+observation states (``ambiguity``).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from pydantic import Field
 
 
 class CrowdAction(Action):
-    """What the policy says in one turn.
+    """The policy's action of one turn.
 
     Args:
         text: any text; text outside the grammar costs a turn.
@@ -37,14 +37,14 @@ class CrowdAction(Action):
 
 
 class CrowdObservation(Observation):
-    """The environment's next message; no truth.
+    """The environment's next message; no ground truth.
 
     Args:
         content: text and images in the order they are read, as content parts of a chat message
             (OpenAI's form, images as lossless PNG data URLs); empty at the end.
-        parse_error: what was wrong with the action, if anything.
+        parse_error: why the action was malformed or refused, else None.
         reward_terms: every reward term by name, unweighted; at the end only.
-        ambiguity: what the look term is measured against.
+        ambiguity: the reference of the look term.
     """
 
     content: list[dict[str, Any]] = Field(default_factory=list)
@@ -66,12 +66,12 @@ class CrowdObservation(Observation):
 
 
 class CrowdState(State):
-    """Where the session stands; no truth.
+    """The state of the session; no ground truth.
 
     Args:
-        episode_id: the client's own label for the episode; it opens nothing.
+        episode_id: the client's own label for the episode; it gives no access.
         step_count: actions taken so far.
-        scene: place of the scene in the server's source; None before the first reset.
+        scene: index of the scene in the server's source; None before the first reset.
         done: whether the episode has ended.
     """
 
@@ -84,7 +84,7 @@ class CrowdClient(EnvClient[CrowdAction, CrowdObservation, CrowdState]):
     """One session on a server, asynchronous as OpenEnv's clients are.
 
     ``reset`` takes ``seed``, ``episode_id`` and ``scene`` and nothing else; ``.sync()`` returns
-    the same for code that does not await::
+    the same for synchronous code::
 
         with CrowdClient("http://127.0.0.1:8000").sync() as env:
             first = env.reset(seed=0).observation

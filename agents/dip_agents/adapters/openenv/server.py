@@ -1,11 +1,11 @@
 """Scenes behind an OpenEnv server: ``python -m dip_agents.adapters.openenv --scenes crowd``.
 
-Scenes and rules are the server's, told when it starts. A client chooses a seed or the index of a
-scene, never a path, a source or a rule. Each session plays episodes of its own, on scenes that all
+Scenes and rules are set when the server starts. A client chooses a seed or the index of a scene,
+never a path, a source or a rule. Each session plays episodes of its own, on scenes that all
 sessions share; without siblings the look term is measured by the annotation prior.
 
-The server is for a network that is trusted: it asks nobody who they are, and a client holds its
-place among ``--max-sessions`` until it leaves, whether it plays or not.
+The server is for a trusted network: it has no authentication, and a client occupies one of
+``--max-sessions`` until it leaves, also while idle.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from dip_agents.adapters.openenv.client import CrowdAction, CrowdObservation
 from dip_agents.adapters.openenv.session import CrowdEnvironment
 
 ROUTES = ("/ws", "/health", "/metadata", "/schema")
-"""All that a server offers; episodes are played on ``/ws``."""
+"""All routes of a server; episodes are played on ``/ws``."""
 MAX_MESSAGE_BYTES = 2**20
-"""Longest message of a client, who is cut off beyond it. The longest action that the grammar takes,
+"""Longest message of a client, which is disconnected beyond it. The longest action of the grammar,
 65536 characters, needs 12 bytes for each where JSON spells it as a surrogate pair."""
 MAX_SESSIONS = 64
 
 
 def make_app(task: Task, max_sessions: int = MAX_SESSIONS) -> FastAPI:
-    """Build the server; only ``ROUTES`` are kept of what OpenEnv would offer.
+    """Build the server with only ``ROUTES`` of OpenEnv's.
 
-    Its web page shows one episode to all visitors, its ``/reset`` and ``/step`` forget the episode
-    between two calls, and sessions opened on ``/mcp`` stay until somebody closes them. What serves
-    the app should take no longer messages than ``MAX_MESSAGE_BYTES``.
+    OpenEnv's web page shows one episode to all visitors, its ``/reset`` and ``/step`` forget the
+    episode between two calls, and sessions opened on ``/mcp`` stay until they are closed. The web
+    server should accept no longer messages than ``MAX_MESSAGE_BYTES``.
 
     Args:
         task: scenes and rules.
@@ -49,7 +49,7 @@ def make_app(task: Task, max_sessions: int = MAX_SESSIONS) -> FastAPI:
     session = partial(CrowdEnvironment, task)
     server = HTTPEnvServer(session, CrowdAction, CrowdObservation, max_sessions)
     server.register_routes(app)
-    # OpenEnv also closes the socket of a client that has left, which is no error of the server.
+    # OpenEnv also closes the socket of a client that has left, which is no server error.
     app.add_exception_handler(WebSocketDisconnect, lambda *_: None)
     app.router.routes[:] = [r for r in app.router.routes if getattr(r, "path", None) in ROUTES]
     return app

@@ -1,4 +1,4 @@
-"""What one client of an OpenEnv server plays; knows no network."""
+"""The session of one client of an OpenEnv server; independent of the network."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class CrowdEnvironment(Environment[wire.CrowdAction, wire.CrowdObservation, wire
     """
 
     SUPPORTS_CONCURRENT_SESSIONS = True
-    # A source need not bear several threads: all sessions read it from one.
+    # A source need not be thread-safe: all sessions read it from one thread.
     REQUIRES_SINGLE_THREAD_EXECUTOR = True
 
     def __init__(self, task: Task) -> None:
@@ -56,11 +56,12 @@ class CrowdEnvironment(Environment[wire.CrowdAction, wire.CrowdObservation, wire
             seed: fixes the scene of this and all later episodes, as for ``DIPCrowdEnv``.
             episode_id: a label that ``state`` repeats.
             scene: index of the scene, instead of drawing one.
-            **others: must be empty: nothing else is the client's to choose.
+            **others: must be empty: a client chooses nothing else.
 
         Raises:
             ConfigError: for any other argument.
-            IndexError, TypeError: for what is no index of a scene.
+            IndexError: for a scene that the source does not have.
+            TypeError: for an index that is not an integer.
             SceneError: when the scene cannot be read.
         """
         for name in others:
@@ -73,7 +74,7 @@ class CrowdEnvironment(Environment[wire.CrowdAction, wire.CrowdObservation, wire
         with _unread_in_the_log(index):
             episode = self._task.episode(index)
             first = wire.CrowdObservation(content=wire.content_of(episode.opening))
-        # Taken over last, so that a refused reset leaves the running episode as it was.
+        # Stored last, so that a refused reset leaves the running episode as it was.
         self._rng, self._state, self._episode = rng, state, episode
         return first
 
@@ -89,7 +90,7 @@ class CrowdEnvironment(Environment[wire.CrowdAction, wire.CrowdObservation, wire
         if episode is None:
             raise ResetNeeded("expected a reset before the first step")
         with _unread_in_the_log(self._state.scene):
-            # An episode keeps what it is told; one character too many is refused as millions are.
+            # An episode stores its actions; one character too many is refused as millions are.
             turn = episode.step(action.text[: episode.grammar.max_chars + 1])
         self._state.step_count, self._state.done = episode.turn, episode.done
         return wire.CrowdObservation(
@@ -102,13 +103,13 @@ class CrowdEnvironment(Environment[wire.CrowdAction, wire.CrowdObservation, wire
 
     @property
     def state(self) -> wire.CrowdState:
-        """Where this session stands."""
+        """The state of this session."""
         return self._state
 
 
 @contextmanager
 def _unread_in_the_log(scene: int | None) -> Iterator[None]:
-    """Keep what was wrong with a file on the server: it names folders that are not the client's."""
+    """Log an unreadable file on the server only: the message names folders of the server."""
     try:
         yield
     except (OSError, SceneError) as error:

@@ -1,4 +1,4 @@
-"""Ray: a vector environment whose groups play in other processes or on other machines."""
+"""Ray: a vector environment whose groups run in other processes or on other machines."""
 
 from __future__ import annotations
 
@@ -20,22 +20,23 @@ from dip_env.vector_env import DIPCrowdVectorEnv, Flags
 class RayVectorEnv(DIPCrowdVectorEnv):
     """``DIPCrowdVectorEnv`` whose groups are played by Ray actors, whole groups by each.
 
-    The same seeds and actions give what the local environment gives, group rewards included. The
-    episodes live in the actors, so ``groups`` holds none here. Both sides open the source: files
-    must be on every machine. Start Ray first, or it starts by itself on this machine alone.
+    The same seeds and actions give the same results as in the local environment, group rewards
+    included. The episodes live in the actors, so ``groups`` stays empty. Both sides open the
+    source: files must be on every machine. Start Ray first, or it starts by itself on this machine
+    alone.
 
     Args:
         num_envs: P * G environments.
         group_size: G, the members of each group.
         num_workers: actors, from 1 to P.
         actor_options: for Ray's ``options`` of each actor, such as ``{"num_cpus": 1}``.
-        start_timeout: seconds until all actors must stand.
+        start_timeout: seconds until all actors must have started.
         **keywords: as for ``DIPCrowdVectorEnv``.
 
     Raises:
         ConfigError: for an unknown name or a value out of range.
         WorkerDiedError: when an actor could not start; calls raise it when one has died.
-        WorkersNotStartedError: when actors did not stand in time, as for want of resources.
+        WorkersNotStartedError: when actors did not start in time, as for lack of resources.
     """
 
     def __init__(
@@ -51,7 +52,7 @@ class RayVectorEnv(DIPCrowdVectorEnv):
         """Start the actors."""
         super().__init__(num_envs, group_size, **keywords)
         self._ended: Flags | None = None
-        """Whose episodes have ended, (P, G); None before the first reset."""
+        """Which episodes have ended, (P, G); None before the first reset."""
         self.workers = Workers(
             len(self.groups),
             group_size,
@@ -77,7 +78,7 @@ class RayVectorEnv(DIPCrowdVectorEnv):
         if seed is not None and not isinstance(seed, Sequence):
             seeds = [seed + p for p in range(len(self.groups))]
             VectorEnv.reset(self, seed=seed)
-        # A wrong index is refused before any worker moves.
+        # A wrong index is refused before any worker takes a step.
         for p in np.flatnonzero(chosen):
             if scenes[p] is not None:
                 pick_scene(self.source, self._rngs[p], scenes[p])
@@ -96,7 +97,7 @@ class RayVectorEnv(DIPCrowdVectorEnv):
         return observations, rewards, terminations, truncations, infos
 
     def render(self) -> tuple[Any, ...] | None:
-        """Return one picture or transcript per environment, or None without a render mode."""
+        """Return one image or transcript per environment, or None without a render mode."""
         if self.render_mode is None:
             return None
         self._started()
@@ -112,7 +113,7 @@ class RayVectorEnv(DIPCrowdVectorEnv):
         return self.workers.call(method, *per_group)
 
     def _started(self) -> list[Any]:
-        """Return of each group what the check of actions reads."""
+        """Return stand-ins for the groups, with the attributes that the checks read."""
         if self._ended is None:
             raise ResetNeeded("expected reset() before the first step() or render()")
         return [
@@ -121,7 +122,7 @@ class RayVectorEnv(DIPCrowdVectorEnv):
         ]
 
     def _joined(self, parts: Sequence[tuple[Any, ...]]) -> tuple[Arrays, dict[str, Any], Any]:
-        """Put together what the workers return: observations, infos and further arrays."""
+        """Merge the results of the workers: observations, infos and further arrays."""
         observed, infos_of, ended, *numbers = zip(*parts, strict=True)
         self._ended = np.concatenate(ended)
         observations = {}

@@ -1,4 +1,4 @@
-"""What one Ray worker plays: whole groups; knows no Ray."""
+"""The groups of one Ray worker; independent of Ray."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from dip_env.vector_env import DIPCrowdVectorEnv, Flags
 
 
 class Part(DIPCrowdVectorEnv):
-    """The groups of one worker; infos leave it by environment, to be put together elsewhere."""
+    """The groups of one worker; its infos are by environment, and the caller merges them."""
 
     def ping(self) -> None:
-        """Answer, once the actor stands."""
+        """Return, which shows that the actor has started."""
 
     def start(
         self, seeds: Sequence[Any], scenes: Sequence[Any], chosen: Sequence[bool]
@@ -33,7 +33,7 @@ class Part(DIPCrowdVectorEnv):
         return observations, infos, self._ended(), *numbers
 
     def _ended(self) -> Flags:
-        """Return whose episodes have ended, (P, G)."""
+        """Return which episodes have ended, (P, G)."""
         return np.array([[e.done for e in group.episodes] for group in self._started()])
 
     def _add_info(

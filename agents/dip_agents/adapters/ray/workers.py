@@ -1,4 +1,4 @@
-"""The Ray actors behind a vector environment: each plays a run of whole groups."""
+"""The Ray actors behind a vector environment: each runs a range of whole groups."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from ray.exceptions import RayActorError
 
 
 class WorkerDiedError(DipError, RuntimeError):
-    """A process that played groups is gone, and their episodes with it."""
+    """A worker process has died, and its episodes with it."""
 
 
 class WorkersNotStartedError(DipError, TimeoutError):
-    """Workers did not stand in time, most often because the cluster has no room for them."""
+    """Workers did not start in time, most often for lack of resources in the cluster."""
 
 
 class Workers:
@@ -35,13 +35,13 @@ class Workers:
         group_size: G, the members of each group.
         count: actors, from 1 to P.
         options: for Ray's ``options`` of each actor.
-        start_timeout: seconds until all must stand.
+        start_timeout: seconds until all must have started.
         **keywords: as for ``DIPCrowdVectorEnv``.
 
     Raises:
         ConfigError: for more workers than groups, or none, or no time to start.
-        WorkerDiedError: when an actor could not start; the others are ended, here and below.
-        WorkersNotStartedError: when some did not stand in time.
+        WorkerDiedError: when an actor could not start; the others are then ended.
+        WorkersNotStartedError: when some did not start in time; all are then ended.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class Workers:
         start_timeout: float,
         **keywords: Any,
     ) -> None:
-        """Start them and wait until they stand."""
+        """Start the actors and wait for them."""
         if not 1 <= count <= groups:
             raise ConfigError(
                 f"num_workers: expected 1..{groups}, at most one a group, got {count}"
@@ -62,7 +62,7 @@ class Workers:
             raise ConfigError(f"start_timeout: expected seconds above 0, got {start_timeout}")
         bounds = np.linspace(0, groups, count + 1).astype(int).tolist()
         self.groups = [slice(start, stop) for start, stop in pairwise(bounds)]
-        """Which groups each plays."""
+        """The groups of each actor."""
         actor = ray.remote(Part).options(**{"scheduling_strategy": "SPREAD", **options})
         self.handles = [
             actor.remote((part.stop - part.start) * group_size, group_size, **keywords)
@@ -75,17 +75,18 @@ class Workers:
             raise
 
     def call(self, method: str, *per_group: Sequence[Any]) -> list[Any]:
-        """Let every worker do something at the same time.
+        """Call a method of all workers at the same time.
 
         Args:
             method: its name.
             *per_group: arguments with P entries; a worker gets those of its groups.
 
         Returns:
-            What each returned, in order.
+            The result of each worker, in order.
 
         Raises:
-            WorkerDiedError: when an actor is gone; what an actor raises comes as it is.
+            WorkerDiedError: when an actor has died; other exceptions of an actor are raised as
+                they are.
         """
         calls = [
             getattr(handle, method).remote(*(values[part] for values in per_group))
@@ -104,12 +105,12 @@ class Workers:
 
     def end(self) -> None:
         """End the actors."""
-        # Where Ray has been shut down they are gone, and asking would start it again.
+        # After Ray's shutdown they are gone, and a call would start Ray again.
         for handle in self.handles if ray.is_initialized() else ():
             ray.kill(handle)
 
     def _await_start(self, timeout: float, options: Mapping[str, Any]) -> None:
-        """Wait until all stand; Ray itself would wait for resources without end."""
+        """Wait until all have started; Ray itself would wait for resources forever."""
         pings = [handle.ping.remote() for handle in self.handles]
         standing, missing = ray.wait(pings, num_returns=len(pings), timeout=timeout)
         if missing:
@@ -119,5 +120,5 @@ class Workers:
                 f"{ray.available_resources()} are left: ask for fewer workers or less for each, or "
                 f"raise start_timeout where machines are still to come"
             )
-        # Ray counts those that have died among the standing; asking again says who.
+        # Ray counts dead actors as ready; another call raises for them.
         self.call("ping")

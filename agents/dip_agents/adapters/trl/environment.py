@@ -24,7 +24,7 @@ class DIPEnvironment:
     """The running episode, from the first reset on."""
 
     def __init__(self, task: Task, budget: TokenBudget) -> None:
-        """Wait for a dataset row."""
+        """Store the task and the budget."""
         self._task, self._budget = task, budget
 
     def reset(self, scene: int | None = None, seed: int | None = None, **row: Any) -> Parts:
@@ -42,7 +42,7 @@ class DIPEnvironment:
             ValueError: for a row with neither or both.
         """
         if scene is not None and seed is None:
-            index = self._task.checked(scene)
+            index = self._task.check_index(scene)
         elif seed is not None and scene is None:
             index = self._task.scene_of(seed)
         else:

@@ -1,7 +1,7 @@
-"""Rewards for TRL: finds the groups among the rollouts, and pays them as ``EpisodeGroup`` does.
+"""Rewards for TRL: finds the groups among the rollouts, and scores them as ``EpisodeGroup`` does.
 
-TRL lays the rollouts of a prompt in a row, which may run on from one process into the next, and
-hands a reward function those of its own process; the rest is gathered here.
+TRL puts the rollouts of a prompt in a row, which may continue from one process into the next, and
+passes a reward function those of its own process; this module gathers the rest.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 LogMetric = Callable[[str, float], None]
-"""What TRL gives every reward function to log with."""
+"""TRL's logging function, an argument of every reward function."""
 
 
 def dip_rewards(task: Task, args: GRPOConfig) -> Callable[..., list[float]]:
@@ -34,10 +34,10 @@ def dip_rewards(task: Task, args: GRPOConfig) -> Callable[..., list[float]]:
 
     Args:
         task: scenes and rules, those of the environments.
-        args: of the trainer, which says how many rollouts a group has.
+        args: of the trainer, which hold the group size.
 
     Returns:
-        A function that pays the environments of a batch; a rollout that ended without an answer
+        A function that scores the environments of a batch; a rollout that ended without an answer
         counts as truncated.
     """
 
@@ -56,7 +56,7 @@ def dip_rewards(task: Task, args: GRPOConfig) -> Callable[..., list[float]]:
             [episode.outcome for episode in episodes],
             lambda scene, outcomes: score_group(outcomes, task.source[scene], task.config),
         )
-        return _paid(task, scores, log_metric)
+        return _log_rewards(task, scores, log_metric)
 
     return dip_reward
 
@@ -65,29 +65,29 @@ def single_pass_reward(task: Task, processor: Any, args: GRPOConfig) -> Callable
     """Return the reward function for rows of ``trl_dataset(..., "single_pass")``, without tools.
 
     Args:
-        task: scenes and rules; ``max_turns=1`` makes the prompt say that there is one message.
+        task: scenes and rules; with ``max_turns=1`` the prompt states that there is one message.
         processor: of a Qwen-VL model, only checked.
-        args: of the trainer, which says how many rollouts a group has.
+        args: of the trainer, which hold the group size.
 
     Returns:
-        A function that pays completions with looks and answer in one message each; one without
+        A function that scores completions with looks and answer in one message each; one without
         an answer counts as truncated.
 
     Raises:
-        ConfigError: when the processor would resize what the task shows, or when a placeholder
+        ConfigError: when the processor would resize the task's images, or when a placeholder
             could be sampled.
     """
     task.check_processor(processor)
     check_banned(processor, args)
 
     def play(scene: int, texts: list[str]) -> list[Score]:
-        return task.played(scene, [[text] for text in texts]).scores
+        return task.play(scene, [[text] for text in texts]).scores
 
     def dip_single_pass(
         completions: Sequence[Any], scene: Sequence[int], log_metric: LogMetric, **_: Any
     ) -> list[float]:
         scores = _by_group(args, scene, [_text(completion) for completion in completions], play)
-        return _paid(task, scores, log_metric)
+        return _log_rewards(task, scores, log_metric)
 
     return dip_single_pass
 
@@ -98,7 +98,7 @@ def _by_group(
     own: Sequence[T],
     score: Callable[[Any, list[T]], list[Score]],
 ) -> list[Score]:
-    """Score what this process has among its siblings, wherever they are."""
+    """Score this process's rollouts among their siblings of all processes."""
     rows = gather_object(list(zip(scenes, own, strict=True)))
     first = PartialState().process_index * len(own)
     size = _group_size(args, [scene for scene, _ in rows])
@@ -123,7 +123,7 @@ def _group_size(args: GRPOConfig, scenes: Sequence[int | None]) -> int:
     )
 
 
-def _paid(task: Task, scores: Sequence[Score], log_metric: LogMetric) -> list[float]:
+def _log_rewards(task: Task, scores: Sequence[Score], log_metric: LogMetric) -> list[float]:
     """Log every term and return the totals."""
     for name in task.config.reward.weights:
         log_metric(f"reward/{name}", sum(s.terms.as_dict()[name] for s in scores) / len(scores))
@@ -131,7 +131,7 @@ def _paid(task: Task, scores: Sequence[Score], log_metric: LogMetric) -> list[fl
 
 
 def _text(completion: Any) -> str:
-    """Return what the policy said in a single pass."""
+    """Return the policy's text in a single pass."""
     if isinstance(completion, str):
         return completion
     (message,) = completion

@@ -1,7 +1,7 @@
-"""What a policy must not sample under TRL: placeholders of images and videos that nobody showed.
+"""Bans for sampling under TRL: placeholders of images and videos that were not shown.
 
-TRL compares placeholders with features before it trains; where one is too many it drops the images
-of the whole batch without a word. With transformers it bans image placeholders, unless
+TRL compares placeholders with features before it trains; where one is too many it silently drops
+the images of the whole batch. With transformers it bans image placeholders, unless
 ``generation_kwargs`` name other tokens; it never bans those of videos, and with vLLM nothing.
 """
 
@@ -17,28 +17,28 @@ if TYPE_CHECKING:
 
 
 def banned_tokens(processor: Any, use_vllm: bool = False) -> dict[str, Any]:
-    """Return what ``GRPOConfig(generation_kwargs=...)`` must hold.
+    """Return the entries that ``GRPOConfig(generation_kwargs=...)`` must hold.
 
     Args:
         processor: of a Qwen-VL model.
-        use_vllm: as in the same config; vLLM takes other words for it than transformers.
+        use_vllm: as in the same config; vLLM names the setting differently from transformers.
 
     Returns:
-        ``suppress_tokens`` for transformers, ``logit_bias`` for vLLM; add what else you need.
+        ``suppress_tokens`` for transformers, ``logit_bias`` for vLLM; other entries may be added.
     """
     ids = placeholder_ids(processor)
     return {"logit_bias": dict.fromkeys(ids, BAN_BIAS)} if use_vllm else {"suppress_tokens": ids}
 
 
 def check_banned(processor: Any, args: GRPOConfig) -> None:
-    """See to it that no placeholder can be sampled.
+    """Ensure that no placeholder can be sampled.
 
     Args:
         processor: of the model.
         args: of the trainer.
 
     Raises:
-        ConfigError: when ``args.generation_kwargs`` leave one open to the policy.
+        ConfigError: when ``args.generation_kwargs`` allow one.
     """
     own = args.generation_kwargs or {}
     if args.use_vllm:

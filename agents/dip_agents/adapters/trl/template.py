@@ -1,4 +1,4 @@
-"""Tool conversations of Qwen-VL models: how they read, and how they are parsed."""
+"""Tool conversations of Qwen-VL models: their chat template, and how calls are parsed."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ RESPONSE_TEMPLATE: dict[str, Any] = {
         "content": {"close_pattern": r"<\|im_end\|>\s*", "content": "text"},
     },
 }
-"""How transformers finds the calls in what a model wrote; ``<think>`` stays a part of the text."""
+"""How transformers finds the calls in a model's output; ``<think>`` stays a part of the text."""
 
 
 def use_tool_template(processor: Any) -> None:
-    """Let a Qwen-VL processor write and read tool calls.
+    """Make a Qwen-VL processor format and parse tool calls.
 
     Args:
         processor: of Qwen2.5-VL or Qwen3-VL. Its chat template and its tokenizer's response

@@ -18,14 +18,14 @@ In a single message::
 
 With vLLM write ``banned_tokens(processor, use_vllm=True)``. It reads the processor in the folder of
 the model, so one whose settings were changed must be saved there first.
-Look terms are measured on siblings as in ``EpisodeGroup``, see ``trl_rewards``.
+Look terms are measured on siblings as in ``EpisodeGroup``, see ``rewards``.
 
-``max_completion_length`` holds every token behind the prompt, those of images included. A reply
-that does not fit makes TRL 1.16 drop it and end the rollout; were an image cut in two, the whole
-batch would be trained without any. So the environment counts as well, and refuses in words a look
-that has no room. It hears of nothing that a model says outside its calls, nor of calls that are no
-JSON (they end the rollout) or lack an argument (TRL answers); and it cannot end a rollout: after
-the answer the model gets one more message, which is trained like the others.
+``max_completion_length`` holds every token after the prompt, those of images included. TRL 1.16
+drops a reply that does not fit and ends the rollout; if an image were truncated, the whole batch
+would be trained without any. So the environment counts tokens as well, and refuses a look that does
+not fit by a message. It does not receive text outside tool calls, nor calls that are not JSON (they
+end the rollout) or lack an argument (TRL replies); and it cannot end a rollout: after the answer
+the model gets one more message, which is trained like the others.
 """
 
 from __future__ import annotations
@@ -60,19 +60,19 @@ TOOLS_ONLY = (
 def environment_factory(
     task: Task, processor: Any, args: GRPOConfig, reserve: int | None = None
 ) -> Callable[[], DIPEnvironment]:
-    """Return what the trainer takes under the same name.
+    """Return the trainer's argument of the same name.
 
     Args:
         task: scenes and rules.
         processor: of a Qwen-VL model.
         args: of the trainer; its ``max_completion_length`` is the budget.
         reserve: tokens of it that no look may use, see ``TokenBudget``; by default a quarter.
-            Where each digit is a token, a box takes about 16, so an answer with 40 people needs
+            Where each digit is a token, a box takes about 16, so an answer with 40 boxes needs
             640.
 
     Raises:
-        ConfigError: when the processor would resize what the task shows, when a placeholder could
-            be sampled, or without a budget.
+        ConfigError: when the processor would resize the task's images, when a placeholder could be
+            sampled, or without a budget.
     """
     if args.max_completion_length is None:
         raise ConfigError("max_completion_length: expected a number of tokens, got None")
@@ -91,7 +91,7 @@ def trl_dataset(
 
     Args:
         task: scenes and rules.
-        scenes: places in the source, each once; more epochs show them again.
+        scenes: indices in the source, each once; more epochs repeat them.
         form: with ``tools`` the environment shows image and task; otherwise they are drawn when a
             row is read, and nothing is stored.
 
@@ -100,7 +100,7 @@ def trl_dataset(
             are taken for one group.
         IndexError: for a scene that the source does not have.
     """
-    columns: dict[str, list[Any]] = {"scene": [task.checked(scene) for scene in scenes]}
+    columns: dict[str, list[Any]] = {"scene": [task.check_index(scene) for scene in scenes]}
     for scene, times in Counter(columns["scene"]).most_common(1):
         if times > 1:
             raise ConfigError(f"scenes: expected each once, got scene {scene} {times} times")

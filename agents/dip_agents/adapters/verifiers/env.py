@@ -6,8 +6,8 @@ makes ``dip-crowd`` the id of taskset, environment and harness.
 
 An environment of verifiers sees one of its episodes at a time and never the rollouts that a trainer
 groups: their look term is measured by the annotation prior. With ``attempts`` of three or more, one
-episode of verifiers is itself a group, and each of its traces is paid by what its siblings saw.
-``trace.info["ambiguity"]`` says which it was.
+episode of verifiers is itself a group, and its look terms are measured on siblings.
+``trace.info["ambiguity"]`` names the reference.
 """
 
 from __future__ import annotations
@@ -29,21 +29,21 @@ require_extra("verifiers", "verifiers")
 import verifiers.v1 as vf
 from pydantic import Field
 
-from dip_agents.adapters.verifiers.harness import said
+from dip_agents.adapters.verifiers.harness import last_action
 
 
 class SceneData(vf.TaskData):
-    """One scene by its index; no truth."""
+    """One scene by its index; no ground truth."""
 
     scene: int
 
 
 class SceneTask(vf.Task[SceneData, vf.State, vf.TaskConfig]):
-    """One scene; the environment opens the conversation and pays."""
+    """One scene; the environment opens the conversation and computes the rewards."""
 
 
 class CrowdConfig(vf.TasksetConfig):
-    """Scenes and rules, told as to ``gym.make("DIPCrowd-v0", ...)``."""
+    """Scenes and rules, given as to ``gym.make("DIPCrowd-v0", ...)``."""
 
     scenes: str = "crowd"
     """Name of the scenes."""
@@ -74,9 +74,9 @@ class CrowdTaskset(vf.Taskset[SceneTask, CrowdConfig]):
 
 
 class CrowdEnvConfig(vf.EnvConfig):
-    """How a scene is played."""
+    """How episodes are run."""
 
-    # verifiers would rent a machine for it by default, which a conversation does not need.
+    # verifiers would rent a machine by default, which a conversation does not need.
     agent: vf.AgentConfig = vf.AgentConfig(runtime=vf.SubprocessConfig())
     attempts: int = Field(1, ge=1)
     """Traces of an episode; from three on the look term is measured on siblings."""
@@ -86,14 +86,14 @@ class CrowdEnv(vf.Env[CrowdEnvConfig]):
     """Play a scene until its episode ends: message, text, reply."""
 
     async def run(self, task: vf.Task, agents: vf.Agents) -> None:
-        """Play all attempts and pay their traces.
+        """Play all attempts and record the rewards on their traces.
 
         Args:
             task: the scene.
-            agents: who plays it, in the one seat ``agent``.
+            agents: the agent under the name ``agent``.
 
         Raises:
-            RuntimeError: when an attempt failed: its siblings are paid by what it saw.
+            RuntimeError: when an attempt failed: the rewards of its siblings depend on it.
         """
         crowd, size = self.taskset.crowd, self.config.attempts
         group = await run_in_env_thread(crowd.group, task.data.scene, size)
@@ -105,7 +105,7 @@ class CrowdEnv(vf.Env[CrowdEnvConfig]):
         traces = [attempt.result() for attempt in attempts]
         failed = sum(not trace.ok for trace in traces)
         if failed:
-            raise RuntimeError(f"expected {size} attempts that can be paid, {failed} failed")
+            raise RuntimeError(f"expected {size} attempts that can be scored, {failed} failed")
         siblings = look_reference(crowd.config, size) == "siblings"
         for trace, score in zip(traces, group.scores, strict=True):
             trace.record_reward("reward", score.terms.total(crowd.config.reward.weights))
@@ -115,14 +115,16 @@ class CrowdEnv(vf.Env[CrowdEnvConfig]):
     async def _play(
         self, task: vf.Task, agent: vf.Agent, group: EpisodeGroup, member: int
     ) -> vf.Trace:
-        """Play one attempt; where a limit of verifiers stops it, it has not answered."""
+        """Play one attempt; one that a limit of verifiers stops counts as unanswered."""
         async with agent.interaction(task) as interaction:
             chat: ChatMessage | None = await run_in_env_thread(_opened, group, member)
             while chat is not None:
                 segment = await interaction.turn([vf.UserMessage(**chat)])
                 if segment.terminated:
                     break
-                chat = await run_in_env_thread(_answered, group, member, said(interaction.trace))
+                chat = await run_in_env_thread(
+                    _answered, group, member, last_action(interaction.trace)
+                )
         if interaction.trace.ok and not group.episodes[member].done:
             await run_in_env_thread(group.abandon, member)
         return interaction.trace

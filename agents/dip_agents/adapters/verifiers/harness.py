@@ -1,4 +1,4 @@
-"""How a model is asked under verifiers, and what it said; knows no scenes.
+"""Requests to a model under verifiers, and its actions; independent of scenes.
 
 The chat harnesses that verifiers ships start a program for each turn, whose packages they install
 first. A conversation without tools needs neither.
@@ -16,7 +16,7 @@ from verifiers.v1.dialects.chat import message_to_wire
 
 
 class CrowdHarness(vf.Harness[vf.HarnessConfig]):
-    """One chat completion for each turn, asked for in this process."""
+    """One chat completion for each turn, requested from this process."""
 
     APPENDS_SYSTEM_PROMPT = True
     SUPPORTS_RESUME = True
@@ -50,27 +50,27 @@ class CrowdHarness(vf.Harness[vf.HarnessConfig]):
         system, conversation = self.resolve_prompt(data)
         opening = [] if system is None else [vf.SystemMessage(content=system)]
         messages = [message_to_wire(message) for message in [*opening, *(conversation or ())]]
-        # The limit of a turn is the agent's timeout.
+        # The time limit of a turn is the agent's timeout.
         async with AsyncOpenAI(base_url=endpoint, api_key=secret, timeout=None) as client:
             await client.chat.completions.create(model=ctx.model, messages=messages)
         return vf.ProgramResult(exit_code=0, stdout="", stderr="")
 
 
-def said(trace: vf.Trace) -> str:
-    """Return what the model said last, as one action.
+def last_action(trace: vf.Trace) -> str:
+    """Return the model's last output as one action.
 
-    Servers and renderers that know a reasoning channel move a leading think out of the text. It is
-    put back, and left open where the token limit cut it.
+    Servers and renderers with a reasoning channel move a leading think out of the text. It is put
+    back, and left unclosed where the token limit truncated it.
 
     Args:
         trace: of a rollout with at least one turn.
 
     Returns:
-        The text as the grammar reads it.
+        The text for the grammar.
     """
     message = trace.assistant_messages[-1]
     text = message.content or ""
     if message.reasoning_content is None:
         return text
-    cut = not text and trace.calls[-1].finish_reason == "length"
-    return f"<think>{message.reasoning_content}" + ("" if cut else f"</think>{text}")
+    truncated = not text and trace.calls[-1].finish_reason == "length"
+    return f"<think>{message.reasoning_content}" + ("" if truncated else f"</think>{text}")

@@ -1,10 +1,10 @@
-"""verl's agent loop: a rollout plays one episode, in tokens that are only ever appended to.
+"""verl's agent loop: a rollout is one episode, whose tokens are only ever appended to.
 
-verl shows a loop one rollout at a time, without its siblings: the look term is measured by the
-annotation prior, whatever the rules say, and ``extra_fields["ambiguity"]`` is ``annotation``.
-``verl_dataset.group_rewards`` is for code that sees all rollouts of a row. verl's workers find the
-loop by the file that ``actor_rollout_ref.rollout.agent.agent_loop_config_path`` names, with
-``AGENT_LOOP_YAML`` in it.
+verl gives a loop one rollout at a time, without its siblings: the look term is measured by the
+annotation prior, whatever the rules, and ``extra_fields["ambiguity"]`` is ``annotation``.
+``group_rewards`` is for code that sees all rollouts of a row. verl's workers find the loop by the
+file that ``actor_rollout_ref.rollout.agent.agent_loop_config_path`` names, with ``AGENT_LOOP_YAML``
+in it.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ class DIPCrowdLoop(AgentLoopBase):
     """Plays the episode that a row of ``write_dataset`` names; made by verl.
 
     verl's token builder and the processor count placeholders as verl computes features later. A
-    processor that would resize what it is shown, as one that enlarges small crops, is refused
-    unless ``min_pixels`` and ``max_pixels`` of ``data.mm_processor_kwargs`` tell it otherwise.
+    processor that would resize images, such as one that enlarges small crops, is refused unless
+    ``min_pixels`` and ``max_pixels`` of ``data.mm_processor_kwargs`` prevent it.
     """
 
     async def run(
         self, sampling_params: dict[str, Any], priority: int = 0, **row: Any
     ) -> AgentLoopOutput:
-        """Play one episode; a message that ``response_length`` has no room for ends it unsaid.
+        """Play one episode; a message that does not fit ``response_length`` ends it unsent.
 
         Args:
             sampling_params: of the server.
@@ -77,13 +77,13 @@ class DIPCrowdLoop(AgentLoopBase):
         while not episode.done:
             request["sampling_params"] = sampling_params | {"max_tokens": limit - len(mask)}
             with simple_timer("generate_sequences", metrics):
-                said = await self._sample(prompt_ids=ids, image_data=_images(chat), **request)
-            given = None if logprobs is None else said.log_probs
+                sampled = await self._sample(prompt_ids=ids, image_data=_images(chat), **request)
+            given = None if logprobs is None else sampled.log_probs
             merged, mask, logprobs = await self.ct_merge_assistant_token(
-                ids, said.token_ids, mask, logprobs, given
+                ids, sampled.token_ids, mask, logprobs, given
             )
-            ids, fields = merged.token_ids, _joined(fields, said.extra_fields)
-            kept = [i for i in said.token_ids if i != self.tokenizer.eos_token_id]
+            ids, fields = merged.token_ids, _joined(fields, sampled.extra_fields)
+            kept = [i for i in sampled.token_ids if i != self.tokenizer.eos_token_id]
             actions.append(self.tokenizer.decode(kept, skip_special_tokens=False))
             with simple_timer("tool_calls", metrics):
                 turn = await run_in_env_thread(episode.step, actions[-1])
@@ -92,7 +92,7 @@ class DIPCrowdLoop(AgentLoopBase):
             chat += to_chat([Message("assistant", actions[-1])])
             longer = chat + to_chat([turn.message])
             merged, *aligned = await self.ct_merge_context_msg(chat, longer, ids, mask, logprobs)
-            # One more token must fit, or there is nothing left to say.
+            # One more token must fit, or the policy cannot act again.
             if len(aligned[0]) >= limit:
                 turn = await run_in_env_thread(episode.abandon)
                 break
@@ -106,7 +106,7 @@ class DIPCrowdLoop(AgentLoopBase):
             response_ids=ids[len(ids) - len(mask) :],
             response_mask=mask,
             response_logprobs=logprobs,
-            routed_experts=said.routed_experts,
+            routed_experts=sampled.routed_experts,
             multi_modal_data={"images": _images(chat)},
             mm_processor_kwargs=self._get_mm_processor_kwargs(),
             reward_score=turn.reward,
@@ -116,13 +116,13 @@ class DIPCrowdLoop(AgentLoopBase):
         )
 
     async def _sample(self, **request: Any) -> TokenOutput:
-        said = await self.server_manager.generate(
+        sampled = await self.server_manager.generate(
             mm_processor_kwargs=self._get_mm_processor_kwargs(), **request
         )
         banned = {get_processor_token_id(self.processor, kind) for kind in ("image", "video")}
-        if banned & set(said.token_ids):
+        if banned & set(sampled.token_ids):
             raise PlaceholderError("the policy sampled a placeholder; the server must ban it")
-        return said
+        return sampled
 
 
 def _images(chat: Sequence[ChatMessage]) -> list[Any]:

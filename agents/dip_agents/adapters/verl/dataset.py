@@ -1,4 +1,4 @@
-"""Rows for verl: which scene a rollout plays, and what the rollouts of a row earn as a group."""
+"""Rows for verl: the scene of a rollout, and the rewards of the rollouts of a row as a group."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AGENT_NAME = "dip_crowd"
 def write_dataset(path: Path | str, indices: Sequence[int], **task: Any) -> None:
     """Write a parquet file for verl's ``data.train_files``, a row for each scene.
 
-    The rows hold no image, since the loop starts the episode itself; the prompt is what verl logs.
+    The rows hold no image, since the loop starts the episode itself; verl logs the prompt.
 
     Args:
         path: of the file.
@@ -55,7 +55,7 @@ def write_dataset(path: Path | str, indices: Sequence[int], **task: Any) -> None
 
 
 def task_and_scene(extra_info: Mapping[str, Any] | None) -> tuple[Task, int]:
-    """Return what a row says to play; its source is opened once for all rows.
+    """Return the task and scene of a row; the task is opened once for all rows.
 
     Args:
         extra_info: of the row.
@@ -70,7 +70,7 @@ def task_and_scene(extra_info: Mapping[str, Any] | None) -> tuple[Task, int]:
 
 
 def group_rewards(extra_info: Mapping[str, Any], actions: Sequence[Sequence[str]]) -> list[float]:
-    """Play the rollouts of a row again as one group, for code that sees all of them.
+    """Score the rollouts of a row as one group, for code that sees all of them.
 
     Args:
         extra_info: of the row.
@@ -80,7 +80,7 @@ def group_rewards(extra_info: Mapping[str, Any], actions: Sequence[Sequence[str]
         G rewards; with three rollouts or more the look term is measured on siblings.
     """
     task, scene = task_and_scene(extra_info)
-    group = task.played(scene, actions)
+    group = task.play(scene, actions)
     return [terms.total(task.config.reward.weights) for terms in group.terms]
 
 

@@ -21,7 +21,7 @@ from aiohttp import web
 from dip_agents.adapters import Task
 from dip_agents.adapters.verifiers import env as verifiers
 from dip_agents.adapters.verifiers import harness as verifiers_harness
-from dip_agents.adapters.verifiers.harness import said
+from dip_agents.adapters.verifiers.harness import last_action
 from dip_agents.runtime import optional as needs_module
 from dip_env.errors import ConfigError
 from dip_env.group import EpisodeGroup
@@ -231,7 +231,7 @@ def test_nobody_is_paid_when_the_model_fails_one_of_a_group(parity, build):
     model = Model((parity.SCRIPTS[0], None, parity.SCRIPTS[1]))
     (episode,) = play(env, 0, model)
     assert not episode.ok and "out of order" in str([t.errors for t in episode.traces])
-    assert "expected 3 attempts that can be paid, 1 failed" in episode.last_error.message
+    assert "expected 3 attempts that can be scored, 1 failed" in episode.last_error.message
     assert len(episode.traces) == 3 and all(not trace.rewards for trace in episode.traces)
 
 
@@ -287,7 +287,7 @@ def test_by_default_nothing_is_rented_installed_or_executed(build):
 def test_a_think_that_a_server_moved_away_is_put_back(content, reasoning, reason, text):
     message = vf.AssistantMessage(content=content, reasoning_content=reasoning)
     call = SimpleNamespace(finish_reason=reason)
-    assert said(SimpleNamespace(assistant_messages=[message], calls=[call])) == text
+    assert last_action(SimpleNamespace(assistant_messages=[message], calls=[call])) == text
 
 
 @pytest.mark.parametrize("module", [verifiers, verifiers_harness])
