@@ -2,11 +2,11 @@ from .config import EpisodeConfig as EpisodeConfig
 from .config import RewardConfig as RewardConfig
 from .env import DIPCrowdEnv as DIPCrowdEnv
 from .episode import Episode as Episode
-from .episode import Message as Message
-from .episode import Observation as Observation
-from .episode import Turn as Turn
 from .errors import DipError as DipError
 from .group import EpisodeGroup as EpisodeGroup
+from .messages import Message as Message
+from .messages import Observation as Observation
+from .messages import Turn as Turn
 from .result import Ending as Ending
 from .result import EpisodeResult as EpisodeResult
 from .scenes.base import Scene as Scene

@@ -14,14 +14,17 @@ from numpy.typing import NDArray
 
 from dip_env.actions import Grammar
 from dip_env.config import EpisodeConfig
-from dip_env.episode import Episode, Turn
+from dip_env.episode import Episode
 from dip_env.errors import ConfigError
+from dip_env.messages import Turn
 from dip_env.rendering import render_frame, transcript_text
 from dip_env.result import EpisodeResult
 from dip_env.scenes import SceneSource, make_source
 from dip_env.spaces import ActionSpace, UnicodeText
 
 RENDER_MODES = ("rgb_array", "ansi")
+SOURCE_KEYWORDS = ("root", "split", "scene_seed", "source_kwargs")
+"""Keywords of an environment that describe its source, beside ``scenes``."""
 
 Arrays = dict[str, Any]
 
@@ -180,10 +183,10 @@ class DIPCrowdEnv(gymnasium.Env[Arrays, str]):
 
 def open_source(
     scenes: str | SceneSource,
-    root: str | None,
-    split: str,
-    scene_seed: int,
-    source_kwargs: Mapping[str, Any] | None,
+    root: str | None = None,
+    split: str = "train",
+    scene_seed: int = 0,
+    source_kwargs: Mapping[str, Any] | None = None,
 ) -> SceneSource:
     """Return a source from the arguments of an environment.
 

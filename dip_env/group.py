@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from dip_env.config import EpisodeConfig
-from dip_env.episode import Episode, Turn
+from dip_env.episode import Episode
 from dip_env.errors import ConfigError, EpisodeOverError
+from dip_env.messages import Turn
 from dip_env.rewards import RewardTerms, Score, score_group
 from dip_env.scenes.base import Scene
 

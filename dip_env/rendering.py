@@ -8,7 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from dip_env.episode import Episode, Message
+from dip_env.episode import Episode
+from dip_env.messages import Message
 from dip_env.rewards import Score
 from dip_env.views import View
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from dip_env.config import EpisodeConfig
 from dip_env.env import (
     RENDER_MODES,
+    SOURCE_KEYWORDS,
     Arrays,
     action_space,
     check_options,
@@ -49,13 +50,11 @@ class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
         num_envs: P * G environments.
         group_size: G, the members of each group.
         autoreset_mode: ``"NextStep"`` or ``"Disabled"``, or Gymnasium's enum.
-        scenes: as for ``DIPCrowdEnv``, like all further arguments.
-        root: folder of the data, for readers.
-        split: part of the data.
-        scene_seed: seed of a procedural source.
-        source_kwargs: further arguments of the source.
+        scenes: name of a preset or reader (see ``make_source``), or a ``SceneSource``.
         render_mode: ``rgb_array``, ``ansi`` or None.
-        **rules: any field of ``EpisodeConfig`` and ``RewardConfig``.
+        **keywords: further keywords of ``DIPCrowdEnv``: those of the source (``root``, ``split``,
+            ``scene_seed``, ``source_kwargs``) and any field of ``EpisodeConfig`` and
+            ``RewardConfig``.
 
     Raises:
         ConfigError: for an unknown name or a value out of range.
@@ -73,20 +72,17 @@ class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
         group_size: int = 1,
         autoreset_mode: str | AutoresetMode = AutoresetMode.NEXT_STEP,
         scenes: str | SceneSource = "crowd",
-        root: str | None = None,
-        split: str = "train",
-        scene_seed: int = 0,
-        source_kwargs: Mapping[str, Any] | None = None,
         render_mode: str | None = None,
-        **rules: Any,
+        **keywords: Any,
     ) -> None:
         """Open the source and lay out the spaces."""
         if group_size < 1 or num_envs < 1 or num_envs % group_size:
             raise ConfigError(
                 f"num_envs: expected a positive multiple of group_size={group_size}, got {num_envs}"
             )
-        self.config = EpisodeConfig.from_keywords(rules)
-        self.source = open_source(scenes, root, split, scene_seed, source_kwargs)
+        of_source = {name: keywords.pop(name) for name in SOURCE_KEYWORDS if name in keywords}
+        self.config = EpisodeConfig.from_keywords(keywords)
+        self.source = open_source(scenes, **of_source)
         self.render_mode = check_render_mode(render_mode)
         self.metadata = {**self.metadata, "autoreset_mode": _checked_mode(autoreset_mode)}
         self.num_envs, self.group_size = num_envs, group_size

@@ -5,13 +5,13 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
 from dip_env.actions import Answer, Look, Think
 from dip_env.config import EpisodeConfig, RewardConfig
-from dip_env.episode import Episode, Message
+from dip_env.episode import Episode
 from dip_env.errors import EpisodeOverError
 from dip_env.scenes import ToyScenes
 from dip_env.scenes.base import Scene
@@ -107,29 +107,6 @@ def test_the_line_that_tells_of_a_crop_stands_before_it(toy):
     overview, prompt = episode.observation().messages[0].parts
     assert overview is episode.observation().messages[0].images[0]
     assert prompt.startswith("Find every person")
-
-
-def test_a_captioned_message_has_a_line_for_each_image():
-    image = np.zeros((4, 4, 3), np.uint8)
-    with pytest.raises(ValueError, match="expected a line for each of 2 images, got 1"):
-        Message("user", "one line", (image, image), captioned=True)
-
-
-@example(lines=["a", ""], images=1, captioned=True)
-@given(
-    lines=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), min_size=1),
-    images=st.integers(0, 4),
-    captioned=st.booleans(),
-)
-def test_the_parts_of_a_message_are_its_text_and_its_images_in_order(lines, images, captioned):
-    text = "\n".join(lines)
-    pictures = tuple(np.full((2, 2, 3), k, np.uint8) for k in range(images))
-    captioned = captioned and images <= text.count("\n") + 1
-    message = Message("user", text, pictures, captioned)
-    assert "".join(p for p in message.parts if isinstance(p, str)) == text
-    shown = [p for p in message.parts if not isinstance(p, str)]
-    assert len(shown) == images
-    assert all(a is b for a, b in zip(shown, pictures, strict=True))
 
 
 def test_several_looks_in_one_action_count_each(toy):

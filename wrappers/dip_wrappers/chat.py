@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dip_env.episode import Message
+from dip_env.messages import Message
 
 ChatFormat = Literal["processor", "openai"]
 """``processor``: PIL images beside the text, for ``processor.apply_chat_template``;

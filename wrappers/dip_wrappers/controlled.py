@@ -21,8 +21,9 @@ from dip_env.actions import Look, Segment
 from dip_env.boxes import Boxes
 from dip_env.config import EpisodeConfig
 from dip_env.env import DIPCrowdEnv
-from dip_env.episode import Episode, Message, Turn
+from dip_env.episode import Episode
 from dip_env.errors import ActionParseError, ActionRefusedError, ConfigError
+from dip_env.messages import Message, Turn
 from dip_env.scenes.base import Scene
 from dip_env.views import Crop
 

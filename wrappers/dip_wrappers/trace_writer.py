@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from dip_env.episode import Episode, Turn
+from dip_env.episode import Episode
+from dip_env.messages import Turn
 from dip_env.scenes.base import Scene
 
 

@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dip_env.config import RewardConfig
-from dip_env.episode import Episode, Turn
+from dip_env.episode import Episode
 from dip_env.errors import EpisodeOverError
 from dip_env.group import EpisodeGroup
+from dip_env.messages import Turn
 from dip_env.rewards import RewardTerms, Score, score_group
 from dip_env.scenes.base import SceneSource
 from dip_wrappers.controlled import Control

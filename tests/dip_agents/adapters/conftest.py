@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from dip_agents.adapters import Task
-from dip_env.episode import Episode, Message
+from dip_env.episode import Episode
+from dip_env.messages import Message
 
 RULES = {
     "scenes": "toy", "view_size": 128, "crop_size": 64, "max_looks": 2, "max_regions": 2,

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dip_agents.runtime.optional import require_extra
-from dip_env.episode import Message
+from dip_env.messages import Message
 from dip_wrappers.chat import PNG_PREFIX, to_chat
 
 require_extra("openenv", "openenv")

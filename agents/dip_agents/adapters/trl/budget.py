@@ -8,8 +8,9 @@ from typing import Any
 
 from dip_env.actions import Segment
 from dip_env.boxes import Boxes
-from dip_env.episode import Episode, Message, Turn
+from dip_env.episode import Episode
 from dip_env.errors import ActionRefusedError, ConfigError
+from dip_env.messages import Message, Turn
 from dip_env.views import Crop
 from dip_wrappers.chat import to_chat
 

@@ -8,7 +8,7 @@ from typing import Any
 from dip_agents.adapters.task import Task
 from dip_agents.adapters.trl.budget import BudgetedEpisode, Parts, TokenBudget, parts_of
 from dip_env.actions import Think, as_thought
-from dip_env.episode import Message
+from dip_env.messages import Message
 from dip_wrappers.chat import plain_text
 
 

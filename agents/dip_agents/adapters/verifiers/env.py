@@ -21,7 +21,7 @@ from dip_agents.adapters.task import Task
 from dip_agents.runtime.optional import require_extra
 from dip_env.group import EpisodeGroup
 from dip_env.rewards import look_reference
-from dip_env.scenes.transforms.filtered import ENDLESS
+from dip_env.scenes.base import is_endless
 from dip_wrappers.chat import ChatMessage, to_chat
 
 require_extra("verifiers", "verifiers")
@@ -65,7 +65,7 @@ class CrowdTaskset(vf.Taskset[SceneTask, CrowdConfig]):
         """Open the source."""
         super().__init__(config)
         self.crowd = Task(config.scenes, **config.keywords)
-        self.INFINITE = len(self.crowd.source) > ENDLESS
+        self.INFINITE = is_endless(self.crowd.source)
 
     def load(self) -> Iterator[SceneTask]:
         """Yield a task for each scene; the scene itself is read when it is played."""

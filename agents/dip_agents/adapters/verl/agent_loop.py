@@ -16,7 +16,7 @@ from uuid import uuid4
 from dip_agents.adapters.executor import run_in_env_thread
 from dip_agents.runtime.optional import require_extra
 from dip_agents.tokens.buffer import PlaceholderError
-from dip_env.episode import Message
+from dip_env.messages import Message
 from dip_wrappers.chat import ChatMessage, to_chat
 
 require_extra("verl", "verl")
