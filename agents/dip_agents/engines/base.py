@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from dip_agents.tokens.buffer import EncodedImage
-from dip_env.episode import Message
 from dip_env.errors import DipError
+from dip_env.messages import Message
 
 if TYPE_CHECKING:
     from dip_agents.models.base import VisionLanguageModel

@@ -13,8 +13,8 @@ import urllib.request
 from typing import Any
 
 from dip_agents.engines.base import EngineError
-from dip_env.episode import Message
 from dip_env.errors import ConfigError
+from dip_env.messages import Message
 from dip_wrappers.chat import plain_text, to_chat
 
 BUSY = (408, 409, 425, 429, 500, 502, 503, 504)

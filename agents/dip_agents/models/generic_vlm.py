@@ -22,8 +22,8 @@ from dip_agents.models.lora import base_model
 from dip_agents.models.wrapper import ModelWrapper
 from dip_agents.tokens.buffer import EncodedImage, TokenBuffer
 from dip_agents.tokens.generic_chat import GenericChat
-from dip_env.episode import Message
 from dip_env.errors import ConfigError
+from dip_env.messages import Message
 
 
 class GenericVLM(ModelWrapper):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from dip_agents.tokens.buffer import EncodedImage, PlaceholderError
 from dip_agents.tokens.image_cache import ImageCache
-from dip_env.episode import Message
+from dip_env.messages import Message
 from dip_wrappers.chat import plain_text
 
 _DUMMY = "dummy reply"

@@ -22,8 +22,8 @@ from dip_agents.tokens.image_check import (
     suspects,
     whole_image_settings,
 )
-from dip_env.episode import Message
 from dip_env.errors import ConfigError
+from dip_env.messages import Message
 
 _REPLY = "dummy reply"
 _TAGS = ("<think>", "</think>", "<look>", "</look>", "<answer>", "</answer>")

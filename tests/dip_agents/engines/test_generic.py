@@ -5,7 +5,7 @@ import torch
 from dip_agents.engines.base import Chunk, Sampling
 from dip_agents.engines.generic import GenericEngine
 from dip_agents.tokens.buffer import TokenBudgetError, TokenBuffer
-from dip_env.episode import Message
+from dip_env.messages import Message
 
 FAMILIES = ["llava", "idefics3", "internvl", "gemma3"]
 

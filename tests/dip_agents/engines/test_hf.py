@@ -18,7 +18,7 @@ from dip_agents.engines.decoder import StockDecoder, TextDecoder, UnsupportedTex
 from dip_agents.engines.hf import HFEngine
 from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.tokens.buffer import TokenBudgetError, TokenBuffer
-from dip_env.episode import Message
+from dip_env.messages import Message
 
 FAMILIES = ["qwen3_vl", "qwen2_5_vl"]
 SIZES = ((4, 3), (2, 5), (3, 3))  # columns and rows of cells of three prompts' images

@@ -17,8 +17,8 @@ from dip_agents.evaluation.evaluator import evaluate
 from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.policies.vlm import VLMPolicy
 from dip_agents.tokens.buffer import TokenBudgetError
-from dip_env.episode import Message
 from dip_env.errors import ConfigError
+from dip_env.messages import Message
 from dip_wrappers.chat import image_url
 
 LOOK = "<think>1 people, 0 unclear.</think><look>[[0,0,32,32]]</look>"

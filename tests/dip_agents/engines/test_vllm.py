@@ -24,8 +24,8 @@ from dip_agents.engines.vllm_requests import (
 from dip_agents.models.lora import add_lora
 from dip_agents.models.vlm import VLM
 from dip_agents.tokens.buffer import TokenBudgetError
-from dip_env.episode import Message
 from dip_env.errors import ConfigError
+from dip_env.messages import Message
 
 PAD = 9
 

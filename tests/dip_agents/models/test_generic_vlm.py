@@ -23,8 +23,8 @@ from dip_agents.sft.demonstrations import Demonstration
 from dip_agents.sft.trainer import sft_loss, train_sft
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_env.config import EpisodeConfig
-from dip_env.episode import Message
 from dip_env.errors import ConfigError
+from dip_env.messages import Message
 
 FAMILIES = ["llava", "idefics3", "internvl", "gemma3"]
 

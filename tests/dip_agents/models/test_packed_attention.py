@@ -11,7 +11,7 @@ from dip_agents.models.vlm import VLM
 from dip_agents.tokens import positions
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_agents.tokens.packing import packed_tokens
-from dip_env.episode import Message
+from dip_env.messages import Message
 
 FAMILIES = ["qwen3_vl", "qwen2_5_vl"]
 

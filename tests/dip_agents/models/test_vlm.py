@@ -4,7 +4,7 @@ import torch
 
 from dip_agents.objectives.losses import policy_loss
 from dip_agents.tokens.buffer import PlaceholderError, TokenBuffer
-from dip_env.episode import Message
+from dip_env.messages import Message
 
 FAMILIES = ["qwen3_vl", "qwen2_5_vl"]
 

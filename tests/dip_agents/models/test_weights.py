@@ -21,7 +21,7 @@ from dip_agents.models.weights import (
     write_checkpoint,
 )
 from dip_agents.tokens.buffer import TokenBuffer
-from dip_env.episode import Message
+from dip_env.messages import Message
 
 QUERY = "model.language_model.layers.0.self_attn.q_proj"
 

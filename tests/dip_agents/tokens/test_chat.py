@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 
 from dip_agents.tokens.buffer import PlaceholderError
 from dip_agents.tokens.chat import ChatTokens
-from dip_env.episode import Message
+from dip_env.messages import Message
 
 FAMILIES = ["qwen3_vl", "qwen2_5_vl"]
 

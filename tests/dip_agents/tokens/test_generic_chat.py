@@ -7,8 +7,8 @@ from PIL import Image
 
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_agents.tokens.generic_chat import GenericChat
-from dip_env.episode import Message
 from dip_env.errors import ConfigError
+from dip_env.messages import Message
 
 FAMILIES = ["llava", "idefics3", "internvl", "gemma3"]
 PER_IMAGE = {"llava": 16, "idefics3": 4, "internvl": 4, "gemma3": 4}
