@@ -9,8 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dip_agents.tokens.banned import BAN_BIAS, placeholder_ids
+from dip_agents.runtime.optional import require_extra
 from dip_env.errors import ConfigError
+
+require_extra("trl", "trl")
+# It needs torch, which the extra brings, too.
+from dip_agents.tokens.banned import BAN_BIAS, placeholder_ids
 
 if TYPE_CHECKING:
     from trl import GRPOConfig
@@ -43,7 +47,7 @@ def check_banned(processor: Any, args: GRPOConfig) -> None:
     own = args.generation_kwargs or {}
     if args.use_vllm:
         biases = own.get("logit_bias") or {}
-        # From a command line or a file the ids come as text.
+        # From a command line or a file the ids are text.
         banned = {int(token) for token, bias in biases.items() if bias <= BAN_BIAS}
     else:
         banned = set(own.get("suppress_tokens") or ())
