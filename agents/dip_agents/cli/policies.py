@@ -42,13 +42,14 @@ def policy_for(
     args.sampler.check_measuring(command)
     from transformers.utils.logging import disable_progress_bar
 
+    from dip_agents.engines.choose import open_engine
     from dip_agents.models.loading import load_model
     from dip_agents.policies.vlm import VLMPolicy
 
     disable_progress_bar()  # the loading of weights is no news
     vlm = load_model(args.model.model, device=args.model.device, dtype=args.model.dtype).vlm
     policy = VLMPolicy(
-        args.sampler.open(vlm, largest, args.model.token_budget),
+        open_engine(args.sampler, vlm, largest, args.model.token_budget),
         args.temperature,
         args.model.max_new_tokens,
         args.model.token_budget,

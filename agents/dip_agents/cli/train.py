@@ -2,134 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, ClassVar
+from dataclasses import replace
 
-from dip_agents.cli.arguments import HEADINGS, ModelDefaults, SceneArgs, TrainedModelArgs
-from dip_agents.cli.options import Option
-from dip_agents.cli.run_folder import free_folder, saved_settings
 from dip_agents.cli.settings import Resolved
-from dip_agents.engines.config import EngineArgs
-from dip_agents.grpo.config import GRPOConfig
-from dip_env.config import EpisodeConfig
-from dip_env.errors import ConfigError
+from dip_agents.cli.train_settings import Settings, saved_run
 
-TINY_GRPO = GRPOConfig(
-    steps=30,
-    learning_rate=6e-5,
-    temperature=0.5,
-    micro_batch_tokens=4096,
-    checkpoint_interval=20,
-)
-"""GRPO settings of the tiny model: all weights are trained, a few minutes on two CPU cores."""
-UNSEEN = "night"
-"""What the bundled model trains on by default: a preset it was not trained on before."""
 EXAMPLES = (
     "dip train",
     "dip train --model Qwen/Qwen2.5-VL-3B-Instruct --lora-rank 16 \\\n"
     "    --scenes crowdhuman --root data/CrowdHuman",
     "dip train --config runs/train/config.toml --seed 1",
 )
-CHANGEABLE = frozenset(
-    {"n", "eval_split", "eval_temperature", "eval_interval", "workers", "rank_timeout", "device"}
-    | {"gradient_checkpointing", "demonstrations"}
-)
-"""What a resumed run may set anew, beside ``GRPOConfig.changeable``: none of it moves learning."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """Improve a model by GRPO and measure the gain on held-out scenes."""
-
-    source: SceneArgs = field(default_factory=SceneArgs)
-    policy: TrainedModelArgs = field(default_factory=TrainedModelArgs)
-    rules: EpisodeConfig = field(default_factory=EpisodeConfig)
-    grpo: GRPOConfig = field(default_factory=GRPOConfig)
-    sampler: EngineArgs = field(default_factory=EngineArgs)
-    gradient_checkpointing: bool = False
-    """Keep less for the backward pass: a third slower, much less memory."""
-    workers: int = 0
-    """Processes that prepare the scenes of coming steps; the run is the same with any number."""
-    demonstrations: int = 16000
-    """Oracle demonstrations an untrained model is fine-tuned on before GRPO."""
-    n: int = 256
-    """Held-out scenes measured before and after; 0 for none."""
-    eval_split: str = "val"
-    """Part of the source they are from; uavdt has a test part instead."""
-    eval_temperature: float = 0.0
-    """Of that measurement; 0 is greedy decoding, as in dip evaluate."""
-    seeds: tuple[int, ...] = ()
-    """Several runs, one for each seed, in OUT/seed_0 and so on, and a table of all."""
-    out: Path = Path("runs/train")
-    """Folder of the run."""
-    resume: bool = False
-    """Go on from the newest checkpoint in the folder, under the settings of that run."""
-    rank_timeout: float = 1800.0
-    """Seconds that one of several processes waits for the others before it ends the run."""
-    verbose: bool = False
-    """Print every metric at the end."""
-    json: bool = False
-    """Print one JSON object on standard output; progress goes to standard error."""
-
-    HEADINGS: ClassVar = {**HEADINGS, GRPOConfig: "Optimization"}
-    RENAMED: ClassVar = {("grpo", "temperature"): "sampling_temperature"}
-    USUAL = (
-        *("model", "scenes", "root", "out", "resume", "seed", "seeds", "steps", "n", "lora_rank"),
-        *("learning_rate", "scenes_per_step", "group_size", "loss", "max_looks", "look_weight"),
-    )
-
-    @classmethod
-    def defaults(cls, given: Mapping[str, Any]) -> Settings:
-        """Return the settings that fit the model."""
-        model = ModelDefaults.of(given)
-        return cls(
-            source=SceneArgs(scenes=UNSEEN) if model.name == "tiny" else SceneArgs(),
-            policy=model.args(TrainedModelArgs),
-            rules=model.rules,
-            grpo=TINY_GRPO if model.small else GRPOConfig(),
-        )
-
-    @classmethod
-    def earlier(
-        cls, options: Sequence[Option], typed: Mapping[str, Any], file: Mapping[str, Any]
-    ) -> dict[str, Any]:
-        """Return the settings of a file, or of the run that goes on; a repeated run gets a folder.
-
-        Raises:
-            ConfigError: where a resumed run would go on under other settings.
-        """
-        given = {**file, **typed}
-        out = Path(given.get("out", cls.out))
-        if not given.get("resume") or given.get("seeds"):
-            # A run that is repeated by its own file must not end up in the folder of the first.
-            return {"out": free_folder(out), **file} if file and "out" not in given else dict(file)
-        constant = given.get("lr_schedule", "constant") == "constant"
-        may = CHANGEABLE | GRPOConfig(lr_schedule="constant" if constant else "cosine").changeable
-        return {**saved_settings(out, "train", options, given, may), **file}
-
-    def __post_init__(self) -> None:
-        """Check at once what needs no model and no scene.
-
-        Raises:
-            ConfigError: for settings that do not go together.
-        """
-        if self.n < 0:
-            raise ConfigError(f"n: expected at least 0, got {self.n}")
-        if self.sampler.engine == "openai":
-            raise ConfigError(
-                "engine: expected native or vllm, whose weights can learn, got openai"
-            )
-        if self.n:
-            self.sampler.check_measuring("n above 0")
-        elif self.grpo.eval_interval:
-            raise ConfigError(
-                f"eval_interval: expected 0 with n 0, got {self.grpo.eval_interval}, and nothing "
-                "to measure on"
-            )
-        if len(set(self.seeds)) != len(self.seeds):
-            raise ConfigError(f"seeds: expected different numbers, got {self.seeds}")
 
 
 def run(resolved: Resolved[Settings]) -> int:
@@ -150,6 +33,8 @@ def run(resolved: Resolved[Settings]) -> int:
     done: list[TrainingRun] = []
     for seed in args.seeds:
         out = args.out / f"seed_{seed}"
+        if args.resume:
+            saved_run(out, resolved.options, {**resolved.file, **resolved.typed, "seed": seed})
         one = replace(args, grpo=replace(args.grpo, seed=seed), out=out, seeds=())
         done.append(TrainingRun.launch(replace(resolved, settings=one), "train"))
     report_seeds(done, args)

@@ -16,8 +16,9 @@ from dip_agents.cli.output import make_console, progress, say
 from dip_agents.cli.run_folder import RunRecord, recorded
 from dip_agents.cli.settings import Resolved
 from dip_agents.cli.tables import HEADLINE, gain_lines
-from dip_agents.cli.train import Settings
+from dip_agents.cli.train_settings import Settings
 from dip_agents.engines.base import Engine, new_version
+from dip_agents.engines.choose import open_engine
 from dip_agents.evaluation.compare import compare_runs
 from dip_agents.evaluation.model import evaluate_model, write_gain
 from dip_agents.evaluation.result import EvalResult, paired_gain, print_results
@@ -130,7 +131,7 @@ class TrainingRun:
             self._cold_start(loaded)
         if args.gradient_checkpointing:
             loaded.vlm.checkpoint_activations()
-        engine = args.sampler.open(loaded.vlm, args.rules, args.policy.token_budget)
+        engine = open_engine(args.sampler, loaded.vlm, args.rules, args.policy.token_budget)
         self.before = self._measure(loaded, engine, "before")
         train_grpo(
             loaded,

@@ -1,12 +1,18 @@
-"""The engine that samples from a model in this process."""
+"""The engine that samples from a model: that of its family, or the one that settings ask for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from dip_agents.engines.chat_client import ChatServer
+from dip_agents.engines.config import EngineArgs
 from dip_agents.engines.generic import GenericEngine
 from dip_agents.engines.hf import HFEngine
+from dip_agents.engines.openai import OpenAIEngine
+from dip_agents.engines.vllm import VLLMEngine
+from dip_env.config import EpisodeConfig
+from dip_env.errors import ConfigError
 
 if TYPE_CHECKING:
     from dip_agents.engines.base import Engine
@@ -29,3 +35,44 @@ def engine_for(vlm: VisionLanguageModel) -> Engine:
         ``HFEngine`` for the Qwen-VL families, ``GenericEngine`` for the others.
     """
     return NATIVE_ENGINES[vlm.native_engine](vlm)
+
+
+def open_engine(
+    args: EngineArgs, vlm: VisionLanguageModel, rules: EpisodeConfig, token_budget: int
+) -> Engine:
+    """Return the engine that settings ask for.
+
+    Args:
+        args: the settings.
+        vlm: the model; of a server only its processor is used.
+        rules: of the episodes; they limit number and size of the images of a row.
+        token_budget: longest row.
+
+    Returns:
+        The engine, with the model's weights as they are now.
+
+    Raises:
+        ConfigError: for a server's settings without a server, or the other way round.
+    """
+    named = args.server is not None or args.server_model is not None
+    if named != (args.engine == "openai") or (args.server is None) != (args.server_model is None):
+        raise ConfigError(
+            "engine: expected openai, a server and a server_model together, "
+            f"got {args.engine!r}, {args.server!r} and {args.server_model!r}"
+        )
+    if args.server is not None and args.server_model is not None:
+        server = ChatServer(args.server, args.key_variable)
+        return OpenAIEngine(server, args.server_model, vlm.chat, concurrency=args.concurrency)
+    if args.engine == "vllm":
+        if not vlm.runs_in_vllm:
+            kind = vlm.core.config.model_type
+            raise ConfigError(f"engine: expected native for a {kind} model, got vllm")
+        return VLLMEngine(
+            vlm,
+            token_budget=token_budget,
+            max_images=1 + rules.max_looks * rules.max_regions,
+            max_image_side=max(rules.view_size, rules.crop_size),
+            weight_sync=args.weight_sync,
+            sleep=args.sleep,
+        )
+    return engine_for(vlm)

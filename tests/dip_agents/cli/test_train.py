@@ -8,8 +8,8 @@ from rich.console import Console
 
 from dip_agents.cli.commands import COMMANDS
 from dip_agents.cli.settings import resolve
-from dip_agents.cli.train import TINY_GRPO
 from dip_agents.cli.train_run import TrainingRun
+from dip_agents.cli.train_settings import TINY_GRPO
 from dip_agents.runtime.checkpoints import MANIFEST
 from dip_agents.runtime.distributed import DistributedContext
 from dip_env.errors import ConfigError

@@ -2,6 +2,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from dip_agents.engines.choose import open_engine
 from dip_agents.engines.config import EngineArgs
 from dip_agents.engines.hf import HFEngine
 from dip_agents.engines.openai import OpenAIEngine
@@ -9,14 +10,19 @@ from dip_env.errors import ConfigError
 
 
 def test_the_weights_in_this_process_sample_by_default(micro, minimal_prompt_rules):
-    assert isinstance(EngineArgs().open(micro("qwen3_vl"), minimal_prompt_rules, 200), HFEngine)
+    assert isinstance(
+        open_engine(EngineArgs(), micro("qwen3_vl"), minimal_prompt_rules, 200), HFEngine
+    )
 
 
 def test_a_server_needs_its_name_and_the_models_name_there(micro, minimal_prompt_rules):
     vlm = micro("qwen3_vl")
     address = "http://127.0.0.1:1/v1"
-    engine = EngineArgs("openai", server=address, server_model="m", concurrency=3).open(
-        vlm, minimal_prompt_rules, 200
+    engine = open_engine(
+        EngineArgs("openai", server=address, server_model="m", concurrency=3),
+        vlm,
+        minimal_prompt_rules,
+        200,
     )
     assert isinstance(engine, OpenAIEngine)
     assert (engine.model, engine.concurrency) == ("m", 3)
@@ -28,15 +34,17 @@ def test_a_server_needs_its_name_and_the_models_name_there(micro, minimal_prompt
         EngineArgs("vllm", server=address),
     ):
         with pytest.raises(ConfigError, match="engine: expected openai, a server and"):
-            wrong.open(vlm, minimal_prompt_rules, 200)
+            open_engine(wrong, vlm, minimal_prompt_rules, 200)
 
 
 def test_vllm_gets_the_limits_of_the_rules(micro, minimal_prompt_rules, monkeypatch):
     monkeypatch.setattr(
-        "dip_agents.engines.vllm.VLLMEngine", lambda vlm, **given: SimpleNamespace(**given)
+        "dip_agents.engines.choose.VLLMEngine", lambda vlm, **given: SimpleNamespace(**given)
     )
     asked = vars(
-        EngineArgs("vllm", weight_sync="adapter", sleep=1).open(micro(), minimal_prompt_rules, 200)
+        open_engine(
+            EngineArgs("vllm", weight_sync="adapter", sleep=1), micro(), minimal_prompt_rules, 200
+        )
     )
     assert asked == {
         "token_budget": 200,
@@ -64,4 +72,4 @@ def test_an_engine_that_forgets_its_weights_cannot_measure():
 
 def test_vllm_is_for_the_families_it_was_proven_with(generic_micro, minimal_prompt_rules):
     with pytest.raises(ConfigError, match="engine: expected native for a llava model, got vllm"):
-        EngineArgs("vllm").open(generic_micro("llava"), minimal_prompt_rules, 200)
+        open_engine(EngineArgs("vllm"), generic_micro("llava"), minimal_prompt_rules, 200)

@@ -1,0 +1,142 @@
+"""The settings of ``dip train``, with the defaults that fit each model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+from dip_agents.cli.arguments import HEADINGS, ModelDefaults, SceneArgs, TrainedModelArgs
+from dip_agents.cli.options import Option
+from dip_agents.cli.run_folder import free_folder, saved_settings
+from dip_agents.engines.config import EngineArgs
+from dip_agents.grpo.config import GRPOConfig
+from dip_env.config import EpisodeConfig
+from dip_env.errors import ConfigError
+
+TINY_GRPO = GRPOConfig(
+    steps=30,
+    learning_rate=6e-5,
+    temperature=0.5,
+    micro_batch_tokens=4096,
+    checkpoint_interval=20,
+)
+"""GRPO settings of the tiny model: all weights are trained, a few minutes on two CPU cores."""
+UNSEEN = "night"
+"""What the bundled model trains on by default: a preset it was not trained on before."""
+CHANGEABLE = frozenset(
+    {"n", "eval_split", "eval_temperature", "eval_interval", "workers", "rank_timeout", "device"}
+    | {"gradient_checkpointing", "demonstrations"}
+)
+"""What a resumed run may set anew, beside ``GRPOConfig.changeable``: none of it moves learning."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Improve a model by GRPO and measure the gain on held-out scenes."""
+
+    source: SceneArgs = field(default_factory=SceneArgs)
+    policy: TrainedModelArgs = field(default_factory=TrainedModelArgs)
+    rules: EpisodeConfig = field(default_factory=EpisodeConfig)
+    grpo: GRPOConfig = field(default_factory=GRPOConfig)
+    sampler: EngineArgs = field(default_factory=EngineArgs)
+    gradient_checkpointing: bool = False
+    """Keep less for the backward pass: a third slower, much less memory."""
+    workers: int = 0
+    """Processes that prepare the scenes of coming steps; the run is the same with any number."""
+    demonstrations: int = 16000
+    """Oracle demonstrations an untrained model is fine-tuned on before GRPO."""
+    n: int = 256
+    """Held-out scenes measured before and after; 0 for none."""
+    eval_split: str = "val"
+    """Part of the source they are from; uavdt has a test part instead."""
+    eval_temperature: float = 0.0
+    """Of that measurement; 0 is greedy decoding, as in dip evaluate."""
+    seeds: tuple[int, ...] = ()
+    """Several runs, one for each seed, in OUT/seed_0 and so on, and a table of all."""
+    out: Path = Path("runs/train")
+    """Folder of the run."""
+    resume: bool = False
+    """Go on from the newest checkpoint in the folder, under the settings of that run."""
+    rank_timeout: float = 1800.0
+    """Seconds that one of several processes waits for the others before it ends the run."""
+    verbose: bool = False
+    """Print every metric at the end."""
+    json: bool = False
+    """Print one JSON object on standard output; progress goes to standard error."""
+
+    HEADINGS: ClassVar = {**HEADINGS, GRPOConfig: "Optimization"}
+    RENAMED: ClassVar = {("grpo", "temperature"): "sampling_temperature"}
+    USUAL = (
+        *("model", "scenes", "root", "out", "resume", "seed", "seeds", "steps", "n", "lora_rank"),
+        *("learning_rate", "scenes_per_step", "group_size", "loss", "max_looks", "look_weight"),
+    )
+
+    @classmethod
+    def defaults(cls, given: Mapping[str, Any]) -> Settings:
+        """Return the settings that fit the model."""
+        model = ModelDefaults.of(given)
+        return cls(
+            source=SceneArgs(scenes=UNSEEN) if model.name == "tiny" else SceneArgs(),
+            policy=model.args(TrainedModelArgs),
+            rules=model.rules,
+            grpo=TINY_GRPO if model.small else GRPOConfig(),
+        )
+
+    @classmethod
+    def earlier(
+        cls, options: Sequence[Option], typed: Mapping[str, Any], file: Mapping[str, Any]
+    ) -> dict[str, Any]:
+        """Return the settings of a file, or of the run that goes on; a repeated run gets a folder.
+
+        Raises:
+            ConfigError: where a resumed run would go on under other settings.
+        """
+        given = {**file, **typed}
+        out = Path(given.get("out", cls.out))
+        if given.get("resume") and not given.get("seeds"):
+            return {**saved_run(out, options, given), **file}
+        # A run that is repeated by its own file must not end up in the folder of the first.
+        return {"out": free_folder(out), **file} if file and "out" not in given else dict(file)
+
+    def __post_init__(self) -> None:
+        """Check at once what needs no model and no scene.
+
+        Raises:
+            ConfigError: for settings that do not go together.
+        """
+        if self.n < 0:
+            raise ConfigError(f"n: expected at least 0, got {self.n}")
+        if self.sampler.engine == "openai":
+            raise ConfigError(
+                "engine: expected native or vllm, whose weights can learn, got openai"
+            )
+        if self.n:
+            self.sampler.check_measuring("n above 0")
+        elif self.grpo.eval_interval:
+            raise ConfigError(
+                f"eval_interval: expected 0 with n 0, got {self.grpo.eval_interval}, and nothing "
+                "to measure on"
+            )
+        if len(set(self.seeds)) != len(self.seeds):
+            raise ConfigError(f"seeds: expected different numbers, got {self.seeds}")
+
+
+def saved_run(out: Path, options: Sequence[Option], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the run that goes on.
+
+    Args:
+        out: folder of the run.
+        options: of the command.
+        given: what is set now, by name.
+
+    Returns:
+        The saved values by name; none where no run has been begun there.
+
+    Raises:
+        ConfigError: where a setting that moves learning differs; names each.
+    """
+    constant = given.get("lr_schedule", "constant") == "constant"
+    schedule = GRPOConfig(lr_schedule="constant" if constant else "cosine")
+    return saved_settings(out, "train", options, given, CHANGEABLE | schedule.changeable)
