@@ -93,7 +93,7 @@ def main(settings: Settings) -> None:
         buffers, values = [], []
         for row, group in enumerate(groups):
             for member, rollout in enumerate(group.rollouts):
-                if advantages.informative[row] and rollout.info["ending"] != Ending.TOKEN_BUDGET:
+                if advantages.informative[row] and not rollout.stats.truncated:
                     buffers.append(rollout.buffer)
                     values.append(float(advantages.values[row, member]))
         # The loss is a mean over the tokens of the whole batch, whatever the micro-batches.

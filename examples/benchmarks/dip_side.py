@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from grpo_workload import MODEL_FOLDER, Run, Workload, fingerprint, peak_megabytes, regions_of
 from grpo_workload import reward as reward_of
@@ -24,7 +25,6 @@ from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.grpo.updater import PolicyModel
 from dip_agents.models.loading import load_model
 from dip_agents.models.vlm import VLM
-from dip_agents.objectives.advantages import Advantages
 from dip_agents.runtime.logger import RunLogger
 from dip_agents.tokens.chat import ChatTokens
 from dip_env.config import EpisodeConfig
@@ -81,9 +81,7 @@ class StopWatch(RunLogger):
     def start(self, step: int = 0) -> None:
         """Do nothing."""
 
-    def completions(
-        self, step: int, groups: Sequence[RolloutGroup], advantages: Advantages
-    ) -> None:
+    def completions(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Do nothing."""
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:

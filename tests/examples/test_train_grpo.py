@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from dip_agents.engines.base import Sampling
 from dip_agents.engines.hf import HFEngine
 from dip_agents.grpo.config import GRPOConfig
-from dip_agents.grpo.rollouts import RolloutGroup, collect_rollouts
+from dip_agents.grpo.rollouts import Ending, RolloutGroup, collect_rollouts
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.models.loading import load_model
 
@@ -32,24 +32,26 @@ def example() -> Iterator[ModuleType]:
     del sys.modules[spec.name]
 
 
-def paid_for_small_ids(groups: list[RolloutGroup]) -> list[RolloutGroup]:
-    """Pay the share of token ids under 500: a reward that random weights can climb at once."""
-    paid = []
+def rewarded_for_small_ids(groups: list[RolloutGroup]) -> list[RolloutGroup]:
+    """Reward the share of token ids under 500: a reward that random weights can climb at once."""
+    rewarded = []
     for group in groups:
         rollouts = []
         for rollout in group.rollouts:
             buffer = rollout.buffer
-            said = [i for i, mine in zip(buffer.ids, buffer.loss_mask, strict=True) if mine]
-            reward = sum(i < 500 for i in said) / len(said)
-            info = rollout.info | {"ending": "answer"}
-            rollouts.append(dataclasses.replace(rollout, reward=reward, info=info))
-        paid.append(RolloutGroup(group.scene_index, rollouts))
-    return paid
+            sampled = [i for i, mine in zip(buffer.ids, buffer.loss_mask, strict=True) if mine]
+            reward = sum(i < 500 for i in sampled) / len(sampled)
+            stats = dataclasses.replace(rollout.stats, ending=Ending.ANSWER)
+            rollouts.append(dataclasses.replace(rollout, reward=reward, stats=stats))
+        rewarded.append(RolloutGroup(group.scene_index, rollouts))
+    return rewarded
 
 
 def test_the_loop_climbs_its_reward(example, micro_folder, monkeypatch, capsys):
     monkeypatch.setattr(
-        example, "collect_rollouts", lambda *a, **k: paid_for_small_ids(collect_rollouts(*a, **k))
+        example,
+        "collect_rollouts",
+        lambda *a, **k: rewarded_for_small_ids(collect_rollouts(*a, **k)),
     )
     example.main(
         example.Settings(
@@ -72,7 +74,7 @@ def test_the_bare_loop_makes_the_step_of_the_trainer(
     example, micro_folder, toy, monkeypatch, tmp_path
 ):
     loaded = load_model(str(micro_folder), dtype="float32")
-    groups = paid_for_small_ids(
+    groups = rewarded_for_small_ids(
         collect_rollouts(
             HFEngine(loaded.vlm),
             toy,

@@ -1,4 +1,4 @@
-"""Which rollouts of a step go through the model; knows their tokens and endings, no weights.
+"""The rollouts of a step that go through the model; independent of its weights.
 
 Axes: P scenes, G rollouts of one scene, B rollouts that are left.
 """
@@ -18,38 +18,41 @@ from dip_agents.objectives.turn_advantages import spread_over_tokens
 from dip_env.result import Ending
 
 if TYPE_CHECKING:
-    from dip_agents.grpo.rollouts import RolloutGroup
+    from dip_agents.grpo.rollouts import Rollout, RolloutGroup
     from dip_agents.tokens.buffer import TokenBuffer
+
+DROP_REASONS = ("zero_variance", "excess", "no_policy_tokens", "truncated")
+"""Why a rollout does not go through the model; logged as ``rollout/dropped_<reason>``."""
 
 
 @dataclass(frozen=True, eq=False)
 class TrainingBatch:
-    """The rollouts of one step that have something to teach, and how many do not.
+    """The rollouts of one step to learn from, and the number of those that are left out.
 
     Args:
         buffers: their tokens, B of them.
-        advantages: float32 (B,), or (B, T) where turns are paid one by one; T is that of the
-            longest buffer, and what the environment said has 0.
+        advantages: float32 (B,), or (B, T) where turns have their own advantages; T is that of the
+            longest buffer, and tokens of the environment have 0.
         origins: (scene index, member) of each.
         dropped: log key -> how many rollouts were left out for that reason (the first that
             applies counts).
-        elsewhere: rows that another process played; it has their pixels and their part of the
+        remote: rows that another process collected; it has their pixels and their part of the
             gradient.
-        spare: a rollout with policy tokens that was played here, for a process without a row of
-            its own that must keep step with the others.
+        dummy: a rollout with policy tokens that this process collected, for a process without a
+            local row that must run as many passes as the others.
     """
 
     buffers: list[TokenBuffer]
     advantages: Tensor
     origins: list[tuple[int, int]]
     dropped: dict[str, float]
-    elsewhere: frozenset[int] = frozenset()
-    spare: TokenBuffer | None = None
+    remote: frozenset[int] = frozenset()
+    dummy: TokenBuffer | None = None
 
     @property
-    def rows_here(self) -> list[int]:
+    def local_rows(self) -> list[int]:
         """Rows that go through the model in this process."""
-        return [row for row in range(len(self.buffers)) if row not in self.elsewhere]
+        return [row for row in range(len(self.buffers)) if row not in self.remote]
 
     @property
     def lengths(self) -> list[int]:
@@ -76,19 +79,19 @@ def training_batch(
     groups: Sequence[RolloutGroup],
     advantages: Advantages,
     mask_truncated: bool = True,
-    most_groups: int | None = None,
+    max_groups: int | None = None,
 ) -> TrainingBatch:
     """Select the rollouts that go through the model and count the others.
 
-    Rollouts of a group with equal rewards have advantage 0; leaving them out takes their tokens
-    out of the denominator too, so that a step with few mixed groups learns no less from them.
+    Rollouts of zero-variance groups have advantage 0. Leaving them out takes their tokens out of
+    the denominator too, so that a step with few informative groups learns no less from these.
 
     Args:
         groups: P groups of G rollouts.
         advantages: of these groups.
         mask_truncated: leave out rollouts that ended by ``token_budget``. Their rewards still
             count in the advantages of their siblings, and rollouts that ran out of turns stay.
-        most_groups: how many mixed groups may stay, the first of them, or None for all.
+        max_groups: how many informative groups may stay, the first of them, or None for all.
 
     Returns:
         The batch; it may be empty.
@@ -96,45 +99,63 @@ def training_batch(
     buffers: list[TokenBuffer] = []
     values: list[Sequence[float]] = []
     origins: list[tuple[int, int]] = []
-    elsewhere: set[int] = set()
-    reasons = dict.fromkeys(("equal_rewards", "surplus", "no_policy_tokens", "truncated"), 0.0)
-    mixed_before = 0
+    remote: set[int] = set()
+    dropped = dict.fromkeys(DROP_REASONS, 0.0)
+    informative_before = 0
     for row, group in enumerate(groups):
         informative = bool(advantages.informative[row])
-        surplus = most_groups is not None and mixed_before >= most_groups
-        mixed_before += informative
+        excess = max_groups is not None and informative_before >= max_groups
+        informative_before += informative
         for member, rollout in enumerate(group.rollouts):
-            if not informative:
-                reasons["equal_rewards"] += 1
-            elif surplus:
-                reasons["surplus"] += 1
-            elif not active_tokens(rollout.buffer):
-                reasons["no_policy_tokens"] += 1
-            elif mask_truncated and rollout.info["ending"] == Ending.TOKEN_BUDGET:
-                reasons["truncated"] += 1
-            else:
-                if not group.here:
-                    elsewhere.add(len(buffers))
-                buffers.append(rollout.buffer)
-                origins.append((group.scene_index, member))
-                if advantages.turns is None:
-                    values.append([float(advantages.values[row, member])])
-                else:
-                    per_turn = advantages.turns[row][member]
-                    values.append(spread_over_tokens(rollout.buffer.loss_mask, per_turn))
-    dropped = {f"rollout/dropped_{reason}": count for reason, count in reasons.items()}
-    width = max(map(len, values), default=1)
-    table = torch.zeros(len(values), width)
-    for at, numbers in enumerate(values):
-        table[at, : len(numbers)] = torch.tensor(numbers)
-    played_here = (r.buffer for group in groups if group.here for r in group.rollouts)
-    # Without a token to predict, no layer would have a backward pass to keep step with.
-    spare = next((buffer for buffer in played_here if active_tokens(buffer)), None)
+            reason = _drop_reason(rollout, informative, excess, mask_truncated)
+            if reason is not None:
+                dropped[reason] += 1
+                continue
+            if not group.local:
+                remote.add(len(buffers))
+            buffers.append(rollout.buffer)
+            origins.append((group.scene_index, member))
+            values.append(_values_of(rollout.buffer, advantages, row, member))
+    table = _padded(values)
+    local = (r.buffer for group in groups if group.local for r in group.rollouts)
     return TrainingBatch(
         buffers,
         table if advantages.turns is not None else table[:, 0],
         origins,
-        dropped,
-        frozenset(elsewhere),
-        spare,
+        {f"rollout/dropped_{reason}": count for reason, count in dropped.items()},
+        frozenset(remote),
+        # Without a token to predict, no layer would have a backward pass to run with the others.
+        dummy=next((buffer for buffer in local if active_tokens(buffer)), None),
     )
+
+
+def _drop_reason(
+    rollout: Rollout, informative: bool, excess: bool, mask_truncated: bool
+) -> str | None:
+    """Return the first reason to leave a rollout out, or None to keep it."""
+    if not informative:
+        return "zero_variance"
+    if excess:
+        return "excess"
+    if not active_tokens(rollout.buffer):
+        return "no_policy_tokens"
+    if mask_truncated and rollout.stats.truncated:
+        return "truncated"
+    return None
+
+
+def _values_of(
+    buffer: TokenBuffer, advantages: Advantages, row: int, member: int
+) -> Sequence[float]:
+    """Return the advantage of a rollout, or those of all its tokens where turns have their own."""
+    if advantages.turns is None:
+        return [float(advantages.values[row, member])]
+    return spread_over_tokens(buffer.loss_mask, advantages.turns[row][member])
+
+
+def _padded(values: Sequence[Sequence[float]]) -> Tensor:
+    """Return rows of any lengths as one table, filled with 0."""
+    table = torch.zeros(len(values), max(map(len, values), default=1))
+    for row, numbers in enumerate(values):
+        table[row, : len(numbers)] = torch.tensor(numbers)
+    return table

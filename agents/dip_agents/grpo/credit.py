@@ -1,4 +1,4 @@
-"""From groups of rollouts to their advantages: reads rewards and anchors, no tokens, no model."""
+"""The advantages of groups of rollouts, from their rewards and anchors."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ def compute_advantages(
 
     Args:
         groups: P groups of G rollouts.
-        kind: see ``group_advantages``; ``gdpo`` reads ``Rollout.terms`` and ``weights``, and
-            ``gigpo`` adds ``turn_weight`` times the advantage of each turn at its anchor
-            (``info["anchors"]``) to that of the episode.
+        kind: see ``group_advantages``; ``gdpo`` reads the reward terms and their weights, and
+            ``gigpo`` adds ``turn_weight`` times the advantage of each turn at its anchor to that
+            of the episode.
         turn_weight: of the turns' part in ``gigpo``.
         turn_discount: of later rewards in ``gigpo``, per turn.
-        look_credit: ``episode`` pays the look term to every turn of a rollout, ``causal`` to the
-            turns that could still look. What is ambiguous is measured on the siblings, so that
-            nothing a rollout says after its last look can change the term: there it is noise, and
-            leaving it out moves no expected gradient (source: ours).
+        look_credit: ``episode`` credits the look term to every turn of a rollout, ``causal`` to
+            the turns that could still look. Ambiguity is measured on the siblings, so that no
+            token after the last look can change the term: there it is noise, and leaving it out
+            does not change the expected gradient (source: ours).
 
     Returns:
         The advantages.
 
     Raises:
-        ValueError: when groups differ in size, or rollouts lack what is read.
+        ValueError: when groups differ in size, or lack the weights or terms that are read.
     """
     found = _compared(groups, kind, turn_weight, turn_discount)
     return found if look_credit == "episode" else _causal(found, groups, kind)
@@ -53,7 +53,7 @@ def compute_advantages(
 def _compared(
     groups: Sequence[RolloutGroup], kind: AdvantageKind, turn_weight: float, turn_discount: float
 ) -> Advantages:
-    """Return the advantages, the look term being paid to every turn."""
+    """Return the advantages, with the look term credited to every turn."""
     rewards = torch.tensor(
         [[rollout.reward for rollout in group.rollouts] for group in groups], dtype=torch.float64
     )
@@ -69,11 +69,11 @@ def _compared(
     informative = episodes.informative.clone()
     for row, group in enumerate(groups):
         steps = turn_advantages(
-            [_anchors(rollout) for rollout in group.rollouts],
+            [[turn.anchor for turn in r.stats.turn_records] for r in group.rollouts],
             [turn_rewards(rollout) for rollout in group.rollouts],
             turn_discount,
         )
-        # Paid turn by turn, rollouts of equal rewards may still differ in when they earned them.
+        # Rollouts of equal rewards may still differ in the turns that earned them.
         if turn_weight and any(any(member) for member in steps):
             informative[row] = True
         turns.append(
@@ -86,7 +86,7 @@ def _compared(
 
 
 def _causal(found: Advantages, groups: Sequence[RolloutGroup], kind: AdvantageKind) -> Advantages:
-    """Take the look term's part off the turns that had no look left."""
+    """Subtract the look term's part from the turns that had no look left."""
     terms, weights = _terms(groups, "causal look_credit")
     if LOOK not in weights:
         raise ValueError(f"causal look_credit: expected a term {LOOK!r}, got {list(weights)}")
@@ -94,40 +94,33 @@ def _causal(found: Advantages, groups: Sequence[RolloutGroup], kind: AdvantageKi
     turns: list[list[list[float]]] = [[] for _ in groups]
     for row, group in enumerate(groups):
         for member, rollout in enumerate(group.rollouts):
-            left = rollout.info.get("looks_left")
-            if left is None:
-                raise ValueError(
-                    'causal look_credit: expected Rollout.info["looks_left"], got none'
-                )
-            paid = [float(found.values[row, member])] * len(left)
+            records = rollout.stats.turn_records
+            values = [float(found.values[row, member])] * len(records)
             if found.turns is not None:
-                paid = list(found.turns[row][member])
+                values = list(found.turns[row][member])
             turns[row].append(
-                [p if n else p - part[row][member] for p, n in zip(paid, left, strict=True)]
+                [
+                    value if turn.looks_left else value - part[row][member]
+                    for value, turn in zip(values, records, strict=True)
+                ]
             )
     return Advantages(found.values, found.informative, turns)
 
 
 def _terms(groups: Sequence[RolloutGroup], reader: str) -> tuple[Tensor, dict[str, float]]:
     """Return the reward terms of all rollouts, (P, G, K), and the weight of each by name."""
-    weights = groups[0].rollouts[0].weights
+    weights = groups[0].weights
     if not weights:
-        raise ValueError(f"{reader}: expected Rollout.weights to name the reward terms, got none")
+        raise ValueError(
+            f"{reader}: expected RolloutGroup.weights to name the reward terms, got none"
+        )
     rows = [[[r.terms[name] for name in weights] for r in group.rollouts] for group in groups]
     return torch.tensor(rows, dtype=torch.float64), weights
 
 
 def turn_rewards(rollout: Rollout) -> list[float]:
-    """Return what each turn earned: ``info["turn_rewards"]``, or all of it in the last turn."""
-    paid = rollout.info.get("turn_rewards")
-    if paid is not None:
-        return [float(reward) for reward in paid]
-    turns = len(_anchors(rollout))
-    return [0.0] * (turns - 1) + [rollout.reward] * (turns > 0)
-
-
-def _anchors(rollout: Rollout) -> Sequence[str]:
-    anchors: Sequence[str] | None = rollout.info.get("anchors")
-    if anchors is None:
-        raise ValueError('gigpo: expected Rollout.info["anchors"], got none')
-    return anchors
+    """Return the reward of each turn: its own where turns have one, else all in the last turn."""
+    records = rollout.stats.turn_records
+    if any(turn.reward is not None for turn in records):
+        return [turn.reward or 0.0 for turn in records]
+    return [0.0] * (len(records) - 1) + [rollout.reward] * bool(records)

@@ -1,7 +1,7 @@
-"""What the ranks tell each other of a step's rollouts: everything but the pixels.
+"""Gathers the rollouts of a step from all ranks, everything but the pixels.
 
-Advantages, denominators, metrics and the decision to play further scenes then are plain functions
-of the same groups on every rank, and no number needs a reduction of its own.
+Advantages, denominators, metrics and the decision to collect further scenes are then plain
+functions of the same groups on every rank, and no number needs a reduction of its own.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ def all_gather_groups(
     """Return the groups of all ranks, in the order of the ranks.
 
     Args:
-        groups: played by this rank.
+        groups: collected by this rank.
         ranks: all of them call this.
 
     Returns:
-        This rank's own groups as they are, and the others' with ``here`` False and images that
+        This rank's own groups as they are, and the others' with ``local`` False and images that
         have a size and a key but no patches.
     """
     if ranks.count == 1:
         return list(groups)
     parts = ranks.gather([_packed(group) for group in groups])
-    everyone: list[RolloutGroup] = []
+    gathered: list[RolloutGroup] = []
     for index, part in enumerate(parts):
-        everyone += groups if index == ranks.index else [_unpacked(*packed) for packed in part]
-    return everyone
+        gathered += groups if index == ranks.index else [_unpacked(*packed) for packed in part]
+    return gathered
 
 
 class _Size(NamedTuple):
-    """What is told of an image."""
+    """What is sent of an image."""
 
     grid: tuple[int, int, int]
     tokens: int
@@ -61,7 +61,7 @@ def _packed(group: RolloutGroup) -> _Packed:
         images, buffer.images = buffer.images, []
         members.append(replace(rollout, buffer=buffer))
         sizes.append([_Size(i.grid, i.tokens, i.key, i.pixels.shape) for i in images])
-    return replace(group, rollouts=members, here=False), sizes
+    return replace(group, rollouts=members, local=False), sizes
 
 
 def _unpacked(group: RolloutGroup, sizes: list[list[_Size]]) -> RolloutGroup:
@@ -72,7 +72,7 @@ def _unpacked(group: RolloutGroup, sizes: list[list[_Size]]) -> RolloutGroup:
                 image.grid,
                 image.tokens,
                 image.key,
-                # One byte that looks like all pixels: metrics ask for their number.
+                # One byte broadcast to all pixels: metrics read their number.
                 np.broadcast_to(np.uint8(0), image.shape),
             )
             for image in images

@@ -1,18 +1,15 @@
-"""What a batch of rollouts looked like, as numbers to log; reads rollouts, changes nothing."""
+"""The log metrics of a batch of rollouts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from dip_agents.grpo.box_stats import box_metrics
+from dip_agents.grpo.rollouts import Ending, Rollout, RolloutGroup
 from dip_agents.objectives.advantages import SAME_REWARD, Advantages
 from dip_env.result import Ending
-
-if TYPE_CHECKING:
-    from dip_agents.grpo.rollouts import Rollout, RolloutGroup
 
 
 def policy_tokens(rollout: Rollout) -> int:
@@ -32,13 +29,13 @@ def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Advantages) -> d
 
         - ``reward/total`` and ``reward/<term>`` (means), ``reward_std/...`` (deviation over all
           rollouts, ddof = 0);
-        - ``reward/turn_<k>`` where the environment pays turns one by one: the mean of turn k
+        - ``reward/turn_<k>`` where the environment rewards turns one by one: the mean of turn k
           (from 1) over the rollouts that took it;
         - ``advantage/mean``, ``advantage/std``, ``advantage/abs``;
-        - ``group/played``, ``group/frac_informative`` (share that has something to teach, before
-          any is left out), ``group/frac_zero_variance`` (share with equal total rewards),
-          ``group/dropped`` (groups that teach nothing), ``group/reward_std`` (mean over groups of
-          the deviation inside);
+        - ``group/played``, ``group/frac_informative`` (share with an advantage, before any is
+          left out), ``group/frac_zero_variance`` (share with equal total rewards),
+          ``group/dropped`` (groups without an advantage), ``group/reward_std`` (mean over groups
+          of the deviation inside);
         - ``rollout/tokens`` (all, summed), ``rollout/length_mean|max`` (whole buffers),
           ``rollout/policy_tokens_mean|min|max``, ``rollout/terminated_tokens_mean`` (policy tokens
           of rollouts that were not truncated, where there are some), ``rollout/pixels`` (of
@@ -46,13 +43,12 @@ def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Advantages) -> d
           whose logprob is known, an estimate of the entropy that costs nothing);
         - ``rollout/turns``, ``rollout/regions`` (looked at), ``rollout/look_area`` (share of the
           scene), ``rollout/looked`` (share of rollouts with a look), ``rollout/boxes``,
-          ``rollout/boxes_over_truth`` (ratio of the sums; 0 when no scene holds anybody),
+          ``rollout/boxes_over_truth`` (ratio of the sums; 0 when no scene has an instance),
           ``rollout/parse_failures`` (per rollout), ``rollout/truncated`` and
           ``rollout/ending_<how>`` (shares);
-        - what ``box_metrics`` says of the boxes, where rollouts tell their shapes.
+        - the numbers of ``box_metrics``, where rollouts have box statistics.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
-    infos = [rollout.info for rollout in rollouts]
     return {
         **_rewards(groups, rollouts),
         "advantage/mean": float(advantages.values.mean()),
@@ -63,7 +59,7 @@ def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Advantages) -> d
         "group/dropped": float((~advantages.informative).sum()),
         **_tokens(rollouts),
         **_behaviour(rollouts),
-        **(box_metrics(infos) if "box_area" in infos[0] else {}),
+        **box_metrics([rollout.stats for rollout in rollouts]),
     }
 
 
@@ -73,10 +69,13 @@ def _rewards(groups: Sequence[RolloutGroup], rollouts: Sequence[Rollout]) -> dic
         columns[name] = [rollout.terms[name] for rollout in rollouts]
     inside = [np.std([rollout.reward for rollout in group.rollouts]) for group in groups]
     spans = [np.ptp([rollout.reward for rollout in group.rollouts]) for group in groups]
-    paid = [rollout.info.get("turn_rewards", ()) for rollout in rollouts]
+    earned = [
+        [turn.reward for turn in rollout.stats.turn_records if turn.reward is not None]
+        for rollout in rollouts
+    ]
     turns = {
-        f"reward/turn_{k + 1}": float(np.mean([row[k] for row in paid if len(row) > k]))
-        for k in range(max(map(len, paid)))
+        f"reward/turn_{k + 1}": float(np.mean([row[k] for row in earned if len(row) > k]))
+        for k in range(max(map(len, earned)))
     }
     return {
         **turns,
@@ -93,9 +92,9 @@ def _tokens(rollouts: Sequence[Rollout]) -> dict[str, float]:
     ended = [
         count
         for rollout, count in zip(rollouts, written, strict=True)
-        if rollout.info["ending"] != Ending.TOKEN_BUDGET
+        if not rollout.stats.truncated
     ]
-    said = np.array(
+    sampled = np.array(
         [
             logprob
             for rollout in rollouts
@@ -103,7 +102,7 @@ def _tokens(rollouts: Sequence[Rollout]) -> dict[str, float]:
             if mine
         ]
     )
-    known = said[~np.isnan(said)]
+    known = sampled[~np.isnan(sampled)]
     images = {image.key: image for rollout in rollouts for image in rollout.buffer.images}
     return {
         "rollout/tokens": float(sum(lengths)),
@@ -121,31 +120,34 @@ def _tokens(rollouts: Sequence[Rollout]) -> dict[str, float]:
 
 
 def _behaviour(rollouts: Sequence[Rollout]) -> dict[str, float]:
-    def mean(name: str) -> float:
-        return float(np.mean([rollout.info[name] for rollout in rollouts]))
+    stats = [rollout.stats for rollout in rollouts]
 
-    boxes = sum(rollout.info["boxes"] for rollout in rollouts)
-    truth = sum(rollout.info["truth_count"] for rollout in rollouts)
-    endings = [rollout.info["ending"] for rollout in rollouts]
+    def mean(values: Sequence[float]) -> float:
+        return float(np.mean(values))
+
+    boxes = sum(one.boxes for one in stats)
+    truth = sum(one.truth_count for one in stats)
+    endings = [one.ending for one in stats]
     shares = {how: endings.count(how) / len(endings) for how in Ending}
     return {
-        "rollout/turns": mean("turns"),
-        "rollout/regions": mean("regions"),
-        "rollout/look_area": mean("look_area"),
-        "rollout/looked": float(np.mean([rollout.info["regions"] > 0 for rollout in rollouts])),
+        "rollout/turns": mean([one.turns for one in stats]),
+        "rollout/regions": mean([one.regions for one in stats]),
+        "rollout/look_area": mean([one.look_area for one in stats]),
+        "rollout/looked": mean([one.regions > 0 for one in stats]),
         "rollout/boxes": boxes / len(rollouts),
         "rollout/boxes_over_truth": boxes / truth if truth else 0.0,
-        "rollout/parse_failures": mean("parse_failures"),
+        "rollout/parse_failures": mean([one.parse_failures for one in stats]),
         "rollout/truncated": shares[Ending.TOKEN_BUDGET],
         **{f"rollout/ending_{how}": share for how, share in shares.items()},
     }
 
 
 def environment_times(groups: Sequence[RolloutGroup], collect_seconds: float) -> dict[str, float]:
-    """Return what the environment took of the time that collecting took.
+    """Return the time of the environment and its share of the time of collecting.
 
-    It works while the engine decodes other rows, so these seconds are part of ``time/collect``
-    and no further part of ``time/step``; a share near 1 says that the engine waits for it.
+    The environment works while the engine decodes other rows, so these seconds are part of
+    ``time/collect``, and ``time/step`` does not count them again. A share near 1 means that the
+    engine waits for the environment.
 
     Args:
         groups: P groups.

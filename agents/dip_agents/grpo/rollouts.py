@@ -1,23 +1,89 @@
-"""Play groups of episodes with an engine and keep every token; knows no loss and no weights."""
+"""Collect groups of rollouts with an engine and keep every token; independent of the loss."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from enum import StrEnum
 
 from dip_agents.engines.base import Chunk, Engine, Sample, Sampling
-from dip_agents.grpo.box_stats import box_statistics
+from dip_agents.grpo.box_stats import BoxStats, box_statistics
 from dip_agents.objectives.turn_advantages import next_anchor
 from dip_agents.runtime.seeds import derived_seed
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_env.boxes import union_area
 from dip_env.config import EpisodeConfig
+from dip_env.episode import Episode
 from dip_env.group import EpisodeGroup
 from dip_env.result import Ending
 from dip_env.scenes.base import SceneSource
 from dip_wrappers.traces import GroupRecorder, TraceWriter
+
+
+class Ending(StrEnum):
+    """How a rollout ended."""
+
+    ANSWER = "answer"
+    """The policy answered."""
+    MAX_TURNS = "max_turns"
+    """It used up its turns without an answer."""
+    TOKEN_BUDGET = "token_budget"
+    """The token budget left no room for the next observation or the rest of a turn."""
+
+
+@dataclass(frozen=True)
+class TurnRecord:
+    """What is known of one turn in which the policy wrote tokens.
+
+    Args:
+        anchor: names everything that was shown before the turn, see ``turn_advantages``.
+        looks_left: how often the turn could still look.
+        reward: what the turn itself earned, where the environment rewards turns one by one.
+    """
+
+    anchor: str
+    looks_left: int
+    reward: float | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class RolloutStats:
+    """What is known of one rollout beside its tokens and rewards.
+
+    Args:
+        turns: number of turns.
+        regions: number of regions looked at.
+        look_area: share of the scene that the regions cover together, in [0, 1].
+        boxes: number of boxes of the answer.
+        truth_count: number of non-ignored instances of the scene.
+        parse_failures: number of turns that were malformed or refused.
+        ending: how it ended.
+        turn_records: one for each turn in which the policy wrote tokens, in order.
+        transcript: role and text of each message.
+        box_stats: of answer and looks, where they were measured.
+    """
+
+    turns: int
+    regions: int
+    look_area: float
+    boxes: int
+    truth_count: int
+    parse_failures: int
+    ending: Ending
+    turn_records: tuple[TurnRecord, ...] = ()
+    transcript: tuple[dict[str, str], ...] = ()
+    box_stats: BoxStats | None = None
+
+    @property
+    def answered(self) -> bool:
+        """True where the episode ended with an answer."""
+        return self.ending == Ending.ANSWER
+
+    @property
+    def truncated(self) -> bool:
+        """True where the token budget ended the episode."""
+        return self.ending == Ending.TOKEN_BUDGET
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,19 +94,13 @@ class Rollout:
         buffer: its tokens.
         reward: total reward of the environment.
         terms: every reward term by name, unweighted, in [0, 1].
-        info: ``turns regions look_area boxes truth_count parse_failures ending transcript anchors
-            looks_left``; ending is a ``dip_env.result.Ending``; anchors name what
-            was shown before each turn (see ``turn_credit``), and ``looks_left`` how often each turn
-            could still look. ``box_statistics`` adds its numbers. An environment that pays turns
-            one by one adds ``turn_rewards``, one number per turn.
-        weights: of every term; the reward is the weighted sum.
+        stats: what else is known of it.
     """
 
     buffer: TokenBuffer
     reward: float
     terms: dict[str, float]
-    info: dict[str, Any] = field(default_factory=dict)
-    weights: dict[str, float] = field(default_factory=dict)
+    stats: RolloutStats
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,15 +110,17 @@ class RolloutGroup:
     Args:
         scene_index: which scene of the source.
         rollouts: its members.
-        environment_seconds: what the environment's share took: scene, crops, parsing, rewards,
+        weights: of every reward term by name; a reward is the weighted sum of its terms.
+        environment_seconds: time that the environment took: scene, crops, parsing, rewards,
             tokenising; most of it while the engine decoded other rows.
-        here: True where this process played it; of other processes' groups the pixels are missing.
+        local: True where this process collected it; the groups of other processes lack the pixels.
     """
 
     scene_index: int
     rollouts: list[Rollout]
+    weights: dict[str, float] = field(default_factory=dict)
     environment_seconds: float = 0.0
-    here: bool = True
+    local: bool = True
 
 
 def collect_rollouts(
@@ -70,24 +132,24 @@ def collect_rollouts(
     *,
     seed: int,
     step: int = 0,
-    first_place: int = 0,
+    first_index: int = 0,
     sampling: Sampling | None = None,
     writer: TraceWriter | None = None,
 ) -> list[RolloutGroup]:
-    """Play one group of episodes on each scene and return what was said and paid.
+    """Collect one group of rollouts on each scene.
 
     An observation that does not fit the token budget ends its episode before it is appended.
 
     Args:
-        engine: says what the policy says.
+        engine: samples the turns of the policy.
         source: where the scenes come from.
         scene_indices: P scenes.
         group_size: G members each.
         config: the rules of the episodes.
         seed: of the run.
         step: of the trainer; other steps draw other samples.
-        first_place: place of the first group in the whole batch, of which these may be a part;
-            a group is the same in whatever part it is played.
+        first_index: index of the first group in the whole batch, of which these may be a part;
+            a group is the same in whatever part it is collected.
         sampling: how turns are sampled; by default at temperature 1.
         writer: records every episode with its crops, where given.
 
@@ -95,27 +157,29 @@ def collect_rollouts(
         P groups of G rollouts, in order.
     """
     sampling = sampling or Sampling()
-    tables = [
-        _Table(engine, source, index, group_size, config, sampling.token_budget, writer, seed)
+    collectors = [
+        _GroupCollector(
+            engine, source, index, group_size, config, sampling.token_budget, writer, seed
+        )
         for index in scene_indices
     ]
 
     def reply(row: int, sample: Sample) -> Chunk | None:
-        at, member = divmod(row, group_size)
-        return tables[at].reply(member, sample)
+        index, member = divmod(row, group_size)
+        return collectors[index].reply(member, sample)
 
     def turn_seed(row: int, turn: int) -> int:
-        # By place in the batch, not by scene: a scene may be played twice.
-        place, member = divmod(row, group_size)
-        return derived_seed(seed, step, first_place + place, member, turn)
+        # By index in the batch, not by scene: a scene may be played twice.
+        index, member = divmod(row, group_size)
+        return derived_seed(seed, step, first_index + index, member, turn)
 
-    openings = [table.opening for table in tables]
+    openings = [collector.opening for collector in collectors]
     engine.play(openings, group_size, reply, sampling, turn_seed)
-    return [table.rollouts() for table in tables]
+    return [collector.rollouts() for collector in collectors]
 
 
-class _Table:
-    """One group at play: its episodes and the tokens of each member."""
+class _GroupCollector:
+    """One group while it is collected: its episodes and the tokens of each member."""
 
     def __init__(
         self,
@@ -141,8 +205,7 @@ class _Table:
         self.buffers = [prompt.copy() for _ in range(group_size)]
         first = next_anchor("", prompt.ids, [image.key for image in prompt.images])
         self.shown = [first] * group_size
-        self.anchors: list[list[str]] = [[] for _ in range(group_size)]
-        self.looks_left: list[list[int]] = [[] for _ in range(group_size)]
+        self.turns: list[list[TurnRecord]] = [[] for _ in range(group_size)]
         self.endings: list[Ending | None] = [None] * group_size
         self.seconds = time.perf_counter() - began
 
@@ -158,8 +221,7 @@ class _Table:
         buffer, episode = self.buffers[member], self.group.episodes[member]
         buffer.append_policy(sample.ids, sample.logprobs)
         if sample.ids:  # a turn without tokens has nothing to learn
-            self.anchors[member].append(self.shown[member])
-            self.looks_left[member].append(episode.looks_left)
+            self.turns[member].append(TurnRecord(self.shown[member], episode.looks_left))
         action = self.chat.text(sample.ids)
         turn = self.group.step_member(member, action)
         if self.recorder is not None:
@@ -173,9 +235,9 @@ class _Table:
         keys = [image.key for image in images]
         self.shown[member] = next_anchor(self.shown[member], ids, keys)
         if buffer.ids[-1] != self.chat.eos_token_id:
-            # A turn cut at its limit is closed for the model; the token is not its own.
+            # A truncated turn is closed for the model; the token is not one that it sampled.
             ids = [self.chat.eos_token_id, *ids]
-        # One more token must fit, or there is nothing left to say.
+        # One more token must fit, or the policy could not write anything.
         if len(buffer) + len(ids) >= self.token_budget:
             self.endings[member] = Ending.TOKEN_BUDGET
             self.group.abandon(member)
@@ -186,42 +248,44 @@ class _Table:
         return Chunk(tuple(ids), tuple(images), (turn.message,))
 
     def rollouts(self) -> RolloutGroup:
-        """Return what was played, after the end."""
-        rollouts = [
-            _rollout(
-                self.group,
-                member,
-                self.buffers[member],
-                self.endings[member],
-                {"anchors": self.anchors[member], "looks_left": self.looks_left[member]},
-            )
-            for member in range(len(self.buffers))
-        ]
-        return RolloutGroup(self.scene_index, rollouts, self.seconds)
+        """Return the group, after the end of all its episodes."""
+        rollouts = [self._rollout(member) for member in range(len(self.buffers))]
+        weights = self.group.episodes[0].config.reward.weights
+        return RolloutGroup(self.scene_index, rollouts, weights, self.seconds)
+
+    def _rollout(self, member: int) -> Rollout:
+        episode, terms = self.group.episodes[member], self.group.terms[member]
+        ending = self.endings[member]
+        assert ending is not None
+        weights = episode.config.reward.weights
+        named = {name: float(getattr(terms, name)) for name in weights}
+        stats = rollout_stats(episode, ending, self.turns[member])
+        return Rollout(self.buffers[member], float(terms.total(weights)), named, stats)
 
 
-def _rollout(
-    group: EpisodeGroup,
-    member: int,
-    buffer: TokenBuffer,
-    ending: Ending | None,
-    of_turns: dict[str, list[Any]],
-) -> Rollout:
-    episode, terms = group.episodes[member], group.terms[member]
+def rollout_stats(
+    episode: Episode, ending: Ending, turn_records: Sequence[TurnRecord]
+) -> RolloutStats:
+    """Describe an episode that has ended.
+
+    Args:
+        episode: the episode.
+        ending: how it ended.
+        turn_records: one for each turn in which the policy wrote tokens.
+
+    Returns:
+        All that is known of it beside its tokens and rewards.
+    """
     outcome, scene = episode.outcome, episode.scene
-    transcript = [{"role": m.role, "text": m.text} for m in episode.transcript]
-    info = {
-        "turns": len(outcome.segments_per_turn),
-        "regions": len(outcome.looks),
-        "look_area": union_area(outcome.looks) / (scene.size[0] * scene.size[1]),
-        "boxes": len(outcome.answer),
-        "truth_count": len(scene.truth),
-        "parse_failures": sum(segments is None for segments in outcome.segments_per_turn),
-        "ending": ending,
-        "transcript": transcript,
-        **of_turns,
-        **box_statistics(outcome.answer, outcome.looks, scene.truth, scene.size),
-    }
-    weights = episode.config.reward.weights
-    named = {name: float(getattr(terms, name)) for name in weights}
-    return Rollout(buffer, float(terms.total(weights)), named, info, weights)
+    return RolloutStats(
+        turns=len(outcome.segments_per_turn),
+        regions=len(outcome.looks),
+        look_area=union_area(outcome.looks) / (scene.size[0] * scene.size[1]),
+        boxes=len(outcome.answer),
+        truth_count=len(scene.truth),
+        parse_failures=sum(segments is None for segments in outcome.segments_per_turn),
+        ending=ending,
+        turn_records=tuple(turn_records),
+        transcript=tuple({"role": m.role, "text": m.text} for m in episode.transcript),
+        box_stats=box_statistics(outcome.answer, outcome.looks, scene.truth, scene.size),
+    )

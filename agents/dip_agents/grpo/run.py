@@ -190,7 +190,7 @@ def train_grpo(
                 rules_at(rules, config.reward_schedule, step),
                 seed=config.seed,
                 step=step,
-                first_place=round_ * config.scenes_per_step + mine.start,
+                first_index=round_ * config.scenes_per_step + mine.start,
                 sampling=sampling,
                 writer=writer,
             )

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from dip_agents.engines.base import EngineError
 from dip_agents.grpo.batch import TrainingBatch, training_batch
+from dip_agents.grpo.completion_rows import completion_rows
 from dip_agents.grpo.config import GRPOConfig
 from dip_agents.grpo.credit import compute_advantages
 from dip_agents.grpo.gather import all_gather_groups
@@ -184,10 +185,11 @@ class GRPOTrainer:
         self.step = step
         if self.logger is not None:
             with self._phase(step, "completions"):
-                self.logger.completions(step, groups, advantages)
+                rows = completion_rows(step, groups, advantages.values)
+                self.logger.completions(step, rows)
             times = self._timer.take()
-            here = [group for group in groups if group.here]
-            times |= environment_times(here, times["time/collect"])
+            local = [group for group in groups if group.local]
+            times |= environment_times(local, times["time/collect"])
             self.logger.log(step, metrics | _peak_memory() | times)
         self._finished = self._state_now()
         if _due(step, config.checkpoint_interval) or step == config.steps:

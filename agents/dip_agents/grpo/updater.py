@@ -221,7 +221,7 @@ class Updater:
 
     def _split(self, batch: TrainingBatch, limit: int | None) -> list[list[int]]:
         """Return the rows of each micro-batch that runs here."""
-        here = batch.rows_here
+        here = batch.local_rows
         parts = micro_batches(
             [batch.buffers[row] for row in here],
             limit,
@@ -232,8 +232,8 @@ class Updater:
 
     def _keep_step(self, batch: TrainingBatch, first: bool) -> None:
         """Run a rollout for nothing, since sharded layers run on all ranks or on none."""
-        rows = batch.rows_here
-        shortest = min((batch.buffers[row] for row in rows), key=len) if rows else batch.spare
+        rows = batch.local_rows
+        shortest = min((batch.buffers[row] for row in rows), key=len) if rows else batch.dummy
         if shortest is None:
             raise RuntimeError("expected a rollout with policy tokens on every rank, got none here")
         now = self.model.token_logprobs([shortest], self.config.temperature)

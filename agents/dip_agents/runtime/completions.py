@@ -1,53 +1,13 @@
-"""The completions table: what the policy really said, on disk to be read; no scalars here."""
+"""The completions table: the text that the policy generated, on disk to be read."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from torch import Tensor
-
-from dip_agents.grpo.metrics import policy_tokens
-
-if TYPE_CHECKING:
-    from dip_agents.grpo.rollouts import RolloutGroup
-
-
-def completion_rows(
-    step: int, groups: Sequence[RolloutGroup], advantages: Tensor
-) -> list[dict[str, Any]]:
-    """Put every rollout of a step into one flat row.
-
-    Args:
-        step: the update these rollouts fed.
-        groups: P groups of G rollouts.
-        advantages: (P, G).
-
-    Returns:
-        P*G rows: step, scene, member, reward, terms, advantage, length and policy_tokens (in
-        tokens), turns, regions, ending, transcript.
-    """
-    return [
-        {
-            "step": step,
-            "scene": group.scene_index,
-            "member": member,
-            "reward": rollout.reward,
-            "terms": dict(rollout.terms),
-            "advantage": float(advantages[row, member]),
-            "length": len(rollout.buffer.ids),
-            "policy_tokens": policy_tokens(rollout),
-            "turns": rollout.info["turns"],
-            "regions": rollout.info["regions"],
-            "ending": rollout.info["ending"],
-            "transcript": rollout.info["transcript"],
-        }
-        for row, group in enumerate(groups)
-        for member, rollout in enumerate(group.rollouts)
-    ]
 
 
 def write_completions(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
@@ -55,14 +15,16 @@ def write_completions(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
 
     Args:
         folder: made when missing.
-        rows: from ``completion_rows``, all of one step.
+        rows: one for each rollout, all of one step, with ``step``, ``scene``, ``member``,
+            ``reward``, ``terms``, ``advantage``, ``length``, ``policy_tokens``, ``turns``,
+            ``regions``, ``ending`` and ``transcript``.
 
     Returns:
         The path of the JSON lines.
     """
     folder.mkdir(parents=True, exist_ok=True)
     stem = folder / f"step_{rows[0]['step']:06d}"
-    lines = "".join(json.dumps(row, default=_plain, ensure_ascii=False) + "\n" for row in rows)
+    lines = "".join(json.dumps(row, default=_to_plain, ensure_ascii=False) + "\n" for row in rows)
     stem.with_suffix(".jsonl").write_text(lines, encoding="utf-8")
     stem.with_suffix(".md").write_text("\n".join(map(_readable, rows)), encoding="utf-8")
     return stem.with_suffix(".jsonl")
@@ -82,7 +44,7 @@ def drop_completions_after(folder: Path, step: int) -> None:
 
 
 def _readable(row: Mapping[str, Any]) -> str:
-    """Render one row as Markdown; what was said is fenced, so that no tag is lost in a viewer."""
+    """Render one row as Markdown; texts are fenced, so that no tag is lost in a viewer."""
     terms = ", ".join(f"{name} {value:.3f}" for name, value in row["terms"].items())
     head = [
         f"## Step {row['step']}, scene {row['scene']}, member {row['member']}",
@@ -107,7 +69,7 @@ def _longest_run(text: str, character: str) -> int:
     return longest
 
 
-def _plain(value: Any) -> Any:
+def _to_plain(value: Any) -> Any:
     """Turn numpy values into JSON ones; pixels are named by their shape, not printed."""
     if isinstance(value, np.ndarray):
         return value.tolist() if value.dtype != np.uint8 else f"image {value.shape}"

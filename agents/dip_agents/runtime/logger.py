@@ -17,23 +17,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dip_agents.objectives.advantages import Advantages
-from dip_agents.runtime.completions import (
-    completion_rows,
-    drop_completions_after,
-    write_completions,
-)
+from dip_agents.runtime.completions import drop_completions_after, write_completions
 from dip_agents.runtime.diagnostics import DiagnosticsMonitor
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
-
-    from dip_agents.grpo.rollouts import RolloutGroup
 
 HEADLINE = {
     "reward/total": "reward",
@@ -161,19 +154,15 @@ class RunLogger:
         for line in self._observed(step, values):
             self.console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
-    def completions(
-        self, step: int, groups: Sequence[RolloutGroup], advantages: Advantages
-    ) -> None:
+    def completions(self, step: int, rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the completions table when this step is one of those that get one.
 
         Args:
             step: from 1.
-            groups: P groups of G rollouts.
-            advantages: of these groups.
+            rows: of the table, see ``write_completions``.
         """
         every = self.completions_interval
         if every and (step == 1 or step % every == 0):
-            rows = completion_rows(step, groups, advantages.values)
             write_completions(self.folder / "completions", rows)
 
     def close(self) -> None:

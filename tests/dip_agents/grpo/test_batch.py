@@ -1,10 +1,9 @@
 """Who goes through the model, and why the others do not."""
 
-from types import SimpleNamespace
-
 import torch
 
 from dip_agents.grpo.batch import active_tokens, training_batch
+from dip_agents.grpo.rollouts import Ending, Rollout, RolloutGroup, RolloutStats
 from dip_agents.objectives.advantages import Advantages
 from dip_agents.objectives.aggregation import Counts
 from dip_agents.tokens.buffer import TokenBuffer
@@ -14,11 +13,11 @@ def rollout(written, ending="answer"):
     buffer = TokenBuffer(image_token_id=99)
     buffer.append_env([1, 2])
     buffer.append_policy([3] * written, [-1.0] * written)
-    return SimpleNamespace(buffer=buffer, info={"ending": ending})
+    return Rollout(buffer, 0.0, {}, RolloutStats(1, 0, 0.0, 0, 0, 0, Ending(ending)))
 
 
-def group(scene, *rollouts, here=True):
-    return SimpleNamespace(scene_index=scene, rollouts=list(rollouts), here=here)
+def group(scene, *rollouts, local=True):
+    return RolloutGroup(scene, list(rollouts), local=local)
 
 
 GROUPS = [
@@ -40,8 +39,8 @@ def test_each_rollout_is_kept_or_counted_once_under_its_first_reason():
     assert batch.lengths == [3, 1, 4]
     assert batch.counts == Counts(rollouts=3, tokens=8)
     assert batch.dropped == {
-        "rollout/dropped_equal_rewards": 3,
-        "rollout/dropped_surplus": 0,
+        "rollout/dropped_zero_variance": 3,
+        "rollout/dropped_excess": 0,
         "rollout/dropped_no_policy_tokens": 2,
         "rollout/dropped_truncated": 1,
     }
@@ -63,21 +62,21 @@ def test_a_first_token_is_never_predicted_and_does_not_count():
     assert active_tokens(buffer) == 1
 
 
-def test_a_step_without_mixed_groups_gives_an_empty_batch():
+def test_a_step_without_informative_groups_gives_an_empty_batch():
     batch = training_batch(GROUPS[1:2], Advantages(torch.zeros(1, 3), torch.tensor([False])))
     assert batch.buffers == []
     assert batch.counts == Counts(rollouts=0, tokens=0)
 
 
-def test_only_the_first_mixed_groups_stay_when_more_were_played():
-    batch = training_batch(GROUPS, ADVANTAGES, most_groups=1)
+def test_only_the_first_informative_groups_stay_when_more_were_played():
+    batch = training_batch(GROUPS, ADVANTAGES, max_groups=1)
     assert batch.origins == [(7, 0)]
-    assert batch.dropped["rollout/dropped_surplus"] == 3
-    assert batch.dropped["rollout/dropped_equal_rewards"] == 3
-    assert training_batch(GROUPS, ADVANTAGES, most_groups=2).origins == [(7, 0), (9, 0), (9, 2)]
+    assert batch.dropped["rollout/dropped_excess"] == 3
+    assert batch.dropped["rollout/dropped_zero_variance"] == 3
+    assert training_batch(GROUPS, ADVANTAGES, max_groups=2).origins == [(7, 0), (9, 0), (9, 2)]
 
 
-def test_turns_paid_one_by_one_give_their_tokens_their_own_advantage():
+def test_turns_with_advantages_of_their_own_give_their_tokens_their_own_advantage():
     short, long = rollout(2), rollout(1)
     long.buffer.append_env([5])
     long.buffer.append_policy([6, 7], [-1.0, -1.0])
@@ -90,8 +89,8 @@ def test_turns_paid_one_by_one_give_their_tokens_their_own_advantage():
     assert training_batch(GROUPS, ADVANTAGES).advantages_of([2, 0], 6).tolist() == [0.75, 1.0]
 
 
-def test_rollouts_of_other_processes_count_but_do_not_go_through_the_model_here():
-    other = group(7, *GROUPS[0].rollouts, here=False)
+def test_rollouts_of_other_processes_count_but_do_not_go_through_the_model_of_this_one():
+    other = group(7, *GROUPS[0].rollouts, local=False)
     batch = training_batch([other, *GROUPS[1:]], ADVANTAGES)
     whole = training_batch(GROUPS, ADVANTAGES)
     assert (batch.origins, batch.counts, batch.dropped) == (
@@ -99,15 +98,15 @@ def test_rollouts_of_other_processes_count_but_do_not_go_through_the_model_here(
         whole.counts,
         whole.dropped,
     )
-    assert whole.rows_here == [0, 1, 2]
-    assert batch.rows_here == [1, 2]
+    assert whole.local_rows == [0, 1, 2]
+    assert batch.local_rows == [1, 2]
     # Of a group with equal rewards, so that there is something to run even with no row here.
-    assert batch.spare is GROUPS[1].rollouts[0].buffer
+    assert batch.dummy is GROUPS[1].rollouts[0].buffer
 
 
-def test_what_keeps_step_has_a_token_to_predict():
+def test_the_dummy_rollout_has_a_token_to_predict():
     mute, late = group(7, rollout(0), rollout(0)), group(8, rollout(0), rollout(2))
     advantages = Advantages(torch.zeros(2, 2), torch.tensor([False, False]))
-    assert training_batch([mute, late], advantages).spare is late.rollouts[1].buffer
-    elsewhere = group(8, *late.rollouts, here=False)
-    assert training_batch([mute, elsewhere], advantages).spare is None
+    assert training_batch([mute, late], advantages).dummy is late.rollouts[1].buffer
+    remote = group(8, *late.rollouts, local=False)
+    assert training_batch([mute, remote], advantages).dummy is None

@@ -1,11 +1,14 @@
 """Shapes of boxes, worked by hand on an image of 100 x 50 pixels."""
 
+from dataclasses import asdict, astuple
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dip_agents.grpo.box_stats import box_metrics, box_statistics
+from dip_agents.grpo.box_stats import BoxStats, box_metrics, box_statistics
+from dip_agents.grpo.rollouts import Ending, RolloutStats
 
 SIZE = (100, 50)
 NONE = np.zeros((0, 4))
@@ -19,7 +22,7 @@ def test_shapes_worked_by_hand():
     answer = boxes([0, 0, 10, 10], [0, 0, 10, 20], [50, 0, 200, 50], [0, 0, 10, 10])
     looks = boxes([0, 0, 40, 50], [10, 0, 50, 50], [60, 0, 100, 10])
     found = box_statistics(answer, looks, boxes([0, 0, 5, 10], [0, 0, 3, 50]), SIZE)
-    assert found == pytest.approx(
+    assert asdict(found) == pytest.approx(
         {
             "box_area": 0.03,  # 100, 200, 2500 (cut at the border) and 100 of 5000 pixels
             "truth_area": 0.02,  # 50 and 150
@@ -32,53 +35,50 @@ def test_shapes_worked_by_hand():
 
 
 def test_without_boxes_everything_is_nought():
-    assert set(box_statistics(NONE, NONE, NONE, SIZE).values()) == {0.0}
+    assert set(astuple(box_statistics(NONE, NONE, NONE, SIZE))) == {0.0}
 
 
 def test_a_box_around_everything_does_not_hide_thirty_good_ones():
     people = boxes(*([3 * i, 0, 3 * i + 2, 5] for i in range(30)))
     with_one = np.concatenate([people, boxes([0, 0, 100, 50])])
     one, two = (box_statistics(b, NONE, people, SIZE) for b in (people, with_one))
-    assert one["box_area"] == two["box_area"] == pytest.approx(0.002)
-    assert (one["huge_boxes"], two["huge_boxes"]) == (0.0, pytest.approx(1 / 31))
+    assert one.box_area == two.box_area == pytest.approx(0.002)
+    assert (one.huge_boxes, two.huge_boxes) == (0.0, pytest.approx(1 / 31))
 
 
 def test_the_largest_person_alone_is_no_huge_box():
     people = boxes([0, 0, 2, 5], [4, 0, 6, 5], [10, 0, 30, 50])
     found = box_statistics(people[2:], NONE, people, SIZE)
-    assert found["box_area"] > 50 * found["truth_area"]
-    assert found["huge_boxes"] == 0.0
+    assert found.box_area > 50 * found.truth_area
+    assert found.huge_boxes == 0.0
 
 
 def test_where_nobody_is_no_box_is_too_large_for_somebody():
-    assert box_statistics(boxes([0, 0, 100, 50]), NONE, NONE, SIZE)["huge_boxes"] == 0.0
+    assert box_statistics(boxes([0, 0, 100, 50]), NONE, NONE, SIZE).huge_boxes == 0.0
 
 
 @given(st.integers(1, 6), st.integers(1, 5))
 def test_k_copies_of_n_boxes_repeat_all_but_the_first(people, copies):
     distinct = boxes(*([10 * i, 0, 10 * i + 8, 9] for i in range(people)))
     found = box_statistics(np.tile(distinct, (copies, 1)), NONE, distinct, SIZE)
-    assert found["duplicates"] == people * (copies - 1)
+    assert found.duplicates == people * (copies - 1)
 
 
-def info(
+def stats(
     boxes=0, truth=2, ending="answer", area=0.0, duplicates=0, look=0.0, overlap=0.0, huge=0.0
 ):
-    return {
-        "boxes": boxes, "truth_count": truth, "ending": ending, "box_area": area,
-        "truth_area": 0.01 * truth, "duplicates": duplicates, "largest_look": look,
-        "look_overlap": overlap, "huge_boxes": huge,
-    }  # fmt: skip
+    shapes = BoxStats(area, 0.01 * truth, huge, duplicates, look, overlap)
+    return RolloutStats(1, 0, 0.0, boxes, truth, 0, Ending(ending), box_stats=shapes)
 
 
 def test_metrics_of_four_rollouts_counted_by_hand():
-    infos = [
-        info(boxes=6, area=0.1, duplicates=3, look=0.9),
-        info(boxes=2, area=0.3, huge=0.5, look=0.5, overlap=0.9),
-        info(truth=0),  # rightly nobody
-        info(ending="max_turns"),  # no answer is no empty answer
+    rollouts = [
+        stats(boxes=6, area=0.1, duplicates=3, look=0.9),
+        stats(boxes=2, area=0.3, huge=0.5, look=0.5, overlap=0.9),
+        stats(truth=0),  # rightly nobody
+        stats(ending="max_turns"),  # no answer is no empty answer
     ]
-    assert box_metrics(infos) == pytest.approx(
+    assert box_metrics(rollouts) == pytest.approx(
         {
             "rollout/empty_answers": 0.25,
             "rollout/empty_scenes": 0.25,
@@ -93,5 +93,5 @@ def test_metrics_of_four_rollouts_counted_by_hand():
 
 
 def test_areas_of_boxes_that_nobody_gave_are_not_reported():
-    assert "rollout/box_area" not in box_metrics([info()])
-    assert "rollout/truth_area" not in box_metrics([info(boxes=1, truth=0)])
+    assert "rollout/box_area" not in box_metrics([stats()])
+    assert "rollout/truth_area" not in box_metrics([stats(boxes=1, truth=0)])

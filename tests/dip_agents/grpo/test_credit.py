@@ -1,21 +1,24 @@
 """From what rollouts earned to their advantages."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 
 from dip_agents.grpo.credit import compute_advantages, turn_rewards
+from dip_agents.grpo.rollouts import Ending, Rollout, RolloutGroup, RolloutStats, TurnRecord
 from dip_agents.objectives.advantages import group_advantages
+from dip_agents.tokens.buffer import TokenBuffer
 
 
-def rollout(reward, anchors=("start",), **more):
-    info = {"anchors": list(anchors)} | more.pop("info", {})
-    return SimpleNamespace(reward=reward, info=info, **({"terms": {}, "weights": {}} | more))
+def rollout(reward, anchors=("start",), *, left=None, turn_rewards=None, terms=None):
+    looks_left = left or [0] * len(anchors)
+    rewards = turn_rewards or [None] * len(anchors)
+    records = tuple(map(TurnRecord, anchors, looks_left, rewards))
+    stats = RolloutStats(len(anchors), 0, 0.0, 0, 0, 0, Ending.ANSWER, records)
+    return Rollout(TokenBuffer(image_token_id=99), reward, terms or {}, stats)
 
 
-def group(*rollouts):
-    return SimpleNamespace(scene_index=0, rollouts=list(rollouts))
+def group(*rollouts, weights=None):
+    return RolloutGroup(0, list(rollouts), weights or {})
 
 
 def test_kinds_that_read_totals_are_those_of_the_rewards():
@@ -31,16 +34,19 @@ def test_kinds_that_read_totals_are_those_of_the_rewards():
 def test_gdpo_weighs_the_terms_as_the_reward_does():
     def one(form, accuracy):
         terms = {"accuracy": accuracy, "form": form}
-        weights = {"form": 0.25, "accuracy": 0.75}
-        return rollout(0.25 * form + 0.75 * accuracy, terms=terms, weights=weights)
+        return rollout(0.25 * form + 0.75 * accuracy, terms=terms)
 
-    groups = [group(one(1.0, 0.0), one(0.0, 0.2)), group(one(1.0, 1.0), one(0.0, 0.0))]
+    weights = {"form": 0.25, "accuracy": 0.75}
+    groups = [
+        group(one(1.0, 0.0), one(0.0, 0.2), weights=weights),
+        group(one(1.0, 1.0), one(0.0, 0.0), weights=weights),
+    ]
     terms = torch.tensor([[[1.0, 0.0], [0.0, 0.2]], [[1.0, 1.0], [0.0, 0.0]]])
     wanted = group_advantages(
         torch.zeros(2, 2), "gdpo", terms_P_G_K=terms, term_weights=[0.25, 0.75]
     )
     torch.testing.assert_close(compute_advantages(groups, "gdpo").values, wanted.values)
-    with pytest.raises(ValueError, match=r"gdpo: expected Rollout.weights"):
+    with pytest.raises(ValueError, match=r"gdpo: expected RolloutGroup.weights"):
         compute_advantages([group(rollout(0.0), rollout(1.0))], "gdpo")
 
 
@@ -60,7 +66,7 @@ def test_gigpo_adds_the_turns_part_to_the_episodes():
 
 def test_gigpo_hears_when_turns_earned_what_episodes_earned_alike():
     def one(*paid):
-        return rollout(sum(paid), ("start", "crop"), info={"turn_rewards": list(paid)})
+        return rollout(sum(paid), ("start", "crop"), turn_rewards=paid)
 
     got = compute_advantages([group(one(1.0, 0.0), one(0.0, 1.0))], "gigpo", turn_discount=1.0)
     assert got.values.tolist() == [[0.0, 0.0]]
@@ -74,26 +80,24 @@ def test_gigpo_hears_when_turns_earned_what_episodes_earned_alike():
 def test_without_rewards_of_turns_the_last_one_earned_all():
     assert turn_rewards(rollout(0.7, ("a", "b", "c"))) == [0.0, 0.0, 0.7]
     assert turn_rewards(rollout(0.7, ())) == []
-    assert turn_rewards(rollout(0.7, ("a", "b"), info={"turn_rewards": (0.2, 0.5)})) == [0.2, 0.5]
+    assert turn_rewards(rollout(0.7, ("a", "b"), turn_rewards=(0.2, 0.5))) == [0.2, 0.5]
 
 
-def test_gigpo_without_anchors_is_refused():
-    bare = SimpleNamespace(reward=1.0, info={})
-    with pytest.raises(ValueError, match=r'gigpo: expected Rollout.info\["anchors"\], got none'):
-        compute_advantages([group(bare, bare)], "gigpo")
+LOOKER_WEIGHTS = {"look": 0.5, "accuracy": 0.5}
 
 
-def looker(look, accuracy, left=(1, 0), **more):
+def looker(look, accuracy, left=(1, 0)):
     terms = {"look": look, "accuracy": accuracy}
-    weights = {"look": 0.5, "accuracy": 0.5}
     reward = 0.5 * look + 0.5 * accuracy
-    anchors = tuple(map(str, range(len(left))))
-    info = {"looks_left": list(left)}
-    return rollout(reward, anchors, terms=terms, weights=weights, info=info, **more)
+    return rollout(reward, tuple(map(str, range(len(left)))), left=left, terms=terms)
+
+
+def lookers(*rollouts):
+    return group(*rollouts, weights=LOOKER_WEIGHTS)
 
 
 def test_causal_credit_pays_the_look_to_the_turns_that_could_look():
-    groups = [group(looker(1.0, 0.0), looker(0.0, 0.4), looker(0.2, 0.2, left=(2, 1, 1)))]
+    groups = [lookers(looker(1.0, 0.0), looker(0.0, 0.4), looker(0.2, 0.2, left=(2, 1, 1)))]
     # Rewards 0.5, 0.2, 0.2, mean 0.3; without the look 0, 0.2, 0.1, mean 0.1.
     got = compute_advantages(groups, "dr_grpo", look_credit="causal")
     assert got.values[0].tolist() == pytest.approx([0.2, -0.1, -0.1])
@@ -104,7 +108,10 @@ def test_causal_credit_pays_the_look_to_the_turns_that_could_look():
 
 @pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "batch_std", "rloo", "gdpo", "gigpo"])
 def test_causal_credit_of_looks_that_all_did_alike_changes_nothing(kind):
-    groups = [group(looker(0.3, 0.0), looker(0.3, 0.4)), group(looker(0.1, 0.1), looker(0.1, 0.2))]
+    groups = [
+        lookers(looker(0.3, 0.0), looker(0.3, 0.4)),
+        lookers(looker(0.1, 0.1), looker(0.1, 0.2)),
+    ]
     every, causal = (
         compute_advantages(groups, kind),
         compute_advantages(groups, kind, look_credit="causal"),
@@ -120,7 +127,7 @@ def test_causal_credit_adds_up_over_many_groups_to_the_credit_of_episodes():
     """Where look and answer are independent, the answers' expected credit is the same."""
     chances = torch.Generator().manual_seed(0)
     draws = torch.rand(4000, 4, 2, generator=chances).tolist()
-    groups = [group(*(looker(look, right) for look, right in rows)) for rows in draws]
+    groups = [lookers(*(looker(look, right) for look, right in rows)) for rows in draws]
     right = torch.tensor(draws)[..., 1]
     turns = torch.tensor(compute_advantages(groups, "dr_grpo", look_credit="causal").turns)
     pulls = (right - right.mean(dim=1, keepdim=True)) * turns[..., 1]
@@ -130,14 +137,8 @@ def test_causal_credit_adds_up_over_many_groups_to_the_credit_of_episodes():
 
 
 def test_causal_credit_says_what_it_lacks():
-    with pytest.raises(ValueError, match=r"causal look_credit: expected Rollout.weights"):
+    with pytest.raises(ValueError, match=r"causal look_credit: expected RolloutGroup.weights"):
         compute_advantages([group(rollout(0.0), rollout(1.0))], look_credit="causal")
-    terms = {"terms": {"accuracy": 1.0}, "weights": {"accuracy": 1.0}}
+    one = rollout(1.0, terms={"accuracy": 1.0})
     with pytest.raises(ValueError, match=r"expected a term 'look', got \['accuracy'\]"):
-        compute_advantages(
-            [group(rollout(1.0, **terms), rollout(1.0, **terms))], look_credit="causal"
-        )
-    bare = looker(1.0, 0.0)
-    del bare.info["looks_left"]
-    with pytest.raises(ValueError, match=r'expected Rollout.info\["looks_left"\], got none'):
-        compute_advantages([group(bare, looker(0.0, 0.0))], look_credit="causal")
+        compute_advantages([group(one, one, weights={"accuracy": 1.0})], look_credit="causal")

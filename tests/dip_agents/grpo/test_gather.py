@@ -43,7 +43,7 @@ def test_every_rank_computes_the_same_from_what_it_knows_of_all(micro, toy, mini
     second = Pretended(1, first.sent)
     known = all_gather_groups(groups[2:], second)
 
-    assert [group.here for group in known] == [False, False, True]
+    assert [group.local for group in known] == [False, False, True]
     assert known[2] is groups[2]
     assert [group.scene_index for group in known] == [0, 1, 2]
     advantages = compute_advantages(known, "batch_std")
@@ -51,7 +51,7 @@ def test_every_rank_computes_the_same_from_what_it_knows_of_all(micro, toy, mini
     assert rollout_metrics(known, advantages) == rollout_metrics(groups, advantages)
     batch, whole = training_batch(known, advantages), training_batch(groups, advantages)
     assert (batch.counts, batch.origins) == (whole.counts, whole.origins)
-    assert batch.rows_here == [row for row, (scene, _) in enumerate(whole.origins) if scene == 2]
+    assert batch.local_rows == [row for row, (scene, _) in enumerate(whole.origins) if scene == 2]
 
     pixels = sum(i.pixels.nbytes + i.patches.nbytes for i in groups[0].rollouts[0].buffer.images)
     assert len(first.sent) < pixels / 4  # six rollouts in less than the images of one

@@ -5,7 +5,7 @@ The world draws from torch's global generator, so that resuming must also restor
 
 import math
 import signal
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import NamedTuple
 
 import pytest
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dip_agents.engines.base import EngineError
 from dip_agents.grpo.config import GRPOConfig
+from dip_agents.grpo.rollouts import Ending, Rollout, RolloutGroup, RolloutStats
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.grpo.updater import NonFiniteUpdateError, RolloutTooLongError
 from dip_agents.runtime.checkpoints import latest_checkpoint, load_checkpoint
@@ -59,22 +60,6 @@ class Table(nn.Module):
         return Logprobs(chosen, entropy, mask)
 
 
-@dataclass
-class Rollout:
-    buffer: TokenBuffer
-    reward: float
-    terms: dict = field(default_factory=dict)
-    info: dict = field(default_factory=dict)
-
-
-@dataclass
-class Group:
-    scene_index: int
-    rollouts: list
-    environment_seconds: float = 0.0
-    here: bool = True
-
-
 def make_trainer(folder):
     """A trainer whose ``before(step, member)`` runs before each rollout."""
     model = Table()
@@ -88,14 +73,15 @@ def make_trainer(folder):
             token = int(torch.multinomial(logp.exp(), 1))
             buffer.append_policy([token], [float(logp[token])])
         reward = buffer.ids.count(3) / 3
-        info = dict.fromkeys(("turns", "regions", "look_area", "boxes", "parse_failures"), 0)
-        info |= {"truth_count": 1, "ending": "answer", "transcript": []}
-        return Rollout(buffer, reward, {"accuracy": reward}, info)
+        stats = RolloutStats(0, 0, 0.0, 0, truth_count=1, parse_failures=0, ending=Ending.ANSWER)
+        return Rollout(buffer, reward, {"accuracy": reward}, stats)
 
     def collect(step):
         members = range(CONFIG.group_size)
         scenes = range(CONFIG.scenes_per_step)
-        return [Group(scene, [rollout(step, member) for member in members]) for scene in scenes]
+        return [
+            RolloutGroup(scene, [rollout(step, member) for member in members]) for scene in scenes
+        ]
 
     logger = RunLogger(folder, CONFIG.steps, print_interval=0)
     trainer = GRPOTrainer(

@@ -1,47 +1,37 @@
 """What is logged of a batch equals what is counted by hand."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
 from dip_agents.grpo.metrics import environment_times, policy_tokens, rollout_metrics
+from dip_agents.grpo.rollouts import Ending, Rollout, RolloutGroup, RolloutStats, TurnRecord
 from dip_agents.objectives.advantages import group_advantages
 from dip_agents.tokens.buffer import EncodedImage, TokenBuffer
-
-
-@dataclass
-class ToyRollout:
-    buffer: TokenBuffer
-    reward: float
-    terms: dict
-    info: dict
-
-
-@dataclass
-class ToyGroup:
-    scene_index: int
-    rollouts: list
-    environment_seconds: float = 0.0
 
 
 def rollout(reward, written, *, looks=0, boxes=0, truth=2, ending="answer", failures=0):
     buffer = TokenBuffer(image_token_id=99)
     buffer.append_env([1, 2, 3])
     buffer.append_policy([4] * written, [-0.5] * written)
-    info = {
-        "turns": 1 + looks,
-        "regions": looks,
-        "look_area": 0.25 * looks,
-        "boxes": boxes,
-        "truth_count": truth,
-        "parse_failures": failures,
-        "ending": ending,
-        "transcript": [],
-    }
-    return ToyRollout(buffer, reward, {"format": 1.0, "accuracy": reward}, info)
+    stats = RolloutStats(
+        turns=1 + looks,
+        regions=looks,
+        look_area=0.25 * looks,
+        boxes=boxes,
+        truth_count=truth,
+        parse_failures=failures,
+        ending=Ending(ending),
+    )
+    return Rollout(buffer, reward, {"format": 1.0, "accuracy": reward}, stats)
+
+
+def with_turn_rewards(one, *rewards):
+    records = tuple(TurnRecord("", 0, reward) for reward in rewards)
+    return replace(one, stats=replace(one.stats, turn_records=records))
 
 
 def describe(groups):
@@ -51,8 +41,8 @@ def describe(groups):
 
 def test_every_number_equals_the_count_by_hand():
     groups = [
-        ToyGroup(0, [rollout(0.0, 4, boxes=3), rollout(1.0, 2, looks=2, boxes=1)]),
-        ToyGroup(
+        RolloutGroup(0, [rollout(0.0, 4, boxes=3), rollout(1.0, 2, looks=2, boxes=1)]),
+        RolloutGroup(
             1,
             [
                 rollout(0.5, 0, ending="token_budget", failures=3),
@@ -101,7 +91,7 @@ def test_every_number_equals_the_count_by_hand():
 
 
 def test_empty_scenes_and_silent_rollouts_divide_by_nothing():
-    numbers = describe([ToyGroup(0, [rollout(0.0, 0, truth=0), rollout(0.0, 0, truth=0)])])
+    numbers = describe([RolloutGroup(0, [rollout(0.0, 0, truth=0), rollout(0.0, 0, truth=0)])])
     assert numbers["rollout/boxes_over_truth"] == 0.0
     assert "rollout/surprisal" not in numbers
 
@@ -112,7 +102,7 @@ def test_policy_tokens_are_those_the_policy_wrote():
 
 def test_what_every_rollout_lacks_is_not_reported_as_nought():
     cut = [rollout(0.0, 3, ending="token_budget") for _ in range(2)]
-    numbers = describe([ToyGroup(0, cut)])
+    numbers = describe([RolloutGroup(0, cut)])
     assert "rollout/terminated_tokens_mean" not in numbers
     assert not [name for name in numbers if name.startswith("reward/turn")]
 
@@ -126,25 +116,26 @@ def test_an_image_is_counted_once_however_many_rollouts_show_it():
     rollouts = [rollout(0.0, 1), rollout(1.0, 1)]
     rollouts[0].buffer.images.extend([image(b"a", 10, 20), image(b"b", 3, 4)])
     rollouts[1].buffer.images.extend([image(b"a", 10, 20)])
-    assert describe([ToyGroup(0, rollouts)])["rollout/pixels"] == 212
+    assert describe([RolloutGroup(0, rollouts)])["rollout/pixels"] == 212
 
 
 def test_tokens_without_a_logprob_are_left_out_of_the_surprisal():
     known, unknown = rollout(0.0, 2), rollout(1.0, 3)
     unknown.buffer.logprobs = [math.nan] * 6
-    assert describe([ToyGroup(0, [known, unknown])])["rollout/surprisal"] == 0.5
+    assert describe([RolloutGroup(0, [known, unknown])])["rollout/surprisal"] == 0.5
 
 
 def test_rewards_of_turns_are_averaged_over_those_who_took_them():
-    rollouts = [rollout(1.0, 1), rollout(0.5, 1)]
-    rollouts[0].info["turn_rewards"] = [0.25, 0.75]
-    rollouts[1].info["turn_rewards"] = [0.5]
-    numbers = describe([ToyGroup(0, rollouts)])
+    rollouts = [
+        with_turn_rewards(rollout(1.0, 1), 0.25, 0.75),
+        with_turn_rewards(rollout(0.5, 1), 0.5),
+    ]
+    numbers = describe([RolloutGroup(0, rollouts)])
     assert (numbers["reward/turn_1"], numbers["reward/turn_2"]) == (0.375, 0.75)
 
 
 def test_the_environments_time_is_a_share_of_collecting():
-    groups = [ToyGroup(0, [], environment_seconds=seconds) for seconds in (1.0, 2.0)]
+    groups = [RolloutGroup(0, [], environment_seconds=seconds) for seconds in (1.0, 2.0)]
     assert environment_times(groups, 6.0) == {
         "time/environment": 3.0,
         "time/environment_share": 0.5,

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dip_agents.engines.base import Sample, Sampling
 from dip_agents.engines.hf import HFEngine
-from dip_agents.grpo.rollouts import collect_rollouts
+from dip_agents.grpo.rollouts import Ending, collect_rollouts
 from dip_agents.objectives.turn_advantages import turn_segments
 from dip_env.group import EpisodeGroup
 from dip_env.result import Ending
@@ -34,7 +34,7 @@ def test_buffers_hold_what_was_said_and_the_rewards_of_the_environment(
         for rollout in group.rollouts:
             buffer = rollout.buffer
             assert buffer.ids.count(vlm.image_token_id) == sum(i.tokens for i in buffer.images)
-            turns = [m["text"] for m in rollout.info["transcript"] if m["role"] == "assistant"]
+            turns = [m["text"] for m in rollout.stats.transcript if m["role"] == "assistant"]
             spoken = vlm.chat.text(
                 [i for i, m in zip(buffer.ids, buffer.loss_mask, strict=True) if m]
             )
@@ -79,10 +79,10 @@ def test_an_observation_without_room_ends_the_episode_before_it_is_appended(
     tight = play(vlm, toy, minimal_prompt_rules, token_budget=60)
     assert prompt > 60
     for rollout in (r for g in tight for r in g.rollouts):
-        assert rollout.info["ending"] == "token_budget"
+        assert rollout.stats.ending == "token_budget"
         assert len(rollout.buffer) <= 60
         assert rollout.buffer.loss_mask[-1] == 1  # the last thing in it was said by the policy
-        assert rollout.info["turns"] == 1
+        assert rollout.stats.turns == 1
 
 
 def tagged(name, numbers):
@@ -128,7 +128,7 @@ def test_whatever_is_said_and_however_little_room_there_is_every_image_is_whole(
         groups = collect_rollouts(engine, scenes, [0, 1], 2, rules, seed=0, sampling=sampling)
         rollouts = [rollout for group in groups for rollout in group.rollouts]
         for rollout, fed in zip(rollouts, engine.fed, strict=True):
-            buffer, info = rollout.buffer, rollout.info
+            buffer, stats = rollout.buffer, rollout.stats
             assert buffer.ids == fed
             assert len(buffer) == len(buffer.loss_mask) == len(buffer.logprobs) <= budget
             visual = np.array(buffer.ids) == buffer.image_token_id
@@ -140,13 +140,13 @@ def test_whatever_is_said_and_however_little_room_there_is_every_image_is_whole(
             for image in buffer.images:
                 patches = image.grid[0] * image.grid[1] * image.grid[2]
                 assert (len(image.patches), image.tokens * chat.merge**2) == (patches, patches)
-            assert info["ending"] in list(Ending)
-            if info["ending"] == "max_turns":
-                assert info["turns"] == max_turns
-            if info["ending"] != "answer":
+            assert stats.ending in set(Ending)
+            if stats.ending == "max_turns":
+                assert stats.turns == max_turns
+            if stats.ending != "answer":
                 assert rollout.terms["accuracy"] == 0.0
             assert len(buffer.images) <= 1 + max_looks * rules.max_regions
-            seen[info["ending"]] += 1
+            seen[stats.ending] += 1
             seen["looked"] += len(buffer.images) > 1
             seen["saw three crops"] += len(buffer.images) > 3
             seen["no room left"] += len(buffer) == budget
@@ -169,7 +169,7 @@ def test_there_is_room_for_a_token_after_every_observation_at_every_budget(
             engine, toy, [0], 1, minimal_prompt_rules, seed=0, sampling=sampling
         )
         [rollout] = group.rollouts
-        endings.add((len(rollout.buffer.images), rollout.info["ending"]))
+        endings.add((len(rollout.buffer.images), rollout.stats.ending))
         assert rollout.buffer.ids == engine.fed[0]
         assert len(rollout.buffer) <= budget
     # Cut before the crop, after it, and not at all.
@@ -188,26 +188,30 @@ def test_traces_are_written_with_the_rollouts(micro, toy, minimal_prompt_rules, 
 def test_anchors_name_what_each_turn_was_shown(micro, toy, minimal_prompt_rules):
     groups = play(micro("qwen3_vl"), toy, minimal_prompt_rules)
     for group in groups:
-        anchors = [rollout.info["anchors"] for rollout in group.rollouts]
+        anchors = [
+            [turn.anchor for turn in rollout.stats.turn_records] for rollout in group.rollouts
+        ]
         assert len({row[0] for row in anchors}) == 1  # all see the same overview first
         for rollout, row in zip(group.rollouts, anchors, strict=True):
-            assert len(row) == len(turn_segments(rollout.buffer.loss_mask)) == rollout.info["turns"]
+            assert len(row) == len(turn_segments(rollout.buffer.loss_mask)) == rollout.stats.turns
             assert len(set(row)) == len(row)
-            assert len(rollout.info["looks_left"]) == len(row)
         # Random words are no look: who failed in the same way reads the same message.
         env = {}
         for rollout, row in zip(group.rollouts, anchors, strict=True):
-            said = [m["text"] for m in rollout.info["transcript"] if m["role"] == "user"]
+            said = [m["text"] for m in rollout.stats.transcript if m["role"] == "user"]
             for turn, anchor in enumerate(row):
                 assert env.setdefault(anchor, said[: turn + 1]) == said[: turn + 1]
-    assert groups[0].rollouts[0].info["anchors"][0] != groups[1].rollouts[0].info["anchors"][0]
+    assert (
+        groups[0].rollouts[0].stats.turn_records[0].anchor
+        != groups[1].rollouts[0].stats.turn_records[0].anchor
+    )
 
 
 def test_the_reward_is_the_weighted_sum_of_the_terms(micro, toy, minimal_prompt_rules):
     for group in play(micro("qwen3_vl"), toy, minimal_prompt_rules):
         for rollout in group.rollouts:
-            assert rollout.weights == minimal_prompt_rules.reward.weights
-            total = sum(rollout.weights[name] * value for name, value in rollout.terms.items())
+            assert group.weights == minimal_prompt_rules.reward.weights
+            total = sum(group.weights[name] * value for name, value in rollout.terms.items())
             assert rollout.reward == pytest.approx(total)
 
 
@@ -220,11 +224,11 @@ def test_an_answer_cut_by_the_budget_in_the_last_turn_counts_as_cut(
     sampling = Sampling(1.0, 64, prompt + 20)  # the turn may be longer than what is left
     groups = collect_rollouts(HFEngine(vlm), toy, [0], 4, rules, seed=0, sampling=sampling)
     assert [len(r.buffer) for r in groups[0].rollouts] == [prompt + 20] * 4
-    assert {r.info["ending"] for r in groups[0].rollouts} == {"token_budget"}
+    assert {r.stats.ending for r in groups[0].rollouts} == {"token_budget"}
     roomy = collect_rollouts(
         HFEngine(vlm), toy, [0], 4, rules, seed=0, sampling=Sampling(1.0, 20, prompt + 64)
     )
-    assert {r.info["ending"] for r in roomy[0].rollouts} == {"max_turns"}
+    assert {r.stats.ending for r in roomy[0].rollouts} == {"max_turns"}
 
 
 class Says:
@@ -246,5 +250,9 @@ def test_each_turn_knows_how_often_it_could_look(micro, toy, minimal_prompt_rule
     (group,) = collect_rollouts(
         engine, toy, [0], 3, replace(minimal_prompt_rules, max_looks=1), seed=0
     )
-    assert [r.info["looks_left"] for r in group.rollouts] == [[1, 0], [1], [1, 1]]
-    assert [r.info["regions"] for r in group.rollouts] == [1, 0, 0]
+    assert [[t.looks_left for t in r.stats.turn_records] for r in group.rollouts] == [
+        [1, 0],
+        [1],
+        [1, 1],
+    ]
+    assert [r.stats.regions for r in group.rollouts] == [1, 0, 0]

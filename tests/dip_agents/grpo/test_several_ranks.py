@@ -89,7 +89,7 @@ def reinforce(
             seed(1000 * ranks.index + ranks.count)
         if before_step is not None:
             before_step(ranks, settings["step"])
-        step, first = settings["step"], settings["first_place"]
+        step, first = settings["step"], settings["first_index"]
         return [
             replace(group, rollouts=[paid(step, place, r) for r in group.rollouts])
             for place, group in enumerate(real(*arguments, **settings), start=first)

@@ -10,7 +10,7 @@ import random
 import signal
 import subprocess
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple, get_args
 
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from dip_agents.grpo.batch import training_batch
 from dip_agents.grpo.config import GRPOConfig
 from dip_agents.grpo.credit import compute_advantages
+from dip_agents.grpo.rollouts import Ending, Rollout, RolloutGroup, RolloutStats, TurnRecord
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.grpo.updater import NonFiniteUpdateError
 from dip_agents.objectives.choices import AdvantageKind
@@ -83,21 +84,16 @@ class ToyModel(nn.Module):
         return ToyLogprobs(chosen, -(logp.exp() * logp).sum(-1), mask)
 
 
-@dataclass
-class ToyRollout:
-    buffer: TokenBuffer
-    reward: float
-    terms: dict = field(default_factory=dict)
-    info: dict = field(default_factory=dict)
-    weights: dict = field(default_factory=lambda: {"accuracy": 1.0})
+def toy_group(symbol: int, rollouts: list[Rollout]) -> RolloutGroup:
+    return RolloutGroup(symbol, rollouts, {"accuracy": 1.0}, environment_seconds=0.001)
 
 
-@dataclass
-class ToyGroup:
-    scene_index: int
-    rollouts: list
-    environment_seconds: float = 0.001
-    here: bool = True
+def with_rewards(group: RolloutGroup, rewards) -> RolloutGroup:
+    rollouts = [
+        replace(rollout, reward=reward, terms={"accuracy": reward})
+        for rollout, reward in zip(group.rollouts, rewards, strict=True)
+    ]
+    return replace(group, rollouts=rollouts)
 
 
 class ToyWorld:
@@ -107,7 +103,7 @@ class ToyWorld:
         self.model, self.config = model, config
 
     @torch.no_grad()
-    def play(self, symbol: int) -> ToyRollout:
+    def play(self, symbol: int) -> Rollout:
         buffer = TokenBuffer(image_token_id=99)
         for said in ([START, symbol], [REPLY]):
             buffer.append_env(said)
@@ -118,14 +114,24 @@ class ToyWorld:
                 buffer.append_policy([token], [float(logp[token])])
         written = [i for i, m in zip(buffer.ids, buffer.loss_mask, strict=True) if m]
         reward = written.count(symbol) / len(written)
-        info = {"turns": 2, "regions": 1, "look_area": 0.5, "boxes": len(written), "truth_count": 2}
-        info |= {"parse_failures": 0, "ending": "answer", "transcript": []}
-        info["anchors"] = [f"symbol {symbol}", f"reply to {buffer.ids[2]}"]
-        return ToyRollout(buffer, reward, {"accuracy": reward}, info)
+        anchors = (f"symbol {symbol}", f"reply to {buffer.ids[2]}")
+        stats = RolloutStats(
+            turns=2,
+            regions=1,
+            look_area=0.5,
+            boxes=len(written),
+            truth_count=2,
+            parse_failures=0,
+            ending=Ending.ANSWER,
+            turn_records=tuple(TurnRecord(anchor, 0) for anchor in anchors),
+        )
+        return Rollout(buffer, reward, {"accuracy": reward}, stats)
 
-    def __call__(self, step: int) -> list[ToyGroup]:
+    def __call__(self, step: int) -> list[RolloutGroup]:
         symbols = [random.randint(1, 4) for _ in range(self.config.scenes_per_step)]
-        return [ToyGroup(s, [self.play(s) for _ in range(self.config.group_size)]) for s in symbols]
+        return [
+            toy_group(s, [self.play(s) for _ in range(self.config.group_size)]) for s in symbols
+        ]
 
 
 SMALL = GRPOConfig(
@@ -244,10 +250,8 @@ def test_a_group_of_equal_rewards_gives_exactly_no_gradient_and_does_not_thin_th
     config = replace(UNCLIPPED, advantage="dr_grpo")
     trainer = make_trainer(config)
     groups = trainer.collect(1)
-    for rollout, reward in zip(groups[0].rollouts, (0.0, 0.5, 0.5, 1.0), strict=True):
-        rollout.reward = reward
-    for rollout in groups[1].rollouts:
-        rollout.reward = 0.5
+    groups[0] = with_rewards(groups[0], (0.0, 0.5, 0.5, 1.0))
+    groups[1] = with_rewards(groups[1], (0.5,) * 4)
     alone = gradient_of(trainer, play_batch(trainer, groups[:1]))
     both = gradient_of(trainer, play_batch(trainer, groups[:2]))
     assert all(torch.equal(a, b) for a, b in zip(alone, both, strict=True))
@@ -262,14 +266,13 @@ def test_a_group_of_equal_rewards_gives_exactly_no_gradient_and_does_not_thin_th
 @pytest.mark.grpo_property(3)
 @pytest.mark.parametrize("members", [1, 4])
 @pytest.mark.parametrize("kind", get_args(AdvantageKind))
-def test_lonely_and_equally_paid_rollouts_give_exactly_no_gradient(kind, members):
+def test_single_and_equally_rewarded_rollouts_give_exactly_no_gradient(kind, members):
     config = replace(UNCLIPPED, advantage=kind, updates_per_batch=2)
     trainer = make_trainer(config)
     world = ToyWorld(trainer.model, config)
-    groups = [ToyGroup(s, [world.play(s) for _ in range(members)]) for s in (1, 2, 3)]
-    for group, reward in zip(groups, (0.0, 1 / 3, 1.0), strict=True):  # scenes may differ
-        for rollout in group.rollouts:
-            rollout.reward, rollout.terms = reward, {"accuracy": reward}
+    groups = [toy_group(s, [world.play(s) for _ in range(members)]) for s in (1, 2, 3)]
+    for at, reward in enumerate((0.0, 1 / 3, 1.0)):  # scenes may differ
+        groups[at] = with_rewards(groups[at], (reward,) * members)
     advantages = compute_advantages(groups, kind)
     assert len(training_batch(groups, advantages).buffers) == 0
     # Even if they were let through, each of their tokens would push by exactly nothing.
@@ -279,8 +282,7 @@ def test_lonely_and_equally_paid_rollouts_give_exactly_no_gradient(kind, members
     assert not any(grad.any() for grad in gradient_of(trainer, batch))
     # With one rollout better than its siblings there is a gradient.
     if members > 1:
-        best = groups[1].rollouts[0]
-        best.reward, best.terms = 0.5, {"accuracy": 0.5}
+        groups[1] = with_rewards(groups[1], (0.5, *(1 / 3,) * (members - 1)))
         uneven = training_batch(groups, compute_advantages(groups, kind))
         assert {scene for scene, _ in uneven.origins} == {2}
         assert any(grad.any() for grad in gradient_of(make_trainer(config), uneven))
@@ -504,15 +506,14 @@ def test_the_random_state_of_another_device_is_refused_untouched(
 
 
 def equal(groups, rows):
-    """Pay all members of these groups the same."""
+    """Reward all members of these groups the same."""
     for row in rows:
-        for rollout in groups[row].rollouts:
-            rollout.reward = 0.5
+        groups[row] = with_rewards(groups[row], (0.5,) * 4)
     return groups
 
 
 def resampling(max_resamples=3, equal_rows=(0, 2), more_equal_rows=(1,), **changes):
-    """A trainer whose first rounds hold some equal groups; returns it and the rounds it asked."""
+    """A trainer whose first rounds hold zero-variance groups, and the rounds it asks for."""
     config = replace(
         SMALL, zero_variance_groups="resample", max_resamples=max_resamples, micro_batch_size=None,
         scenes_per_step=3, **changes,
@@ -522,10 +523,7 @@ def resampling(max_resamples=3, equal_rows=(0, 2), more_equal_rows=(1,), **chang
     def world(step):
         trainer.model.eval()
         groups = ToyWorld(trainer.model, config)(step)
-        for group in groups:  # far from equal
-            for member, rollout in enumerate(group.rollouts):
-                rollout.reward = member / 4
-        return groups
+        return [with_rewards(group, (0.0, 0.25, 0.5, 0.75)) for group in groups]
 
     def more(step, round_):
         asked.append((step, round_))
@@ -536,36 +534,36 @@ def resampling(max_resamples=3, equal_rows=(0, 2), more_equal_rows=(1,), **chang
     return trainer, asked
 
 
-def test_further_scenes_are_played_until_enough_groups_are_mixed():
+def test_further_scenes_are_collected_until_enough_groups_are_informative():
     trainer, asked = resampling()
     groups, advantages = trainer.play(5)
-    # One mixed group of three, then two more.
+    # One informative group of three, then two more.
     assert asked == [(5, 1)]
     assert advantages.informative.tolist() == [False, True, False, True, False, True]
-    batch = training_batch(groups, advantages, most_groups=3)
+    batch = training_batch(groups, advantages, max_groups=3)
     assert len(batch.buffers) == 12
-    assert batch.dropped["rollout/dropped_equal_rewards"] == 12
+    assert batch.dropped["rollout/dropped_zero_variance"] == 12
 
 
-def test_the_rounds_of_further_scenes_end_and_surplus_groups_are_left_out():
+def test_the_rounds_of_further_scenes_end_and_excess_groups_are_left_out():
     trainer, asked = resampling(max_resamples=2, equal_rows=(0, 1, 2), more_equal_rows=(0, 1, 2))
     assert len(trainer.play(1)[0]) == 9
     assert asked == [(1, 1), (1, 2)]
     trainer, asked = resampling(equal_rows=(0,), more_equal_rows=())
     groups, advantages = trainer.play(1)
     assert advantages.informative.sum() == 5
-    batch = training_batch(groups, advantages, most_groups=3)
+    batch = training_batch(groups, advantages, max_groups=3)
     assert len(batch.buffers) == 12
-    assert batch.dropped["rollout/dropped_surplus"] == 8
+    assert batch.dropped["rollout/dropped_excess"] == 8
 
 
-def test_a_step_with_enough_mixed_groups_plays_no_more():
+def test_a_step_with_enough_informative_groups_collects_no_more():
     trainer, asked = resampling(equal_rows=())
     assert len(trainer.play(1)[0]) == 3
     assert asked == []
 
 
-def test_the_share_of_mixed_groups_is_logged_before_any_is_left_out(tmp_path):
+def test_the_share_of_informative_groups_is_logged_before_any_is_left_out(tmp_path):
     trainer, _ = resampling(steps=1)
     trainer.logger = RunLogger(tmp_path, 1, print_interval=0)
     trainer.train()

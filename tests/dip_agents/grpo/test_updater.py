@@ -225,9 +225,9 @@ def test_two_ranks_learn_what_one_learns(kind, aggregation, second_has):
     wanted = alone.update(batch(), 0.1, 0.01)
     meeting, table, found = threading.Barrier(2), [None, None], [None, None]
 
-    def learn(index, elsewhere):
+    def learn(index, remote):
         updater = make(config, ranks=Neighbour(index, meeting, table))
-        played = replace(batch(), elsewhere=frozenset(elsewhere))
+        played = replace(batch(), remote=frozenset(remote))
         found[index] = (updater.update(played, 0.1, 0.01), updater.model.table.detach())
 
     other = threading.Thread(target=learn, args=(1, set(range(6)) - second_has))

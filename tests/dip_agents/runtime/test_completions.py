@@ -1,45 +1,38 @@
-"""The completions table keeps every word that was said, for programs and for eyes."""
+"""The completions table keeps every generated text, for programs and for eyes."""
 
 import json
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import torch
 
-from dip_agents.runtime.completions import (
-    completion_rows,
-    drop_completions_after,
-    write_completions,
-)
-
-
-def groups():
-    def rollout(text, reward):
-        info = {
-            "turns": 1,
-            "regions": np.int64(2),
-            "ending": "answer",
-            "transcript": [
-                {"role": "user", "text": "Find é", "image": np.zeros((2, 3, 3), np.uint8)},
-                {"role": "assistant", "text": text},
-            ],
-        }
-        buffer = SimpleNamespace(ids=[1, 2, 3], loss_mask=[0, 1, 1])
-        return SimpleNamespace(
-            buffer=buffer, reward=reward, terms={"look": np.float32(0.5)}, info=info
-        )
-
-    return [
-        SimpleNamespace(scene_index=41, rollouts=[rollout("<answer>[]", 0.0), rollout("```", 1.0)])
-    ]
+from dip_agents.runtime.completions import drop_completions_after, write_completions
 
 
 def rows(step=3):
-    return completion_rows(step, groups(), torch.tensor([[-1.0, 1.0]]))
+    def row(member, text, reward, advantage):
+        image = np.zeros((2, 3, 3), np.uint8)
+        return {
+            "step": step,
+            "scene": 41,
+            "member": member,
+            "reward": reward,
+            "terms": {"look": np.float32(0.5)},
+            "advantage": advantage,
+            "length": 3,
+            "policy_tokens": 2,
+            "turns": 1,
+            "regions": np.int64(2),
+            "ending": "answer",
+            "transcript": (
+                {"role": "user", "text": "Find é", "image": image},
+                {"role": "assistant", "text": text},
+            ),
+        }
+
+    return [row(0, "<answer>[]", 0.0, -1.0), row(1, "```", 1.0, 1.0)]
 
 
-def test_each_rollout_is_one_json_line_with_all_that_was_said(tmp_path):
+def test_each_row_is_one_json_line_with_all_texts(tmp_path):
     path = write_completions(tmp_path / "completions", rows())
     assert path.name == "step_000003.jsonl"
     first, second = map(json.loads, path.read_text(encoding="utf-8").splitlines())
@@ -63,7 +56,7 @@ def test_each_rollout_is_one_json_line_with_all_that_was_said(tmp_path):
     assert (second["member"], second["advantage"]) == (1, 1.0)
 
 
-def test_the_readable_table_fences_what_was_said_even_when_it_holds_a_fence(tmp_path):
+def test_the_readable_table_fences_texts_even_when_they_hold_a_fence(tmp_path):
     text = write_completions(tmp_path, rows()).with_suffix(".md").read_text(encoding="utf-8")
     assert "## Step 3, scene 41, member 0" in text
     assert "reward 1.000 (look 0.500), advantage +1.000" in text

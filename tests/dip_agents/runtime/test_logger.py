@@ -4,14 +4,11 @@ import io
 import json
 import math
 import time
-from types import SimpleNamespace
 
 import pytest
-import torch
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from dip_agents.objectives.advantages import Advantages
 from dip_agents.runtime.logger import PhaseTimer, RunLogger, cut_lines_after, read_metrics
 
 
@@ -92,15 +89,12 @@ def test_on_a_terminal_a_bar_shows_step_and_reward(tmp_path):
 
 
 def test_completions_are_written_at_the_first_and_each_nth_step_and_cut_on_resume(tmp_path):
-    info = {"turns": 1, "regions": 0, "ending": "answer", "transcript": []}
-    buffer = SimpleNamespace(ids=[1], loss_mask=[1])
-    rollout = SimpleNamespace(buffer=buffer, reward=1.0, terms={}, info=info)
-    groups = [SimpleNamespace(scene_index=0, rollouts=[rollout])]
-    advantages = Advantages(torch.zeros(1, 1), torch.tensor([False]))
+    row = dict.fromkeys(("scene", "member", "turns", "regions", "length", "policy_tokens"), 0)
+    row |= {"reward": 1.0, "advantage": 0.0, "terms": {}, "ending": "answer", "transcript": []}
     with quiet(tmp_path, completions_interval=3) as logger:
         logger.start()
         for step in range(1, 8):
-            logger.completions(step, groups, advantages)
+            logger.completions(step, [row | {"step": step}])
         names = sorted(path.name for path in (tmp_path / "completions").glob("*.jsonl"))
         assert names == ["step_000001.jsonl", "step_000003.jsonl", "step_000006.jsonl"]
         logger.start(step=4)

@@ -54,7 +54,7 @@ def measure_noise(
     for first in range(0, len(indices), AT_ONCE):
         part = list(indices[first : first + AT_ONCE])
         groups = collect_rollouts(
-            engine, source, part, 2 * group_size, rules, seed=0, first_place=first,
+            engine, source, part, 2 * group_size, rules, seed=0, first_index=first,
             sampling=sampling,
         )  # fmt: skip
         for group in groups:
@@ -80,7 +80,7 @@ def load_noise(folder: Path) -> Columns:
 def outcome_of(rollout: Rollout, scene: Scene, rules: EpisodeConfig) -> Outcome:
     """Play a rollout's words again."""
     episode = Episode(scene, rules)
-    for message in rollout.info["transcript"]:
+    for message in rollout.stats.transcript:
         if message["role"] == "assistant":
             episode.step(message["text"])
     return episode.outcome
