@@ -20,24 +20,24 @@ if TYPE_CHECKING:
 
 
 def all_gather_groups(
-    groups: Sequence[RolloutGroup], ranks: DistributedContext
+    groups: Sequence[RolloutGroup], distributed: DistributedContext
 ) -> list[RolloutGroup]:
     """Return the groups of all ranks, in the order of the ranks.
 
     Args:
         groups: collected by this rank.
-        ranks: all of them call this.
+        distributed: all of them call this.
 
     Returns:
         This rank's own groups as they are, and the others' with ``local`` False and images that
         have a size and a key but no patches.
     """
-    if ranks.count == 1:
+    if distributed.world_size == 1:
         return list(groups)
-    parts = ranks.gather([_packed(group) for group in groups])
+    parts = distributed.all_gather([_packed(group) for group in groups])
     gathered: list[RolloutGroup] = []
     for index, part in enumerate(parts):
-        gathered += groups if index == ranks.index else [_unpacked(*packed) for packed in part]
+        gathered += groups if index == distributed.rank else [_unpacked(*packed) for packed in part]
     return gathered
 
 

@@ -56,7 +56,7 @@ def fine_tune(
     resume: bool = False,
     stop_at: int | None = None,
     console: Console | None = None,
-    ranks: DistributedContext | None = None,
+    distributed: DistributedContext | None = None,
 ) -> None:
     """Teach a model from oracle demonstrations and save it under ``out/model``.
 
@@ -70,12 +70,12 @@ def fine_tune(
         resume: go on from the newest checkpoint in ``out``.
         stop_at: see ``train_sft``; the model is saved as it is then.
         console: where to print.
-        ranks: the processes of the run, each with the same model; by default this one alone.
+        distributed: the processes of the run, each with the same model; by default this one alone.
     """
-    ranks = ranks or DistributedContext()
+    distributed = distributed or DistributedContext()
     vlm = loaded.vlm
-    if ranks.count > 1:  # a pass over the whole model
-        ranks.agree("weights", fingerprint(vlm.model.state_dict()))
+    if distributed.world_size > 1:  # a pass over the whole model
+        distributed.check_same("weights", fingerprint(vlm.model.state_dict()))
     teacher = partial(OraclePolicy, look=config.look, min_visible_height=config.min_visible_height)
     data = DemonstrationDataset(
         source,
@@ -87,12 +87,19 @@ def fine_tune(
         p_no_look=config.p_no_look,
         p_blurred_overview=config.p_blurred_overview,
     )
-    if not ranks.first:
-        train_sft(vlm, data, config, out, resume=resume, stop_at=stop_at, ranks=ranks)
+    if not distributed.is_main:
+        train_sft(vlm, data, config, out, resume=resume, stop_at=stop_at, distributed=distributed)
         return
     with RunLogger(out, config.steps, print_interval=20, console=console) as logger:
         train_sft(
-            vlm, data, config, out, resume=resume, stop_at=stop_at, logger=logger, ranks=ranks
+            vlm,
+            data,
+            config,
+            out,
+            resume=resume,
+            stop_at=stop_at,
+            logger=logger,
+            distributed=distributed,
         )
     save_model(vlm, out / "model", rules)
 
@@ -111,7 +118,7 @@ def train_grpo(
     workers: int = 0,
     resume: bool = False,
     console: Console | None = None,
-    ranks: DistributedContext | None = None,
+    distributed: DistributedContext | None = None,
 ) -> None:
     """Improve a model by GRPO and save it under ``out/model``.
 
@@ -134,7 +141,7 @@ def train_grpo(
         workers: processes that prepare the scenes of coming steps; the run stays the same.
         resume: go on from the newest checkpoint in ``out``.
         console: where to print.
-        ranks: the processes of the run; by default this one alone.
+        distributed: the processes of the run; by default this one alone.
 
     Raises:
         ConfigError: when a step needs more scenes than there are or fewer than there are ranks,
@@ -147,17 +154,17 @@ def train_grpo(
             f"scenes_per_step: expected at most the {len(source)} scenes there are, "
             f"got {config.scenes_per_step}"
         )
-    ranks = ranks or DistributedContext()
-    if config.scenes_per_step < ranks.count:
+    distributed = distributed or DistributedContext()
+    if config.scenes_per_step < distributed.world_size:
         raise ConfigError(
-            f"scenes_per_step: expected at least one for each of {ranks.count} ranks, "
+            f"scenes_per_step: expected at least one for each of {distributed.world_size} ranks, "
             f"got {config.scenes_per_step}"
         )
     vlm = loaded.vlm
-    if ranks.count > 1:  # a pass over the whole model
-        ranks.agree("weights", fingerprint(vlm.model.state_dict()))
-    policy = ShardedVLM(vlm, ranks) if ranks.sharded else vlm
-    mine = ranks.share(config.scenes_per_step)
+    if distributed.world_size > 1:  # a pass over the whole model
+        distributed.check_same("weights", fingerprint(vlm.model.state_dict()))
+    policy = ShardedVLM(vlm, distributed) if distributed.sharded else vlm
+    mine = distributed.shard(config.scenes_per_step)
     sampler = engine or engine_for(vlm)
     if not sampler.exact_logprobs and config.importance_cap is None:
         config = replace(config, importance_cap=OTHER_ENGINE_CAP)
@@ -172,7 +179,7 @@ def train_grpo(
 
     def play(step: int, round_: int = 0) -> list[RolloutGroup]:
         every = config.completions_interval
-        watched = ranks.first and every > 0 and (step == 1 or step % every == 0)
+        watched = distributed.is_main and every > 0 and (step == 1 or step % every == 0)
         writer = None
         if watched:
             name = f"step_{step:06d}" + (f"_round_{round_}" if round_ else "")
@@ -202,7 +209,7 @@ def train_grpo(
         vlm.model.eval()
         if policy is not vlm:
             copy_weights(policy, vlm)  # all ranks together
-        if evaluate is None or not ranks.first:
+        if evaluate is None or not distributed.is_main:
             return {}
         sampler.sync(vlm, versions[step + 1])  # the weights that the next step plays with
         return evaluate(step)
@@ -219,13 +226,13 @@ def train_grpo(
             play,
             config,
             collect_more=play,
-            reference=_reference(policy, vlm, config, ranks) if config.kl_weight else None,
+            reference=_reference(policy, vlm, config, distributed) if config.kl_weight else None,
             evaluate=measured if evaluate else None,
             logger=logger,
             checkpoints=out / "checkpoints",
-            ranks=ranks,
+            distributed=distributed,
         )
-        if resume and ranks.gather(latest_checkpoint(out / "checkpoints"))[0] is not None:
+        if resume and distributed.all_gather(latest_checkpoint(out / "checkpoints"))[0] is not None:
             trainer.resume()
         if workers:
             to_come = range(trainer.step + 1, config.steps + 1)
@@ -238,7 +245,7 @@ def train_grpo(
                 scenes.close()
     if policy is not vlm:
         copy_weights(policy, vlm)
-    if ranks.first:
+    if distributed.is_main:
         save_model(vlm, out / "model", rules)
 
 
@@ -332,7 +339,7 @@ def _reference(
     policy: VisionLanguageModel | ShardedVLM,
     vlm: VisionLanguageModel,
     config: GRPOConfig,
-    ranks: DistributedContext,
+    distributed: DistributedContext,
 ) -> Callable[[Sequence[TokenBuffer]], torch.Tensor]:
     """Return logprobs of the policy the run started from: LoRA off, or a frozen copy."""
     if policy.has_adapter:
@@ -342,8 +349,8 @@ def _reference(
                 return policy.token_logprobs(buffers, config.temperature).logprobs
 
         return without_adapter
-    if ranks.sharded:
-        sharded = ShardedVLM(vlm, ranks)
+    if distributed.sharded:
+        sharded = ShardedVLM(vlm, distributed)
         sharded.model.requires_grad_(False)
         return lambda buffers: sharded.token_logprobs(buffers, config.temperature).logprobs
     frozen = vlm.frozen_copy()

@@ -45,7 +45,7 @@ from dip_agents.runtime.checkpoints import (
 )
 from dip_agents.runtime.distributed import DistributedContext, LostRankError
 from dip_agents.runtime.dtensors import gather_full, shard_optimizer_state
-from dip_agents.runtime.interrupts import Stopping, StopRequestedError
+from dip_agents.runtime.interrupts import InterruptHandler, StopRequestedError
 from dip_agents.runtime.logger import PhaseTimer, RunLogger
 from dip_agents.runtime.random_state import rng_state, seed_everything, set_rng_state
 from dip_env.errors import ConfigError
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from dip_agents.grpo.rollouts import RolloutGroup
 
 
-PATIENCE = 20.0
+GRACE_PERIOD = 20.0
 """Seconds from a signal to the end of a process that is stuck; launchers kill after 30."""
 
 
@@ -76,7 +76,7 @@ class GRPOTrainer:
         logger: where the numbers go, or None; that of the first rank counts.
         checkpoints: folder of the checkpoints, which all ranks can read, or None for none.
         extra_state: what else to keep in a checkpoint; ``resume`` hands it back.
-        ranks: the processes of the run; by default this one alone.
+        distributed: the processes of the run; by default this one alone.
 
     Raises:
         ConfigError: for a setting without the function it needs.
@@ -94,7 +94,7 @@ class GRPOTrainer:
         logger: RunLogger | None = None,
         checkpoints: Path | str | None = None,
         extra_state: Callable[[], Mapping[str, Any]] = dict,
-        ranks: DistributedContext | None = None,
+        distributed: DistributedContext | None = None,
     ) -> None:
         """Make the optimizer; nothing runs yet."""
         if config.kl_weight and reference is None:
@@ -112,8 +112,8 @@ class GRPOTrainer:
         self.collect_more = collect_more
         self.config = config
         self.evaluate = evaluate
-        self.ranks = ranks or DistributedContext()
-        self.logger = logger if self.ranks.first else None
+        self.distributed = distributed or DistributedContext()
+        self.logger = logger if self.distributed.is_main else None
         self.checkpoints = None if checkpoints is None else Path(checkpoints)
         self.extra_state = extra_state
         self.parameters = list(model.trainable_parameters())
@@ -124,7 +124,7 @@ class GRPOTrainer:
             weight_decay=config.weight_decay,
             fused=True,
         )
-        self.updater = Updater(model, self.optimizer, config, reference, self.ranks)
+        self.updater = Updater(model, self.optimizer, config, reference, self.distributed)
         self.entropy_target = EntropyTarget(
             config.entropy_target, config.entropy_delta, config.entropy_weight
         )
@@ -132,7 +132,9 @@ class GRPOTrainer:
         """Finished steps."""
         self._saved = 0
         self._timer = PhaseTimer()
-        self._stopping = Stopping(None if self.ranks.count == 1 else PATIENCE)
+        self._interrupts = InterruptHandler(
+            None if self.distributed.world_size == 1 else GRACE_PERIOD
+        )
 
     def train(self) -> None:
         """Run from the step after ``self.step`` to the last.
@@ -155,18 +157,18 @@ class GRPOTrainer:
             if self.checkpoints:
                 check_new_run(self.checkpoints)
             seed_everything(config.seed)
-        self.ranks.agree("settings", asdict(config))
+        self.distributed.check_same("settings", asdict(config))
         if self.logger is not None:
             self.logger.start(self.step)
         self._finished = self._state_now()
-        with self._stopping:
+        with self._interrupts:
             try:
                 for step in range(self.step + 1, config.steps + 1):
-                    with self.ranks.watched():
+                    with self.distributed.watch_peers():
                         self._train_step(step)
-                    self._stopping.check()
+                    self._interrupts.check()
             except StopRequestedError as error:
-                words = f"{error} at {self.ranks.doing}; {self._rescued()}"
+                words = f"{error} at {self.distributed.activity}; {self._rescued()}"
                 raise StopRequestedError(words) from error
             except (LostRankError, NonFiniteUpdateError, RolloutTooLongError, EngineError) as error:
                 raise type(error)(f"{error}; {self._rescued()}") from error
@@ -179,7 +181,7 @@ class GRPOTrainer:
         with self._phase(step, "update"):
             metrics |= self.update(batch, config.learning_rate_at(step))
         if self.evaluate and _due(step, config.eval_interval):
-            with self._phase(step, "evaluate", breakable=True):
+            with self._phase(step, "evaluate", interruptible=True):
                 results = self.evaluate(step)
             metrics |= {f"eval/{name}": value for name, value in results.items()}
         self.step = step
@@ -257,9 +259,11 @@ class GRPOTrainer:
             return None
         weights = self.model.state_dict()
         optimizer = gather_full(self.optimizer.state_dict())
-        if self.ranks.count > 1 and not self.ranks.sharded:
-            self.ranks.agree("weights", fingerprint(weights))
-        return self._write(weights, optimizer, self._state_now()) if self.ranks.first else None
+        if self.distributed.world_size > 1 and not self.distributed.sharded:
+            self.distributed.check_same("weights", fingerprint(weights))
+        return (
+            self._write(weights, optimizer, self._state_now()) if self.distributed.is_main else None
+        )
 
     def _write(
         self, weights: Mapping[str, Tensor], optimizer: Mapping[str, Any], state: _State
@@ -293,7 +297,7 @@ class GRPOTrainer:
         if source is None:
             raise CheckpointError("resume: expected a path or a checkpoint folder, got neither")
         if path is None:  # the first rank says which is the latest
-            source = self.ranks.gather(latest_checkpoint(source))[0] or source
+            source = self.distributed.all_gather(latest_checkpoint(source))[0] or source
         found = load_checkpoint(source, asdict(self.config), self.config.changeable)
         check_weights(found.weights, self.model.state_dict())
         check_random_state(found)
@@ -312,15 +316,16 @@ class GRPOTrainer:
         return replace(found, extra=found.extra["caller"])
 
     @contextmanager
-    def _phase(self, step: int, name: str, breakable: bool = False) -> Iterator[None]:
+    def _phase(self, step: int, name: str, interruptible: bool = False) -> Iterator[None]:
         """Measure a phase, and say of it what signals and lost ranks need to know."""
-        self.ranks.doing = f"step {step}, {name}"
-        if self.ranks.count > 1:
-            self._stopping.last_words = (
-                f"rank {self.ranks.index} of {self.ranks.count} was told to stop and is stuck at "
-                f"{self.ranks.doing}: another rank may be gone; {self._advice()}"
+        self.distributed.activity = f"step {step}, {name}"
+        if self.distributed.world_size > 1:
+            self._interrupts.exit_message = (
+                f"rank {self.distributed.rank} of {self.distributed.world_size} was told to stop "
+                f"and is blocked at {self.distributed.activity}: another rank may be lost; "
+                f"{self._advice()}"
             )
-        stop = self._stopping.breakable() if breakable else nullcontext()
+        stop = self._interrupts.interruptible() if interruptible else nullcontext()
         with self._timer.phase(name), stop:
             yield
 
@@ -328,11 +333,11 @@ class GRPOTrainer:
         self, step: int, collect: Callable[[], Sequence[RolloutGroup]]
     ) -> list[RolloutGroup]:
         """Play a round and return the groups of all ranks."""
-        with self._phase(step, "collect", breakable=True):
+        with self._phase(step, "collect", interruptible=True):
             groups = collect()
-        if self.ranks.count > 1:
-            with self._phase(step, "wait", breakable=True):
-                groups = all_gather_groups(groups, self.ranks)
+        if self.distributed.world_size > 1:
+            with self._phase(step, "wait", interruptible=True):
+                groups = all_gather_groups(groups, self.distributed)
         return self._checked(groups)
 
     def _state_now(self) -> _State:
@@ -346,7 +351,7 @@ class GRPOTrainer:
     def _rescued(self) -> str:
         """Save the last finished step, if this process has all of it, and say where to go on."""
         state = self._finished
-        alone = self.ranks.first and not self.ranks.sharded
+        alone = self.distributed.is_main and not self.distributed.sharded
         unmoved = self.updater.moves == state.moves and self.step > self._saved
         if self.checkpoints is not None and alone and unmoved:
             set_rng_state(state.rng)

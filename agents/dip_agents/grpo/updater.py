@@ -80,7 +80,7 @@ class Updater:
         optimizer: of its parameters.
         config: the settings.
         reference: the policy to stay close to, or None.
-        ranks: the processes of the run; by default this one alone.
+        distributed: the processes of the run; by default this one alone.
     """
 
     def __init__(
@@ -89,14 +89,14 @@ class Updater:
         optimizer: torch.optim.Optimizer,
         config: GRPOConfig,
         reference: Reference | None = None,
-        ranks: DistributedContext | None = None,
+        distributed: DistributedContext | None = None,
     ) -> None:
         """Remember the parts; nothing runs yet."""
         self.model = model
         self.optimizer = optimizer
         self.config = config
         self.reference = reference
-        self.ranks = ranks or DistributedContext()
+        self.distributed = distributed or DistributedContext()
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
         self.token_limit = config.micro_batch_tokens
         """Padded tokens of a micro-batch; falls when memory runs out."""
@@ -144,8 +144,8 @@ class Updater:
         for _ in range(self.config.updates_per_batch):
             first = not passes
             passes.append(self._accumulate(batch, weights, entropy_weight, fixed, first))
-            if not self.ranks.sharded:  # else they were summed on the way
-                self.ranks.sum_gradients(self.parameters)
+            if not self.distributed.sharded:  # else they were summed on the way
+                self.distributed.all_reduce_gradients(self.parameters)
             clipped = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
             norms.append(float(gather_full(clipped)))
             losses.append(self._finite_loss(batch, passes[-1], norms[-1]))
@@ -168,7 +168,7 @@ class Updater:
         gaps = [part.cpu() for part in passes[0].gaps]
         # One part per rank that had rollouts: merged here, less is sent.
         mine = ([merge(stats)], [merge(gaps)]) if stats else ([], [])
-        parts = self.ranks.gather((*mine, sum(map(float, passes[0].missing))))
+        parts = self.distributed.all_gather((*mine, sum(map(float, passes[0].missing))))
         return (
             merge([part for of_rank, _, _ in parts for part in of_rank]),
             merge([part for _, of_rank, _ in parts for part in of_rank]),
@@ -188,8 +188,8 @@ class Updater:
             splits = self._split(batch, self.token_limit)
             self.optimizer.zero_grad(set_to_none=True)
             done = _Pass(splits)
-            if self.ranks.sharded:
-                for _ in range(max(self.ranks.gather(len(splits))) - len(splits)):
+            if self.distributed.sharded:
+                for _ in range(max(self.distributed.all_gather(len(splits))) - len(splits)):
                     self._keep_step(batch, first)
             for rows in splits:
                 try:
@@ -198,7 +198,7 @@ class Updater:
                     if not out_of_memory(error):
                         raise
                     reason = str(error).partition("\n")[0]
-                    if self.ranks.sharded:
+                    if self.distributed.sharded:
                         # The others are in the middle of this micro-batch and wait for its layers.
                         raise RolloutTooLongError(
                             f"expected {len(rows)} rollouts of up to {self._longest(batch, rows)} "
@@ -340,7 +340,7 @@ class Updater:
             for row in rows
         ]
         # All ranks must see the same, or some would stop and the others wait for them.
-        everyone = self.ranks.gather((losses, wrong))
+        everyone = self.distributed.all_gather((losses, wrong))
         total = sum(loss for of_rank, _ in everyone for loss in of_rank)
         bad = [origin for _, of_rank in everyone for origin in of_rank]
         if not bad and math.isfinite(norm):

@@ -53,25 +53,25 @@ class ShardedVLM:
 
     Args:
         vlm: the model; the same on every rank.
-        ranks: at least one of them.
+        distributed: at least one of them.
 
     Raises:
         ConfigError: for a model of another family than Qwen-VL.
     """
 
-    def __init__(self, vlm: VisionLanguageModel, ranks: DistributedContext) -> None:
+    def __init__(self, vlm: VisionLanguageModel, distributed: DistributedContext) -> None:
         """Copy the model and shard the copy layer by layer."""
         if not vlm.shardable:
             kind = vlm.core.config.model_type
             raise ConfigError(f"model: expected a Qwen-VL model for FSDP2, got {kind}; use ddp")
         self.vlm = VLM(copy.deepcopy(vlm.model), vlm.processor, vlm.autocast)
         self.vlm.vision.keeps_features = False
-        mesh = init_device_mesh(vlm.device.type, (ranks.count,))
+        mesh = init_device_mesh(vlm.device.type, (distributed.world_size,))
         core = self.vlm.core.model
         root = _Root(self.vlm)
         settings: dict[str, Any] = {
             "mesh": mesh,
-            "reshard_after_forward": ranks.reshard_after_forward,
+            "reshard_after_forward": distributed.reshard_after_forward,
         }
         for layer in (*core.language_model.layers, *core.visual.blocks):
             fully_shard(layer, **settings)

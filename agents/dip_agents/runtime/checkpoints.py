@@ -1,4 +1,4 @@
-"""Everything a run needs to go on bit for bit; knows tensors and folders, no trainer.
+"""Checkpoints: everything that a run needs to go on bit for bit.
 
 A checkpoint is a folder ``step_000120`` with ``weights.safetensors``, ``state.pt`` (optimizer,
 random states, the caller's extras) and ``manifest.json`` (step, config, size and CRC of the
@@ -151,7 +151,7 @@ def latest_checkpoint(root: Path | str) -> Path | None:
 
 
 def check_new_run(root: Path | str) -> None:
-    """See to it that a new run begins where none has been.
+    """Ensure that a new run begins in a folder without checkpoints.
 
     Args:
         root: folder of the run's checkpoints; may not exist.
@@ -161,8 +161,8 @@ def check_new_run(root: Path | str) -> None:
     """
     if found := latest_checkpoint(root):
         raise CheckpointError(
-            f"{found}: expected an empty folder for a new run; resume it, or choose another "
-            "(dip train: --resume, or --out)"
+            f"{found}: expected an empty folder for a new run; set resume to go on from there, or "
+            "choose another folder"
         )
 
 
@@ -247,7 +247,7 @@ def check_random_state(found: Checkpoint) -> None:
 
 
 def _check_plain(extra: dict[str, Any]) -> None:
-    """Find out now, not on the day of the resume, that something cannot be loaded again."""
+    """Check now, not when a run resumes, that everything can be loaded again."""
     copy = io.BytesIO()
     torch.save(extra, copy)
     copy.seek(0)

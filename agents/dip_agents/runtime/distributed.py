@@ -1,8 +1,8 @@
-"""The processes of one run and all that they tell each other; knows no model and no reward.
+"""The processes of one run and their collective operations.
 
-A launcher (``accelerate launch``, or ``torchrun``) starts the same program several times and says
-in environment variables who is who. Every message between the *ranks* goes through
-``DistributedContext``, so that a lost one is one clear error, whatever it is that breaks first.
+A launcher (``accelerate launch``, or ``torchrun``) starts the same program several times and sets
+environment variables that give each process its rank. Every message between ranks goes through
+``DistributedContext``, so that a lost rank is one clear error, whatever breaks first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 import torch
-from torch import distributed, nn
+import torch.distributed as dist
+from torch import nn
 
 from dip_env.errors import ConfigError, DipError
 
@@ -30,11 +31,11 @@ _LOST = re.compile(
     r"gloo|nccl|connection (closed|reset|refused)|broken pipe|timed out|tcpstore|process ?group",
     re.IGNORECASE,
 )
-"""How the backends speak of a peer that is gone; gloo raises nothing but ``RuntimeError``."""
+"""Error texts of the backends for a lost peer; gloo raises only ``RuntimeError``."""
 
 
 class LostRankError(DipError, RuntimeError):
-    """Another process of the run has died or is silent; this one cannot go on without it."""
+    """Another process of the run has died or does not respond."""
 
 
 class RanksDifferError(DipError, RuntimeError):
@@ -45,29 +46,29 @@ class DistributedContext:
     """The processes of a run, one of which is this one.
 
     Args:
-        index: of this process, from 0; rank 0 logs, writes and evaluates.
-        count: how many there are.
-        sharded: weights, gradients and optimizer are split over the ranks (FSDP2) instead of
-            being kept whole by each (data parallel).
-        reshard_after_forward: a sharded layer gives up the others' weights between its forward
-            and its backward pass.
+        rank: of this process, from 0; rank 0 logs, writes and evaluates.
+        world_size: number of processes.
+        sharded: weights, gradients and optimizer are sharded over the ranks (FSDP2) instead of
+            replicated on each (data parallel).
+        reshard_after_forward: a sharded layer frees the gathered weights between its forward and
+            its backward pass.
     """
 
     def __init__(
         self,
-        index: int = 0,
-        count: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
         *,
         sharded: bool = False,
         reshard_after_forward: bool = True,
     ) -> None:
-        """Note who is who; without arguments this process is alone and all messages are free."""
-        self.index = index
-        self.count = count
+        """Describe a process; the default is a single process, which sends no messages."""
+        self.rank = rank
+        self.world_size = world_size
         self.sharded = sharded
         self.reshard_after_forward = reshard_after_forward
-        self.doing = "start"
-        """What this rank is at, for the message when another one is lost."""
+        self.activity = "start"
+        """What this rank is doing, for the message when another one is lost."""
 
     @classmethod
     def launched(
@@ -76,146 +77,150 @@ class DistributedContext:
         device: str = "auto",
         environ: Mapping[str, str] = os.environ,
     ) -> DistributedContext:
-        """Join the processes that a launcher has started, or be alone without one.
+        """Join the processes of a launcher, or return a single process without one.
 
         The environment variables are read directly: they are the same under ``torchrun``, and
-        no global state is left behind. On GPUs each rank takes the one of its local number.
+        no global state is left behind. Each rank uses the GPU of its local rank.
 
         Args:
-            timeout: seconds that a rank waits for the others before it gives them up.
-            device: ``cpu`` keeps to the CPU where there are GPUs.
-            environ: what the launcher has set.
+            timeout: seconds that a rank waits for the others before it gives up.
+            device: ``cpu`` uses the CPU even where there are GPUs.
+            environ: environment variables of the launcher.
 
         Returns:
-            The ranks; close them, or use them in a ``with``.
+            The context; close it, or use it in a ``with``.
 
         Raises:
-            ConfigError: for a launcher's setting that does not work here.
-            LostRankError: when the others do not come within the timeout.
+            ConfigError: for an unsupported setting of the launcher.
+            LostRankError: when the others do not join within the timeout.
         """
         if not 0 < timeout < float("inf"):
             raise ConfigError(f"rank_timeout: expected seconds above 0, got {timeout}")
         sharded, reshard = _sharding(environ)
-        count = int(environ.get("WORLD_SIZE", "1"))
-        if count == 1:
+        world_size = int(environ.get("WORLD_SIZE", "1"))
+        if world_size == 1:
             return cls()
-        ranks = cls(int(environ["RANK"]), count, sharded=sharded, reshard_after_forward=reshard)
+        rank = int(environ["RANK"])
+        found = cls(rank, world_size, sharded=sharded, reshard_after_forward=reshard)
         gpu = device != "cpu" and torch.cuda.is_available()
         if gpu:
             local, there = int(environ["LOCAL_RANK"]), torch.cuda.device_count()
             if local >= there:
-                raise ConfigError(f"num_processes: expected at most the {there} GPUs, got {count}")
+                raise ConfigError(
+                    f"num_processes: expected at most the {there} GPUs, got {world_size}"
+                )
             torch.cuda.set_device(local)
-        with ranks.watched():
-            distributed.init_process_group(
-                # Small things go over gloo on GPUs too: a lost peer closes its connection, where
-                # NCCL would wait for the timeout.
+        with found.watch_peers():
+            dist.init_process_group(
+                # Objects go over gloo on GPUs too: a lost peer closes its connection, where NCCL
+                # would wait for the timeout.
                 "cpu:gloo,cuda:nccl" if gpu else "gloo",
                 timeout=timedelta(seconds=timeout),
             )
-        return ranks
+        return found
 
     @property
-    def first(self) -> bool:
-        """True for the rank that logs, writes and evaluates."""
-        return self.index == 0
+    def is_main(self) -> bool:
+        """True for rank 0, which logs, writes and evaluates."""
+        return self.rank == 0
 
-    def share(self, count: int, index: int | None = None) -> range:
-        """Return the part of ``count`` things that falls to a rank, as even as it can be.
+    def shard(self, count: int, rank: int | None = None) -> range:
+        """Return the indices of the items that belong to a rank, as even as possible.
 
         Args:
-            count: things in order.
-            index: of the rank; this one by default.
+            count: number of items.
+            rank: the rank; this one by default.
 
         Returns:
-            A run of places; those of all ranks in order give all places once.
+            Consecutive indices; those of all ranks in order are 0 to ``count - 1``.
         """
-        index = self.index if index is None else index
-        each, more = divmod(count, self.count)
-        start = index * each + min(index, more)
-        return range(start, start + each + (index < more))
+        rank = self.rank if rank is None else rank
+        each, more = divmod(count, self.world_size)
+        start = rank * each + min(rank, more)
+        return range(start, start + each + (rank < more))
 
-    def gather(self, value: T) -> list[T]:
-        """Return everyone's small object, in the order of the ranks.
+    def all_gather(self, value: T) -> list[T]:
+        """Return one small object of each rank, in the order of the ranks.
 
         Args:
             value: something that pickles; tensors on the CPU.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return [value]
-        everyone: list[Any] = [None] * self.count
-        with self.watched():
-            distributed.all_gather_object(everyone, value)
-        return everyone
+        values: list[Any] = [None] * self.world_size
+        with self.watch_peers():
+            dist.all_gather_object(values, value)
+        return values
 
-    def agree(self, what: str, value: object) -> None:
-        """Check that all ranks hold the same; all must call this.
+    def check_same(self, what: str, value: object) -> None:
+        """Check that a value is the same on all ranks; all must call this.
 
         Args:
-            what: it is, for the message.
+            what: name of the value, for the message.
             value: something small that pickles and compares.
 
         Raises:
             RanksDifferError: on every rank, when one differs from the first.
         """
-        everyone = self.gather(value)
-        others = [index for index, one in enumerate(everyone) if one != everyone[0]]
+        values = self.all_gather(value)
+        others = [rank for rank, one in enumerate(values) if one != values[0]]
         if others:
             raise RanksDifferError(
-                f"{what}: expected the same on all ranks, got {everyone[0]!r} on rank 0 and "
-                f"{everyone[others[0]]!r} on rank {others[0]}"
+                f"{what}: expected the same on all ranks, got {values[0]!r} on rank 0 and "
+                f"{values[others[0]]!r} on rank {others[0]}"
             )
 
-    def sum_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
-        """Add up the gradients of all ranks, in float32, in place.
+    def all_reduce_gradients(self, parameters: Iterable[nn.Parameter]) -> None:
+        """Sum the gradients of all ranks, in float32, in place.
 
-        Done once per update on what the micro-batches have left, and not by torch's
+        This runs once per update on the accumulated gradients and does not use torch's
         ``DistributedDataParallel``: its hooks expect the same number of backward passes through
         the same parameters on every rank, which rollouts of unequal length, batches without an
-        image and ranks with nothing to learn do not give. Sums, not means: the losses of all
-        ranks are shares of one loss.
+        image and ranks without a rollout do not give. Sums, not means: the losses of all ranks
+        are parts of one loss.
 
         Args:
             parameters: the same on every rank; one that has a gradient on some rank has one on
                 all of them afterwards.
         """
-        if self.count == 1:
+        if self.world_size == 1:
             return
         those = list(parameters)
         have = torch.tensor([p.grad is not None for p in those], dtype=torch.uint8)
-        with self.watched():
-            distributed.all_reduce(have, distributed.ReduceOp.MAX)
+        with self.watch_peers():
+            dist.all_reduce(have, dist.ReduceOp.MAX)
             touched = [p for p, one in zip(those, have.tolist(), strict=True) if one]
             for bucket in _buckets(touched):
                 self._sum_bucket(bucket)
 
     def barrier(self) -> None:
-        """Wait for everyone."""
-        self.gather(None)
+        """Wait for all ranks."""
+        self.all_gather(None)
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Turn the backends' many ways to say that a peer is gone into one error.
+    def watch_peers(self) -> Iterator[None]:
+        """Turn the backends' various errors for a lost peer into one.
 
         Raises:
-            LostRankError: saying which rank noticed and what it was at.
+            LostRankError: naming the rank that noticed and its activity.
         """
         try:
             yield
         except LostRankError:
             raise
         except RuntimeError as error:
-            if self.count == 1 or not lost_peer(error):
+            if self.world_size == 1 or not lost_peer(error):
                 raise
             reason = str(error).strip().splitlines()[0]
             raise LostRankError(
-                f"rank {self.index} of {self.count} lost another rank at {self.doing} ({reason})"
+                f"rank {self.rank} of {self.world_size} lost another rank at {self.activity} "
+                f"({reason})"
             ) from error
 
     def close(self) -> None:
-        """Leave the others; may be called twice."""
-        if self.count > 1 and distributed.is_initialized():
-            distributed.destroy_process_group()
+        """Leave the process group; may be called twice."""
+        if self.world_size > 1 and dist.is_initialized():
+            dist.destroy_process_group()
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -227,7 +232,7 @@ class DistributedContext:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Close after a good end; a broken group is left to the end of the process."""
+        """Close after a success; after an error the group stays until the process ends."""
         if error is None:
             self.close()
 
@@ -237,7 +242,7 @@ class DistributedContext:
             for p in parameters
         ]
         flat = torch.cat([grad.reshape(-1) for grad in grads])
-        distributed.all_reduce(flat)
+        dist.all_reduce(flat)
         parts = flat.split([p.numel() for p in parameters])
         for parameter, part in zip(parameters, parts, strict=True):
             total = part.view_as(parameter).to(parameter.dtype)
@@ -248,12 +253,12 @@ class DistributedContext:
 
 
 def lost_peer(error: BaseException) -> bool:
-    """Return whether an error of torch says that another process is gone or silent."""
-    return isinstance(error, distributed.DistError) or bool(_LOST.search(str(error)))
+    """Return whether an error of torch means that another process is lost."""
+    return isinstance(error, dist.DistError) or bool(_LOST.search(str(error)))
 
 
 def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
-    """Split parameters into runs of one device and at most ``BUCKET`` numbers."""
+    """Split parameters into buckets of one device and at most ``BUCKET`` numbers."""
     bucket: list[nn.Parameter] = []
     size = 0
     for parameter in parameters:
@@ -268,7 +273,7 @@ def _buckets(parameters: Iterable[nn.Parameter]) -> Iterator[list[nn.Parameter]]
 
 
 def _sharding(environ: Mapping[str, str]) -> tuple[bool, bool]:
-    """Read whether weights are sharded and resharded, and refuse what is not done here."""
+    """Return whether weights are sharded and resharded; unsupported settings are refused."""
 
     def on(name: str, default: str = "false") -> bool:
         return environ.get(name, default).lower() in ("1", "true", "yes")
@@ -279,7 +284,7 @@ def _sharding(environ: Mapping[str, str]) -> tuple[bool, bool]:
     precision = environ.get("ACCELERATE_MIXED_PRECISION", "no")
     if precision != "no":
         logging.getLogger(__name__).warning(
-            "the launcher's mixed_precision %r is not used: --dtype says what is computed in",
+            "the launcher's mixed_precision %r is not used: dtype sets the precision",
             precision,
         )
     sharded = on("ACCELERATE_USE_FSDP")
@@ -287,7 +292,7 @@ def _sharding(environ: Mapping[str, str]) -> tuple[bool, bool]:
     if sharded and version != "2":
         raise ConfigError(f"fsdp_version: expected 2, got {version}")
     reasons = {
-        "FSDP_ACTIVATION_CHECKPOINTING": "--gradient-checkpointing does it",
+        "FSDP_ACTIVATION_CHECKPOINTING": "use gradient_checkpointing instead",
         "FSDP_CPU_RAM_EFFICIENT_LOADING": "every rank loads the model",
     }
     for name, reason in reasons.items():

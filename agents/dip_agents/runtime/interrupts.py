@@ -1,4 +1,4 @@
-"""What a run does when it is told to stop: Ctrl-C, or the SIGTERM of a launcher or scheduler."""
+"""Interrupts of a run: Ctrl-C, or the SIGTERM of a launcher or scheduler."""
 
 from __future__ import annotations
 
@@ -17,43 +17,43 @@ SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class StopRequestedError(DipError, RuntimeError):
-    """The run was told to stop; what it had finished is saved as far as it can be."""
+    """A signal asked the run to stop; its finished steps are saved where possible."""
 
 
-class Stopping:
+class InterruptHandler:
     """Turns the first SIGTERM or SIGINT into ``StopRequestedError`` where that does no harm.
 
     While weights move or files are written, the error waits for ``check``. A second signal ends
     the process at once, as it would have without this.
 
     Args:
-        patience: seconds from the signal until a thread says the last words and ends the process,
-            which may be stuck in a message to a peer that is gone (NCCL hears no signals);
-            launchers kill after 30. None for a process without peers.
+        grace_period: seconds from the signal until a thread prints the exit message and ends the
+            process, which may be blocked in a message to a lost peer (Python handlers do not run
+            inside NCCL); launchers kill after 30. None for a process without peers.
     """
 
-    def __init__(self, patience: float | None = None) -> None:
-        """Note the settings; signals are taken over on entering."""
-        self.patience = patience
-        self.last_words = "stopped"
-        """What a stuck process says."""
+    def __init__(self, grace_period: float | None = None) -> None:
+        """Store the settings; the handlers are installed on entering."""
+        self.grace_period = grace_period
+        self.exit_message = "stopped"
+        """Printed by a process that is ended after the grace period."""
         self.received: signal.Signals | None = None
-        self._breakable = False
-        self._before: dict[signal.Signals, Any] = {}
+        self._interruptible = False
+        self._previous: dict[signal.Signals, Any] = {}
         self._timer: threading.Timer | None = None
         self._wakeup: tuple[int, int, int] | None = None
 
     def __enter__(self) -> Self:
-        """Take the signals over; in another than the main thread they stay as they are."""
+        """Install the handlers; outside of the main thread nothing changes."""
         if threading.current_thread() is threading.main_thread():
-            self._before = {one: signal.signal(one, self._take) for one in SIGNALS}
-        if self._before and self.patience is not None:
+            self._previous = {one: signal.signal(one, self._handle) for one in SIGNALS}
+        if self._previous and self.grace_period is not None:
             read, write = os.pipe()
             os.set_blocking(write, False)
             # Python runs a handler only between two of its instructions; the pipe is written at
             # once, from the signal itself.
             self._wakeup = (read, write, signal.set_wakeup_fd(write, warn_on_full_buffer=False))
-            listening = (read, self.patience)
+            listening = (read, self.grace_period)
             threading.Thread(target=self._listen, args=listening, daemon=True).start()
         return self
 
@@ -63,10 +63,10 @@ class Stopping:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        """Give the signals back."""
-        for one, handler in self._before.items():
+        """Restore the previous handlers."""
+        for one, handler in self._previous.items():
             signal.signal(one, handler)
-        self._before = {}
+        self._previous = {}
         if self._wakeup is not None:
             _, write, before = self._wakeup
             signal.set_wakeup_fd(before)
@@ -76,21 +76,21 @@ class Stopping:
             self._timer.cancel()
 
     @contextmanager
-    def breakable(self) -> Iterator[None]:
-        """Let a signal break off what runs inside.
+    def interruptible(self) -> Iterator[None]:
+        """Let a signal interrupt the body of the ``with``.
 
         Raises:
-            StopRequestedError: when one comes, or has come before.
+            StopRequestedError: when a signal arrives, or has arrived before.
         """
-        self._breakable = True
+        self._interruptible = True
         try:
             self.check()
             yield
         finally:
-            self._breakable = False
+            self._interruptible = False
 
     def check(self) -> None:
-        """Stop here if a signal has come.
+        """Stop here if a signal has arrived.
 
         Raises:
             StopRequestedError: when one has.
@@ -98,27 +98,27 @@ class Stopping:
         if self.received is not None:
             raise StopRequestedError(f"stopped by {self.received.name}")
 
-    def _take(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:
-            for one, handler in self._before.items():
+            for one, handler in self._previous.items():
                 signal.signal(one, handler)
             signal.raise_signal(number)
             return
         self.received = signal.Signals(number)
-        if self._breakable:
+        if self._interruptible:
             self.check()
 
-    def _listen(self, read: int, patience: float) -> None:
-        """Wait for a signal, and start the clock when one comes."""
+    def _listen(self, read: int, grace_period: float) -> None:
+        """Wait for a signal, and start the timer when one arrives."""
         with os.fdopen(read, "rb", buffering=0) as pipe:
             while numbers := pipe.read(16):
                 if any(number in SIGNALS for number in numbers) and self._timer is None:
-                    self._timer = threading.Timer(patience, self._end)
+                    self._timer = threading.Timer(grace_period, self._end)
                     self._timer.daemon = True
                     self._timer.start()
 
     def _end(self) -> None:
-        if self._wakeup is not None:  # not left in the meantime
-            sys.stderr.write(f"dip: {self.last_words}\n")
+        if self._wakeup is not None:  # the ``with`` has not ended in the meantime
+            sys.stderr.write(f"dip: {self.exit_message}\n")
             sys.stderr.flush()
             os._exit(2)

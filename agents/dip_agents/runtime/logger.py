@@ -1,6 +1,6 @@
-"""Where a run's numbers go: TensorBoard, JSON lines, the terminal; knows no model and no loss.
+"""Logs of a run: TensorBoard, JSON lines, the terminal.
 
-What the numbers say goes wrong is told when it begins and when it ends, see ``diagnose.py``.
+Diagnostics of the metrics are printed when they begin and when they end, see ``diagnostics.py``.
 
 Steps count from 1: step k is what happened during update k. Everything about step k is on disk
 before the checkpoint of step k is, so a resumed log has neither holes nor repeats.
@@ -36,7 +36,7 @@ HEADLINE = {
     "train/entropy": "entropy",
     "time/step": "s/step",
 }
-"""What the terminal shows of a step, where the step has it."""
+"""Metrics of a step that the terminal shows, where the step has them, and their short names."""
 
 
 class PhaseTimer:
@@ -64,7 +64,7 @@ class PhaseTimer:
 
 
 class RunLogger:
-    """Writes one run: metrics, ``tensorboard/``, completions, symptoms and the terminal.
+    """Writes one run: metrics, ``tensorboard/``, completions, diagnostics and the terminal.
 
     Call ``start`` before the first step and ``close`` after the last, or use it in a ``with``.
 
@@ -86,7 +86,7 @@ class RunLogger:
         completions_interval: int = 10,
         console: Console | None = None,
     ) -> None:
-        """Remember the settings; nothing is opened yet."""
+        """Store the settings; files are opened by ``start``."""
         self.folder = Path(folder)
         self.total_steps = total_steps
         self.print_interval = print_interval
@@ -94,7 +94,7 @@ class RunLogger:
         self.console = console or Console()
         self._writer: SummaryWriter | None = None
         self._progress: Progress | None = None
-        self._watch = DiagnosticsMonitor()
+        self._monitor = DiagnosticsMonitor()
 
     @property
     def metrics_path(self) -> Path:
@@ -103,7 +103,7 @@ class RunLogger:
 
     @property
     def diagnostics_path(self) -> Path:
-        """The file with a line for each symptom that began or ended; missing while none did."""
+        """The file with a line for each diagnostic that began or ended; missing while none did."""
         return self.folder / "diagnostics.txt"
 
     def start(self, step: int = 0) -> None:
@@ -118,7 +118,7 @@ class RunLogger:
         self.folder.mkdir(parents=True, exist_ok=True)
         cut_lines_after(self.metrics_path, step)
         drop_completions_after(self.folder / "completions", step)
-        self._relive()
+        self._replay_metrics()
         self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
         if self.console.is_terminal:
             self._progress = Progress(
@@ -150,7 +150,7 @@ class RunLogger:
         for key, value in metrics.items():
             self._writer.add_scalar(key, value, step)
         self._writer.flush()
-        self._show(step, metrics)
+        self._print_step(step, metrics)
         for line in self._observed(step, values):
             self.console.print(line, style="yellow", highlight=False, markup=False, soft_wrap=True)
 
@@ -175,7 +175,7 @@ class RunLogger:
             self._progress = None
 
     def __enter__(self) -> Self:
-        """Return itself; ``start`` is still the trainer's to call, which knows the step."""
+        """Return itself; the trainer, which knows the step, calls ``start``."""
         return self
 
     def __exit__(
@@ -187,22 +187,22 @@ class RunLogger:
         """Close, whatever happened."""
         self.close()
 
-    def _relive(self) -> None:
-        """Bring the watch and its file to where the metrics end."""
-        self._watch = DiagnosticsMonitor()
+    def _replay_metrics(self) -> None:
+        """Bring monitor and diagnostics file to the last step of the metrics."""
+        self._monitor = DiagnosticsMonitor()
         self.diagnostics_path.unlink(missing_ok=True)
         for row in read_metrics(self.metrics_path):
             self._observed(int(row["step"] or 0), row)
 
     def _observed(self, step: int, values: Mapping[str, float | None]) -> list[str]:
-        """Return and write what began or ended with a step."""
-        lines = [f"step {step}: {line}" for line in self._watch.observe(values)]
+        """Return and write the diagnostics that began or ended with a step."""
+        lines = [f"step {step}: {line}" for line in self._monitor.observe(values)]
         if lines:
             with self.diagnostics_path.open("a", encoding="utf-8") as file:
                 file.writelines(f"{line}\n" for line in lines)
         return lines
 
-    def _show(self, step: int, metrics: Mapping[str, float]) -> None:
+    def _print_step(self, step: int, metrics: Mapping[str, float]) -> None:
         shown = {name: metrics[key] for key, name in HEADLINE.items() if key in metrics}
         headline = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
         if self._progress is not None:

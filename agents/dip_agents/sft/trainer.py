@@ -80,7 +80,7 @@ def sft_loss(
     heads: DenseHeads | None,
     sigma: float = 0.0,
     dense_weight: float = 0.0,
-    ranks: DistributedContext | None = None,
+    distributed: DistributedContext | None = None,
 ) -> SFTLoss:
     """Compute the loss of a batch of demonstrations, or this rank's share of it.
 
@@ -90,7 +90,7 @@ def sft_loss(
         heads: of the dense loss, or None.
         sigma: width of smoothed coordinates, 0 for plain cross-entropy.
         dense_weight: weight of the dense loss.
-        ranks: who has the other parts; means are over the whole batch.
+        distributed: who has the other parts; means are over the whole batch.
 
     Returns:
         The losses.
@@ -98,8 +98,8 @@ def sft_loss(
     buffers = [demonstration.buffer for demonstration in demonstrations]
     targets = [] if heads is None else dense_targets(vlm, demonstrations)
     counts = [sft_counts(demonstrations, targets)]
-    if ranks is not None:
-        counts = ranks.gather(counts[0])
+    if distributed is not None:
+        counts = distributed.all_gather(counts[0])
     tokens, cells, people = (max(1, sum(one)) for one in zip(*counts, strict=True))
     features = vlm.features_of(image for buffer in buffers for image in buffer.images)
     hidden = vlm.hidden(buffers, features)
@@ -172,7 +172,7 @@ def train_sft(
     resume: bool = False,
     stop_at: int | None = None,
     logger: RunLogger | None = None,
-    ranks: DistributedContext | None = None,
+    distributed: DistributedContext | None = None,
 ) -> None:
     """Teach a model from demonstrations.
 
@@ -187,7 +187,7 @@ def train_sft(
         stop_at: step after which to return, with a checkpoint in ``out``, to go on with other
             demonstrations; by default the last one.
         logger: where the numbers of the first rank go.
-        ranks: the processes of the run; by default this one alone.
+        distributed: the processes of the run; by default this one alone.
 
     Raises:
         ConfigError: for another number of steps once the rate falls, a stop outside what is left
@@ -204,7 +204,7 @@ def train_sft(
             "dense_weight: expected 0 for a model that keeps the features of its images to itself, "
             f"got {config.dense_weight}"
         )
-    ranks = ranks or DistributedContext()
+    distributed = distributed or DistributedContext()
     seed_everything(config.seed)
     heads = None
     if config.dense_weight > 0:
@@ -234,9 +234,9 @@ def train_sft(
             f"stop_at: expected {max(1, start)}..{config.steps}, since step {start} is done, "
             f"got {stop_at}"
         )
-    if logger is not None and ranks.first:
+    if logger is not None and distributed.is_main:
         logger.start(start)
-    mine = ranks.share(config.batch_size)
+    mine = distributed.shard(config.batch_size)
     batches = DataLoader(
         demonstrations,
         batch_size=len(mine),
@@ -249,20 +249,20 @@ def train_sft(
     vlm.model.train()
     for step, batch in enumerate(batches, start=start + 1):
         began = time.perf_counter()
-        ranks.doing = f"step {step}"
+        distributed.activity = f"step {step}"
         rate = config.learning_rate * learning_rate_share(step, config)
         optimizer.set_learning_rate(rate)
-        loss = sft_loss(vlm, batch, heads, sigma_at(step, config), config.dense_weight, ranks)
+        loss = sft_loss(vlm, batch, heads, sigma_at(step, config), config.dense_weight, distributed)
         loss.total.backward()
-        ranks.sum_gradients(parameters)
+        distributed.all_reduce_gradients(parameters)
         norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
         # The norm is the same on all ranks and not finite where any of their losses is not.
         if not bool(torch.isfinite(norm)):
             raise FloatingPointError(f"step {step}: expected a finite gradient, got norm {norm}")
         optimizer.step()
         optimizer.zero_grad()
-        shares = ranks.gather((loss.text, loss.dense, loss.accuracy))
-        if logger is not None and ranks.first:
+        shares = distributed.all_gather((loss.text, loss.dense, loss.accuracy))
+        if logger is not None and distributed.is_main:
             text, dense, accuracy = (sum(one) for one in zip(*shares, strict=True))
             numbers = {
                 "sft/loss": text,
@@ -274,7 +274,7 @@ def train_sft(
             }
             logger.log(step, numbers)
         due = step % config.checkpoint_every == 0 or step == last
-        if folder is not None and ranks.first and due:
+        if folder is not None and distributed.is_main and due:
             extra: dict[str, Any] = {} if heads is None else {"heads": heads.state_dict()}
             save_checkpoint(
                 folder,

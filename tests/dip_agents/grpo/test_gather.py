@@ -20,10 +20,10 @@ class Pretended(DistributedContext):
         super().__init__(index, 2)
         self.other, self.sent = other, b""
 
-    def gather(self, value):
+    def all_gather(self, value):
         self.sent = pickle.dumps(value)
         received = pickle.loads(self.other) if self.other else []
-        return [value, received] if self.index == 0 else [received, value]
+        return [value, received] if self.rank == 0 else [received, value]
 
 
 def test_every_rank_computes_the_same_from_what_it_knows_of_all(micro, toy, minimal_prompt_rules):

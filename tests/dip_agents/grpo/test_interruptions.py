@@ -153,7 +153,7 @@ def lose_a_rank(*arguments):
 def test_a_rank_lost_before_the_weights_move_costs_no_finished_step(tmp_path, whole):
     trainer = make_trainer(tmp_path)
     trainer.before = lambda step, member: (
-        step < 4 or setattr(trainer.updater.ranks, "sum_gradients", lose_a_rank)
+        step < 4 or setattr(trainer.updater.distributed, "all_reduce_gradients", lose_a_rank)
     )
     with pytest.raises(LostRankError, match=r"\(gone\); the last complete checkpoint is .*_000003"):
         trainer.train()

@@ -73,7 +73,14 @@ def teach(folder):
 
 
 def reinforce(
-    ranks, folder, name, config=CONFIG, lora_rank=0, recompute=False, before_step=None, resume=False
+    distributed,
+    folder,
+    name,
+    config=CONFIG,
+    lora_rank=0,
+    recompute=False,
+    before_step=None,
+    resume=False,
 ):
     """One rank of one run; every rank's global generators stand elsewhere at every step."""
     real = recipes.collect_rollouts
@@ -86,9 +93,9 @@ def reinforce(
 
     def collect(*arguments, **settings):
         for seed in (random.seed, np.random.seed, torch.manual_seed):
-            seed(1000 * ranks.index + ranks.count)
+            seed(1000 * distributed.rank + distributed.world_size)
         if before_step is not None:
-            before_step(ranks, settings["step"])
+            before_step(distributed, settings["step"])
         step, first = settings["step"], settings["first_index"]
         return [
             replace(group, rollouts=[paid(step, place, r) for r in group.rollouts])
@@ -104,11 +111,11 @@ def reinforce(
     start = {name: parameter.detach().clone() for name, parameter in learning.items()}
 
     def moved(step):
-        assert ranks.first
+        assert distributed.is_main
         farthest = max(float((learning[n] - start[n]).detach().abs().max()) for n in start)
         return {"moved": farthest / config.learning_rate}
 
-    with (folder / f"console_{name}_{ranks.index}.txt").open("a") as file:
+    with (folder / f"console_{name}_{distributed.rank}.txt").open("a") as file:
         recipes.train_grpo(
             loaded,
             ToyScenes(),
@@ -120,16 +127,16 @@ def reinforce(
             token_budget=300,
             resume=resume,
             console=Console(file=file),
-            ranks=ranks,
+            distributed=distributed,
         )
 
 
-def second_dies(ranks, step):
-    if step == 3 and ranks.index == 1:
+def second_dies(distributed, step):
+    if step == 3 and distributed.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
-def told_to_stop(ranks, step):
+def told_to_stop(distributed, step):
     if step == 3:
         os.kill(os.getpid(), signal.SIGTERM)
 
@@ -161,8 +168,8 @@ def run_rank(folder, name, index, count, port, sharded, settings):
     if sharded:
         os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
     try:
-        with DistributedContext.launched(60, "cpu") as ranks:
-            reinforce(ranks, folder, name, **settings)
+        with DistributedContext.launched(60, "cpu") as distributed:
+            reinforce(distributed, folder, name, **settings)
     except DipError as error:
         (folder / f"{name}_{index}.txt").write_text(f"{type(error).__name__}: {error}")
         return 2

@@ -458,7 +458,7 @@ def test_a_new_run_does_not_write_over_another_and_a_resume_needs_one(tmp_path):
     with pytest.raises(CheckpointError, match="expected a checkpoint, got none there"):
         trainer.resume()
     trainer.train()
-    with pytest.raises(CheckpointError, match="expected an empty folder for a new run; resume it"):
+    with pytest.raises(CheckpointError, match="expected an empty folder for a new run; set resume"):
         make_trainer(SMALL, tmp_path).train()
     with pytest.raises(CheckpointError, match=r"clip_low None there, 0.1 here"):
         make_trainer(replace(SMALL, clip_low=0.1), tmp_path).resume()

@@ -198,17 +198,19 @@ class Neighbour(DistributedContext):
         super().__init__(index, 2)
         self.meeting, self.table = meeting, table
 
-    def gather(self, value):
-        self.table[self.index] = value
+    def all_gather(self, value):
+        self.table[self.rank] = value
         self.meeting.wait(30)
         everyone = list(self.table)
         self.meeting.wait(30)
         return everyone
 
-    def sum_gradients(self, parameters):
+    def all_reduce_gradients(self, parameters):
         for parameter in list(parameters):
             grad = parameter.grad
-            everyone = self.gather(torch.zeros_like(parameter) if grad is None else grad.clone())
+            everyone = self.all_gather(
+                torch.zeros_like(parameter) if grad is None else grad.clone()
+            )
             parameter.grad = everyone[0] + everyone[1]
 
 
@@ -226,7 +228,7 @@ def test_two_ranks_learn_what_one_learns(kind, aggregation, second_has):
     meeting, table, found = threading.Barrier(2), [None, None], [None, None]
 
     def learn(index, remote):
-        updater = make(config, ranks=Neighbour(index, meeting, table))
+        updater = make(config, distributed=Neighbour(index, meeting, table))
         played = replace(batch(), remote=frozenset(remote))
         found[index] = (updater.update(played, 0.1, 0.01), updater.model.table.detach())
 

@@ -1,4 +1,4 @@
-"""Adversaries play through the environment: each shows its symptom, the honest show none."""
+"""Adversaries play through the environment: each gives its diagnostic, the honest give none."""
 
 import math
 from dataclasses import replace
@@ -13,11 +13,17 @@ from dip_agents.grpo.credit import compute_advantages
 from dip_agents.grpo.metrics import rollout_metrics
 from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.policies.oracle import OraclePolicy
-from dip_agents.runtime.diagnostics import FIRST_STEPS, PATIENCE, DiagnosticsMonitor, diagnose
+from dip_agents.runtime.diagnostics import (
+    _RULES,
+    THRESHOLDS,
+    DiagnosticsMonitor,
+    diagnose,
+)
 from dip_env import EpisodeConfig, Scene
 
 RULES = EpisodeConfig(minimal_prompt=True)
 SCENES = range(4)
+STREAK = THRESHOLDS.min_streak
 
 
 class Crowd:
@@ -107,11 +113,11 @@ SHOWN = {
     "scientific": "format drift",
     "numbers as strings": "format drift",
 }
-"""What half a group of each adversary shows; the others change what is paid, not what is seen."""
+"""The diagnostic of half a group of each adversary; the others change rewards, not metrics."""
 
 
 @pytest.mark.grpo_property(12)
-def test_the_honest_show_nothing(play, honest):
+def test_the_honest_give_no_diagnostic(play, honest):
     assert names(honest, honest) == []
     assert names(play(scenes=[5, 6, 7, 8]), honest) == []
     # Nobody is the right answer where there is nobody.
@@ -124,7 +130,7 @@ def test_the_honest_show_nothing(play, honest):
 
 @pytest.mark.grpo_property(12)
 @pytest.mark.parametrize("adversary", ADVERSARIES, ids=lambda adversary: adversary.name)
-def test_an_adversary_shows_exactly_its_symptom(play, honest, adversary):
+def test_an_adversary_gives_exactly_its_diagnostic(play, honest, adversary):
     wanted = [SHOWN[adversary.name]] if adversary.name in SHOWN else []
     assert names(play(adversary.attack), honest) == wanted
 
@@ -140,7 +146,7 @@ def test_groups_that_all_do_the_same_have_nothing_to_learn(play, honest):
 
 @pytest.mark.grpo_property(12)
 @pytest.mark.parametrize(
-    ("change", "name", "sign"),
+    ("change", "name", "evidence"),
     [
         ({"rollout/looked": 0.2}, "look collapse", "20 % of rollouts look, 100 % did"),
         ({"train/entropy": 0.05}, "entropy collapse", "0.05 nats per token, 0.5 in the first"),
@@ -151,26 +157,28 @@ def test_groups_that_all_do_the_same_have_nothing_to_learn(play, honest):
         ({"group/frac_informative": 0.05}, "nothing to learn", "5 % of groups"),
     ],
 )
-def test_a_change_of_one_number_shows_one_symptom_and_the_number(honest, change, name, sign):
+def test_a_change_of_one_metric_gives_one_diagnostic_with_the_number(
+    honest, change, name, evidence
+):
     healthy = honest | {"train/entropy": 0.5, "train/behaviour_gap": 0.01}
     healthy["rollout/policy_tokens_mean"] = 240.0
     assert names(healthy, healthy) == []
     [diagnostic] = diagnose(healthy | change, healthy)
     assert diagnostic.name == name
-    assert sign in diagnostic.sign
+    assert evidence in diagnostic.evidence
     assert (
         str(diagnostic)
-        == f"{name}: {diagnostic.sign}; what usually helps: {diagnostic.suggested_fix}"
+        == f"{name}: {diagnostic.evidence}; suggested fix: {diagnostic.suggested_fix}"
     )
 
 
-def test_rounding_to_bfloat16_is_no_symptom_at_the_temperature_that_training_samples_at(honest):
+def test_rounding_to_bfloat16_is_no_problem_at_the_temperature_that_training_samples_at(honest):
     # What the bundled model measures on a CPU at temperature 0.5; weights one step old: 0.07.
     assert names(honest | {"train/behaviour_gap": 0.029}, honest) == []
     assert names(honest | {"train/behaviour_gap": 0.07}, honest) == ["silent off-policy"]
 
 
-def test_what_is_not_measured_shows_nothing(honest):
+def test_what_is_not_measured_gives_no_diagnostic(honest):
     assert diagnose({}, {}) == []
     assert names({"train/entropy": 0.0, "train/loss": 1.0}, {"train/loss": 2.0}) == []
     # Looks that never were cannot collapse, as in an environment without them.
@@ -178,39 +186,63 @@ def test_what_is_not_measured_shows_nothing(honest):
     assert names(blind, blind) == []
 
 
-def test_a_symptom_is_told_when_it_begins_and_when_it_ends(honest):
+def test_a_problem_is_reported_when_it_begins_and_when_it_ends(honest):
     watch = DiagnosticsMonitor()
     ill = honest | {"rollout/empty_answers": 0.9}
-    told = [watch.observe(metrics) for metrics in [honest] * 2 + [ill] * 7 + [honest] * 5]
-    begins, ends = 2 + PATIENCE - 1, 9 + PATIENCE - 1
-    assert [step for step, lines in enumerate(told) if lines] == [begins, ends]
-    assert told[begins] == [
-        "symptom begins: empty answers: 90 % of rollouts answer nobody, 0 % of their scenes are "
-        "empty; what usually helps: a smaller format_weight, so that form alone is worth little; "
-        "more or easier scenes"
+    reported = [watch.observe(metrics) for metrics in [honest] * 2 + [ill] * 7 + [honest] * 5]
+    begins, ends = 2 + STREAK - 1, 9 + STREAK - 1
+    assert [step for step, lines in enumerate(reported) if lines] == [begins, ends]
+    assert reported[begins] == [
+        "diagnostic begins: empty answers: 90 % of rollouts answer without a box, 0 % of their "
+        "scenes are empty; suggested fix: a smaller format_weight, so that form alone is worth "
+        "little; more or easier scenes"
     ]
-    assert told[ends] == ["symptom ends: empty answers"]
+    assert reported[ends] == ["diagnostic ends: empty answers"]
     assert watch.lasting == {}
 
 
-def test_a_single_bad_step_is_not_told_and_a_single_good_one_ends_nothing(honest):
+def test_a_single_bad_step_is_not_reported_and_a_single_good_one_ends_nothing(honest):
     watch, ill = DiagnosticsMonitor(), honest | {"rollout/empty_answers": 0.9}
     assert not any(watch.observe(m) for m in [honest, ill, honest, ill, ill, honest])
-    assert sum(len(watch.observe(m)) for m in [ill] * PATIENCE) == 1
+    assert sum(len(watch.observe(m)) for m in [ill] * STREAK) == 1
     assert not any(watch.observe(m) for m in [honest, ill, honest, honest, ill])
     assert list(watch.lasting) == ["empty answers"]
 
 
 def test_slopes_are_measured_from_the_first_steps(honest):
     watch = DiagnosticsMonitor()
-    levels = [0.4, 0.5, 0.6, 0.5, 0.5, *[0.09] * PATIENCE]
-    told = [watch.observe(honest | {"train/entropy": level}) for level in levels]
-    assert len(levels) == FIRST_STEPS + PATIENCE
-    assert [len(lines) for lines in told] == [0] * (len(levels) - 1) + [1]
-    assert "0.09 nats per token, 0.5 in the first steps" in told[-1][0]
+    levels = [0.4, 0.5, 0.6, 0.5, 0.5, *[0.09] * STREAK]
+    reported = [watch.observe(honest | {"train/entropy": level}) for level in levels]
+    assert len(levels) == THRESHOLDS.first_steps + STREAK
+    assert [len(lines) for lines in reported] == [0] * (len(levels) - 1) + [1]
+    assert "0.09 nats per token, 0.5 in the first steps" in reported[-1][0]
 
 
 def test_numbers_that_are_not_there_or_not_finite_count_as_not_measured(honest):
     watch = DiagnosticsMonitor()
-    for value in [None, math.nan, math.inf] * PATIENCE:
+    for value in [None, math.nan, math.inf] * STREAK:
         assert watch.observe({"train/behaviour_gap": value, "group/frac_informative": None}) == []
+
+
+class Recorded(dict):
+    """Metrics that note which of them are read."""
+
+    def __init__(self, metrics):
+        super().__init__(metrics)
+        self.read = set()
+
+    def __getitem__(self, key):
+        self.read.add(key)
+        return super().__getitem__(key)
+
+
+@pytest.mark.parametrize("rule", _RULES, ids=lambda rule: rule.name)
+def test_a_rule_reads_only_what_it_requires(honest, rule):
+    for value in (0.0, 1e9):
+        now = Recorded(dict.fromkeys([*honest, "train/entropy", "train/behaviour_gap"], value))
+        first = Recorded(dict.fromkeys(now, 1.0))
+        rule.evidence(now, first)
+        assert now.read <= {*rule.requires}
+        assert first.read <= {*rule.requires_first}
+    for key in rule.requires:
+        assert not rule.applies({k: 0.0 for k in now if k != key}, first)

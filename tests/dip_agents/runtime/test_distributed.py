@@ -43,49 +43,49 @@ def three_parameters(index):
     return [first, second, third, half]
 
 
-def differ(ranks):
-    ranks.agree("weights", 7)
+def differ(distributed):
+    distributed.check_same("weights", 7)
     try:
-        ranks.agree("seed", ranks.index + 3)
+        distributed.check_same("seed", distributed.rank + 3)
     except RanksDifferError as error:
         return str(error)
 
 
-def talk(ranks):
-    parameters = three_parameters(ranks.index)
-    ranks.sum_gradients(parameters)
-    ranks.barrier()
+def talk(distributed):
+    parameters = three_parameters(distributed.rank)
+    distributed.all_reduce_gradients(parameters)
+    distributed.barrier()
     return {
-        "index": ranks.index,
-        "count": ranks.count,
-        "gathered": ranks.gather({"from": ranks.index}),
-        "share": list(ranks.share(5)),
-        "differ": differ(ranks),
+        "rank": distributed.rank,
+        "world_size": distributed.world_size,
+        "gathered": distributed.all_gather({"from": distributed.rank}),
+        "shard": list(distributed.shard(5)),
+        "differ": differ(distributed),
         "grads": [None if p.grad is None else p.grad.float().tolist() for p in parameters],
     }
 
 
-def one_dies(ranks):
-    ranks.doing = "step 3, collect"
-    if ranks.index == 1:
+def one_dies(distributed):
+    distributed.activity = "step 3, collect"
+    if distributed.rank == 1:
         os.kill(os.getpid(), signal.SIGKILL)
-    ranks.gather(0)
+    distributed.all_gather(0)
 
 
-def one_is_silent(ranks):
-    ranks.doing = "step 4, update"
-    ranks.barrier()
-    if ranks.index == 1:
+def one_is_silent(distributed):
+    distributed.activity = "step 4, update"
+    distributed.barrier()
+    if distributed.rank == 1:
         os.kill(os.getpid(), signal.SIGSTOP)
     began = time.perf_counter()
     try:
-        ranks.sum_gradients([nn.Parameter(torch.zeros(2))])
+        distributed.all_reduce_gradients([nn.Parameter(torch.zeros(2))])
     except LostRankError as error:
         return {"error": str(error), "waited": time.perf_counter() - began}
 
 
-def own_mistake(ranks):
-    with ranks.watched():
+def own_mistake(distributed):
+    with distributed.watch_peers():
         raise RuntimeError("shape mismatch")
 
 
@@ -98,8 +98,8 @@ def run_rank(index, port, play, path):
     timeout = IMPATIENT if play == "one_is_silent" else PATIENT
     began = time.perf_counter()
     try:
-        with DistributedContext.launched(timeout, "cpu") as ranks:
-            found = PLAYS[play](ranks)
+        with DistributedContext.launched(timeout, "cpu") as distributed:
+            found = PLAYS[play](distributed)
     except (LostRankError, RuntimeError) as error:
         found = {"error": f"{type(error).__name__}: {error}"}
     seconds = time.perf_counter() - began
@@ -138,12 +138,12 @@ def seen(tmp_path_factory):
     return {play: [result(play, index) for index in range(2)] for play in PLAYS}
 
 
-def test_every_rank_hears_all_in_the_order_of_the_ranks(seen):
+def test_every_rank_gathers_all_in_the_order_of_the_ranks(seen):
     for index, result in enumerate(seen["talk"]):
         found = result["found"]
-        assert (found["index"], found["count"]) == (index, 2)
+        assert (found["rank"], found["world_size"]) == (index, 2)
         assert found["gathered"] == [{"from": 0}, {"from": 1}]
-        assert found["share"] == [[0, 1, 2], [3, 4]][index]
+        assert found["shard"] == [[0, 1, 2], [3, 4]][index]
 
 
 def test_what_differs_between_ranks_is_named_on_each(seen):
@@ -168,7 +168,7 @@ def test_a_rank_that_is_killed_is_noticed_at_once_and_named_by_what_was_being_do
     assert survivor["seconds"] < PATIENT / 2
 
 
-def test_a_rank_that_is_silent_is_given_up_after_the_timeout(seen):
+def test_a_rank_that_does_not_respond_is_given_up_after_the_timeout(seen):
     waiting, _ = seen["one_is_silent"]
     assert "lost another rank at step 4, update (" in waiting["found"]["error"]
     assert IMPATIENT * 0.8 < waiting["found"]["waited"] < IMPATIENT * 3
@@ -180,33 +180,33 @@ def test_a_mistake_of_our_own_is_not_taken_for_a_lost_rank(seen):
 
 
 @given(st.integers(0, 50), st.integers(1, 9))
-def test_shares_are_even_and_give_every_place_once_in_order(things, count):
-    shares = [DistributedContext(index, count).share(things) for index in range(count)]
-    assert [place for share in shares for place in share] == list(range(things))
-    sizes = [len(share) for share in shares]
+def test_shards_are_even_and_give_every_index_once_in_order(things, count):
+    shards = [DistributedContext(rank, count).shard(things) for rank in range(count)]
+    assert [index for shard in shards for index in shard] == list(range(things))
+    sizes = [len(shard) for shard in shards]
     assert max(sizes) - min(sizes) <= 1
     assert all(
-        DistributedContext(0, count).share(things, i) == share for i, share in enumerate(shares)
+        DistributedContext(0, count).shard(things, i) == shard for i, shard in enumerate(shards)
     )
 
 
-def test_a_process_of_its_own_is_the_first_of_one_and_hears_itself():
-    ranks = DistributedContext.launched(environ={})
+def test_a_single_process_is_the_main_one_and_gathers_its_own_value():
+    distributed = DistributedContext.launched(environ={})
     parameter = nn.Parameter(torch.zeros(2))
     parameter.grad = torch.ones(2)
-    ranks.sum_gradients([parameter])
-    ranks.barrier()
-    assert ranks.first and not ranks.sharded and ranks.count == 1
-    assert ranks.gather("me") == ["me"]
+    distributed.all_reduce_gradients([parameter])
+    distributed.barrier()
+    assert distributed.is_main and not distributed.sharded and distributed.world_size == 1
+    assert distributed.all_gather("me") == ["me"]
     assert parameter.grad.tolist() == [1.0, 1.0]
-    assert ranks.share(4) == range(4)
-    with pytest.raises(RuntimeError, match="gloo is no excuse"), ranks.watched():
+    assert distributed.shard(4) == range(4)
+    with pytest.raises(RuntimeError, match="gloo is no excuse"), distributed.watch_peers():
         raise RuntimeError("gloo is no excuse")
 
 
 def test_the_launchers_settings_are_taken_or_refused():
     fsdp = {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "WORLD_SIZE": "1"}
-    assert DistributedContext.launched(environ=fsdp).count == 1
+    assert DistributedContext.launched(environ=fsdp).world_size == 1
     with pytest.raises(ConfigError, match="fsdp_version: expected 2, got 1"):
         DistributedContext.launched(environ=fsdp | {"FSDP_VERSION": "1"})
     with pytest.raises(ConfigError, match="FSDP_OFFLOAD_PARAMS: expected false"):
@@ -232,7 +232,7 @@ def test_another_precision_of_the_launcher_is_not_silently_passed_over(caplog):
         "Timed out waiting 3000ms for recv operation to complete",
     ],
 )
-def test_the_words_of_the_backends_are_known(message):
+def test_the_messages_of_the_backends_are_known(message):
     assert lost_peer(RuntimeError(message))
 
 

@@ -8,25 +8,25 @@ import time
 
 import pytest
 
-from dip_agents.runtime.interrupts import SIGNALS, Stopping, StopRequestedError
+from dip_agents.runtime.interrupts import SIGNALS, InterruptHandler, StopRequestedError
 
 
 @pytest.fixture(autouse=True)
-def usual_handlers():
+def default_handlers():
     """Undo what a shell does to commands in the background: they inherit a deaf SIGINT."""
-    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
-    before = {one: signal.signal(one, usual[one]) for one in SIGNALS}
+    default = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {one: signal.signal(one, default[one]) for one in SIGNALS}
     yield
     for one, handler in before.items():
         signal.signal(one, handler)
 
 
-def test_a_signal_breaks_off_what_may_be_broken_off():
+def test_a_signal_interrupts_what_is_interruptible():
     reached = []
     with (
-        Stopping() as stopping,
+        InterruptHandler() as interrupts,
         pytest.raises(StopRequestedError, match="stopped by SIGTERM"),
-        stopping.breakable(),
+        interrupts.interruptible(),
     ):
         signal.raise_signal(signal.SIGTERM)
         reached.append("after the signal")
@@ -34,30 +34,30 @@ def test_a_signal_breaks_off_what_may_be_broken_off():
 
 
 def test_a_signal_elsewhere_waits_for_the_next_check():
-    with Stopping() as stopping:
-        stopping.check()
+    with InterruptHandler() as interrupts:
+        interrupts.check()
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(StopRequestedError, match="stopped by SIGINT"):
-            stopping.check()
-        with pytest.raises(StopRequestedError), stopping.breakable():
+            interrupts.check()
+        with pytest.raises(StopRequestedError), interrupts.interruptible():
             pytest.fail("nothing may begin after a signal")
 
 
 def test_the_signals_are_given_back_and_a_second_one_does_what_it_always_did():
     before = [signal.getsignal(one) for one in SIGNALS]
-    with Stopping() as stopping:
+    with InterruptHandler() as interrupts:
         assert [signal.getsignal(one) for one in SIGNALS] != before
         signal.raise_signal(signal.SIGINT)
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
-        assert stopping.received is signal.SIGINT
+        assert interrupts.received is signal.SIGINT
     assert [signal.getsignal(one) for one in SIGNALS] == before
     assert signal.set_wakeup_fd(-1) == -1
 
 
 def test_another_thread_leaves_the_signals_alone():
     def run():
-        with Stopping() as stopping, stopping.breakable():
+        with InterruptHandler() as interrupts, interrupts.interruptible():
             during.append([signal.getsignal(one) for one in SIGNALS])
 
     before, during = [signal.getsignal(one) for one in SIGNALS], []
@@ -68,21 +68,21 @@ def test_another_thread_leaves_the_signals_alone():
 
 
 @pytest.mark.parametrize(
-    ("after", "code", "words"),
-    [("stuck()", 2, "dip: the last words\n"), ("pass", 0, "")],
+    ("after", "code", "message"),
+    [("stuck()", 2, "dip: the exit message\n"), ("pass", 0, "")],
 )
-def test_only_a_process_that_hears_no_signal_is_ended_with_its_last_words(after, code, words):
+def test_only_a_process_that_handles_no_signal_is_ended_with_its_exit_message(after, code, message):
     script = textwrap.dedent(
         f"""
         import ctypes, signal, sys
-        from dip_agents.runtime.interrupts import Stopping
+        from dip_agents.runtime.interrupts import InterruptHandler
 
         def stuck():  # in C, where no handler runs; the signal itself ends only the first pause
             while True:
                 ctypes.CDLL(None).pause()
 
-        with Stopping(patience=0.5) as stopping:
-            stopping.last_words = "the last words"
+        with InterruptHandler(grace_period=0.5) as interrupts:
+            interrupts.exit_message = "the exit message"
             print("ready", flush=True)
             sys.stdin.read(1) if {after!r} == "pass" else None
             {after}
@@ -99,4 +99,4 @@ def test_only_a_process_that_hears_no_signal_is_ended_with_its_last_words(after,
     os.kill(run.pid, signal.SIGTERM)
     time.sleep(0.1)
     _, errors = run.communicate("x", timeout=30)
-    assert (run.returncode, errors) == (code, words)
+    assert (run.returncode, errors) == (code, message)

@@ -102,7 +102,7 @@ def test_completions_are_written_at_the_first_and_each_nth_step_and_cut_on_resum
     assert names == ["step_000001.jsonl", "step_000003.jsonl"]
 
 
-def test_a_symptom_is_told_once_also_by_a_run_that_was_resumed(tmp_path):
+def test_a_problem_is_reported_once_also_by_a_run_that_was_resumed(tmp_path):
     def run(folder, steps, finished=0):
         out = io.StringIO()
         with RunLogger(folder, 12, print_interval=0, console=Console(file=out)) as logger:
@@ -114,16 +114,16 @@ def test_a_symptom_is_told_once_also_by_a_run_that_was_resumed(tmp_path):
 
     whole = run(tmp_path / "whole", 12)
     assert [line.partition(": ")[0] for line in whole] == ["step 5", "step 11"]
-    assert whole[0].startswith("step 5: symptom begins: nothing to learn: 0 % of groups have")
-    assert whole[1] == "step 11: symptom ends: nothing to learn"
+    assert whole[0].startswith("step 5: diagnostic begins: nothing to learn: 0 % of groups have")
+    assert whole[1] == "step 11: diagnostic ends: nothing to learn"
     assert (tmp_path / "whole" / "diagnostics.txt").read_text().splitlines() == whole
     assert run(tmp_path / "parts", 7) == whole[:1]
-    assert run(tmp_path / "parts", 12, finished=4) == whole  # cut off before it was told
+    assert run(tmp_path / "parts", 12, finished=4) == whole  # cut off before it was reported
     assert run(tmp_path / "parts", 12, finished=6) == whole[1:]
     assert (tmp_path / "parts" / "diagnostics.txt").read_text().splitlines() == whole
 
 
-def test_a_healthy_run_has_no_file_of_symptoms(tmp_path):
+def test_a_healthy_run_has_no_file_of_diagnostics(tmp_path):
     with quiet(tmp_path) as logger:
         logger.start()
         for step in range(1, 8):

@@ -123,7 +123,7 @@ def test_shares_of_a_batch_add_up_to_its_loss(micro, toy, minimal_prompt_rules, 
     class Two(DistributedContext):
         """Both shares' counts, as the other rank would tell them."""
 
-        def gather(self, value):
+        def all_gather(self, value):
             return counts
 
     with torch.no_grad():
