@@ -1,11 +1,11 @@
-"""GRPO laid bare: play, compare, weigh the tokens, step. No trainer, one file.
+"""The bare GRPO loop in one file: collect rollouts, compare them, weigh the tokens, step.
 
     python examples/train_grpo.py --steps 20
 
 ``dip train`` does the same with checkpoints, logs and evaluation; read this to see what it does.
-The bundled ``tiny`` model was taught by demonstrations and can learn from rewards at once; a model
-with random weights (``tiny-untrained``) earns nothing, so it has nothing to compare: teach it first
-with ``dip sft``.
+The bundled ``tiny`` model was trained on demonstrations and learns from rewards at once. A model
+with random weights (``tiny-untrained``) earns no reward, so all its advantages are 0: fine-tune it
+first with ``dip sft``.
 """
 
 from __future__ import annotations
@@ -22,13 +22,15 @@ from dip_agents.engines.hf import HFEngine
 from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.models.loading import load_model, save_model
 from dip_agents.objectives.advantages import group_advantages
+from dip_agents.objectives.choices import Clips
 from dip_agents.objectives.losses import policy_loss
-from dip_env import Ending, make_source
+from dip_agents.objectives.surrogates import SurrogateInputs
+from dip_env import make_source
 
 
 @dataclass(frozen=True)
 class Settings:
-    """All there is to choose."""
+    """The settings."""
 
     model: str = "tiny"
     """tiny, tiny-untrained, a folder, or a hub name."""
@@ -72,7 +74,7 @@ def main(settings: Settings) -> None:
     )
 
     for step in range(1, settings.steps + 1):
-        # 1. Play each scene G times. Every episode keeps the very tokens that were sampled.
+        # 1. Collect G rollouts of each scene. Each keeps exactly the tokens that were sampled.
         groups = collect_rollouts(
             engine,
             source,
@@ -88,8 +90,8 @@ def main(settings: Settings) -> None:
         rewards_P_G = torch.tensor([[r.reward for r in group.rollouts] for group in groups])
         advantages = group_advantages(rewards_P_G)
 
-        # 3. Where all siblings earned the same, nothing is to be learned; and what was cut short by
-        #    the token budget was not the policy's own end.
+        # 3. Zero-variance groups have no advantage, and the token budget, not the policy, ended
+        #    truncated rollouts: both are left out.
         buffers, values = [], []
         for row, group in enumerate(groups):
             for member, rollout in enumerate(group.rollouts):
@@ -108,17 +110,17 @@ def main(settings: Settings) -> None:
                 rows = slice(start, start + settings.micro_batch)
                 now = vlm.token_logprobs(buffers[rows])
                 if number == len(old_logprobs):
-                    # The first update measures the policy that played: its ratio is exactly 1.
+                    # The first update measures the policy that sampled: its ratio is exactly 1.
                     old_logprobs.append(now.logprobs.detach())
-                loss = policy_loss(
+                inputs = SurrogateInputs(
                     now.logprobs,
                     old_logprobs[number],
                     torch.tensor(values[rows], device=vlm.device),
                     now.mask,
-                    torch.full((len(now.mask),), 1.0 / tokens, device=vlm.device),
-                    clip_low=settings.clip_low,
-                    clip_high=settings.clip_high,
-                ).loss
+                )
+                weights = torch.full((len(now.mask),), 1.0 / tokens, device=vlm.device)
+                clips = Clips(settings.clip_low, settings.clip_high)
+                loss = policy_loss(inputs, weights, kind="clipped", clips=clips).loss
                 loss.backward()
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()

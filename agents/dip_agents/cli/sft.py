@@ -33,7 +33,7 @@ TINY_SFT = SFTConfig(
     p_blurred_overview=0.35,
     look="tiles",
     min_visible_height=8.0,
-    checkpoint_every=50,
+    checkpoint_interval=50,
 )
 """Training a tiny model from random weights."""
 EXAMPLES = (
@@ -140,20 +140,20 @@ def run(resolved: Resolved[Settings]) -> int:
 
     disable_progress_bar()  # the loading of weights is no news
     args = resolved.settings
-    with DistributedContext.launched(args.rank_timeout, args.policy.device) as ranks:
+    with DistributedContext.launched(args.rank_timeout, args.policy.device) as distributed:
         if not args.resume:
             check_new_run(args.out / "checkpoints")
-        with recorded(args.out, "sft", resolved, write=ranks.first) as record:
-            console = make_console() if ranks.first else Console(quiet=True)
-            record.device = _fine_tune(args, ranks, console)
+        with recorded(args.out, "sft", resolved, write=distributed.is_main) as record:
+            console = make_console() if distributed.is_main else Console(quiet=True)
+            record.device = _fine_tune(args, distributed, console)
     return 0
 
 
-def _fine_tune(args: Settings, ranks: DistributedContext, console: Any) -> str:
+def _fine_tune(args: Settings, distributed: DistributedContext, console: Any) -> str:
     """Fine-tune, and return the device that did it."""
     from dip_agents.cli.output import say
-    from dip_agents.grpo.run import fine_tune
     from dip_agents.models.loading import load_model
+    from dip_agents.sft.run import train_sft
     from dip_env.scenes import MixedScenes
 
     parts: list[tuple[str | None, float]] = [read_part(text) for text in args.mix]
@@ -168,7 +168,7 @@ def _fine_tune(args: Settings, ranks: DistributedContext, console: Any) -> str:
         lora_rank=args.policy.lora_rank,
         seed=args.sft.seed,
     )
-    fine_tune(
+    train_sft(
         loaded,
         demonstrations,
         args.rules,
@@ -178,7 +178,7 @@ def _fine_tune(args: Settings, ranks: DistributedContext, console: Any) -> str:
         resume=args.resume,
         stop_at=args.stop_at,
         console=console,
-        ranks=ranks,
+        distributed=distributed,
     )
     model = args.out / "model"
     say(console, f"model: {model}", f"measure it: dip evaluate --model {model} --scenes easy")

@@ -22,11 +22,12 @@ from dip_agents.engines.choose import open_engine
 from dip_agents.evaluation.compare import compare_runs
 from dip_agents.evaluation.model import evaluate_model, write_gain
 from dip_agents.evaluation.result import EvalResult, paired_gain, print_results
-from dip_agents.grpo.run import fine_tune, train_grpo
+from dip_agents.grpo.run import RolloutLimits, train_grpo
 from dip_agents.models.loading import LoadedModel, load_model
 from dip_agents.runtime.checkpoints import check_new_run
 from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.sft.config import SFTConfig
+from dip_agents.sft.run import train_sft
 from dip_env.errors import ConfigError
 from dip_env.scenes.base import SceneSource
 
@@ -39,15 +40,15 @@ class TrainingRun:
 
     Args:
         resolved: the settings.
-        ranks: the processes of the run.
+        distributed: the processes of the run.
         console: where to print.
     """
 
     def __init__(
-        self, resolved: Resolved[Settings], ranks: DistributedContext, console: Console
+        self, resolved: Resolved[Settings], distributed: DistributedContext, console: Console
     ) -> None:
         """Store the settings; nothing is loaded yet."""
-        self.args, self.ranks, self.console = resolved.settings, ranks, console
+        self.args, self.distributed, self.console = resolved.settings, distributed, console
         self.before: EvalResult | None = None
         self.after: EvalResult | None = None
 
@@ -67,11 +68,15 @@ class TrainingRun:
         """
         disable_progress_bar()  # the loading of weights is no news
         args = resolved.settings
-        with DistributedContext.launched(args.rank_timeout, args.policy.device) as ranks:
+        with DistributedContext.launched(args.rank_timeout, args.policy.device) as distributed:
             quiet = Console(quiet=True)
-            run = cls(resolved, ranks, make_console(errors=args.json) if ranks.first else quiet)
+            run = cls(
+                resolved,
+                distributed,
+                make_console(errors=args.json) if distributed.is_main else quiet,
+            )
             run.check()
-            with recorded(args.out, command, resolved, write=ranks.first) as record:
+            with recorded(args.out, command, resolved, write=distributed.is_main) as record:
                 run.train(record)
         return run
 
@@ -81,13 +86,17 @@ class TrainingRun:
         Raises:
             ConfigError: naming the setting.
         """
-        args, ranks = self.args, self.ranks
-        if ranks.count > 1 and args.sampler.engine != "native":
+        args, distributed = self.args, self.distributed
+        if distributed.world_size > 1 and args.sampler.engine != "native":
             raise ConfigError(
                 f"engine: expected native with several processes, got {args.sampler.engine}, which "
                 "starts processes of its own"
             )
-        if ranks.count > 1 and args.policy.model == "tiny-untrained" and args.demonstrations:
+        if (
+            distributed.world_size > 1
+            and args.policy.model == "tiny-untrained"
+            and args.demonstrations
+        ):
             raise ConfigError(
                 f"demonstrations: expected 0 with several processes, got {args.demonstrations}; "
                 "fine-tune the model with dip sft first"
@@ -141,12 +150,11 @@ class TrainingRun:
             args.out,
             engine=engine,
             evaluate=(lambda step: self._watch(loaded, engine)) if args.n else None,
-            max_new_tokens=args.policy.max_new_tokens,
-            token_budget=args.policy.token_budget,
+            limits=RolloutLimits(args.policy.max_new_tokens, args.policy.token_budget),
             workers=args.workers,
             resume=args.resume,
             console=self.console,
-            ranks=self.ranks,
+            distributed=self.distributed,
         )
         if self.before is not None:
             engine.sync(loaded.vlm, new_version())
@@ -162,7 +170,7 @@ class TrainingRun:
         config: SFTConfig = replace(
             TINY_SFT, steps=max(1, args.demonstrations // TINY_SFT.batch_size)
         )
-        fine_tune(
+        train_sft(
             loaded,
             self.scenes,
             args.rules,
@@ -176,7 +184,7 @@ class TrainingRun:
     def _measure(self, loaded: LoadedModel, engine: Engine, name: str) -> EvalResult | None:
         """Measure the model on held-out scenes, on the first rank only."""
         args = self.args
-        if not args.n or not self.ranks.first:
+        if not args.n or not self.distributed.is_main:
             return None
         if name == "before" and repr(self.scenes) == repr(self.held_out):
             say(
@@ -229,7 +237,7 @@ class TrainingRun:
             say(console, "", *gain_lines(title, self.before, self.after))
             if args.json:
                 print(json.dumps(result, indent=2))
-        elif args.json and self.ranks.first:
+        elif args.json and self.distributed.is_main:
             print(json.dumps({"out": str(args.out)}))
         say(
             console,

@@ -1,10 +1,11 @@
-"""The choices of a GRPO run; no results live here."""
+"""The settings of a GRPO run."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from dip_agents.grpo.reward_schedule import parse_schedule
 from dip_agents.objectives.choices import (
@@ -12,9 +13,11 @@ from dip_agents.objectives.choices import (
     LARGEST_ENTROPY_WEIGHT,
     AdvantageKind,
     AggregationKind,
+    Clips,
     KlKind,
     LossKind,
 )
+from dip_agents.runtime.schedules import warmup_constant, warmup_cosine
 from dip_env.errors import ConfigError
 
 LookCredit = Literal["episode", "causal"]
@@ -29,7 +32,7 @@ class GRPOConfig:
     steps: int = 200
     """Batches of rollouts to learn from; each gives ``updates_per_batch`` optimizer steps."""
     scenes_per_step: int = 8
-    """P, scenes played per step."""
+    """P, scenes per step."""
     group_size: int = 8
     """G, rollouts of each scene."""
     learning_rate: float = 1e-5
@@ -55,11 +58,11 @@ class GRPOConfig:
     turn_weight: float = 1.0
     """Weight of the turns' part of the advantage in gigpo, see ``turn_advantages``."""
     turn_discount: float = 0.95
-    """What a reward is worth one turn earlier in gigpo; below 1 it counts against looking."""
+    """Discount of a reward per turn in gigpo; below 1 it counts against looking."""
     look_credit: LookCredit = "episode"
-    """Whether the look term is paid to all turns, or only to those that could still look."""
+    """Whether the look term is credited to all turns, or only to those that could still look."""
     zero_variance_groups: ZeroVarianceGroups = "drop"
-    """Groups of equal rewards teach nothing: leave them out, or play further scenes for them."""
+    """Groups of equal rewards have no advantage: leave them out, or collect further scenes."""
     max_resamples: int = 3
     """Rounds of further scenes per step at most, each of ``scenes_per_step``, for resample."""
     aggregation: AggregationKind = "token_mean"
@@ -114,43 +117,22 @@ class GRPOConfig:
         Raises:
             ConfigError: for a value out of range; the message names the field.
         """
-        lowest = {
-            "steps": 1,
-            "scenes_per_step": 1,
-            "group_size": 2,
-            "warmup_steps": 0,
-            "updates_per_batch": 1,
-            "max_resamples": 1,
-            "constant_length": 1,
-            "print_interval": 0,
-            "completions_interval": 0,
-            "eval_interval": 0,
-            "checkpoint_interval": 1,
-            "keep_checkpoints": 1,
-        }
-        for name, low in lowest.items():
+        for name, low in _LOWEST.items():
             if getattr(self, name) < low:
                 raise ConfigError(f"{name}: expected at least {low}, got {getattr(self, name)}")
-        for name in ("micro_batch_tokens", "micro_batch_size"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name}: expected at least 1 or None, got {value}")
-        for name in ("learning_rate", "max_grad_norm", "temperature", "entropy_delta"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise ConfigError(f"{name}: expected above 0, got {getattr(self, name)}")
-        for name in ("importance_cap", "entropy_target"):
-            value = getattr(self, name)
-            if value is not None and not 0 < value < math.inf:
-                raise ConfigError(f"{name}: expected above 0 or None, got {value}")
-        for name in ("weight_decay", "kl_weight", "entropy_weight", "turn_weight"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ConfigError(f"{name}: expected at least 0, got {getattr(self, name)}")
-        if self.clip_low is not None and not 0 <= self.clip_low < 1:
-            raise ConfigError(f"clip_low: expected a number in [0, 1), got {self.clip_low}")
-        if self.clip_high is not None and not 0 <= self.clip_high < math.inf:
-            raise ConfigError(f"clip_high: expected at least 0, got {self.clip_high}")
-        if not 0 <= self.turn_discount <= 1:
-            raise ConfigError(f"turn_discount: expected 0 to 1, got {self.turn_discount}")
+        for names, holds, expected in _RANGES:
+            for name in names:
+                if not holds(getattr(self, name)):
+                    raise ConfigError(f"{name}: expected {expected}, got {getattr(self, name)}")
+        for name, kinds in _CHOICES.items():
+            if getattr(self, name) not in get_args(kinds):
+                raise ConfigError(
+                    f"{name}: expected one of {get_args(kinds)}, got {getattr(self, name)!r}"
+                )
+        self._check_combinations()
+
+    def _check_combinations(self) -> None:
+        """Check what one field demands of another."""
         if self.dual_clip is not None and not (self.dual_clip > 1 and self.loss == "clipped"):
             raise ConfigError(
                 f"dual_clip: expected above 1 and with loss 'clipped', got {self.dual_clip} "
@@ -162,27 +144,15 @@ class GRPOConfig:
                 f"entropy_target, got {self.entropy_weight}"
             )
         parse_schedule(self.reward_schedule)
-        for name, kinds in (
-            ("advantage", AdvantageKind),
-            ("aggregation", AggregationKind),
-            ("loss", LossKind),
-            ("zero_variance_groups", ZeroVarianceGroups),
-            ("look_credit", LookCredit),
-            ("kl_kind", KlKind),
-            ("lr_schedule", LearningRateSchedule),
-        ):
-            if getattr(self, name) not in get_args(kinds):
-                raise ConfigError(
-                    f"{name}: expected one of {get_args(kinds)}, got {getattr(self, name)!r}"
-                )
 
     @property
-    def clips(self) -> tuple[float, float]:
-        """The clips of the loss, low and high: as set, or as in its source."""
-        low, high = CLIPS[self.loss]
-        return (
-            low if self.clip_low is None else self.clip_low,
-            high if self.clip_high is None else self.clip_high,
+    def clips(self) -> Clips:
+        """The clips of the loss: as set, or as in its source."""
+        source = CLIPS[self.loss]
+        return Clips(
+            source.low if self.clip_low is None else self.clip_low,
+            source.high if self.clip_high is None else self.clip_high,
+            self.dual_clip,
         )
 
     @property
@@ -205,9 +175,57 @@ class GRPOConfig:
 
     def learning_rate_at(self, step: int) -> float:
         """Return the learning rate of a step (from 1); the whole state of the schedule."""
-        if step <= self.warmup_steps:
-            return self.learning_rate * step / self.warmup_steps
         if self.lr_schedule == "constant":
-            return self.learning_rate
-        done = (step - self.warmup_steps - 1) / max(1, self.steps - self.warmup_steps)
-        return self.learning_rate * 0.5 * (1.0 + math.cos(math.pi * done))
+            return warmup_constant(step, self.learning_rate, self.warmup_steps)
+        return warmup_cosine(step, self.learning_rate, self.warmup_steps, self.steps)
+
+
+_LOWEST = {
+    "steps": 1,
+    "scenes_per_step": 1,
+    "group_size": 2,
+    "warmup_steps": 0,
+    "updates_per_batch": 1,
+    "max_resamples": 1,
+    "constant_length": 1,
+    "print_interval": 0,
+    "completions_interval": 0,
+    "eval_interval": 0,
+    "checkpoint_interval": 1,
+    "keep_checkpoints": 1,
+}
+_RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
+    (
+        ("micro_batch_tokens", "micro_batch_size"),
+        lambda value: value is None or value >= 1,
+        "at least 1 or None",
+    ),
+    (
+        ("learning_rate", "max_grad_norm", "temperature", "entropy_delta"),
+        lambda value: 0 < value < math.inf,
+        "above 0",
+    ),
+    (
+        ("importance_cap", "entropy_target"),
+        lambda value: value is None or 0 < value < math.inf,
+        "above 0 or None",
+    ),
+    (
+        ("weight_decay", "kl_weight", "entropy_weight", "turn_weight"),
+        lambda value: 0 <= value < math.inf,
+        "at least 0",
+    ),
+    (("clip_low",), lambda value: value is None or 0 <= value < 1, "a number in [0, 1)"),
+    (("clip_high",), lambda value: value is None or 0 <= value < math.inf, "at least 0"),
+    (("turn_discount",), lambda value: 0 <= value <= 1, "0 to 1"),
+)
+"""Fields, whether a value is in their range, and that range as text."""
+_CHOICES = {
+    "advantage": AdvantageKind,
+    "aggregation": AggregationKind,
+    "loss": LossKind,
+    "zero_variance_groups": ZeroVarianceGroups,
+    "look_credit": LookCredit,
+    "kl_kind": KlKind,
+    "lr_schedule": LearningRateSchedule,
+}

@@ -1,13 +1,12 @@
-"""Whole runs from parts: teach, train, evaluate; each writes a folder that tells what happened."""
+"""A whole GRPO run from its parts; it writes a folder with model, logs and traces."""
 
 from __future__ import annotations
 
-import json
 import random
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, replace
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -15,8 +14,6 @@ from rich.console import Console
 
 from dip_agents.engines.base import Engine, Sampling, new_version
 from dip_agents.engines.choose import engine_for
-from dip_agents.evaluation.evaluator import evaluate
-from dip_agents.evaluation.result import EvalResult, format_interval, paired_gain, print_results
 from dip_agents.grpo.config import GRPOConfig
 from dip_agents.grpo.reward_schedule import check_schedule, rules_at
 from dip_agents.grpo.rollouts import RolloutGroup, collect_rollouts
@@ -25,15 +22,10 @@ from dip_agents.models.base import VisionLanguageModel
 from dip_agents.models.fsdp import ShardedVLM
 from dip_agents.models.loading import LoadedModel, save_model
 from dip_agents.models.weights import copy_weights, fingerprint
-from dip_agents.policies.oracle import OraclePolicy
-from dip_agents.policies.vlm import VLMPolicy
 from dip_agents.runtime.checkpoints import latest_checkpoint
 from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.runtime.logger import RunLogger
 from dip_agents.runtime.seeds import derived_seed
-from dip_agents.sft.config import SFTConfig
-from dip_agents.sft.demonstrations import DemonstrationDataset
-from dip_agents.sft.trainer import train_sft
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
@@ -45,63 +37,17 @@ OTHER_ENGINE_CAP = 2.0
 """Cap of the importance weights where another engine than the trainer's model samples."""
 
 
-def fine_tune(
-    loaded: LoadedModel,
-    source: SceneSource,
-    rules: EpisodeConfig,
-    config: SFTConfig,
-    demonstrations: int,
-    out: Path,
-    *,
-    resume: bool = False,
-    stop_at: int | None = None,
-    console: Console | None = None,
-    distributed: DistributedContext | None = None,
-) -> None:
-    """Teach a model from oracle demonstrations and save it under ``out/model``.
+@dataclass(frozen=True)
+class RolloutLimits:
+    """How long a rollout may be.
 
     Args:
-        loaded: the model.
-        source: training scenes.
-        rules: of the episodes.
-        config: of the fine-tuning.
-        demonstrations: different demonstrations; each epoch plays all of them.
-        out: folder of the run.
-        resume: go on from the newest checkpoint in ``out``.
-        stop_at: see ``train_sft``; the model is saved as it is then.
-        console: where to print.
-        distributed: the processes of the run, each with the same model; by default this one alone.
+        max_new_tokens: tokens of one turn.
+        token_budget: tokens of one episode, images included.
     """
-    distributed = distributed or DistributedContext()
-    vlm = loaded.vlm
-    if distributed.world_size > 1:  # a pass over the whole model
-        distributed.check_same("weights", fingerprint(vlm.model.state_dict()))
-    teacher = partial(OraclePolicy, look=config.look, min_visible_height=config.min_visible_height)
-    data = DemonstrationDataset(
-        source,
-        demonstrations,
-        rules,
-        teacher,
-        vlm.chat,
-        config.seed,
-        p_no_look=config.p_no_look,
-        p_blurred_overview=config.p_blurred_overview,
-    )
-    if not distributed.is_main:
-        train_sft(vlm, data, config, out, resume=resume, stop_at=stop_at, distributed=distributed)
-        return
-    with RunLogger(out, config.steps, print_interval=20, console=console) as logger:
-        train_sft(
-            vlm,
-            data,
-            config,
-            out,
-            resume=resume,
-            stop_at=stop_at,
-            logger=logger,
-            distributed=distributed,
-        )
-    save_model(vlm, out / "model", rules)
+
+    max_new_tokens: int = 256
+    token_budget: int = 2048
 
 
 def train_grpo(
@@ -113,31 +59,30 @@ def train_grpo(
     *,
     engine: Engine | None = None,
     evaluate: Callable[[int], Mapping[str, float]] | None = None,
-    max_new_tokens: int = 256,
-    token_budget: int = 2048,
+    limits: RolloutLimits | None = None,
     workers: int = 0,
     resume: bool = False,
     console: Console | None = None,
     distributed: DistributedContext | None = None,
 ) -> None:
-    """Improve a model by GRPO and save it under ``out/model``.
+    """Train a model by GRPO and save it under ``out/model``.
 
-    With several ranks each plays its share of the scenes of every step. What is learned does not
-    depend on their number: scenes, seeds and learning rate follow from the step alone.
+    With several ranks each collects the rollouts of its shard of every step's scenes. The result
+    does not depend on their number: scenes, seeds and learning rate follow from the step alone.
 
     Args:
-        loaded: the model; the same on every rank. It ends up with the weights learned.
+        loaded: the model; the same on every rank. It ends up with the trained weights.
         source: training scenes; a run goes through them in its own random order.
         rules: of the episodes, rewards included; ``config.reward_schedule`` may change those.
         config: of the training.
+        out: folder of the run; traces with crops are written as often as completions tables, of
+            the first rank's shard.
         engine: samples; by default the model itself. The policy gradient is corrected for the
             difference of another engine (``importance_cap``, 2 unless set).
-        evaluate: step -> numbers of ``loaded`` as that step left it, which the engine then has;
-            each ``config.eval_interval`` steps, on the first rank only. Logged as ``eval/<name>``.
-        out: folder of the run; traces with crops are written as often as completions tables, of
-            the first rank's share.
-        max_new_tokens: tokens of one turn.
-        token_budget: tokens of one episode.
+        evaluate: step -> numbers of ``loaded`` as that step left it, with which the engine then
+            samples; each ``config.eval_interval`` steps, on the first rank only. Logged as
+            ``eval/<name>``.
+        limits: of the rollouts; by default those of ``RolloutLimits``.
         workers: processes that prepare the scenes of coming steps; the run stays the same.
         resume: go on from the newest checkpoint in ``out``.
         console: where to print.
@@ -148,118 +93,207 @@ def train_grpo(
             the schedule holds a value that no reward can have, workers cannot get the source, or
             ``eval_interval`` is above 0 without ``evaluate``.
     """
-    check_schedule(rules, config.reward_schedule)
-    if config.scenes_per_step > len(source):
-        raise ConfigError(
-            f"scenes_per_step: expected at most the {len(source)} scenes there are, "
-            f"got {config.scenes_per_step}"
-        )
-    distributed = distributed or DistributedContext()
-    if config.scenes_per_step < distributed.world_size:
-        raise ConfigError(
-            f"scenes_per_step: expected at least one for each of {distributed.world_size} ranks, "
-            f"got {config.scenes_per_step}"
-        )
-    vlm = loaded.vlm
-    if distributed.world_size > 1:  # a pass over the whole model
-        distributed.check_same("weights", fingerprint(vlm.model.state_dict()))
-    policy = ShardedVLM(vlm, distributed) if distributed.sharded else vlm
-    mine = distributed.shard(config.scenes_per_step)
-    sampler = engine or engine_for(vlm)
-    if not sampler.exact_logprobs and config.importance_cap is None:
-        config = replace(config, importance_cap=OTHER_ENGINE_CAP)
-    sampling = Sampling(config.temperature, max_new_tokens, token_budget)
-    scenes = source
-    # Of the weights that a step plays with; steps have the same numbers in every run.
-    versions: defaultdict[int, int] = defaultdict(new_version)
+    GRPORun(
+        loaded,
+        source,
+        rules,
+        config,
+        out,
+        engine=engine,
+        evaluator=evaluate,
+        limits=limits or RolloutLimits(),
+        workers=workers,
+        console=console,
+        distributed=distributed or DistributedContext(),
+    ).train(resume=resume)
 
-    def scenes_of(step: int, round_: int = 0) -> list[int]:
-        everyones = scene_indices(step, config, len(source), round_)
-        return everyones[mine.start : mine.stop]
 
-    def play(step: int, round_: int = 0) -> list[RolloutGroup]:
-        every = config.completions_interval
-        watched = distributed.is_main and every > 0 and (step == 1 or step % every == 0)
-        writer = None
-        if watched:
-            name = f"step_{step:06d}" + (f"_round_{round_}" if round_ else "")
-            writer = TraceWriter(out / "traces" / name, source=describe_source(source))
-        vlm.model.eval()
-        if policy is not vlm and not round_:
-            copy_weights(policy, vlm)
-        sampler.sync(vlm, versions[step])
+@dataclass(eq=False)
+class GRPORun:
+    """The parts of one run, see ``train_grpo``."""
+
+    loaded: LoadedModel
+    source: SceneSource
+    rules: EpisodeConfig
+    config: GRPOConfig
+    out: Path
+    engine: Engine | None = None
+    evaluator: Callable[[int], Mapping[str, float]] | None = None
+    limits: RolloutLimits = field(default_factory=RolloutLimits)
+    workers: int = 0
+    console: Console | None = None
+    distributed: DistributedContext = field(default_factory=DistributedContext)
+
+    def __post_init__(self) -> None:
+        """Check the settings and make policy and sampler.
+
+        Raises:
+            ConfigError: see ``train_grpo``.
+        """
+        _check_scenes(self.rules, self.config, len(self.source), self.distributed.world_size)
+        self.vlm = self.loaded.vlm
+        if self.distributed.world_size > 1:  # a pass over the whole model
+            self.distributed.check_same("weights", fingerprint(self.vlm.model.state_dict()))
+        sharded = self.distributed.sharded
+        self.policy = ShardedVLM(self.vlm, self.distributed) if sharded else self.vlm
+        self.shard = self.distributed.shard(self.config.scenes_per_step)
+        self.sampler = self.engine or engine_for(self.vlm)
+        if not self.sampler.exact_logprobs and self.config.importance_cap is None:
+            self.config = replace(self.config, importance_cap=OTHER_ENGINE_CAP)
+        self.scenes = self.source
+        # Of the weights that a step samples with; steps have the same numbers in every run.
+        self._versions: defaultdict[int, int] = defaultdict(new_version)
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of the checkpoints."""
+        return self.out / "checkpoints"
+
+    def scenes_of(self, step: int, round_: int = 0) -> list[int]:
+        """Return the scenes of this rank in one round of a step."""
+        indices = scene_indices(step, self.config, len(self.source), round_)
+        return indices[self.shard.start : self.shard.stop]
+
+    def generate(self, step: int, round_: int = 0) -> list[RolloutGroup]:
+        """Collect this rank's groups of one round of a step.
+
+        Args:
+            step: from 1.
+            round_: 0, or the number of the round of further scenes.
+
+        Returns:
+            One group for each scene of the shard.
+        """
+        config = self.config
+        writer = self._trace_writer(step, round_)
+        self.vlm.model.eval()
+        if not round_:
+            self._copy_policy()
+        self.sampler.sync(self.vlm, self._versions[step])
         try:
             return collect_rollouts(
-                sampler,
-                scenes,
-                scenes_of(step, round_),
+                self.sampler,
+                self.scenes,
+                self.scenes_of(step, round_),
                 config.group_size,
-                rules_at(rules, config.reward_schedule, step),
+                rules_at(self.rules, config.reward_schedule, step),
                 seed=config.seed,
                 step=step,
-                first_index=round_ * config.scenes_per_step + mine.start,
-                sampling=sampling,
+                first_index=round_ * config.scenes_per_step + self.shard.start,
+                sampling=Sampling(
+                    config.temperature, self.limits.max_new_tokens, self.limits.token_budget
+                ),
                 writer=writer,
             )
         finally:
             if writer is not None:
                 writer.close()
 
-    def measured(step: int) -> Mapping[str, float]:
-        vlm.model.eval()
-        if policy is not vlm:
-            copy_weights(policy, vlm)  # all ranks together
-        if evaluate is None or not distributed.is_main:
+    def evaluate(self, step: int) -> Mapping[str, float]:
+        """Evaluate the model after a step, on the first rank; all ranks must call this."""
+        self.vlm.model.eval()
+        self._copy_policy()
+        if self.evaluator is None or not self.distributed.is_main:
             return {}
-        sampler.sync(vlm, versions[step + 1])  # the weights that the next step plays with
-        return evaluate(step)
+        # The weights that the next step samples with.
+        self.sampler.sync(self.vlm, self._versions[step + 1])
+        return self.evaluator(step)
 
-    with RunLogger(
-        out,
-        config.steps,
-        print_interval=config.print_interval,
-        completions_interval=config.completions_interval,
-        console=console,
-    ) as logger:
-        trainer = GRPOTrainer(
-            policy,
-            play,
-            config,
-            collect_more=play,
-            reference=_reference(policy, vlm, config, distributed) if config.kl_weight else None,
-            evaluate=measured if evaluate else None,
+    def train(self, *, resume: bool = False) -> None:
+        """Train the model and save it.
+
+        Args:
+            resume: go on from the newest checkpoint, if there is one.
+        """
+        with RunLogger(
+            self.out,
+            self.config.steps,
+            print_interval=self.config.print_interval,
+            completions_interval=self.config.completions_interval,
+            console=self.console,
+        ) as logger:
+            trainer = self._trainer(logger)
+            latest = latest_checkpoint(self.checkpoints) if resume else None
+            if resume and self.distributed.all_gather(latest)[0] is not None:
+                trainer.resume()
+            with self._prefetching(trainer.step + 1):
+                trainer.train()
+        self._copy_policy()
+        if self.distributed.is_main:
+            save_model(self.vlm, self.out / "model", self.rules)
+
+    def _trainer(self, logger: RunLogger) -> GRPOTrainer:
+        reference = None
+        if self.config.kl_weight:
+            reference = _reference(self.policy, self.vlm, self.config, self.distributed)
+        return GRPOTrainer(
+            self.policy,
+            self.generate,
+            self.config,
+            collect_more=self.generate,
+            reference=reference,
+            evaluate=self.evaluate if self.evaluator else None,
             logger=logger,
-            checkpoints=out / "checkpoints",
-            distributed=distributed,
+            checkpoints=self.checkpoints,
+            distributed=self.distributed,
         )
-        if resume and distributed.all_gather(latest_checkpoint(out / "checkpoints"))[0] is not None:
-            trainer.resume()
-        if workers:
-            to_come = range(trainer.step + 1, config.steps + 1)
-            announced = (i for step in to_come for i in scenes_of(step))
-            scenes = PrefetchedScenes(source, announced, workers=workers, ahead=2 * len(mine))
+
+    def _copy_policy(self) -> None:
+        """Copy the weights of a sharded policy to the model that samples; all ranks together."""
+        if self.policy is not self.vlm:
+            copy_weights(self.policy, self.vlm)
+
+    def _trace_writer(self, step: int, round_: int) -> TraceWriter | None:
+        """Return where to record the episodes of a round, if it is one that is recorded."""
+        every = self.config.completions_interval
+        if not self.distributed.is_main or not every or (step > 1 and step % every):
+            return None
+        name = f"step_{step:06d}" + (f"_round_{round_}" if round_ else "")
+        return TraceWriter(self.out / "traces" / name, source=describe_source(self.source))
+
+    @contextmanager
+    def _prefetching(self, first_step: int) -> Iterator[None]:
+        """Prepare the scenes from a step on in worker processes, where there are some."""
+        if not self.workers:
+            yield
+            return
+        steps = range(first_step, self.config.steps + 1)
+        indices = (index for step in steps for index in self.scenes_of(step))
+        ahead = 2 * len(self.shard)
+        prefetched = PrefetchedScenes(self.source, indices, workers=self.workers, ahead=ahead)
+        self.scenes = prefetched
         try:
-            trainer.train()
+            yield
         finally:
-            if isinstance(scenes, PrefetchedScenes):
-                scenes.close()
-    if policy is not vlm:
-        copy_weights(policy, vlm)
-    if distributed.is_main:
-        save_model(vlm, out / "model", rules)
+            prefetched.close()
+
+
+def _check_scenes(rules: EpisodeConfig, config: GRPOConfig, scenes: int, world_size: int) -> None:
+    """Check that every step has scenes for all ranks and a valid reward."""
+    check_schedule(rules, config.reward_schedule)
+    if config.scenes_per_step > scenes:
+        raise ConfigError(
+            f"scenes_per_step: expected at most the {scenes} scenes there are, "
+            f"got {config.scenes_per_step}"
+        )
+    if config.scenes_per_step < world_size:
+        raise ConfigError(
+            f"scenes_per_step: expected at least one for each of {world_size} ranks, "
+            f"got {config.scenes_per_step}"
+        )
 
 
 def scene_indices(step: int, config: GRPOConfig, count: int, round_: int = 0) -> list[int]:
     """Return the scenes of a step, all different; a pure function, so that a resume agrees.
 
-    Small sources are gone through epoch by epoch, each in its own order; huge ones are drawn from.
-    Further rounds of a step draw from all scenes.
+    Small sources are used epoch by epoch, each in its own order; from huge ones scenes are taken in
+    sequence. Further rounds of a step draw from all scenes.
 
     Args:
         step: from 1.
         config: gives the seed and P.
-        count: scenes there are.
-        round_: 0, or which round of further scenes.
+        count: number of scenes of the source.
+        round_: 0, or the number of the round of further scenes.
 
     Returns:
         P indices.
@@ -272,67 +306,10 @@ def scene_indices(step: int, config: GRPOConfig, count: int, round_: int = 0) ->
     if count > 1_000_000:
         first = (step - 1) * wanted
         return [(config.seed * 1_000_003 + first + i) % count for i in range(wanted)]
-    epoch, at = divmod(step - 1, steps_per_epoch)
+    epoch, position = divmod(step - 1, steps_per_epoch)
     generator = torch.Generator().manual_seed(derived_seed(config.seed, "epoch", epoch))
     order = torch.randperm(count, generator=generator)
-    return [int(i) for i in order[at * wanted : (at + 1) * wanted]]
-
-
-def evaluate_model(
-    vlm: VisionLanguageModel,
-    source: SceneSource,
-    indices: Sequence[int],
-    rules: EpisodeConfig,
-    *,
-    max_new_tokens: int,
-    token_budget: int,
-    temperature: float = 0.0,
-    out: Path | None = None,
-    batch_size: int = 64,
-    engine: Engine | None = None,
-) -> EvalResult:
-    """Evaluate a model.
-
-    Args:
-        vlm: the model.
-        source: scenes.
-        indices: which of them.
-        rules: of the episodes.
-        max_new_tokens: tokens of one turn.
-        token_budget: tokens of one episode.
-        temperature: of sampling, with the same seeds in every evaluation; 0 is greedy.
-        out: folder for the results, or None.
-        batch_size: episodes played together.
-        engine: samples; by default the model itself.
-
-    Returns:
-        The result.
-    """
-    policy = VLMPolicy(
-        engine or engine_for(vlm), temperature, max_new_tokens, token_budget, batch_size
-    )
-    return evaluate(policy, source, indices, rules, batch_size=batch_size, out=out)
-
-
-def report_gain(before: EvalResult, after: EvalResult, out: Path, console: Console) -> None:
-    """Print two evaluations of the same scenes with their paired gain, and keep them as JSON.
-
-    Args:
-        before: of the model that training started from.
-        after: of the trained one.
-        out: folder for ``result.json``.
-        console: where to print.
-    """
-    print_results({"before": before, "after": after}, console)
-    gain = paired_gain(before, after)
-    result = {
-        "before": before.to_json(),
-        "after": after.to_json(),
-        "paired_gain": {name: asdict(interval) for name, interval in gain.items()},
-    }
-    (out / "result.json").write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-    reward = format_interval(gain["reward"], sign=True)
-    console.print(f"reward gain {reward} (95 % interval) over {after.n} scenes", markup=False)
+    return [int(i) for i in order[position * wanted : (position + 1) * wanted]]
 
 
 def _reference(

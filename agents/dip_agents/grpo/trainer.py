@@ -1,7 +1,7 @@
-"""Group-relative policy optimisation: the loop from rollouts to better weights.
+"""Group-relative policy optimisation: the training loop.
 
-The loop knows a model that gives logprobs and a function that gives rollouts. It knows no
-environment, no processor and no prompt.
+The loop needs a model that gives logprobs and a function that collects rollouts; it is independent
+of environment, processor and prompts.
 """
 
 from __future__ import annotations
@@ -23,13 +23,7 @@ from dip_agents.grpo.config import GRPOConfig
 from dip_agents.grpo.credit import compute_advantages
 from dip_agents.grpo.gather import all_gather_groups
 from dip_agents.grpo.metrics import environment_times, rollout_metrics
-from dip_agents.grpo.updater import (
-    NonFiniteUpdateError,
-    PolicyModel,
-    Reference,
-    RolloutTooLongError,
-    Updater,
-)
+from dip_agents.grpo.updater import PolicyModel, Reference, RolloutTooLongError, Updater
 from dip_agents.models.weights import fingerprint
 from dip_agents.objectives.advantages import Advantages
 from dip_agents.objectives.entropy import EntropyTarget
@@ -45,8 +39,10 @@ from dip_agents.runtime.checkpoints import (
 )
 from dip_agents.runtime.distributed import DistributedContext, LostRankError
 from dip_agents.runtime.dtensors import gather_full, shard_optimizer_state
+from dip_agents.runtime.errors import NonFiniteUpdateError
 from dip_agents.runtime.interrupts import InterruptHandler, StopRequestedError
 from dip_agents.runtime.logger import PhaseTimer, RunLogger
+from dip_agents.runtime.optimizers import make_adamw
 from dip_agents.runtime.random_state import rng_state, seed_everything, set_rng_state
 from dip_env.errors import ConfigError
 
@@ -55,27 +51,36 @@ if TYPE_CHECKING:
 
 
 GRACE_PERIOD = 20.0
-"""Seconds from a signal to the end of a process that is stuck; launchers kill after 30."""
+"""Seconds from a signal to the end of a process that is blocked; launchers kill after 30."""
+
+_RESCUED = (
+    StopRequestedError,
+    LostRankError,
+    NonFiniteUpdateError,
+    RolloutTooLongError,
+    EngineError,
+)
+"""Errors after which the last finished step is saved."""
 
 
 class GRPOTrainer:
     """Learns from groups of rollouts, step by step, and can go on after any interruption.
 
     Args:
-        model: the policy. Keep dropout off, or sampler and trainer speak of different policies.
+        model: the policy. Keep dropout off, or sampler and trainer have different policies.
         collect: step (from 1) -> P groups of G rollouts of the model as it is now; with several
-            ranks each returns its share, and together they are the P groups.
+            ranks each returns its shard, and together they are the P groups.
         config: the settings.
         collect_more: step and round (from 1) -> P groups of further scenes, for a step with
-            groups of equal rewards; ``zero_variance_groups="resample"`` needs it.
+            zero-variance groups; ``zero_variance_groups="resample"`` needs it.
         reference: buffers -> logprobs (B, T) of the policy to stay close to (LoRA off, or a frozen
-            copy), at the same temperature. When given, the KL to it is logged; ``kl_weight`` says
-            how much it counts.
+            copy), at the same temperature. When given, the KL to it is logged; ``kl_weight`` is
+            its weight in the loss.
         evaluate: step -> numbers, logged as ``eval/<name>`` each ``eval_interval`` steps, of the
-            model after that step; called on every rank, and what the first returns counts.
-        logger: where the numbers go, or None; that of the first rank counts.
+            model after that step; called on every rank, and the first rank's result is logged.
+        logger: where the metrics go, or None; only the first rank's is used.
         checkpoints: folder of the checkpoints, which all ranks can read, or None for none.
-        extra_state: what else to keep in a checkpoint; ``resume`` hands it back.
+        extra_state: what else to keep in a checkpoint; ``resume`` returns it.
         distributed: the processes of the run; by default this one alone.
 
     Raises:
@@ -96,7 +101,7 @@ class GRPOTrainer:
         extra_state: Callable[[], Mapping[str, Any]] = dict,
         distributed: DistributedContext | None = None,
     ) -> None:
-        """Make the optimizer; nothing runs yet."""
+        """Check the parts and make the optimizer."""
         if config.kl_weight and reference is None:
             raise ConfigError(f"kl_weight: expected 0 without a reference, got {config.kl_weight}")
         if config.zero_variance_groups == "resample" and collect_more is None:
@@ -117,13 +122,7 @@ class GRPOTrainer:
         self.checkpoints = None if checkpoints is None else Path(checkpoints)
         self.extra_state = extra_state
         self.parameters = list(model.trainable_parameters())
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=config.learning_rate,
-            betas=(0.9, 0.95),
-            weight_decay=config.weight_decay,
-            fused=True,
-        )
+        self.optimizer = make_adamw(self.parameters, config.learning_rate, config.weight_decay)
         self.updater = Updater(model, self.optimizer, config, reference, self.distributed)
         self.entropy_target = EntropyTarget(
             config.entropy_target, config.entropy_delta, config.entropy_weight
@@ -141,15 +140,16 @@ class GRPOTrainer:
 
         A new run seeds all random generators with ``config.seed``; a resumed one goes on with
         those it had. On Ctrl-C, SIGTERM and the errors below that may come in any step, the last
-        finished step is saved where one process has all of it; they say where to go on from.
+        finished step is saved where one process has all of it; a note on the error names the
+        checkpoint to go on from.
 
         Raises:
             CheckpointError: for a new run in a folder that holds the checkpoints of another.
             NonFiniteUpdateError: when an update is not finite.
             RolloutTooLongError: when a single rollout does not fit into memory.
-            EngineError: when the engine that plays cannot go on.
+            EngineError: when the engine that samples cannot go on.
             StopRequestedError: after a signal.
-            LostRankError: when another rank is gone.
+            LostRankError: when another rank is lost.
             RanksDifferError: when ranks have other settings or weights than the first.
         """
         config = self.config
@@ -167,15 +167,13 @@ class GRPOTrainer:
                     with self.distributed.watch_peers():
                         self._train_step(step)
                     self._interrupts.check()
-            except StopRequestedError as error:
-                words = f"{error} at {self.distributed.activity}; {self._rescued()}"
-                raise StopRequestedError(words) from error
-            except (LostRankError, NonFiniteUpdateError, RolloutTooLongError, EngineError) as error:
-                raise type(error)(f"{error}; {self._rescued()}") from error
+            except _RESCUED as error:
+                error.add_note(self._rescue())
+                raise
 
     def _train_step(self, step: int) -> None:
         config = self.config
-        groups, advantages = self.play(step)
+        groups, advantages = self.collect_groups(step)
         batch = training_batch(groups, advantages, config.mask_truncated, config.scenes_per_step)
         metrics = rollout_metrics(groups, advantages) | batch.dropped
         with self._phase(step, "update"):
@@ -198,32 +196,33 @@ class GRPOTrainer:
             with self._phase(step, "checkpoint"):  # counted with the next step's phases
                 self.save()
 
-    def play(self, step: int) -> tuple[list[RolloutGroup], Advantages]:
-        """Collect rollouts and compare them.
+    def collect_groups(self, step: int) -> tuple[list[RolloutGroup], Advantages]:
+        """Collect rollouts and compute their advantages.
 
-        With ``zero_variance_groups="resample"`` further rounds are played until there are
-        ``scenes_per_step`` mixed groups, or ``max_resamples`` rounds are over (DAPO, 2503.14476).
+        With ``zero_variance_groups="resample"`` further rounds are collected until there are
+        ``scenes_per_step`` informative groups, or ``max_resamples`` rounds are over (DAPO,
+        2503.14476).
 
         Args:
             step: from 1.
 
         Returns:
-            All groups that were played on any rank, equal ones included, and their advantages.
+            All groups of all ranks, zero-variance groups included, and their advantages.
         """
         config = self.config
         groups = self._collected(step, partial(self.collect, step))
-        advantages = self._credit(groups)
+        advantages = self._advantages(groups)
         if config.zero_variance_groups == "resample" and self.collect_more is not None:
             for round_ in range(1, config.max_resamples + 1):
                 if int(advantages.informative.sum()) >= config.scenes_per_step:
                     break
                 more = partial(self.collect_more, step, round_)
                 groups += self._collected(step, more)
-                advantages = self._credit(groups)
+                advantages = self._advantages(groups)
         return groups, advantages
 
     def update(self, batch: TrainingBatch, learning_rate: float) -> dict[str, float]:
-        """Move the weights along one batch, see ``Updater.update``.
+        """Update the weights on one batch, see ``Updater.update``.
 
         Args:
             batch: what to learn from; when empty, the weights stay as they are.
@@ -240,7 +239,8 @@ class GRPOTrainer:
         try:
             metrics = self.updater.update(batch, learning_rate, weight)
         except NonFiniteUpdateError as error:
-            raise NonFiniteUpdateError(f"step {self.step + 1}: {error}") from error
+            error.add_note(f"at step {self.step + 1}")
+            raise
         if "train/entropy" in metrics:
             metrics["train/entropy_weight"] = weight
             self.entropy_target.observe(metrics["train/entropy"])
@@ -249,8 +249,8 @@ class GRPOTrainer:
     def save(self) -> Path | None:
         """Write a checkpoint of the finished steps, where there is a folder for them.
 
-        All ranks must call this; the first writes. What is written is whole, however the ranks
-        had split it, so that any number of them can go on.
+        All ranks must call this; the first writes. Tensors are written unsharded, so that a run
+        can go on with any number of ranks.
 
         Raises:
             RanksDifferError: when ranks that should hold the same weights do not.
@@ -290,13 +290,13 @@ class GRPOTrainer:
             The checkpoint, with the caller's own ``extra``.
 
         Raises:
-            CheckpointError: when there is none, it is damaged or of another run, or it goes on
-                with a GPU's random numbers where there is no such GPU; the model is then untouched.
+            CheckpointError: when there is none, it is damaged or of another run, or its random
+                state needs a GPU that is not there; the model is then unchanged.
         """
         source = path or self.checkpoints
         if source is None:
             raise CheckpointError("resume: expected a path or a checkpoint folder, got neither")
-        if path is None:  # the first rank says which is the latest
+        if path is None:  # all ranks take the latest of the first
             source = self.distributed.all_gather(latest_checkpoint(source))[0] or source
         found = load_checkpoint(source, asdict(self.config), self.config.changeable)
         check_weights(found.weights, self.model.state_dict())
@@ -317,8 +317,8 @@ class GRPOTrainer:
 
     @contextmanager
     def _phase(self, step: int, name: str, interruptible: bool = False) -> Iterator[None]:
-        """Measure a phase, and say of it what signals and lost ranks need to know."""
-        self.distributed.activity = f"step {step}, {name}"
+        """Measure a phase, and name it for the messages of signals and lost ranks."""
+        self.distributed.activity = self._interrupts.activity = f"step {step}, {name}"
         if self.distributed.world_size > 1:
             self._interrupts.exit_message = (
                 f"rank {self.distributed.rank} of {self.distributed.world_size} was told to stop "
@@ -332,7 +332,7 @@ class GRPOTrainer:
     def _collected(
         self, step: int, collect: Callable[[], Sequence[RolloutGroup]]
     ) -> list[RolloutGroup]:
-        """Play a round and return the groups of all ranks."""
+        """Collect a round and return the groups of all ranks."""
         with self._phase(step, "collect", interruptible=True):
             groups = collect()
         if self.distributed.world_size > 1:
@@ -348,8 +348,8 @@ class GRPOTrainer:
         }
         return _State(rng_state(), extra, self.updater.moves)
 
-    def _rescued(self) -> str:
-        """Save the last finished step, if this process has all of it, and say where to go on."""
+    def _rescue(self) -> str:
+        """Save the last finished step, if this process has all of it, and name the checkpoint."""
         state = self._finished
         alone = self.distributed.is_main and not self.distributed.sharded
         unmoved = self.updater.moves == state.moves and self.step > self._saved
@@ -364,7 +364,7 @@ class GRPOTrainer:
             return "there is no checkpoint yet"
         return f"the last complete checkpoint is {found}: go on from there with resume"
 
-    def _credit(self, groups: Sequence[RolloutGroup]) -> Advantages:
+    def _advantages(self, groups: Sequence[RolloutGroup]) -> Advantages:
         config = self.config
         return compute_advantages(
             groups,
@@ -384,12 +384,12 @@ class GRPOTrainer:
 
 @dataclass(frozen=True)
 class _State:
-    """What a checkpoint holds beside weights and optimizer, at the end of a step.
+    """The contents of a checkpoint beside weights and optimizer, at the end of a step.
 
     Args:
         rng: of this process.
         extra: the trainer's and the caller's own.
-        moves: of the weights until then.
+        moves: number of updates until then.
     """
 
     rng: dict[str, Any]

@@ -1,4 +1,4 @@
-"""From one batch of rollouts to better weights: micro-batches, gradients, optimizer steps."""
+"""Updates of the weights on one batch of rollouts: micro-batches, gradients, optimizer steps."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from dip_agents.grpo.batch import TrainingBatch
 from dip_agents.grpo.config import GRPOConfig
 from dip_agents.objectives.aggregation import rollout_weights
 from dip_agents.objectives.importance import sampler_gap
-from dip_agents.objectives.losses import policy_loss
+from dip_agents.objectives.losses import EntropyBonus, KlPenalty, policy_loss
+from dip_agents.objectives.surrogates import SurrogateInputs
 from dip_agents.objectives.token_stats import TokenStats, merge
 from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.runtime.dtensors import gather_full
+from dip_agents.runtime.errors import NonFiniteUpdateError
 from dip_agents.tokens.batching import micro_batches, padded_tokens
 from dip_env.errors import DipError
 
@@ -31,16 +33,12 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 
-class NonFiniteUpdateError(DipError, ArithmeticError):
-    """A loss or gradient is NaN or infinite; the weights are those before the update."""
-
-
 class RolloutTooLongError(DipError, MemoryError):
     """A single rollout does not fit into memory; the weights are those before the update."""
 
 
 class PolicyModel(Protocol):
-    """What the trainer asks of a model."""
+    """The interface of a model that GRPO trains."""
 
     def token_logprobs(
         self, buffers: Sequence[TokenBuffer], temperature: float = 1.0
@@ -49,15 +47,15 @@ class PolicyModel(Protocol):
         ...
 
     def trainable_parameters(self) -> Iterable[nn.Parameter]:
-        """Return what learns, in an order that stays."""
+        """Return the trainable parameters, always in the same order."""
         ...
 
     def state_dict(self) -> Mapping[str, Tensor]:
-        """Return the tensors a checkpoint must hold: at least all that learn."""
+        """Return the tensors a checkpoint must hold: at least all trainable ones."""
         ...
 
     def load_state_dict(self, state_dict: Mapping[str, Tensor]) -> Any:
-        """Take back what ``state_dict`` returned."""
+        """Restore what ``state_dict`` returned."""
         ...
 
 
@@ -66,13 +64,13 @@ Reference = Callable[[Sequence["TokenBuffer"]], Tensor]
 
 
 class Updater:
-    """Moves the weights along the gradient of one batch after the other.
+    """Updates the weights on one batch after the other.
 
     When memory runs out, the limit of a micro-batch is halved for the rest of the run and the
     update begins anew: the weights have not moved yet, so the result is the same but for the order
     of the sums.
 
-    With several ranks each runs the rollouts that were played on it. The weights of tokens come
+    With several ranks each runs the rollouts that it collected. The weights of tokens come
     from counts of the whole batch, so the gradients of the ranks are summed, never averaged.
 
     Args:
@@ -91,7 +89,7 @@ class Updater:
         reference: Reference | None = None,
         distributed: DistributedContext | None = None,
     ) -> None:
-        """Remember the parts; nothing runs yet."""
+        """Store the parts; the parameters are those of the optimizer."""
         self.model = model
         self.optimizer = optimizer
         self.config = config
@@ -106,7 +104,7 @@ class Updater:
     def update(
         self, batch: TrainingBatch, learning_rate: float, entropy_weight: float = 0.0
     ) -> dict[str, float]:
-        """Move the weights ``updates_per_batch`` times along the gradient of one batch.
+        """Update the weights ``updates_per_batch`` times on one batch.
 
         The old logprobs are those that the first update itself computes: all its micro-batches
         run before the weights move, so they are the logprobs of the weights that the batch started
@@ -137,20 +135,18 @@ class Updater:
         weights = rollout_weights(
             batch.lengths, counts, self.config.aggregation, self.config.constant_length
         )
-        passes: list[_Pass] = []
+        task = _BatchUpdate(batch, weights, entropy_weight)
         losses: list[float] = []
         norms: list[float] = []
-        fixed: dict[int, _Fixed] = {}
         for _ in range(self.config.updates_per_batch):
-            first = not passes
-            passes.append(self._accumulate(batch, weights, entropy_weight, fixed, first))
-            if not self.distributed.sharded:  # else they were summed on the way
+            task.passes.append(self._accumulate(task))
+            if not self.distributed.sharded:  # else the backward passes have summed them
                 self.distributed.all_reduce_gradients(self.parameters)
             clipped = nn.utils.clip_grad_norm_(self.parameters, self.config.max_grad_norm)
             norms.append(float(gather_full(clipped)))
-            losses.append(self._finite_loss(batch, passes[-1], norms[-1]))
-            # Asked before the weights move: who loses another rank here still has a whole step.
-            stats, gaps, missing = self._everyones(passes)
+            losses.append(self._finite_loss(batch, task.passes[-1], norms[-1]))
+            # Before the weights move: if a rank is lost here, the last step can be saved.
+            stats, gaps, missing = self._gathered_stats(task.passes)
             self.moves += 1
             self.optimizer.step()
         self.optimizer.zero_grad(set_to_none=True)
@@ -159,10 +155,10 @@ class Updater:
         numbers["clip_fraction"] = numbers["clip_fraction_low"] + numbers["clip_fraction_high"]
         numbers["loss"] = sum(losses) / len(losses)
         numbers["grad_norm"] = sum(norms) / len(norms)
-        numbers["updates"] = float(len(passes))
+        numbers["updates"] = float(len(task.passes))
         return metrics | {f"train/{name}": value for name, value in numbers.items()}
 
-    def _everyones(self, passes: Sequence[_Pass]) -> tuple[TokenStats, TokenStats, float]:
+    def _gathered_stats(self, passes: Sequence[_Pass]) -> tuple[TokenStats, TokenStats, float]:
         """Return token statistics, gap to the sampler and its missing tokens, of all ranks."""
         stats = [part.cpu() for done in passes for part in done.stats]
         gaps = [part.cpu() for part in passes[0].gaps]
@@ -175,25 +171,19 @@ class Updater:
             sum(missing for _, _, missing in parts),
         )
 
-    def _accumulate(
-        self,
-        batch: TrainingBatch,
-        weights: Tensor,
-        entropy_weight: float,
-        fixed: dict[int, _Fixed],
-        first: bool,
-    ) -> _Pass:
+    def _accumulate(self, task: _BatchUpdate) -> _Pass:
         """Sum the gradient over all micro-batches, with smaller ones when memory runs out."""
+        batch = task.batch
         while True:
             splits = self._split(batch, self.token_limit)
             self.optimizer.zero_grad(set_to_none=True)
             done = _Pass(splits)
             if self.distributed.sharded:
                 for _ in range(max(self.distributed.all_gather(len(splits))) - len(splits)):
-                    self._keep_step(batch, first)
+                    self._run_dummy(task)
             for rows in splits:
                 try:
-                    self._add(done, batch, rows, weights, entropy_weight, fixed, first)
+                    self._add(task, done, rows)
                 except RuntimeError as error:
                     if not out_of_memory(error):
                         raise
@@ -210,8 +200,8 @@ class Updater:
                 return done
             # Outside the handler: while it lasts, the error keeps the failed forward pass alive.
             del done
-            if first:
-                fixed.clear()
+            if task.first:
+                task.fixed.clear()
             self.optimizer.zero_grad(set_to_none=True)
             self._shrink(batch, splits, rows, reason)
 
@@ -220,24 +210,27 @@ class Updater:
         return bool(getattr(self.model, "shares_prefix", False))
 
     def _split(self, batch: TrainingBatch, limit: int | None) -> list[list[int]]:
-        """Return the rows of each micro-batch that runs here."""
-        here = batch.local_rows
+        """Return the rows of each micro-batch of this process."""
+        local = batch.local_rows
         parts = micro_batches(
-            [batch.buffers[row] for row in here],
+            [batch.buffers[row] for row in local],
             limit,
             self.config.micro_batch_size,
             self._shares_prefix,
         )
-        return [[here[at] for at in part] for part in parts]
+        return [[local[at] for at in part] for part in parts]
 
-    def _keep_step(self, batch: TrainingBatch, first: bool) -> None:
-        """Run a rollout for nothing, since sharded layers run on all ranks or on none."""
+    def _run_dummy(self, task: _BatchUpdate) -> None:
+        """Run a rollout with weight 0, since sharded layers run on all ranks or on none."""
+        batch = task.batch
         rows = batch.local_rows
         shortest = min((batch.buffers[row] for row in rows), key=len) if rows else batch.dummy
         if shortest is None:
-            raise RuntimeError("expected a rollout with policy tokens on every rank, got none here")
+            raise RuntimeError(
+                "expected a rollout with policy tokens on every rank, got none on this one"
+            )
         now = self.model.token_logprobs([shortest], self.config.temperature)
-        if first and self.reference is not None:
+        if task.first and self.reference is not None:
             with torch.no_grad():
                 self.reference([shortest])
         (now.logprobs.sum() * 0.0).backward()
@@ -246,53 +239,24 @@ class Updater:
     def _longest(batch: TrainingBatch, rows: Sequence[int]) -> int:
         return max(len(batch.buffers[row]) for row in rows)
 
-    def _add(
-        self,
-        done: _Pass,
-        batch: TrainingBatch,
-        rows: Sequence[int],
-        weights: Tensor,
-        entropy_weight: float,
-        fixed: dict[int, _Fixed],
-        first: bool,
-    ) -> None:
-        """Add one micro-batch to the gradient and to what is known of the pass."""
+    def _add(self, task: _BatchUpdate, done: _Pass, rows: Sequence[int]) -> None:
+        """Add one micro-batch to the gradient and to the statistics of the pass."""
         config = self.config
-        buffers = [batch.buffers[row] for row in rows]
+        buffers = [task.batch.buffers[row] for row in rows]
         now = self.model.token_logprobs(buffers, config.temperature)
         device, width = now.logprobs.device, now.logprobs.shape[1]
-        if first:
-            old = now.logprobs.detach()
-            ref = None
-            if self.reference is not None:
-                with torch.no_grad():
-                    ref = self.reference(buffers).detach()
-            if config.updates_per_batch > 1:
-                for at, row in enumerate(rows):
-                    fixed[row] = _Fixed(old[at], None if ref is None else ref[at])
-        else:
-            old = _stack([fixed[row].old for row in rows], width)
-            refs = [found for row in rows if (found := fixed[row].ref) is not None]
-            ref = _stack(refs, width) if refs else None
+        old, ref = self._old_and_reference(task, rows, now.logprobs)
         behaviour = _stack([torch.tensor(b.logprobs) for b in buffers], width).to(device)
         gap = sampler_gap(old, behaviour, now.mask, config.importance_cap)
+        advantages = task.batch.advantages_of(rows, width).to(device)
         result = policy_loss(
-            now.logprobs,
-            old,
-            batch.advantages_of(rows, width).to(device),
-            now.mask,
-            weights[list(rows)].to(device),
+            SurrogateInputs(now.logprobs, old, advantages, now.mask, behaviour),
+            task.weights[list(rows)].to(device),
             kind=config.loss,
-            clip_low=config.clips[0],
-            clip_high=config.clips[1],
-            dual_clip=config.dual_clip,
-            behaviour_logprobs=behaviour,
+            clips=config.clips,
             importance=gap.weights,
-            ref_logprobs=ref,
-            kl_weight=config.kl_weight,
-            kl_kind=config.kl_kind,
-            entropy=now.entropy,
-            entropy_weight=entropy_weight,
+            kl=None if ref is None else KlPenalty(ref, config.kl_weight, config.kl_kind),
+            entropy=EntropyBonus(now.entropy, task.entropy_weight),
         )
         result.loss.backward()
         done.losses.append(result.loss.detach())
@@ -300,10 +264,28 @@ class Updater:
         done.gaps.append(gap.stats)
         done.missing.append(gap.missing)
 
+    def _old_and_reference(
+        self, task: _BatchUpdate, rows: Sequence[int], logprobs: Tensor
+    ) -> tuple[Tensor, Tensor | None]:
+        """Return the logprobs (B, T) of the old policy and of the reference, if there is one."""
+        if not task.first:
+            width = logprobs.shape[1]
+            old = _stack([task.fixed[row].old for row in rows], width)
+            refs = [found for row in rows if (found := task.fixed[row].ref) is not None]
+            return old, _stack(refs, width) if refs else None
+        old, ref = logprobs.detach(), None
+        if self.reference is not None:
+            with torch.no_grad():
+                ref = self.reference([task.batch.buffers[row] for row in rows]).detach()
+        if self.config.updates_per_batch > 1:
+            for at, row in enumerate(rows):
+                task.fixed[row] = _Fixed(old[at], None if ref is None else ref[at])
+        return old, ref
+
     def _shrink(
         self, batch: TrainingBatch, splits: list[list[int]], rows: Sequence[int], reason: str
     ) -> None:
-        """Halve the limit until the micro-batches become others, and free what is not needed."""
+        """Halve the limit until the micro-batches change, and free memory."""
         longest = self._longest(batch, rows)
         padded = padded_tokens([batch.buffers[row] for row in rows], self._shares_prefix)
         limit = padded if self.token_limit is None else min(self.token_limit, padded)
@@ -340,9 +322,9 @@ class Updater:
             for row in rows
         ]
         # All ranks must see the same, or some would stop and the others wait for them.
-        everyone = self.distributed.all_gather((losses, wrong))
-        total = sum(loss for of_rank, _ in everyone for loss in of_rank)
-        bad = [origin for _, of_rank in everyone for origin in of_rank]
+        gathered = self.distributed.all_gather((losses, wrong))
+        total = sum(loss for of_rank, _ in gathered for loss in of_rank)
+        bad = [origin for _, of_rank in gathered for origin in of_rank]
         if not bad and math.isfinite(norm):
             return total
         self.optimizer.zero_grad(set_to_none=True)
@@ -354,7 +336,7 @@ class Updater:
 
 
 def out_of_memory(error: RuntimeError) -> bool:
-    """Return whether an error of torch says that memory ran out, on a GPU or on the CPU."""
+    """Return whether an error of torch means that memory ran out, on a GPU or on the CPU."""
     text = str(error)
     return (
         isinstance(error, torch.OutOfMemoryError)
@@ -372,13 +354,37 @@ class _Fixed(NamedTuple):
 
 @dataclass(eq=False)
 class _Pass:
-    """What the micro-batches of one update gave."""
+    """The losses and statistics of the micro-batches of one update."""
 
     splits: list[list[int]]
     losses: list[Tensor] = field(default_factory=list)
     stats: list[TokenStats] = field(default_factory=list)
     gaps: list[TokenStats] = field(default_factory=list)
     missing: list[Tensor] = field(default_factory=list)
+
+
+@dataclass(eq=False)
+class _BatchUpdate:
+    """The updates on one batch.
+
+    Args:
+        batch: the batch.
+        weights: (B,) of its rollouts.
+        entropy_weight: of the entropy bonus.
+        fixed: logprobs of each row that stay the same, known after the first pass.
+        passes: those that are done.
+    """
+
+    batch: TrainingBatch
+    weights: Tensor
+    entropy_weight: float
+    fixed: dict[int, _Fixed] = field(default_factory=dict)
+    passes: list[_Pass] = field(default_factory=list)
+
+    @property
+    def first(self) -> bool:
+        """True during the first pass, whose logprobs are those of the old policy."""
+        return not self.passes
 
 
 def _stack(rows: Sequence[Tensor], width: int) -> Tensor:

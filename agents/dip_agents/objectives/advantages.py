@@ -1,13 +1,12 @@
-"""How much better a rollout did than its siblings; knows rewards only, no tokens and no model.
+"""Group-relative advantages: how much better a rollout is rewarded than its siblings.
 
 Axes: P scenes, G rollouts of one scene, K reward terms.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import get_args
 
 import torch
 from torch import Tensor
@@ -20,18 +19,64 @@ SAME_REWARD = 1e-6
 
 @dataclass(frozen=True, eq=False)
 class Advantages:
-    """The advantages of one batch and which of its groups have something to teach.
+    """The advantages of one batch, and which of its groups are informative.
 
     Args:
-        values: float32 (P, G); exactly 0 for every rollout of a group that is not mixed.
-        mixed: bool (P,), False where no rollout of the group has an advantage over another.
-        turns: advantage of every turn, [scene][member][turn], where turns are paid one by one
-            (``turn_credit.py``); ``values`` then hold the episodes' part.
+        values: float32 (P, G); exactly 0 for every rollout of a group that is not informative.
+        informative: bool (P,), False where no rollout of the group has an advantage over another.
+        turns: advantage of every turn, [scene][member][turn], where turns have their own
+            (``turn_advantages.py``); ``values`` then hold the part of the episodes.
     """
 
     values: Tensor
     informative: Tensor
     turns: Sequence[Sequence[Sequence[float]]] | None = None
+
+
+ScaleFunction = Callable[[Tensor, Tensor, float], Tensor]
+"""(differences (P, G), rewards (P, G), eps) -> advantages (P, G), linear in the differences."""
+
+SCALES: dict[str, ScaleFunction] = {}
+"""The registered advantages by name."""
+
+
+def register_advantage(name: str) -> Callable[[ScaleFunction], ScaleFunction]:
+    """Return a decorator that makes a scaling of reward differences available as an advantage.
+
+    Args:
+        name: of the advantage.
+
+    Returns:
+        The decorator; it returns the function as it is.
+    """
+
+    def register(function: ScaleFunction) -> ScaleFunction:
+        SCALES[name] = function
+        return function
+
+    return register
+
+
+@register_advantage("dr_grpo")
+def _unscaled(differences: Tensor, rewards: Tensor, eps: float) -> Tensor:
+    return differences
+
+
+@register_advantage("grpo")
+@register_advantage("gigpo")
+def _by_group_deviation(differences: Tensor, rewards: Tensor, eps: float) -> Tensor:
+    return differences / (deviation(rewards, dim=1) + eps)
+
+
+@register_advantage("batch_std")
+def _by_batch_deviation(differences: Tensor, rewards: Tensor, eps: float) -> Tensor:
+    return differences / (deviation(rewards) + eps)
+
+
+@register_advantage("rloo")
+def _leave_one_out(differences: Tensor, rewards: Tensor, eps: float) -> Tensor:
+    members = rewards.shape[1]
+    return differences * (members / max(members - 1, 1))
 
 
 def group_advantages(
@@ -54,14 +99,14 @@ def group_advantages(
     gdpo      (S_i - mean_batch S) / (std_batch S + eps), with GDPO, 2601.05242
               S_i = sum_k w_k (r_ik - mean_group r_k)
               / (std_group r_k + eps)
-    gigpo     as grpo; turns are added by ``turn_credit``      GiGPO, 2505.10978
+    gigpo     as grpo; ``compute_advantages`` adds the turns   GiGPO, 2505.10978
     ========= ================================================ ===========================
 
     All standard deviations are unbiased (ddof = 1), as TRL and verl compute them; those of the
     batch are over all P*G rollouts. Scaling by the group's own deviation makes scenes that are
     almost always or almost never solved count most, which dr_grpo, batch_std and rloo avoid.
     gdpo compares every term by itself, so that one that varies much does not hide another; a
-    group may then be mixed although its total rewards are equal.
+    group may then be informative although its total rewards are equal.
 
     Args:
         rewards_P_G: rewards (P, G) of any float dtype.
@@ -71,7 +116,7 @@ def group_advantages(
         term_weights: weight of each term, K numbers; gdpo needs them.
 
     Returns:
-        The advantages and the mask of mixed groups; each group's advantages sum to 0.
+        The advantages and the mask of informative groups; each group's advantages sum to 0.
 
     Raises:
         ValueError: for another shape, a number that is not finite, an unknown kind, or gdpo
@@ -110,11 +155,11 @@ def term_part(
         terms_P_G_K: unweighted reward terms (P, G, K).
         term_weights: weight of each term, K numbers; the rewards are the weighted sums.
         term: which of the K.
-        kind: of the advantage; that of ``gigpo`` is its episodes' part.
+        kind: of the advantage; that of ``gigpo`` is the part of the episodes.
         eps: added to the standard deviation, in units of reward.
 
     Returns:
-        float32 (P, G); 0 for groups that are not mixed.
+        float32 (P, G); 0 for groups that are not informative.
 
     Raises:
         ValueError: as ``group_advantages``.
@@ -131,18 +176,11 @@ def term_part(
     return torch.where(informative[:, None], part, 0.0).float()
 
 
-def _scaled(differences: Tensor, rewards: Tensor, kind: AdvantageKind, eps: float) -> Tensor:
-    """Bring differences (P, G) to a siblings' mean to the scale that a kind gives these rewards."""
-    if kind == "dr_grpo":
-        return differences
-    if kind in ("grpo", "gigpo"):
-        return differences / (deviation(rewards, dim=1) + eps)
-    if kind == "batch_std":
-        return differences / (deviation(rewards) + eps)
-    if kind == "rloo":
-        members = rewards.shape[1]
-        return differences * (members / max(members - 1, 1))
-    raise ValueError(f"kind: expected one of {get_args(AdvantageKind)}, got {kind!r}")
+def _scaled(differences: Tensor, rewards: Tensor, kind: str, eps: float) -> Tensor:
+    """Scale differences (P, G) to the mean of a group as a kind scales those of the rewards."""
+    if kind not in SCALES:
+        raise ValueError(f"kind: expected one of {(*SCALES, 'gdpo')}, got {kind!r}")
+    return SCALES[kind](differences, rewards, eps)
 
 
 def _compared_alone(terms: Tensor, eps: float) -> Tensor:

@@ -1,4 +1,4 @@
-"""How much each rollout's tokens weigh in the loss; knows lengths only.
+"""The weights of each rollout's tokens in the loss, from lengths only.
 
 The loss of a batch is ``sum_b w_b sum_t l_bt``. The weights w_b come from counts of the *whole*
 batch, over all micro-batches and processes, so that partial sums of loss and gradient add up to

@@ -1,4 +1,4 @@
-"""A weight of the entropy bonus that follows the entropy; knows two numbers, no tokens."""
+"""An entropy bonus whose weight follows the entropy."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dip_agents.objectives.choices import LARGEST_ENTROPY_WEIGHT
 
 @dataclass
 class EntropyTarget:
-    """Raises the entropy bonus while the policy is too sure, and takes it back after.
+    """Raises the weight of the entropy bonus while the entropy is low, and lowers it after.
 
     After each step with entropy H the coefficient moves by ``+delta`` where H < target and by
     ``-delta`` otherwise, within [0, 0.005]; it is applied only while the last H was below the
@@ -38,7 +38,7 @@ class EntropyTarget:
         return self.coefficient if below else 0.0
 
     def observe(self, entropy: float) -> None:
-        """Take note of a step's mean entropy in nats per token."""
+        """Update the weight by a step's mean entropy in nats per token."""
         self.entropy = entropy
         if self.target is None:
             return

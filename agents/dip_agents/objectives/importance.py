@@ -1,4 +1,4 @@
-"""What the trainer says of tokens that another engine sampled; tensors only.
+"""Importance weights for tokens that another engine sampled.
 
 ``old`` is the trainer's policy that a batch started from, ``mu`` the sampler's. With the same
 weights in the same arithmetic they agree to rounding; another engine differs by more, and the
@@ -20,7 +20,7 @@ MAX_LOG_RATIO = 20.0
 
 @dataclass(frozen=True, eq=False)
 class SamplerGap:
-    """How the sampler and the trainer differ on one micro-batch.
+    """The difference between sampler and trainer on one micro-batch.
 
     Args:
         weights: (B, T) factors of the policy gradient, or None for no correction.

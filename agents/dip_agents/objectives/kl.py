@@ -1,4 +1,4 @@
-"""How far the policy is from the reference, from sampled tokens only."""
+"""Estimators of the KL to a reference policy, from sampled tokens only."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Credit for single turns of a rollout: siblings that stood at the same place are compared there.
+"""Advantages of single turns: siblings are compared at turns before which they saw the same.
 
 An *anchor* names what the policy has been shown before a turn. The first turn on a scene is the
 same anchor for every member of the group; a later turn shares its anchor with those siblings only
@@ -21,7 +21,7 @@ def next_anchor(before: str, ids: Iterable[int], image_keys: Iterable[bytes]) ->
 
     Args:
         before: anchor of the turn before; "" for the first observation.
-        ids: tokens of the observation; what the policy itself said is not part of it.
+        ids: tokens of the observation, without those of the policy.
         image_keys: content hashes of its images.
 
     Returns:
@@ -55,10 +55,10 @@ def turn_advantages(
     ``A^S = (G - mean_anchor) / (std_anchor + eps)`` with the return to go G of the turn and the
     unbiased deviation (ddof = 1). A turn that shares its anchor with no other gets 0.
 
-    This environment pays at the end of an episode only. What can then be told apart: the first
-    turns of all members, and later turns after looks that showed the same. With ``discount`` below
-    1 a rollout that takes more turns to the same reward is worth less at its first turn, which
-    counts against looking; 1 does not.
+    This environment rewards the end of an episode only. Turns that can then be compared are the
+    first turns of all members, and later turns after looks that showed the same. With ``discount``
+    below 1 a rollout that takes more turns to the same reward has a lower return at its first
+    turn, which counts against looking; with 1 it does not.
 
     Source: GiGPO (2505.10978), the step part, with its mean_std_norm and discount 0.95.
 
@@ -74,7 +74,7 @@ def turn_advantages(
     Raises:
         ValueError: when a member has another number of rewards than of anchors.
     """
-    stood: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
+    members_at: defaultdict[str, list[tuple[int, int]]] = defaultdict(list)
     gains: list[list[float]] = []
     for member, (names, rewards) in enumerate(zip(anchors, turn_rewards, strict=True)):
         if len(names) != len(rewards):
@@ -84,14 +84,14 @@ def turn_advantages(
             )
         gains.append(returns_to_go(rewards, discount))
         for turn, name in enumerate(names):
-            stood[name].append((member, turn))
+            members_at[name].append((member, turn))
     found = [[0.0] * len(names) for names in anchors]
-    for places in stood.values():
-        values = np.array([gains[member][turn] for member, turn in places])
+    for turns in members_at.values():
+        values = np.array([gains[member][turn] for member, turn in turns])
         if np.ptp(values) <= SAME_REWARD:
             continue
         scaled = (values - values.mean()) / (values.std(ddof=1) + eps)
-        for (member, turn), value in zip(places, scaled, strict=True):
+        for (member, turn), value in zip(turns, scaled, strict=True):
             found[member][turn] = float(value)
     return found
 
@@ -110,7 +110,7 @@ def spread_over_tokens(loss_mask: Sequence[int], per_turn: Sequence[float]) -> l
         per_turn: one number per turn.
 
     Returns:
-        (T,), 0 for what the environment said.
+        (T,), 0 for tokens of the environment.
 
     Raises:
         ValueError: when the mask holds another number of turns.

@@ -37,6 +37,8 @@ class InterruptHandler:
         self.grace_period = grace_period
         self.exit_message = "stopped"
         """Printed by a process that is ended after the grace period."""
+        self.activity = ""
+        """What the process is doing, for the message of the error."""
         self.received: signal.Signals | None = None
         self._interruptible = False
         self._previous: dict[signal.Signals, Any] = {}
@@ -96,7 +98,8 @@ class InterruptHandler:
             StopRequestedError: when one has.
         """
         if self.received is not None:
-            raise StopRequestedError(f"stopped by {self.received.name}")
+            at = f" at {self.activity}" if self.activity else ""
+            raise StopRequestedError(f"stopped by {self.received.name}{at}")
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.received is not None:

@@ -1,4 +1,4 @@
-"""The choices of supervised fine-tuning, and its schedules; no results live here."""
+"""The settings of supervised fine-tuning, and the schedule of its targets."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ OptimizerName = Literal["adamw", "muon"]
 DemonstratorLook = Literal["ambiguous", "tiles"]
 
 ENDING = ("steps", "decay_steps", "final_sigma")
-"""Settings that say how a run ends; until the rate falls they change nothing."""
+"""Settings of the end of a run; until the rate falls they change nothing."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class SFTConfig:
     batch_size: int = 32
     """Demonstrations per step."""
     optimizer: OptimizerName = "adamw"
-    """``adamw``, or ``muon`` for the matrices of layers, which teaches random weights sooner."""
+    """``adamw``, or ``muon`` for the matrices of layers, which trains random weights faster."""
     learning_rate: float = 1e-3
     """Highest rate; 1e-5 suits pretrained models."""
     warmup_steps: int = 200
@@ -45,15 +45,15 @@ class SFTConfig:
     p_blurred_overview: float = 0.0
     """Share of demonstrations with a blurred overview, to learn to read crops."""
     look: DemonstratorLook = "ambiguous"
-    """Where the teacher looks: in regions that fit what is ambiguous, or in squares of one size on
-    a grid (``tiles``), which a small model learns sooner."""
+    """Where the demonstrator looks: in regions that fit what is ambiguous, or in squares of one
+    size on a grid (``tiles``), which a small model learns sooner."""
     min_visible_height: float = 0.0
-    """The teacher leaves out people it never saw this many pixels tall."""
+    """The demonstrator leaves out people that were never this many pixels tall in an image."""
     workers: int = 1
     """Processes that draw scenes and play demonstrations; 0 does it in this one."""
     seed: int = 0
     """Of the order of demonstrations."""
-    checkpoint_every: int = 500
+    checkpoint_interval: int = 500
     """Steps between checkpoints."""
 
     def __post_init__(self) -> None:
@@ -62,7 +62,7 @@ class SFTConfig:
         Raises:
             ConfigError: for a value out of range; the message names the field.
         """
-        for name in ("steps", "batch_size", "checkpoint_every"):
+        for name in ("steps", "batch_size", "checkpoint_interval"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
         for name in ("learning_rate", "max_grad_norm"):
@@ -83,27 +83,12 @@ class SFTConfig:
         if self.p_blurred_overview and not self.min_visible_height > 0:
             raise ConfigError(
                 "p_blurred_overview: expected 0 unless min_visible_height is above 0, since the "
-                f"demonstrator would answer whom nobody can see, got {self.p_blurred_overview}"
+                f"demonstrator would answer people it cannot see, got {self.p_blurred_overview}"
             )
         if self.look not in get_args(DemonstratorLook):
             raise ConfigError(f"look: expected ambiguous or tiles, got {self.look!r}")
         if self.optimizer not in ("adamw", "muon"):
             raise ConfigError(f"optimizer: expected adamw or muon, got {self.optimizer!r}")
-
-
-def learning_rate_share(step: int, config: SFTConfig) -> float:
-    """Return the share of the highest rate: a linear rise, a plateau, a linear fall.
-
-    Args:
-        step: from 1.
-        config: gives the lengths.
-
-    Returns:
-        A number in (0, 1]. Source: Hu et al. 2024 (arXiv 2404.06395), warm-up, stable, decay.
-    """
-    rise = step / max(1, config.warmup_steps)
-    fall = (config.steps + 1 - step) / (config.decay_steps + 1)
-    return min(1.0, rise, fall)
 
 
 def sigma_at(step: int, config: SFTConfig) -> float:

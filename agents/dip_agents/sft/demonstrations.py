@@ -1,4 +1,4 @@
-"""Demonstrations as tokens: what supervised fine-tuning learns from."""
+"""Demonstrations as tokens, the data of supervised fine-tuning."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ from dip_wrappers.controls import blurred_overview
 GOLDEN = 0.6180339887498949
 """Multiples of it fall evenly into [0, 1)."""
 BLUR_RADIUS = 4.0
-"""Of the overview in demonstrations that teach to read crops, view pixels."""
+"""Of the overview in blurred demonstrations, view pixels."""
 BLURRED_SCALE = 0.25
-"""What such an overview shows counts as reduced so much (source: ours, by eye)."""
+"""Scale at which a sharp overview shows as much as a blurred one (source: ours, by eye)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +35,7 @@ class Demonstration:
     """One demonstrated episode.
 
     Args:
-        buffer: its tokens; loss mask 1 on what the demonstrator said.
+        buffer: its tokens; loss mask 1 on those of the demonstrator.
         boxes: per image of the buffer, the true boxes in pixels of that image, (N, 4).
         in_view: per image, the same people's whole boxes in pixels of the overview, (N, 4).
     """
@@ -54,9 +54,9 @@ def play_demonstration(
     seed: int,
     *,
     control: Control | None = None,
-    shortest: float = 0.0,
+    min_height: float = 0.0,
 ) -> Demonstration:
-    """Let a policy play one episode and keep it as tokens.
+    """Play one episode with a policy and return it as tokens.
 
     Args:
         scene: the scene.
@@ -65,9 +65,9 @@ def play_demonstration(
         policy: the demonstrator.
         chat: the learner's tokens.
         seed: of the demonstrator.
-        control: what of the episode is changed. Looks are then given and not learned, since the
-            demonstrator chose them by what the learner may not see.
-        shortest: people less tall in the overview, in its pixels, do not count as shown by it.
+        control: a change of the episode. Looks are then part of the prompt and not learned, since
+            the demonstrator chose them by what the learner may not see.
+        min_height: people less tall in the overview, in its pixels, do not count as shown by it.
 
     Returns:
         The demonstration.
@@ -78,13 +78,13 @@ def play_demonstration(
     buffer.append_env(*chat.opening(episode.observation().messages))
     truth = clip_boxes(scene.truth, scene.size)
     whole = episode.view.scene_to_view(truth)
-    boxes = [whole[whole[:, 3] - whole[:, 1] >= shortest]]
+    boxes = [whole[whole[:, 3] - whole[:, 1] >= min_height]]
     in_view = boxes.copy()
     while not episode.done:
-        said = policy.act([episode.observation()], [derived_seed(seed, index, len(boxes))])[0]
-        turn = episode.step(said.text)
-        # As the episode has it, since a control may have looked elsewhere.
-        ids = chat.policy_ids(episode.last_action)
+        completion = policy.act([episode.observation()], [derived_seed(seed, index, len(boxes))])[0]
+        turn = episode.step(completion.text)
+        # From the transcript, since a control may have changed the looks.
+        ids = chat.policy_ids(_last_action(episode))
         if control is None or episode.done:
             buffer.append_policy(ids, [0.0] * len(ids))
         else:
@@ -98,6 +98,11 @@ def play_demonstration(
     return Demonstration(buffer, boxes, in_view)
 
 
+def _last_action(episode: Episode) -> str:
+    """Return the newest action of an episode."""
+    return next(m.text for m in reversed(episode.transcript) if m.role == "assistant")
+
+
 def _in_crop(boxes: NDArray[np.float64], crop: Crop) -> NDArray[np.float64]:
     """Clip boxes (N, 4) of the scene frame to a crop and convert them to its pixels."""
     low, high = np.tile(crop.region[:2], 2), np.tile(crop.region[2:], 2)
@@ -106,20 +111,20 @@ def _in_crop(boxes: NDArray[np.float64], crop: Crop) -> NDArray[np.float64]:
 
 
 class DemonstrationDataset(Dataset[Demonstration]):
-    """A data set of demonstrations, each played when it is asked for.
+    """A data set of demonstrations, each played when it is accessed.
 
     Args:
         source: scenes; demonstration i plays scene i.
         count: number of demonstrations.
         config: the rules of the episodes.
-        teacher: makes the demonstrator for source and rules; for blurred demonstrations it is
+        demonstrator: makes the policy for source and rules; for blurred demonstrations it is
             called with ``overview_scale`` too.
         chat: the learner's tokens.
         seed: of the demonstrator.
         p_no_look: share of demonstrations without a look: their rules allow none.
-        p_blurred_overview: share of demonstrations whose overview is blurred, so that the small can
-            be found in crops only; what a look shows is easily neglected where the overview shows
-            it too. None where the rules allow no look before the answer.
+        p_blurred_overview: share of demonstrations whose overview is blurred, so that small people
+            are visible in crops only; a model easily learns to ignore crops where the overview
+            shows the same. None where the rules allow no look before the answer.
     """
 
     def __init__(
@@ -127,23 +132,23 @@ class DemonstrationDataset(Dataset[Demonstration]):
         source: SceneSource,
         count: int,
         config: EpisodeConfig,
-        teacher: Callable[..., OraclePolicy],
+        demonstrator: Callable[..., OraclePolicy],
         chat: ChatTokens,
         seed: int = 0,
         p_no_look: float = 0.0,
         p_blurred_overview: float = 0.0,
     ) -> None:
-        """Keep everything; nothing is drawn yet."""
+        """Store the parts; scenes are drawn on access."""
         self.source, self.count, self.config = source, min(count, len(source)), config
         self.chat, self.seed, self.p_no_look = chat, seed, p_no_look
-        self.policy = teacher(source, config)
+        self.policy = demonstrator(source, config)
         # Without a look nothing makes up for the blur.
         self.p_blurred_overview = (
             p_blurred_overview if config.max_looks > 0 and config.max_turns > 1 else 0.0
         )
         self.reader = self.policy
         if self.p_blurred_overview:
-            self.reader = teacher(source, config, overview_scale=BLURRED_SCALE)
+            self.reader = demonstrator(source, config, overview_scale=BLURRED_SCALE)
 
     def __len__(self) -> int:
         """Return the number of demonstrations."""
@@ -153,10 +158,10 @@ class DemonstrationDataset(Dataset[Demonstration]):
         """Play demonstration ``index``."""
         rules, scene = self.config, self.source[index]
         # Spread evenly over the demonstrations, whatever their order.
-        place = (index * GOLDEN) % 1
-        if place < self.p_no_look:
+        draw = (index * GOLDEN) % 1
+        if draw < self.p_no_look:
             rules = replace(rules, max_looks=0)
-        elif place < self.p_no_look + self.p_blurred_overview:
+        elif draw < self.p_no_look + self.p_blurred_overview:
             return play_demonstration(
                 scene,
                 index,
@@ -165,6 +170,6 @@ class DemonstrationDataset(Dataset[Demonstration]):
                 self.chat,
                 self.seed,
                 control=blurred_overview(BLUR_RADIUS),
-                shortest=self.reader.min_visible_height / BLURRED_SCALE,
+                min_height=self.reader.min_visible_height / BLURRED_SCALE,
             )
         return play_demonstration(scene, index, rules, self.policy, self.chat, self.seed)

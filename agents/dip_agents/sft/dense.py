@@ -1,8 +1,8 @@
-"""What teaches a tiny model places from scratch: smoothed coordinates and dense targets.
+"""Targets that train a tiny model to localise from scratch: smoothed coordinates, dense targets.
 
-Plain cross-entropy on box lists teaches the syntax and not the places at this size. Dense targets
-make every image token say who stands in its cell, in the numbers that answers are made of (source:
-ours).
+With plain cross-entropy on box lists a model of this size learns the syntax and not the positions.
+Dense targets make every image token predict the people in its cell, in the integers that answers
+consist of (source: ours).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MIN_HEIGHT = 6.0
 
 
 def coordinate_mask(buffer: TokenBuffer, vlm: VisionLanguageModel) -> list[bool]:
-    """Tell which policy tokens are coordinates: integers inside look and answer tags.
+    """Return which policy tokens are coordinates: integers inside look and answer tags.
 
     Args:
         buffer: a demonstration of a model with the tiny tokenizer.
@@ -87,7 +87,7 @@ def _smoothed(logp: Tensor, target: Tensor, low: Tensor, high: Tensor, sigma: fl
 
 @dataclass(frozen=True, eq=False)
 class DenseTarget:
-    """Who stands in the cells of an image's tokens.
+    """The people in the cells of an image's tokens.
 
     Args:
         flags: whether a person's centre lies in each quarter of each cell, bool (tokens, 4).
@@ -107,7 +107,7 @@ def dense_target(
     image: EncodedImage,
     cell: int,
 ) -> DenseTarget:
-    """Say for each quarter of an image token's cell whose centre lies in it.
+    """Find for each quarter of an image token's cell the person whose centre lies in it.
 
     Args:
         boxes: (N, 4) xyxy in pixels of this image.
@@ -139,10 +139,10 @@ def dense_target(
 
 
 class DenseHead(nn.Module):
-    """Reads from the states of image tokens who stands in their cells; used in training only.
+    """Predicts the people in the cells of image tokens from their states; for training only.
 
-    Edges are read as the language model says them, by likeness to the embeddings of integers, so
-    that what attention must copy to answer is already there.
+    Edges are predicted as the language model predicts tokens, by similarity to the embeddings of
+    integers, so that the states already hold what attention must copy for an answer.
 
     Args:
         width: of the states.

@@ -1,4 +1,4 @@
-"""The optimizer of teaching: AdamW, or Muon for the matrices inside layers."""
+"""The optimizer of supervised fine-tuning: AdamW, or Muon for the matrices inside layers."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from typing import Any
 import torch
 from torch import nn
 
+from dip_agents.runtime.optimizers import make_adamw
+
 OUTSIDE = ("embed", "lm_head", "dense_heads")
-"""Names of matrices that are no inside of a layer: they stay with AdamW."""
+"""Names of matrices outside of the layers: they stay with AdamW."""
 
 
 class SFTOptimizer:
-    """AdamW, with Muon for the matrices inside layers where that is wanted.
+    """AdamW, optionally with Muon for the matrices inside layers.
 
-    Muon's orthogonal updates move all directions of a matrix alike, which teaches small
+    Muon's orthogonal updates move all directions of a matrix alike, which trains small
     transformers from random weights in fewer steps. The rate is scaled so that one fits both.
 
     Source: Jordan et al. 2024 (Muon), rate as in Liu et al. 2025 (arXiv 2502.16982); both as
@@ -25,7 +27,7 @@ class SFTOptimizer:
         named: parameters by name.
         learning_rate: of both.
         weight_decay: of both.
-        muon: take it for matrices; embeddings, norms and biases stay with AdamW.
+        muon: use it for matrices; embeddings, norms and biases stay with AdamW.
     """
 
     def __init__(
@@ -36,17 +38,13 @@ class SFTOptimizer:
         *,
         muon: bool = False,
     ) -> None:
-        """Sort the parameters."""
+        """Assign every parameter to its optimizer."""
         matrices: list[nn.Parameter] = []
         rest: list[nn.Parameter] = []
         for name, parameter in named:
             inside = muon and parameter.ndim == 2 and not any(word in name for word in OUTSIDE)
             (matrices if inside else rest).append(parameter)
-        self.parts: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(
-                rest, lr=learning_rate, betas=(0.9, 0.95), weight_decay=weight_decay, fused=True
-            )
-        ]
+        self.parts: list[torch.optim.Optimizer] = [make_adamw(rest, learning_rate, weight_decay)]
         if matrices:
             self.parts.append(
                 torch.optim.Muon(
@@ -64,12 +62,12 @@ class SFTOptimizer:
                 group["lr"] = rate
 
     def step(self) -> None:
-        """Move the weights."""
+        """Update the weights."""
         for part in self.parts:
             part.step()
 
     def zero_grad(self) -> None:
-        """Forget the gradients."""
+        """Clear the gradients."""
         for part in self.parts:
             part.zero_grad(set_to_none=True)
 
@@ -78,6 +76,6 @@ class SFTOptimizer:
         return {str(i): part.state_dict() for i, part in enumerate(self.parts)}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take back what ``state_dict`` returned."""
+        """Restore what ``state_dict`` returned."""
         for i, part in enumerate(self.parts):
             part.load_state_dict(state[str(i)])

@@ -3,289 +3,226 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from dip_agents.models.base import VisionLanguageModel
-from dip_agents.models.tiny.tokenizer import INTEGER_ROLES, JOINED
+from dip_agents.models.tiny.tokenizer import INTEGER_ROLES
 from dip_agents.runtime.checkpoints import (
     Checkpoint,
     check_random_state,
-    latest_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
 from dip_agents.runtime.distributed import DistributedContext
+from dip_agents.runtime.errors import NonFiniteUpdateError
 from dip_agents.runtime.logger import RunLogger
 from dip_agents.runtime.random_state import seed_everything, set_rng_state
-from dip_agents.sft.config import ENDING, SFTConfig, learning_rate_share, sigma_at
+from dip_agents.runtime.schedules import warmup_stable_decay
+from dip_agents.sft.config import ENDING, SFTConfig, sigma_at
 from dip_agents.sft.demonstrations import Demonstration
-from dip_agents.sft.dense import (
-    DenseHead,
-    DenseTarget,
-    coordinate_mask,
-    dense_target,
-    smoothed_loss,
-    stacked,
-)
+from dip_agents.sft.loss import DenseHeads, SFTLoss, sft_loss
 from dip_agents.sft.optimizer import SFTOptimizer
 from dip_env.errors import ConfigError
 
-EDGE_WEIGHT = 0.25
-"""Of the edges' cross-entropy in the dense loss, which is some ten times that of the flags."""
-_JOINED_IDS = slice(INTEGER_ROLES[","].start, INTEGER_ROLES[","].start + JOINED)
-"""Most coordinates of an answer are said in this role."""
 
+class SFTTrainer:
+    """Learns from demonstrations, step by step, and can go on after any interruption.
 
-@dataclass(frozen=True, eq=False)
-class SFTLoss:
-    """Losses of one batch, or of one rank's share of it; ``total`` carries the gradient.
-
-    Args:
-        total: what is minimised; those of all ranks add up to the batch's.
-        text: plain or smoothed cross-entropy per policy token of the batch.
-        dense: dense loss, 0 when off.
-        accuracy: share of policy tokens whose most likely prediction is the demonstrated one.
-    """
-
-    total: Tensor
-    text: float
-    dense: float
-    accuracy: float
-
-
-class DenseHeads(nn.Module):
-    """The two dense heads: on what the vision tower says, and on what the text model makes of it.
-
-    Args:
-        width: of both.
-    """
-
-    def __init__(self, width: int) -> None:
-        """Make both."""
-        super().__init__()
-        self.vision = DenseHead(width)
-        self.text = DenseHead(width)
-
-
-def sft_loss(
-    vlm: VisionLanguageModel,
-    demonstrations: Sequence[Demonstration],
-    heads: DenseHeads | None,
-    sigma: float = 0.0,
-    dense_weight: float = 0.0,
-    distributed: DistributedContext | None = None,
-) -> SFTLoss:
-    """Compute the loss of a batch of demonstrations, or this rank's share of it.
-
-    Args:
-        vlm: the learner.
-        demonstrations: the batch, or this rank's part of it.
-        heads: of the dense loss, or None.
-        sigma: width of smoothed coordinates, 0 for plain cross-entropy.
-        dense_weight: weight of the dense loss.
-        distributed: who has the other parts; means are over the whole batch.
-
-    Returns:
-        The losses.
-    """
-    buffers = [demonstration.buffer for demonstration in demonstrations]
-    targets = [] if heads is None else dense_targets(vlm, demonstrations)
-    counts = [sft_counts(demonstrations, targets)]
-    if distributed is not None:
-        counts = distributed.all_gather(counts[0])
-    tokens, cells, people = (max(1, sum(one)) for one in zip(*counts, strict=True))
-    features = vlm.features_of(image for buffer in buffers for image in buffer.images)
-    hidden = vlm.hidden(buffers, features)
-    ids, mask = vlm.targets(buffers)
-    logp = vlm.head.log_softmax(hidden[:, :-1][mask[:, 1:]], 1.0)
-    demonstrated = ids[mask]
-    if sigma > 0:
-        flags = torch.zeros(mask.shape, dtype=torch.bool)
-        for row, buffer in enumerate(buffers):
-            flags[row, : len(buffer)] = torch.tensor(coordinate_mask(buffer, vlm))
-        coordinates = flags.to(mask.device)[mask]
-        per_token = smoothed_loss(logp, demonstrated, coordinates, sigma)
-    else:
-        per_token = nn.functional.nll_loss(logp, demonstrated, reduction="none")
-    text = per_token.sum() / tokens
-    dense = text.new_zeros(())
-    if heads is not None:
-        integers = vlm.core.get_input_embeddings().weight[_JOINED_IDS]
-        visual = torch.cat([features[i.key][0] for b in buffers for i in b.images]).float()
-        seen = hidden[ids == vlm.image_token_id].float()
-        for head, states, frame in ((heads.vision, visual, "own"), (heads.text, seen, "view")):
-            found, edges = head.losses(states, *stacked(targets, frame), integers, sigma)
-            dense = dense + found / cells + EDGE_WEIGHT * edges / people
-    right = (logp.argmax(-1) == demonstrated).sum() / tokens
-    total = text + dense_weight * dense
-    return SFTLoss(total, text.item(), dense.item(), right.item())
-
-
-def sft_counts(
-    demonstrations: Sequence[Demonstration], targets: Sequence[DenseTarget]
-) -> tuple[int, int, int]:
-    """Count what the means of the loss are over.
-
-    Args:
-        demonstrations: a batch or a part of it.
-        targets: its dense targets; none where there is no dense loss.
-
-    Returns:
-        Policy tokens, quarters of cells, and people in them.
-    """
-    tokens = sum(sum(demonstration.buffer.loss_mask) for demonstration in demonstrations)
-    return tokens, sum(t.flags.size for t in targets), sum(len(t.own) for t in targets)
-
-
-def dense_targets(
-    vlm: VisionLanguageModel, demonstrations: Sequence[Demonstration]
-) -> list[DenseTarget]:
-    """Return the dense targets of all images of a batch, demonstration by demonstration.
-
-    Args:
-        vlm: gives the side of a token's cell.
-        demonstrations: a batch or a part of it.
-    """
-    cell = vlm.chat.patch * vlm.chat.merge
-    return [
-        dense_target(boxes, in_view, image, cell)
-        for demonstration in demonstrations
-        for image, boxes, in_view in zip(
-            demonstration.buffer.images, demonstration.boxes, demonstration.in_view, strict=True
-        )
-    ]
-
-
-def train_sft(
-    vlm: VisionLanguageModel,
-    demonstrations: Dataset[Demonstration],
-    config: SFTConfig,
-    out: Path | None = None,
-    *,
-    resume: bool = False,
-    stop_at: int | None = None,
-    logger: RunLogger | None = None,
-    distributed: DistributedContext | None = None,
-) -> None:
-    """Teach a model from demonstrations.
-
-    With several ranks each learns from its share of every batch, and the gradients add up.
+    With several ranks each learns from its shard of every batch, and the gradients are summed. The
+    constructor seeds all random generators with ``config.seed``, since dense heads start from
+    random weights.
 
     Args:
         vlm: the learner; its trainable parameters change.
         demonstrations: indexable data set with ``__len__``; each worker process gets a copy.
         config: the settings.
-        out: folder for checkpoints, or None for none.
-        resume: go on from the newest checkpoint in ``out`` when there is one.
-        stop_at: step after which to return, with a checkpoint in ``out``, to go on with other
-            demonstrations; by default the last one.
-        logger: where the numbers of the first rank go.
+        logger: where the metrics of the first rank go, or None.
+        checkpoints: folder of the checkpoints, or None for none.
         distributed: the processes of the run; by default this one alone.
 
     Raises:
-        ConfigError: for another number of steps once the rate falls, a stop outside what is left
-            of them, coordinate smoothing with another tokenizer than the tiny one, or a dense loss
-            with a model that does not give its image features.
-        FloatingPointError: when a gradient is not finite.
+        ConfigError: for coordinate smoothing with another tokenizer than the tiny one, or a dense
+            loss with a model that does not give its image features.
     """
+
+    def __init__(
+        self,
+        vlm: VisionLanguageModel,
+        demonstrations: Dataset[Demonstration],
+        config: SFTConfig,
+        *,
+        logger: RunLogger | None = None,
+        checkpoints: Path | str | None = None,
+        distributed: DistributedContext | None = None,
+    ) -> None:
+        """Check the settings and make optimizer and dense heads."""
+        _check_model(vlm, config)
+        self.vlm = vlm
+        self.demonstrations = demonstrations
+        self.config = config
+        self.distributed = distributed or DistributedContext()
+        self.logger = logger if self.distributed.is_main else None
+        self.checkpoints = None if checkpoints is None else Path(checkpoints)
+        self.step = 0
+        """Finished steps."""
+        seed_everything(config.seed)
+        self.heads: DenseHeads | None = None
+        if config.dense_weight > 0:
+            width = vlm.core.config.text_config.hidden_size
+            self.heads = DenseHeads(width).to(vlm.device)
+        named = list(self._named_parameters())
+        self.parameters = [parameter for _, parameter in named]
+        self.optimizer = SFTOptimizer(
+            named, config.learning_rate, config.weight_decay, muon=config.optimizer == "muon"
+        )
+
+    def train(self, stop_at: int | None = None) -> None:
+        """Run from the step after ``self.step`` to the last.
+
+        Args:
+            stop_at: step after which to return, with a checkpoint, to go on with other
+                demonstrations; by default the last one.
+
+        Raises:
+            ConfigError: for a stop outside of the steps that are left.
+            NonFiniteUpdateError: when a gradient is not finite.
+        """
+        last = self.config.steps if stop_at is None else stop_at
+        first = max(1, self.step)
+        if not first <= last <= self.config.steps:
+            raise ConfigError(
+                f"stop_at: expected {first}..{self.config.steps}, since step {self.step} is done, "
+                f"got {stop_at}"
+            )
+        if self.logger is not None:
+            self.logger.start(self.step)
+        self.vlm.model.train()
+        for batch in self._batches(last):
+            self._train_step(batch)
+            if self.step % self.config.checkpoint_interval == 0 or self.step == last:
+                self.save()
+        self.vlm.model.eval()
+
+    def save(self) -> Path | None:
+        """Write a checkpoint of the finished steps, on the first rank, if there is a folder."""
+        if self.checkpoints is None or not self.distributed.is_main:
+            return None
+        extra: dict[str, Any] = {} if self.heads is None else {"heads": self.heads.state_dict()}
+        return save_checkpoint(
+            self.checkpoints,
+            self.step,
+            self.vlm.state_dict(),
+            self.optimizer.state_dict(),
+            asdict(self.config),
+            extra,
+            keep=1,
+        )
+
+    def resume(self, path: Path | str | None = None) -> Checkpoint:
+        """Go back to a checkpoint; call it right before ``train``.
+
+        Args:
+            path: a checkpoint, or None for the latest of this run.
+
+        Returns:
+            The checkpoint.
+
+        Raises:
+            CheckpointError: when there is none, or it is damaged or of another run.
+            ConfigError: for another number of steps once the learning rate falls.
+        """
+        source = path or self.checkpoints
+        if source is None:
+            raise ConfigError("resume: expected a path or a checkpoint folder, got neither")
+        found = load_checkpoint(source, asdict(self.config), may_differ=(*ENDING, "workers"))
+        _check_ending(found, self.config)
+        check_random_state(found)
+        self.vlm.load_state_dict(found.weights)
+        self.optimizer.load_state_dict(found.optimizer)
+        if self.heads is not None:
+            self.heads.load_state_dict(found.extra["heads"])
+        set_rng_state(found.rng)
+        self.step = found.step
+        return found
+
+    def _train_step(self, batch: list[Demonstration]) -> None:
+        """Update the weights on one batch and log it."""
+        config, step = self.config, self.step + 1
+        began = time.perf_counter()
+        self.distributed.activity = f"step {step}"
+        rate = learning_rate_at(step, config)
+        self.optimizer.set_learning_rate(rate)
+        sigma = sigma_at(step, config)
+        loss = sft_loss(self.vlm, batch, self.heads, sigma, config.dense_weight, self.distributed)
+        loss.total.backward()
+        self.distributed.all_reduce_gradients(self.parameters)
+        norm = nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm)
+        # The norm is the same on all ranks and not finite where any of their losses is not.
+        if not bool(torch.isfinite(norm)):
+            raise NonFiniteUpdateError(f"step {step}: expected a finite gradient, got norm {norm}")
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step = step
+        metrics = self._metrics(loss) | {"sft/grad_norm": float(norm), "sft/learning_rate": rate}
+        if self.logger is not None:
+            self.logger.log(step, metrics | {"time/step": time.perf_counter() - began})
+
+    def _metrics(self, loss: SFTLoss) -> dict[str, float]:
+        """Return the losses of all ranks; all must call this."""
+        parts = self.distributed.all_gather((loss.text, loss.dense, loss.accuracy))
+        text, dense, accuracy = (sum(one) for one in zip(*parts, strict=True))
+        return {"sft/loss": text, "sft/dense_loss": dense, "sft/token_accuracy": accuracy}
+
+    def _batches(self, last: int) -> DataLoader[Demonstration]:
+        """Return this rank's batches from the step after ``self.step`` to the last."""
+        shard, workers = self.distributed.shard(self.config.batch_size), self.config.workers
+        count = len(self.demonstrations)  # type: ignore[arg-type]
+        return DataLoader(
+            self.demonstrations,
+            batch_size=len(shard),
+            sampler=_DemonstrationOrder(count, self.step, replace(self.config, steps=last), shard),
+            collate_fn=list,
+            num_workers=workers,
+            persistent_workers=workers > 0,
+            prefetch_factor=4 if workers else None,
+        )
+
+    def _named_parameters(self) -> Iterable[tuple[str, nn.Parameter]]:
+        """Return the trainable parameters of model and dense heads."""
+        yield from (
+            (name, parameter)
+            for name, parameter in self.vlm.model.named_parameters()
+            if parameter.requires_grad
+        )
+        if self.heads is not None:
+            yield from self.heads.named_parameters(prefix="dense_heads")
+
+
+def learning_rate_at(step: int, config: SFTConfig) -> float:
+    """Return the learning rate of a step (from 1)."""
+    return warmup_stable_decay(
+        step, config.learning_rate, config.warmup_steps, config.decay_steps, config.steps
+    )
+
+
+def _check_model(vlm: VisionLanguageModel, config: SFTConfig) -> None:
+    """Check that a model has what the loss needs."""
     if config.coordinate_sigma > 0 and not _has_integer_tokens(vlm):
         raise ConfigError(
             "coordinate_sigma: expected 0, since the tokenizer has no single tokens for 0..1000"
         )
     if config.dense_weight > 0 and not vlm.gives_image_features:
         raise ConfigError(
-            "dense_weight: expected 0 for a model that keeps the features of its images to itself, "
+            "dense_weight: expected 0 for a model that does not give its image features, "
             f"got {config.dense_weight}"
         )
-    distributed = distributed or DistributedContext()
-    seed_everything(config.seed)
-    heads = None
-    if config.dense_weight > 0:
-        heads = DenseHeads(vlm.core.config.text_config.hidden_size).to(vlm.device)
-    named = [(name, p) for name, p in vlm.model.named_parameters() if p.requires_grad]
-    named += [(f"dense_heads.{name}", p) for name, p in heads.named_parameters()] if heads else []
-    parameters = [parameter for _, parameter in named]
-    optimizer = SFTOptimizer(
-        named, config.learning_rate, config.weight_decay, muon=config.optimizer == "muon"
-    )
-    start = 0
-    folder = None if out is None else out / "checkpoints"
-    path = latest_checkpoint(folder) if folder is not None and resume else None
-    if path is not None:
-        found = load_checkpoint(path, asdict(config), may_differ=(*ENDING, "workers"))
-        _check_ending(found, config)
-        check_random_state(found)
-        vlm.load_state_dict(found.weights)
-        optimizer.load_state_dict(found.optimizer)
-        if heads is not None:
-            heads.load_state_dict(found.extra["heads"])
-        set_rng_state(found.rng)
-        start = found.step
-    last = config.steps if stop_at is None else stop_at
-    if not max(1, start) <= last <= config.steps:
-        raise ConfigError(
-            f"stop_at: expected {max(1, start)}..{config.steps}, since step {start} is done, "
-            f"got {stop_at}"
-        )
-    if logger is not None and distributed.is_main:
-        logger.start(start)
-    mine = distributed.shard(config.batch_size)
-    batches = DataLoader(
-        demonstrations,
-        batch_size=len(mine),
-        sampler=_LessonOrder(len(demonstrations), start, replace(config, steps=last), mine),  # type: ignore[arg-type]
-        collate_fn=list,
-        num_workers=config.workers,
-        persistent_workers=config.workers > 0,
-        prefetch_factor=4 if config.workers else None,
-    )
-    vlm.model.train()
-    for step, batch in enumerate(batches, start=start + 1):
-        began = time.perf_counter()
-        distributed.activity = f"step {step}"
-        rate = config.learning_rate * learning_rate_share(step, config)
-        optimizer.set_learning_rate(rate)
-        loss = sft_loss(vlm, batch, heads, sigma_at(step, config), config.dense_weight, distributed)
-        loss.total.backward()
-        distributed.all_reduce_gradients(parameters)
-        norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
-        # The norm is the same on all ranks and not finite where any of their losses is not.
-        if not bool(torch.isfinite(norm)):
-            raise FloatingPointError(f"step {step}: expected a finite gradient, got norm {norm}")
-        optimizer.step()
-        optimizer.zero_grad()
-        shares = distributed.all_gather((loss.text, loss.dense, loss.accuracy))
-        if logger is not None and distributed.is_main:
-            text, dense, accuracy = (sum(one) for one in zip(*shares, strict=True))
-            numbers = {
-                "sft/loss": text,
-                "sft/dense_loss": dense,
-                "sft/token_accuracy": accuracy,
-                "sft/grad_norm": float(norm),
-                "sft/learning_rate": rate,
-                "time/step": time.perf_counter() - began,
-            }
-            logger.log(step, numbers)
-        due = step % config.checkpoint_every == 0 or step == last
-        if folder is not None and distributed.is_main and due:
-            extra: dict[str, Any] = {} if heads is None else {"heads": heads.state_dict()}
-            save_checkpoint(
-                folder,
-                step,
-                vlm.state_dict(),
-                optimizer.state_dict(),
-                asdict(config),
-                extra,
-                keep=1,
-            )
-    vlm.model.eval()
 
 
 def _check_ending(found: Checkpoint, config: SFTConfig) -> None:
@@ -300,19 +237,19 @@ def _check_ending(found: Checkpoint, config: SFTConfig) -> None:
         )
 
 
-class _LessonOrder(Sampler[int]):
-    """Demonstration numbers from some step on, every epoch in its own order."""
+class _DemonstrationOrder(Sampler[int]):
+    """Indices of demonstrations from some step on, every epoch in its own order."""
 
-    def __init__(self, count: int, start: int, config: SFTConfig, mine: range) -> None:
-        self.count, self.start, self.config, self.mine = count, start, config, mine
+    def __init__(self, count: int, start: int, config: SFTConfig, shard: range) -> None:
+        self.count, self.start, self.config, self.shard = count, start, config, shard
 
     def __len__(self) -> int:
-        return (self.config.steps - self.start) * len(self.mine)
+        return (self.config.steps - self.start) * len(self.shard)
 
     def __iter__(self) -> Iterator[int]:
         epoch, order = -1, torch.empty(0)
         for step in range(self.start, self.config.steps):
-            for at in (step * self.config.batch_size + place for place in self.mine):
+            for at in (step * self.config.batch_size + index for index in self.shard):
                 if at // self.count != epoch:
                     epoch = at // self.count
                     generator = torch.Generator().manual_seed(self.config.seed * 1_000_003 + epoch)

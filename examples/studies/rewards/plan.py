@@ -39,7 +39,7 @@ GRPO_HABITS: Mapping[str, Any] = {
     "keep_checkpoints": 1,
 }
 """How GRPO is run; nothing that is learned depends on these, so that no key does."""
-SFT_HABITS: Mapping[str, Any] = {"workers": 0, "checkpoint_every": 5}
+SFT_HABITS: Mapping[str, Any] = {"workers": 0, "checkpoint_interval": 5}
 """The same of teaching."""
 
 

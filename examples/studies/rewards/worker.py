@@ -28,11 +28,14 @@ from transformers.utils.logging import disable_progress_bar
 
 from dip_agents.engines.base import Sampling
 from dip_agents.engines.choose import engine_for
+from dip_agents.evaluation.model import evaluate_model
 from dip_agents.grpo.config import GRPOConfig
-from dip_agents.grpo.run import evaluate_model, fine_tune, train_grpo
+from dip_agents.grpo.run import RolloutLimits, train_grpo
 from dip_agents.models.loading import LoadedModel, load_model, save_model
 from dip_agents.models.weights import fingerprint
+from dip_agents.runtime.errors import error_line
 from dip_agents.sft.config import SFTConfig
+from dip_agents.sft.run import train_sft
 from dip_env.config import EpisodeConfig, RewardConfig
 from dip_env.errors import ConfigError, DipError
 from dip_env.scenes import make_source
@@ -62,7 +65,7 @@ def main() -> int:
             if not (folder / DONE).is_file():
                 do(folder)
     except DipError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {error_line(error)}", file=sys.stderr)
         return 2
     return 0
 
@@ -127,7 +130,7 @@ def train(loaded: LoadedModel, setting: Mapping[str, Any], folder: Path) -> None
     console = Console(width=140)
     if setting["learns"] == "demonstrations":
         sft = SFTConfig(**setting["config"], **SFT_HABITS)
-        fine_tune(loaded, source, rules, sft, len(source), folder, resume=True, console=console)
+        train_sft(loaded, source, rules, sft, len(source), folder, resume=True, console=console)
     else:
         grpo = GRPOConfig(**as_tuples(setting["config"]), **GRPO_HABITS)
         watch = setting["watch"]
@@ -146,7 +149,7 @@ def train(loaded: LoadedModel, setting: Mapping[str, Any], folder: Path) -> None
             grpo,
             folder,
             evaluate=watched if indices else None,
-            **limits,
+            limits=RolloutLimits(**limits),
             resume=True,
             console=console,
         )

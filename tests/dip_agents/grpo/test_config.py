@@ -3,6 +3,7 @@
 import pytest
 
 from dip_agents.grpo.config import GRPOConfig
+from dip_agents.objectives.choices import Clips
 from dip_env.errors import ConfigError
 
 
@@ -65,7 +66,8 @@ def test_a_value_out_of_range_is_named(change, message):
 
 
 def test_every_loss_has_the_clips_of_its_source_unless_set():
-    assert GRPOConfig().clips == (0.2, 0.28)
-    assert GRPOConfig(loss="gspo").clips == (3e-4, 4e-4)
-    assert GRPOConfig(loss="cispo", clip_high=1.5).clips == (0.2, 1.5)
-    assert GRPOConfig(loss="dppo_tv", clip_low=0.1).clips == (0.1, 0.2)
+    assert GRPOConfig().clips == Clips(0.2, 0.28)
+    assert GRPOConfig(dual_clip=3.0).clips == Clips(0.2, 0.28, 3.0)
+    assert GRPOConfig(loss="gspo").clips == Clips(3e-4, 4e-4)
+    assert GRPOConfig(loss="cispo", clip_high=1.5).clips == Clips(0.2, 1.5)
+    assert GRPOConfig(loss="dppo_tv", clip_low=0.1).clips == Clips(0.1, 0.2)

@@ -16,9 +16,10 @@ from dip_agents.engines.base import EngineError
 from dip_agents.grpo.config import GRPOConfig
 from dip_agents.grpo.rollouts import Ending, Rollout, RolloutGroup, RolloutStats
 from dip_agents.grpo.trainer import GRPOTrainer
-from dip_agents.grpo.updater import NonFiniteUpdateError, RolloutTooLongError
+from dip_agents.grpo.updater import RolloutTooLongError
 from dip_agents.runtime.checkpoints import latest_checkpoint, load_checkpoint
 from dip_agents.runtime.distributed import LostRankError
+from dip_agents.runtime.errors import NonFiniteUpdateError, error_line
 from dip_agents.runtime.interrupts import StopRequestedError
 from dip_agents.runtime.logger import RunLogger, read_metrics
 from dip_agents.tokens.buffer import TokenBuffer
@@ -116,14 +117,16 @@ def assert_goes_on_as_if_nothing_had_been(folder, whole):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_while_playing_saves_the_last_finished_step_bit_for_bit(tmp_path, whole, number):
+def test_a_signal_while_collecting_saves_the_last_finished_step_bit_for_bit(
+    tmp_path, whole, number
+):
     def before(step, member):
         if (step, member) == (4, 2):  # numbers of step 4 have been drawn
             signal.raise_signal(number)
 
     trainer = make_trainer(tmp_path)
     trainer.before = before
-    with pytest.raises(StopRequestedError, match=f"{number.name} at step 4, col.*000003"):
+    with pytest.raises(StopRequestedError, match=rf"{number.name} at step 4, col.*\n.*000003"):
         trainer.train()
     saved = load_checkpoint(tmp_path / "checkpoints")
     assert (saved.step, saved.extra["caller"]) == (3, {"finished": 3})
@@ -155,7 +158,7 @@ def test_a_rank_lost_before_the_weights_move_costs_no_finished_step(tmp_path, wh
     trainer.before = lambda step, member: (
         step < 4 or setattr(trainer.updater.distributed, "all_reduce_gradients", lose_a_rank)
     )
-    with pytest.raises(LostRankError, match=r"\(gone\); the last complete checkpoint is .*_000003"):
+    with pytest.raises(LostRankError, match=r"\(gone\)\nthe last complete checkpoint is .*_000003"):
         trainer.train()
     assert_goes_on_as_if_nothing_had_been(tmp_path, whole)
 
@@ -180,7 +183,7 @@ def engine_fails(trainer):
 @pytest.mark.parametrize(
     ("fail", "kind", "words"),
     [
-        (not_finite, NonFiniteUpdateError, "step 4: expected a finite loss"),
+        (not_finite, NonFiniteUpdateError, "expected a finite loss"),
         (too_long, RolloutTooLongError, "expected a single rollout to fit into memory"),
         (engine_fails, EngineError, "http://127.0.0.1: expected status 200, got 500"),
     ],
@@ -191,8 +194,9 @@ def test_a_step_that_cannot_be_done_costs_none_of_those_before(tmp_path, whole, 
     with pytest.raises(kind) as found:
         trainer.train()
     assert type(found.value) is kind
-    message, saved = str(found.value), tmp_path / "checkpoints" / "step_000003"
+    message, saved = error_line(found.value), tmp_path / "checkpoints" / "step_000003"
     assert message.startswith(words) and "\n" not in message
+    assert ("; at step 4; " in message) == (kind is NonFiniteUpdateError)
     assert message.endswith(
         f"; the last complete checkpoint is {saved}: go on from there with resume"
     )
@@ -227,13 +231,13 @@ def test_weights_that_have_begun_to_move_are_not_saved(tmp_path):
 def test_nothing_is_saved_twice_or_before_the_first_step(tmp_path):
     trainer = make_trainer(tmp_path)
     trainer.before = lambda step, member: signal.raise_signal(signal.SIGTERM)
-    with pytest.raises(StopRequestedError, match="step 1, collect; there is no checkpoint yet"):
+    with pytest.raises(StopRequestedError, match="step 1, collect\nthere is no checkpoint yet"):
         trainer.train()
 
     trainer = make_trainer(tmp_path)
     trainer.config = replace(CONFIG, checkpoint_interval=1)
     trainer.before = lambda step, member: step < 3 or signal.raise_signal(signal.SIGTERM)
-    with pytest.raises(StopRequestedError, match=r"step 3, collect; .*step_000002: "):
+    with pytest.raises(StopRequestedError, match=r"step 3, collect\n.*step_000002: "):
         trainer.train()
     assert [path.name for path in sorted((tmp_path / "checkpoints").glob("step_*"))] == [
         "step_000001",

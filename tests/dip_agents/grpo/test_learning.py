@@ -68,8 +68,8 @@ def mutated(monkeypatch, change):
     """Put a wrong loss in the place of the right one."""
     right = dip_agents.grpo.updater.policy_loss
 
-    def wrong(logprobs, old, advantages, mask, *more, **named):
-        return right(*change(logprobs, old, advantages, mask), *more, **named)
+    def wrong(inputs, *more, **named):
+        return right(change(inputs), *more, **named)
 
     monkeypatch.setattr(dip_agents.grpo.updater, "policy_loss", wrong)
 
@@ -85,9 +85,9 @@ def test_grpo_lifts_the_reward_of_the_bundled_model_past_a_threshold(source):
 @pytest.mark.parametrize(
     "change",
     [
-        lambda now, old, advantages, mask: (now, old, -advantages, mask),
-        lambda now, old, advantages, mask: (now, old, advantages, ~mask),
-        lambda now, old, advantages, mask: (now, torch.roll(old, 1, 1), advantages, mask),
+        lambda inputs: replace(inputs, advantages=-inputs.advantages),
+        lambda inputs: replace(inputs, mask=~inputs.mask),
+        lambda inputs: replace(inputs, old_logprobs=torch.roll(inputs.old_logprobs, 1, 1)),
     ],
     ids=["advantages negated", "mask inverted", "old logprobs shifted"],
 )

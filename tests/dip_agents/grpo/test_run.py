@@ -1,4 +1,3 @@
-import json
 from dataclasses import replace
 
 import pytest
@@ -7,14 +6,7 @@ from rich.console import Console
 
 from dip_agents.engines.hf import HFEngine
 from dip_agents.grpo.config import GRPOConfig
-from dip_agents.grpo.run import (
-    _reference,
-    evaluate_model,
-    fine_tune,
-    report_gain,
-    scene_indices,
-    train_grpo,
-)
+from dip_agents.grpo.run import RolloutLimits, _reference, scene_indices, train_grpo
 from dip_agents.models.loading import LoadedModel, load_model
 from dip_agents.models.tiny.model import build_tiny
 from dip_agents.models.tiny.vocabulary import tiny_texts
@@ -22,13 +14,14 @@ from dip_agents.models.vlm import VLM
 from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.runtime.logger import read_metrics
 from dip_agents.sft.config import SFTConfig
+from dip_agents.sft.run import train_sft
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
 from dip_env.scenes import ToyScenes
 from dip_wrappers.traces import load_traces, replay
 
-LIMITS = {"max_new_tokens": 48, "token_budget": 300}
+LIMITS = RolloutLimits(max_new_tokens=48, token_budget=300)
 RULES = EpisodeConfig(
     view_size=128, crop_size=64, max_looks=1, max_regions=2, max_turns=3, minimal_prompt=True
 )
@@ -55,52 +48,57 @@ def config():
 
 
 @pytest.fixture(scope="module")
-def taught(tmp_path_factory):
+def tuned(tmp_path_factory):
     """A micro model that has just learned the form, so that its rewards differ."""
-    out = tmp_path_factory.mktemp("taught")
+    out = tmp_path_factory.mktemp("tuned")
     model, processor = build_tiny(tiny_texts(), size="micro")
     loaded = LoadedModel(VLM(model, processor), RULES, trained=False)
     settings = SFTConfig(
-        steps=70, batch_size=4, learning_rate=4e-3, warmup_steps=5, workers=0, checkpoint_every=70
+        steps=70,
+        batch_size=4,
+        learning_rate=4e-3,
+        warmup_steps=5,
+        workers=0,
+        checkpoint_interval=70,
     )
     with (out / "console.txt").open("w") as file:
-        fine_tune(loaded, ToyScenes(), RULES, settings, 4, out, console=Console(file=file))
+        train_sft(loaded, ToyScenes(), RULES, settings, 4, out, console=Console(file=file))
     return out / "model"
 
 
-def reinforced(folder, toy, config, out, quiet, **changes):
+def trained(folder, toy, config, out, quiet, **changes):
     loaded = load_model(str(folder), dtype="float32")
-    train_grpo(loaded, toy, RULES, config, out, **LIMITS, console=quiet, **changes)
+    train_grpo(loaded, toy, RULES, config, out, limits=LIMITS, console=quiet, **changes)
     return loaded.vlm
 
 
 @pytest.mark.grpo_property(10)
 def test_a_run_on_the_real_model_goes_on_bit_for_bit(
-    taught, toy, config, tmp_path, quiet, monkeypatch
+    tuned, toy, config, tmp_path, quiet, monkeypatch
 ):
     config = replace(
         config, zero_variance_groups="resample", max_resamples=1, advantage="gigpo",
         entropy_target=0.5, reward_schedule=("look_weight:1=0.1,3=0.5", "iou:1=0.3,2=0.5"),
     )  # fmt: skip
-    whole = reinforced(taught, toy, config, tmp_path / "whole", quiet)
+    whole = trained(tuned, toy, config, tmp_path / "whole", quiet)
 
     class Interrupted(RuntimeError):
         pass
 
-    import dip_agents.grpo.run as recipes
+    import dip_agents.grpo.run as grpo_run
 
-    real = recipes.collect_rollouts
+    real = grpo_run.collect_rollouts
 
     def breaks(*arguments, **settings):
         if settings["step"] == 3:
             raise Interrupted
         return real(*arguments, **settings)
 
-    monkeypatch.setattr(recipes, "collect_rollouts", breaks)
+    monkeypatch.setattr(grpo_run, "collect_rollouts", breaks)
     with pytest.raises(Interrupted):
-        reinforced(taught, toy, config, tmp_path / "parts", quiet)
-    monkeypatch.setattr(recipes, "collect_rollouts", real)
-    again = reinforced(taught, toy, config, tmp_path / "parts", quiet, resume=True)
+        trained(tuned, toy, config, tmp_path / "parts", quiet)
+    monkeypatch.setattr(grpo_run, "collect_rollouts", real)
+    again = trained(tuned, toy, config, tmp_path / "parts", quiet, resume=True)
     for name, tensor in whole.state_dict().items():
         assert tensor.equal(again.state_dict()[name]), name
     logs = [read_metrics(tmp_path / run / "metrics.jsonl") for run in ("whole", "parts")]
@@ -111,8 +109,8 @@ def test_a_run_on_the_real_model_goes_on_bit_for_bit(
     assert gaps and max(gaps) < 1e-4
 
 
-def test_traces_of_a_run_replay(taught, toy, config, tmp_path, quiet):
-    reinforced(taught, toy, config, tmp_path / "run", quiet)
+def test_traces_of_a_run_replay(tuned, toy, config, tmp_path, quiet):
+    trained(tuned, toy, config, tmp_path / "run", quiet)
     for step in (1, 2):
         traces = load_traces(tmp_path / "run" / "traces" / f"step_{step:06d}")
         assert len(traces) == 6
@@ -120,31 +118,20 @@ def test_traces_of_a_run_replay(taught, toy, config, tmp_path, quiet):
             replay(trace, toy)
 
 
-def test_a_kl_keeps_the_policy_near_where_it_started(taught, toy, config, tmp_path, quiet):
-    reinforced(taught, toy, replace(config, kl_weight=0.1), tmp_path / "kl", quiet)
+def test_a_kl_keeps_the_policy_near_where_it_started(tuned, toy, config, tmp_path, quiet):
+    trained(tuned, toy, replace(config, kl_weight=0.1), tmp_path / "kl", quiet)
     rows = read_metrics(tmp_path / "kl" / "metrics.jsonl")
     distances = [row["train/ref_kl"] for row in rows if "train/ref_kl" in row]
     assert distances[0] == pytest.approx(0.0, abs=1e-9)
     assert all(distance >= 0 for distance in distances)
 
 
-def test_the_gain_is_paired_and_kept(taught, toy, tmp_path, quiet):
-    vlm = load_model(str(taught), dtype="float32").vlm
-    result = evaluate_model(vlm, toy, range(4), RULES, **LIMITS, out=tmp_path / "before")
-    again = evaluate_model(vlm, toy, range(4), RULES, **LIMITS)
-    report_gain(result, again, tmp_path, quiet)
-    kept = json.loads((tmp_path / "result.json").read_text())
-    assert kept["paired_gain"]["reward"]["value"] == 0.0
-    assert kept["before"]["n"] == 4
-    assert (tmp_path / "before" / "detections.json").is_file()
-
-
-def test_more_scenes_per_step_than_there_are_is_refused(taught, toy, config, tmp_path, quiet):
+def test_more_scenes_per_step_than_there_are_is_refused(tuned, toy, config, tmp_path, quiet):
     with pytest.raises(ConfigError, match="scenes_per_step: expected at most the 4 scenes"):
-        reinforced(taught, toy, replace(config, scenes_per_step=5), tmp_path / "x", quiet)
+        trained(tuned, toy, replace(config, scenes_per_step=5), tmp_path / "x", quiet)
 
 
-def test_every_epoch_plays_every_scene_once():
+def test_every_epoch_uses_every_scene_once():
     config = GRPOConfig(scenes_per_step=3)
     steps = [scene_indices(step, config, 9) for step in range(1, 7)]
     assert sorted(i for step in steps[:3] for i in step) == list(range(9))
@@ -162,21 +149,21 @@ def test_further_rounds_of_a_step_draw_their_own_scenes_the_same_every_time():
     assert len(set(scene_indices(1, config, 2**31 - 1, 1))) == 3
 
 
-def test_the_scheduled_reward_is_the_one_that_is_paid(taught, toy, config, tmp_path, quiet):
+def test_the_scheduled_reward_is_the_one_that_is_computed(tuned, toy, config, tmp_path, quiet):
     schedule = ("format_weight:1=2.0,2=0.5", "accuracy_weight:1=0", "look_weight:1=0")
     # At this rate the policy stays what it is, and earns something.
     still = replace(config, steps=2, learning_rate=1e-9, reward_schedule=schedule)
-    reinforced(taught, toy, still, tmp_path, quiet)
+    trained(tuned, toy, still, tmp_path, quiet)
     first, second = read_metrics(tmp_path / "metrics.jsonl")
     assert first["reward/format"] > 0 and second["reward/format"] > 0
     assert first["reward/total"] == pytest.approx(2.0 * first["reward/format"])
     assert second["reward/total"] == pytest.approx(0.5 * second["reward/format"])
     with pytest.raises(ConfigError, match="reward_schedule: step 9: iou"):
         bad = replace(config, reward_schedule=("iou:1=0.5,9=2",))
-        reinforced(taught, toy, bad, tmp_path / "bad", quiet)
+        trained(tuned, toy, bad, tmp_path / "bad", quiet)
 
 
-class Elsewhere(HFEngine):
+class OtherEngine(HFEngine):
     """The same weights, said to be another engine that rounds a little."""
 
     exact_logprobs = False
@@ -189,41 +176,41 @@ class Elsewhere(HFEngine):
         self.versions.append(version)
 
 
-def test_another_engine_gets_the_weights_each_step_and_its_tokens_are_weighed(
-    taught, toy, config, tmp_path, quiet
+def test_another_engine_gets_the_weights_each_step_and_its_tokens_are_weighted(
+    tuned, toy, config, tmp_path, quiet
 ):
-    loaded = load_model(str(taught), dtype="float32")
-    engine = Elsewhere(loaded.vlm)
-    train_grpo(loaded, toy, RULES, config, tmp_path, engine=engine, **LIMITS, console=quiet)
+    loaded = load_model(str(tuned), dtype="float32")
+    engine = OtherEngine(loaded.vlm)
+    train_grpo(loaded, toy, RULES, config, tmp_path, engine=engine, limits=LIMITS, console=quiet)
     assert len(engine.versions) == len(set(engine.versions)) == config.steps
     rows = read_metrics(tmp_path / "metrics.jsonl")
     learned = [row for row in rows if row["train/updates"]]
     assert learned and all(row["train/importance_truncated"] == 0.0 for row in learned)
-    reinforced(taught, toy, replace(config, steps=1), tmp_path / "own", quiet)
+    trained(tuned, toy, replace(config, steps=1), tmp_path / "own", quiet)
     assert "train/importance_truncated" not in read_metrics(tmp_path / "own" / "metrics.jsonl")[0]
 
 
 def test_an_engine_that_serves_two_runs_never_meets_a_version_again(
-    taught, toy, config, tmp_path, quiet
+    tuned, toy, config, tmp_path, quiet
 ):
     config = replace(config, steps=2, zero_variance_groups="resample", max_resamples=1)
-    loaded = load_model(str(taught), dtype="float32")
-    engine, runs = Elsewhere(loaded.vlm), []
+    loaded = load_model(str(tuned), dtype="float32")
+    engine, runs = OtherEngine(loaded.vlm), []
     for name in ("one", "two"):
         engine.versions = []
-        settings = {**LIMITS, "console": quiet, "engine": engine}
+        settings = {"limits": LIMITS, "console": quiet, "engine": engine}
         train_grpo(loaded, toy, RULES, config, tmp_path / name, **settings)
         runs.append(set(engine.versions))
-    # Further rounds of a step play with the same weights, which need no handing over.
+    # Further rounds of a step play with the same weights, which need no sync.
     assert [len(run) for run in runs] == [2, 2]
     assert not runs[0] & runs[1]
 
 
-def test_the_weights_of_a_lonely_rank_are_compared_with_nobodys(
-    taught, toy, config, tmp_path, quiet, monkeypatch
+def test_the_weights_of_a_single_rank_are_not_compared(
+    tuned, toy, config, tmp_path, quiet, monkeypatch
 ):
     monkeypatch.delattr("dip_agents.grpo.run.fingerprint")
-    reinforced(taught, toy, replace(config, steps=1), tmp_path, quiet)
+    trained(tuned, toy, replace(config, steps=1), tmp_path, quiet)
     assert len(read_metrics(tmp_path / "metrics.jsonl")) == 1
 
 

@@ -24,16 +24,19 @@ import torch
 from rich.console import Console
 from safetensors.torch import load_file
 
-import dip_agents.grpo.run as recipes
+import dip_agents.grpo.run as grpo_run
 from dip_agents.grpo.config import GRPOConfig
+from dip_agents.grpo.run import RolloutLimits
 from dip_agents.models.loading import LoadedModel, load_model
 from dip_agents.models.tiny.model import build_tiny
 from dip_agents.models.tiny.vocabulary import tiny_texts
 from dip_agents.models.vlm import VLM
 from dip_agents.runtime.checkpoints import latest_checkpoint, load_checkpoint
 from dip_agents.runtime.distributed import DistributedContext
+from dip_agents.runtime.errors import error_line
 from dip_agents.runtime.logger import read_metrics
 from dip_agents.sft.config import SFTConfig
+from dip_agents.sft.run import train_sft
 from dip_env.config import EpisodeConfig
 from dip_env.errors import DipError
 from dip_env.scenes import ToyScenes
@@ -59,35 +62,40 @@ CONFIG = GRPOConfig(
 WITH_KL = replace(CONFIG, kl_weight=0.1, updates_per_batch=2)
 
 
-def teach(folder):
+def fine_tune(folder):
     """A micro model that has just learned the form, so that its rewards differ."""
     model, processor = build_tiny(tiny_texts(), size="micro")
     settings = SFTConfig(
-        steps=40, batch_size=4, learning_rate=4e-3, warmup_steps=5, workers=0, checkpoint_every=40
+        steps=40,
+        batch_size=4,
+        learning_rate=4e-3,
+        warmup_steps=5,
+        workers=0,
+        checkpoint_interval=40,
     )
     with (folder / "console.txt").open("w") as file:
         loaded = LoadedModel(VLM(model, processor), RULES, trained=False)
-        recipes.fine_tune(
-            loaded, ToyScenes(), RULES, settings, 4, folder / "taught", console=Console(file=file)
+        train_sft(
+            loaded, ToyScenes(), RULES, settings, 4, folder / "tuned", console=Console(file=file)
         )
 
 
-def reinforce(
+def train(
     distributed,
     folder,
     name,
     config=CONFIG,
     lora_rank=0,
-    recompute=False,
+    checkpoint_activations=False,
     before_step=None,
     resume=False,
 ):
     """One rank of one run; every rank's global generators stand elsewhere at every step."""
-    real = recipes.collect_rollouts
+    real = grpo_run.collect_rollouts
 
-    def paid(step, place, rollout):
+    def rewarded(step, index, rollout):
         """Rewards that differ, but for those of the last group in step 2."""
-        if (step, place) == (2, CONFIG.scenes_per_step - 1):
+        if (step, index) == (2, CONFIG.scenes_per_step - 1):
             return replace(rollout, reward=0.5)
         return replace(rollout, reward=rollout.reward + sum(rollout.buffer.ids) % 7 / 7)
 
@@ -98,14 +106,14 @@ def reinforce(
             before_step(distributed, settings["step"])
         step, first = settings["step"], settings["first_index"]
         return [
-            replace(group, rollouts=[paid(step, place, r) for r in group.rollouts])
-            for place, group in enumerate(real(*arguments, **settings), start=first)
+            replace(group, rollouts=[rewarded(step, index, r) for r in group.rollouts])
+            for index, group in enumerate(real(*arguments, **settings), start=first)
         ]
 
-    recipes.collect_rollouts = collect
-    model = folder / "taught" / "model"
+    grpo_run.collect_rollouts = collect
+    model = folder / "tuned" / "model"
     loaded = load_model(str(model), device="cpu", dtype="float32", lora_rank=lora_rank)
-    if recompute:
+    if checkpoint_activations:
         loaded.vlm.checkpoint_activations()
     learning = {n: p for n, p in loaded.vlm.model.named_parameters() if p.requires_grad}
     start = {name: parameter.detach().clone() for name, parameter in learning.items()}
@@ -116,15 +124,14 @@ def reinforce(
         return {"moved": farthest / config.learning_rate}
 
     with (folder / f"console_{name}_{distributed.rank}.txt").open("a") as file:
-        recipes.train_grpo(
+        grpo_run.train_grpo(
             loaded,
             ToyScenes(),
             RULES,
             config,
             folder / name,
             evaluate=moved,
-            max_new_tokens=48,
-            token_budget=300,
+            limits=RolloutLimits(48, 300),
             resume=resume,
             console=Console(file=file),
             distributed=distributed,
@@ -149,7 +156,7 @@ RUNS = {
     "fsdp": (2, True, {}),
     "alone_lora": (1, False, {"lora_rank": 4, "config": WITH_KL}),
     "ddp_lora": (2, False, {"lora_rank": 4, "config": WITH_KL}),
-    "fsdp_lora": (2, True, {"lora_rank": 4, "config": WITH_KL, "recompute": True}),
+    "fsdp_lora": (2, True, {"lora_rank": 4, "config": WITH_KL, "checkpoint_activations": True}),
     "killed": (2, False, {"config": RARE, "before_step": second_dies}),
     "killed_fsdp": (2, True, {"before_step": second_dies}),
     "stopped": (1, False, {"config": RARE, "before_step": told_to_stop}),
@@ -169,9 +176,9 @@ def run_rank(folder, name, index, count, port, sharded, settings):
         os.environ |= {"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2"}
     try:
         with DistributedContext.launched(60, "cpu") as distributed:
-            reinforce(distributed, folder, name, **settings)
+            train(distributed, folder, name, **settings)
     except DipError as error:
-        (folder / f"{name}_{index}.txt").write_text(f"{type(error).__name__}: {error}")
+        (folder / f"{name}_{index}.txt").write_text(f"{type(error).__name__}: {error_line(error)}")
         return 2
     return 0
 
@@ -198,7 +205,7 @@ def play(folder, name, count, sharded, settings):
 def play_all(folder):
     child = os.fork()
     if child == 0:  # autograd must not have run where processes are forked
-        teach(folder)
+        fine_tune(folder)
         os._exit(0)
     os.waitpid(child, 0)
     codes = {name: play(folder, name, *run) for name, run in RUNS.items()}
@@ -233,7 +240,7 @@ def assert_same_weights(one, other):
 
 
 def test_something_was_learned_in_every_step(played):
-    before = load_file(played / "taught" / "model" / "model.safetensors")
+    before = load_file(played / "tuned" / "model" / "model.safetensors")
     for name in ("alone", "alone_lora"):
         after = weights(played / name)
         assert max(float((before[key] - after[key]).abs().max()) for key in before) > 1e-4
@@ -322,7 +329,7 @@ def rank_processes(launcher):
 
 @pytest.mark.parametrize("config", ["ddp_cpu", "fsdp2_cpu"])
 def test_accelerate_launch_survives_the_loss_of_a_process(played, tmp_path, config):
-    words = ["--model", played / "taught" / "model", "--device", "cpu", "--dtype", "float32"]
+    words = ["--model", played / "tuned" / "model", "--device", "cpu", "--dtype", "float32"]
     words += ["--max-new-tokens", 32, "--token-budget", 300, "--n", 0]
     words += ["--steps", 1000, "--scenes-per-step", 2, "--group-size", 3, "--warmup-steps", 0]
     words += ["--checkpoint-interval", 2, "--out", tmp_path / "run"]

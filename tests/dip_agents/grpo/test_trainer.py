@@ -24,10 +24,10 @@ from dip_agents.grpo.config import GRPOConfig
 from dip_agents.grpo.credit import compute_advantages
 from dip_agents.grpo.rollouts import Ending, Rollout, RolloutGroup, RolloutStats, TurnRecord
 from dip_agents.grpo.trainer import GRPOTrainer
-from dip_agents.grpo.updater import NonFiniteUpdateError
 from dip_agents.objectives.choices import AdvantageKind
 from dip_agents.runtime import checkpoints
 from dip_agents.runtime.checkpoints import CheckpointError
+from dip_agents.runtime.errors import NonFiniteUpdateError
 from dip_agents.runtime.logger import RunLogger, read_metrics
 from dip_agents.runtime.random_state import rng_state
 from dip_agents.tokens.buffer import TokenBuffer
@@ -324,7 +324,9 @@ def test_a_number_that_is_not_finite_stops_the_run_before_the_weights_change():
     before = [p.clone() for p in trainer.parameters]
     batch.advantages[0] = math.nan
     scene, member = batch.origins[0]
-    with pytest.raises(NonFiniteUpdateError, match=rf"step 1: .*loss nan.*\({scene}, {member}\)"):
+    with pytest.raises(
+        NonFiniteUpdateError, match=rf"loss nan.*\({scene}, {member}\).*\nat step 1"
+    ):
         trainer.update(batch, 0.1)
     assert all(torch.equal(a, b) for a, b in zip(before, trainer.parameters, strict=True))
     assert all(p.grad is None for p in trainer.parameters)
@@ -536,7 +538,7 @@ def resampling(max_resamples=3, equal_rows=(0, 2), more_equal_rows=(1,), **chang
 
 def test_further_scenes_are_collected_until_enough_groups_are_informative():
     trainer, asked = resampling()
-    groups, advantages = trainer.play(5)
+    groups, advantages = trainer.collect_groups(5)
     # One informative group of three, then two more.
     assert asked == [(5, 1)]
     assert advantages.informative.tolist() == [False, True, False, True, False, True]
@@ -547,10 +549,10 @@ def test_further_scenes_are_collected_until_enough_groups_are_informative():
 
 def test_the_rounds_of_further_scenes_end_and_excess_groups_are_left_out():
     trainer, asked = resampling(max_resamples=2, equal_rows=(0, 1, 2), more_equal_rows=(0, 1, 2))
-    assert len(trainer.play(1)[0]) == 9
+    assert len(trainer.collect_groups(1)[0]) == 9
     assert asked == [(1, 1), (1, 2)]
     trainer, asked = resampling(equal_rows=(0,), more_equal_rows=())
-    groups, advantages = trainer.play(1)
+    groups, advantages = trainer.collect_groups(1)
     assert advantages.informative.sum() == 5
     batch = training_batch(groups, advantages, max_groups=3)
     assert len(batch.buffers) == 12
@@ -559,7 +561,7 @@ def test_the_rounds_of_further_scenes_end_and_excess_groups_are_left_out():
 
 def test_a_step_with_enough_informative_groups_collects_no_more():
     trainer, asked = resampling(equal_rows=())
-    assert len(trainer.play(1)[0]) == 3
+    assert len(trainer.collect_groups(1)[0]) == 3
     assert asked == []
 
 

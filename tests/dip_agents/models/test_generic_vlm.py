@@ -20,7 +20,8 @@ from dip_agents.models.rules import rules_of
 from dip_agents.models.tiny.vocabulary import tiny_texts
 from dip_agents.sft.config import SFTConfig
 from dip_agents.sft.demonstrations import Demonstration
-from dip_agents.sft.trainer import sft_loss, train_sft
+from dip_agents.sft.loss import sft_loss
+from dip_agents.sft.trainer import SFTTrainer
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
@@ -226,10 +227,10 @@ def test_demonstrations_are_learned(fresh, tmp_path):
     demonstrations = [Demonstration(buffer, [], []) for buffer in conversations(vlm)]
     before = sft_loss(vlm, demonstrations, None, 0.0, 0.0).text
     config = SFTConfig(steps=15, batch_size=3, learning_rate=3e-3, warmup_steps=1, workers=0)
-    train_sft(vlm, demonstrations, config)
+    SFTTrainer(vlm, demonstrations, config).train()
     assert sft_loss(vlm, demonstrations, None, 0.0, 0.0).text < 0.8 * before
     with pytest.raises(ConfigError, match="dense_weight: expected 0"):
-        train_sft(vlm, demonstrations, SFTConfig(dense_weight=1.0))
+        SFTTrainer(vlm, demonstrations, SFTConfig(dense_weight=1.0))
 
 
 class TestRefusals:

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from dip_agents.objectives.losses import policy_loss
+from dip_agents.objectives.losses import EntropyBonus, policy_loss
+from dip_agents.objectives.surrogates import SurrogateInputs
 from dip_agents.tokens.buffer import PlaceholderError, TokenBuffer
 from dip_env.messages import Message
 
@@ -87,9 +88,8 @@ def learned(vlm, buffers):
     out = vlm.token_logprobs(buffers)
     advantages = torch.linspace(-1, 2, out.logprobs.numel()).view_as(out.logprobs)
     old = out.logprobs.detach() + 0.1 * advantages
-    policy_loss(
-        out.logprobs, old, advantages, out.mask, entropy=out.entropy, entropy_weight=0.1
-    ).loss.backward()
+    inputs = SurrogateInputs(out.logprobs, old, advantages, out.mask)
+    policy_loss(inputs, entropy=EntropyBonus(out.entropy, 0.1)).loss.backward()
     grads = [p.grad for p in vlm.model.parameters()]
     vlm.model.zero_grad(set_to_none=True)
     return out, grads

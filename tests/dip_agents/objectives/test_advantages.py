@@ -1,12 +1,20 @@
 """Advantages compare siblings; golden values are worked by hand."""
 
+from typing import get_args
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dip_agents.objectives.advantages import group_advantages, term_part
+from dip_agents.objectives.advantages import (
+    SCALES,
+    group_advantages,
+    register_advantage,
+    term_part,
+)
+from dip_agents.objectives.choices import AdvantageKind
 
 KINDS = ["grpo", "dr_grpo", "batch_std", "rloo", "gigpo"]
 EVERY = [*KINDS, "gdpo"]
@@ -135,7 +143,7 @@ def test_eps_bounds_the_advantage_of_a_tiny_difference():
 
 @pytest.mark.grpo_property(3)
 @pytest.mark.parametrize("kind", KINDS)
-def test_equal_rewards_give_exactly_zero_and_are_not_mixed(kind):
+def test_equal_rewards_give_exactly_zero_and_are_not_informative(kind):
     rounding = 0.1 + 0.2  # is not 0.3 in floating point
     rewards = torch.tensor([[0.3, rounding, 0.3], [0.0, 1.0, 1.0]], dtype=torch.float64)
     found = group_advantages(rewards, kind)
@@ -146,7 +154,7 @@ def test_equal_rewards_give_exactly_zero_and_are_not_mixed(kind):
 
 @pytest.mark.grpo_property(3)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_single_rollout_teaches_nothing(kind):
+def test_a_single_rollout_has_no_advantage(kind):
     found = group_advantages(torch.tensor([[0.7]]), kind)
     assert found.values.tolist() == [[0.0]]
     assert found.informative.tolist() == [False]
@@ -226,3 +234,15 @@ def test_a_part_is_the_difference_in_its_term_on_the_scale_of_the_reward():
     assert term_part(terms, [0.5, 0.5], 1, "dr_grpo").tolist()[0] == pytest.approx([0.15, -0.15])
     equal = torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])  # what one term gives the other takes
     assert term_part(equal, [0.5, 0.5], 0, "grpo").tolist() == [[0.0, 0.0]]
+
+
+def test_every_choice_is_registered_and_so_is_what_a_user_adds(monkeypatch):
+    assert {*SCALES, "gdpo"} == set(get_args(AdvantageKind))
+    monkeypatch.setitem(SCALES, "doubled", None)  # undone after the test
+
+    @register_advantage("doubled")
+    def doubled(differences, rewards, eps):
+        return 2 * differences
+
+    found = group_advantages(torch.tensor([[0.0, 1.0]]), "doubled")
+    assert found.values.tolist() == [[-1.0, 1.0]]

@@ -5,6 +5,7 @@
 
 import itertools
 import math
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -13,7 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dip_agents.objectives.aggregation import Counts, rollout_weights
-from dip_agents.objectives.losses import policy_loss
+from dip_agents.objectives.choices import CLIPS, Clips, LossKind
+from dip_agents.objectives.losses import EntropyBonus, KlPenalty, policy_loss
+from dip_agents.objectives.surrogates import LOSSES, Surrogate, SurrogateInputs, register_loss
 
 KINDS = ["clipped", "gspo", "cispo", "dppo_tv"]
 LOW, HIGH, DUAL, BETA, BONUS = 0.2, 0.28, 1.6, 0.3, 0.1
@@ -58,17 +61,19 @@ def random_case(seed, rows=3, width=5):
     return logp, old, mu, ref, entropy, advantages, mask, weights, importance
 
 
-def call(kind, case, kl="k2", **changes):
+def call(kind, case, kl="k2"):
     """Call the loss with everything on; returns it and the tensors that got gradients."""
     logp, old, mu, ref, entropy, advantages, mask, weights, importance = map(torch.tensor, case)
     logp, entropy = logp.requires_grad_(), entropy.requires_grad_()
-    arguments = {
-        "kind": kind, "clip_low": LOW, "clip_high": HIGH,
-        "dual_clip": DUAL if kind == "clipped" else None, "behaviour_logprobs": mu,
-        "importance": importance, "ref_logprobs": ref, "kl_weight": BETA, "kl_kind": kl,
-        "entropy": entropy, "entropy_weight": BONUS,
-    }  # fmt: skip
-    got = policy_loss(logp, old, advantages, mask, weights, **(arguments | changes))
+    got = policy_loss(
+        SurrogateInputs(logp, old, advantages, mask, mu),
+        weights,
+        kind=kind,
+        clips=Clips(LOW, HIGH, DUAL if kind == "clipped" else None),
+        importance=importance,
+        kl=KlPenalty(ref, BETA, kl),
+        entropy=EntropyBonus(entropy, BONUS),
+    )
     got.loss.backward()
     return got, logp, entropy
 
@@ -83,11 +88,11 @@ def test_loss_and_gradient_equal_a_plain_loop(seed, kind, kl):
     start, rest = case[0], case[1:]
     assert got.loss.item() == pytest.approx(by_hand(kind, start, *rest, kl, start), abs=1e-9)
     wanted = np.zeros_like(start)
-    for place in np.ndindex(*start.shape):
+    for index in np.ndindex(*start.shape):
         nudge = np.zeros_like(start)
-        nudge[place] = 1e-6
+        nudge[index] = 1e-6
         up, down = (by_hand(kind, start + n, *rest, kl, start) for n in (nudge, -nudge))
-        wanted[place] = (up - down) / 2e-6
+        wanted[index] = (up - down) / 2e-6
     np.testing.assert_allclose(logp.grad.numpy(), wanted, atol=1e-7)
     mask, weights = case[6], case[7]
     np.testing.assert_allclose(entropy.grad.numpy(), -BONUS * weights[:, None] * mask)
@@ -109,7 +114,7 @@ def test_on_the_first_update_the_ratio_is_exactly_one_and_the_gradient_that_of_r
     case = random_case(0)
     logp, advantages, mask, weights = (torch.tensor(case[i]) for i in (0, 5, 6, 7))
     logp = logp.float().requires_grad_()
-    got = policy_loss(logp, logp.detach(), advantages, mask, weights, kind=kind)
+    got = policy_loss(SurrogateInputs(logp, logp.detach(), advantages, mask), weights, kind=kind)
     got.loss.backward()
     numbers = got.stats.metrics()
     assert numbers["ratio"] == 1.0
@@ -136,9 +141,10 @@ def test_on_the_first_update_the_ratio_is_exactly_one_and_the_gradient_that_of_r
 )
 def test_the_clip_cuts_only_what_goes_too_far(ratio, advantage, dual, loss, low, high):
     logp = torch.tensor([[math.log(ratio)]], requires_grad=True)
-    got = policy_loss(
-        logp, torch.zeros(1, 1), torch.tensor([advantage]), torch.ones(1, 1).bool(), dual_clip=dual
+    inputs = SurrogateInputs(
+        logp, torch.zeros(1, 1), torch.tensor([advantage]), torch.ones(1, 1).bool()
     )
+    got = policy_loss(inputs, clips=Clips(0.2, 0.28, dual))
     got.loss.backward()
     assert got.loss.item() == pytest.approx(loss, rel=1e-6)
     numbers = got.stats.metrics()
@@ -150,7 +156,8 @@ def test_cispo_never_drops_a_token_and_bounds_only_above():
     logp = torch.tensor([[math.log(0.9), math.log(0.01)]], requires_grad=True)
     old = torch.tensor([[math.log(0.3), math.log(0.5)]])
     mask = torch.ones(1, 2).bool()
-    policy_loss(logp, old, torch.tensor([1.0]), mask, kind="cispo", clip_high=0.5).loss.backward()
+    inputs = SurrogateInputs(logp, old, torch.tensor([1.0]), mask)
+    policy_loss(inputs, kind="cispo", clips=Clips(0.2, 0.5)).loss.backward()
     torch.testing.assert_close(logp.grad, torch.tensor([[-1.5 / 2, -0.02 / 2]]))
 
 
@@ -158,17 +165,16 @@ def test_dppo_lets_a_rare_token_double_and_stops_a_common_one():
     logp = torch.tensor([[math.log(0.02), math.log(0.8)]], requires_grad=True)
     old = torch.tensor([[math.log(0.01), math.log(0.4)]])
     mask = torch.ones(1, 2).bool()
-    policy_loss(logp, old, torch.tensor([1.0]), mask, kind="dppo_tv").loss.backward()
+    inputs = SurrogateInputs(logp, old, torch.tensor([1.0]), mask)
+    policy_loss(inputs, kind="dppo_tv", clips=Clips(0.2, 0.28)).loss.backward()
     torch.testing.assert_close(logp.grad, torch.tensor([[-2.0 / 2, 0.0]]))
 
 
 def test_dppo_compares_with_the_sampler_and_without_its_logprobs_with_the_old_policy():
     logp, old = torch.full((1, 2), math.log(0.8)), torch.full((1, 2), math.log(0.7))
     sampler = torch.tensor([[math.log(0.1), math.nan]])
-    got = policy_loss(
-        logp, old, torch.tensor([1.0]), torch.ones(1, 2).bool(),
-        kind="dppo_tv", behaviour_logprobs=sampler,
-    )  # fmt: skip
+    inputs = SurrogateInputs(logp, old, torch.tensor([1.0]), torch.ones(1, 2).bool(), sampler)
+    got = policy_loss(inputs, kind="dppo_tv", clips=Clips(0.2, 0.28))
     assert got.stats.metrics()["clip_fraction_high"] == 0.5
 
 
@@ -176,7 +182,8 @@ def test_gspo_moves_all_tokens_of_a_rollout_by_one_ratio():
     # Mean log-ratio 0.1, though one token alone would be far outside the clip.
     logp = torch.tensor([[0.9, -0.7]], requires_grad=True)
     mask = torch.ones(1, 2).bool()
-    got = policy_loss(logp, torch.zeros(1, 2), torch.tensor([1.0]), mask, kind="gspo")
+    inputs = SurrogateInputs(logp, torch.zeros(1, 2), torch.tensor([1.0]), mask)
+    got = policy_loss(inputs, kind="gspo", clips=Clips(0.2, 0.28))
     got.loss.backward()
     assert got.loss.item() == pytest.approx(-math.exp(0.1))
     torch.testing.assert_close(logp.grad, torch.full((1, 2), -math.exp(0.1) / 2))
@@ -234,7 +241,8 @@ def test_nothing_outside_the_mask_reaches_loss_gradient_or_statistics(junk, kind
 @pytest.mark.parametrize("kind", KINDS)
 def test_an_empty_mask_gives_a_zero_that_still_has_a_gradient(kind):
     logp = torch.randn(2, 3, requires_grad=True)
-    got = policy_loss(logp, logp.detach(), torch.ones(2), torch.zeros(2, 3).bool(), kind=kind)
+    inputs = SurrogateInputs(logp, logp.detach(), torch.ones(2), torch.zeros(2, 3).bool())
+    got = policy_loss(inputs, kind=kind)
     got.loss.backward()
     assert got.loss.item() == 0.0
     assert torch.equal(logp.grad, torch.zeros(2, 3))
@@ -246,10 +254,10 @@ def test_an_empty_mask_gives_a_zero_that_still_has_a_gradient(kind):
 @pytest.mark.parametrize("advantage", [-1.0, 1.0])
 def test_an_absurd_log_ratio_stays_finite(gap, advantage, kind):
     logp = torch.full((1, 1), gap, requires_grad=True)
-    got = policy_loss(
-        logp, torch.zeros(1, 1), torch.tensor([advantage]), torch.ones(1, 1).bool(), kind=kind,
-        ref_logprobs=torch.zeros(1, 1), kl_weight=1.0, kl_kind="k3",
-    )  # fmt: skip
+    inputs = SurrogateInputs(
+        logp, torch.zeros(1, 1), torch.tensor([advantage]), torch.ones(1, 1).bool()
+    )
+    got = policy_loss(inputs, kind=kind, kl=KlPenalty(torch.zeros(1, 1), 1.0, "k3"))
     got.loss.backward()
     assert math.isfinite(got.loss.item())
     assert torch.isfinite(logp.grad).all()
@@ -258,7 +266,8 @@ def test_an_absurd_log_ratio_stays_finite(gap, advantage, kind):
 def test_advantages_may_differ_between_tokens_of_a_rollout():
     logp = torch.zeros(1, 3, requires_grad=True)
     mask = torch.ones(1, 3).bool()
-    policy_loss(logp, logp.detach(), torch.tensor([[3.0, 0.0, -6.0]]), mask).loss.backward()
+    inputs = SurrogateInputs(logp, logp.detach(), torch.tensor([[3.0, 0.0, -6.0]]), mask)
+    policy_loss(inputs).loss.backward()
     assert logp.grad.tolist() == [[-1.0, 0.0, 2.0]]
 
 
@@ -277,10 +286,6 @@ def test_importance_weighs_the_policy_gradient_and_neither_kl_nor_entropy():
         ({"old_logprobs": torch.zeros(2, 2)}, r"old_logprobs: expected shape \(2, 3\)"),
         ({"mask": torch.ones(2, 3)}, "mask: expected dtype bool, got torch.float32"),
         ({"advantages": torch.zeros(3)}, r"advantages: expected shape \(2,\) or \(2, 3\)"),
-        ({"kl_weight": 0.1}, "kl_weight 0.1 needs ref_logprobs"),
-        ({"entropy_weight": 0.1}, "entropy_weight 0.1 needs entropy"),
-        ({"ref_logprobs": torch.zeros(2, 3), "kl_kind": "k1"}, "expected 'k2' or 'k3', got 'k1'"),
-        ({"kind": "ppo"}, "loss: expected one of .*'cispo'.*got 'ppo'"),
     ],
 )
 def test_bad_input_is_named(change, message):
@@ -291,4 +296,33 @@ def test_bad_input_is_named(change, message):
         "mask": torch.ones(2, 3).bool(),
     }
     with pytest.raises(ValueError, match=message):
-        policy_loss(**(arguments | change))
+        policy_loss(SurrogateInputs(**(arguments | change)))
+
+
+def test_an_unknown_loss_or_estimator_is_named():
+    inputs = SurrogateInputs(
+        torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2), torch.ones(2, 3).bool()
+    )
+    with pytest.raises(ValueError, match="expected 'k2' or 'k3', got 'k1'"):
+        policy_loss(inputs, kl=KlPenalty(torch.zeros(2, 3), kind="k1"))
+    with pytest.raises(ValueError, match=r"loss: expected one of .*'cispo'.*got 'ppo'"):
+        policy_loss(inputs, kind="ppo")
+
+
+def test_every_choice_is_registered_with_its_clips():
+    assert set(get_args(LossKind)) == set(LOSSES) == set(CLIPS)
+
+
+def test_a_registered_loss_is_found_by_its_name_and_brings_its_clips(monkeypatch):
+    for table in (LOSSES, CLIPS):  # undone after the test
+        monkeypatch.setitem(table, "bounded", None)
+
+    @register_loss("bounded", clips=Clips(0.0, 0.5))
+    def bounded(inputs, clips):
+        never = torch.zeros_like(inputs.mask)
+        return Surrogate(-clips.high * inputs.advantages * inputs.logprobs, never, never)
+
+    logp = torch.zeros(1, 2, requires_grad=True)
+    inputs = SurrogateInputs(logp, logp.detach(), torch.tensor([2.0]), torch.ones(1, 2).bool())
+    policy_loss(inputs, kind="bounded").loss.backward()
+    assert logp.grad.tolist() == [[-0.5, -0.5]]

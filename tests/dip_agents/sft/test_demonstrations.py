@@ -53,9 +53,9 @@ def test_lessons_repeat(data):
 
 @pytest.fixture
 def reading(micro, toy, minimal_prompt_rules):
-    teacher = partial(OraclePolicy, min_visible_height=8.0)
+    oracle = partial(OraclePolicy, min_visible_height=8.0)
     chat = micro("qwen3_vl").chat
-    return DemonstrationDataset(toy, 4, minimal_prompt_rules, teacher, chat, p_blurred_overview=1.0)
+    return DemonstrationDataset(toy, 4, minimal_prompt_rules, oracle, chat, p_blurred_overview=1.0)
 
 
 def test_a_blurred_lesson_hides_in_the_overview_what_its_crops_show(reading, data):
@@ -86,8 +86,8 @@ def test_who_is_only_blurred_is_neither_answered_nor_a_dense_target_of_the_overv
     chat = micro("qwen3_vl").chat
     # People are 48, 36 and 64 pixels tall in the overview, which counts as a quarter of that.
     one_region = replace(minimal_prompt_rules, max_regions=1)
-    teacher = partial(OraclePolicy, min_visible_height=13.0)
-    demonstration = DemonstrationDataset(toy, 4, one_region, teacher, chat, p_blurred_overview=1.0)[
+    oracle = partial(OraclePolicy, min_visible_height=13.0)
+    demonstration = DemonstrationDataset(toy, 4, one_region, oracle, chat, p_blurred_overview=1.0)[
         0
     ]
     assert (
@@ -120,9 +120,9 @@ def test_nothing_is_blurred_where_no_look_can_make_up_for_it(
     micro, toy, minimal_prompt_rules, rules
 ):
     chat, config = micro("qwen3_vl").chat, replace(minimal_prompt_rules, **rules)
-    teacher = partial(OraclePolicy, min_visible_height=13.0)
-    p_blurred_overview = DemonstrationDataset(toy, 4, config, teacher, chat, p_blurred_overview=1.0)
-    plain = DemonstrationDataset(toy, 4, config, teacher, chat)
+    oracle = partial(OraclePolicy, min_visible_height=13.0)
+    p_blurred_overview = DemonstrationDataset(toy, 4, config, oracle, chat, p_blurred_overview=1.0)
+    plain = DemonstrationDataset(toy, 4, config, oracle, chat)
     assert p_blurred_overview[0].buffer.ids == plain[0].buffer.ids
     assert p_blurred_overview[0].buffer.images[0].key == plain[0].buffer.images[0].key
 

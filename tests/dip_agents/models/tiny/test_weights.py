@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from dip_agents.grpo.run import evaluate_model
+from dip_agents.evaluation.model import evaluate_model
 from dip_agents.models.loading import load_model
 from dip_agents.models.rules import BUNDLED, RULES_FILE, TINY_RULES, rules_of
 from dip_env.scenes import make_source
