@@ -1,14 +1,28 @@
 """The public names of packages, which load what is behind them only when they are asked for."""
 
+import ast
 import importlib
 import inspect
 import pkgutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
-FACES = ["dip_agents.engines", "dip_agents.models", "dip_agents.tokens"]
+FACES = [
+    f"dip_agents.{name}"
+    for name in ("engines", "grpo", "models", "objectives", "runtime", "sft", "tokens")
+]
+LIGHT = [
+    "dip_agents.grpo.config",
+    "dip_agents.objectives.choices",
+    "dip_agents.runtime.errors",
+    "dip_agents.runtime.logger",
+    "dip_agents.sft.config",
+]
+"""Modules of settings and logs."""
+RUNTIME = Path(__file__).parents[2] / "agents" / "dip_agents" / "runtime"
 
 
 @pytest.mark.parametrize("name", FACES)
@@ -21,8 +35,19 @@ def test_every_public_name_is_there_and_none_is_that_of_a_module(name):
         assert inspect.getmodule(getattr(package, public)).__name__.startswith("dip_")
 
 
-@pytest.mark.parametrize("name", FACES)
+@pytest.mark.parametrize("name", [*FACES, ", ".join(LIGHT)])
 def test_a_package_is_imported_without_torch(name):
     code = f"import sys, {name}; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+def test_the_runtime_imports_no_other_package_of_the_agents():
+    imported = {
+        f"{path.name}: {node.module}"
+        for path in RUNTIME.glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("dip_agents.")
+        if not (node.module or "").startswith("dip_agents.runtime.")
+    }
+    assert not imported

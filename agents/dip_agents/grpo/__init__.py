@@ -1,1 +1,5 @@
-"""Group relative policy optimisation: groups of rollouts, advantages, updates."""
+"""Group-relative policy optimisation: groups of rollouts, advantages, updates."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -14,8 +14,7 @@ from torch import Tensor
 
 from dip_agents.objectives.advantages import Advantages
 from dip_agents.objectives.aggregation import Counts
-from dip_agents.objectives.turn_advantages import spread_over_tokens
-from dip_env.result import Ending
+from dip_agents.objectives.turns import spread_over_tokens
 
 if TYPE_CHECKING:
     from dip_agents.grpo.rollouts import Rollout, RolloutGroup

@@ -11,7 +11,7 @@ from torch import Tensor
 from dip_agents.grpo.config import LookCredit
 from dip_agents.objectives.advantages import Advantages, group_advantages, term_part
 from dip_agents.objectives.choices import AdvantageKind
-from dip_agents.objectives.turn_advantages import turn_advantages
+from dip_agents.objectives.turns import turn_advantages
 
 if TYPE_CHECKING:
     from dip_agents.grpo.rollouts import Rollout, RolloutGroup

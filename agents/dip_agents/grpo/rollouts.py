@@ -9,7 +9,7 @@ from enum import StrEnum
 
 from dip_agents.engines.base import Chunk, Engine, Sample, Sampling
 from dip_agents.grpo.box_stats import BoxStats, box_statistics
-from dip_agents.objectives.turn_advantages import next_anchor
+from dip_agents.objectives.turns import next_anchor
 from dip_agents.runtime.seeds import derived_seed
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_env.boxes import union_area

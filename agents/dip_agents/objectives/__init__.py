@@ -1,1 +1,5 @@
 """Advantages and losses: pure functions of tensors, independent of models and environments."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

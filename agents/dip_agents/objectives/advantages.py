@@ -25,7 +25,7 @@ class Advantages:
         values: float32 (P, G); exactly 0 for every rollout of a group that is not informative.
         informative: bool (P,), False where no rollout of the group has an advantage over another.
         turns: advantage of every turn, [scene][member][turn], where turns have their own
-            (``turn_advantages.py``); ``values`` then hold the part of the episodes.
+            (``turns.py``); ``values`` then hold the part of the episodes.
     """
 
     values: Tensor

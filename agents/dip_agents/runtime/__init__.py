@@ -1,1 +1,5 @@
-"""What a run needs around its learning: seeds, processes, checkpoints, logs."""
+"""The runtime of a run: seeds, processes, checkpoints, logs."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

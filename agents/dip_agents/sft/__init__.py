@@ -1,1 +1,5 @@
 """Supervised fine-tuning on demonstrations of the oracle."""
+
+import lazy_loader as lazy
+
+__getattr__, __dir__, __all__ = lazy.attach_stub(__name__, __file__)

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from dip_agents.engines.base import Sample, Sampling
 from dip_agents.engines.hf import HFEngine
 from dip_agents.grpo.rollouts import Ending, collect_rollouts
-from dip_agents.objectives.turn_advantages import turn_segments
+from dip_agents.objectives.turns import turn_segments
 from dip_env.group import EpisodeGroup
 from dip_env.result import Ending
 from dip_env.scenes import ToyScenes

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dip_agents.objectives.turn_advantages import (
+from dip_agents.objectives.turns import (
     next_anchor,
     returns_to_go,
     spread_over_tokens,

@@ -1,0 +1,9 @@
+from .config import GRPOConfig as GRPOConfig
+from .credit import compute_advantages as compute_advantages
+from .rollouts import Rollout as Rollout
+from .rollouts import RolloutGroup as RolloutGroup
+from .rollouts import RolloutStats as RolloutStats
+from .rollouts import collect_rollouts as collect_rollouts
+from .run import RolloutLimits as RolloutLimits
+from .run import train_grpo as train_grpo
+from .trainer import GRPOTrainer as GRPOTrainer

@@ -1,0 +1,10 @@
+from .checkpoints import CheckpointError as CheckpointError
+from .checkpoints import latest_checkpoint as latest_checkpoint
+from .checkpoints import load_checkpoint as load_checkpoint
+from .checkpoints import save_checkpoint as save_checkpoint
+from .distributed import DistributedContext as DistributedContext
+from .logger import RunLogger as RunLogger
+from .logger import read_metrics as read_metrics
+from .optional import require_extra as require_extra
+from .random_state import seed_everything as seed_everything
+from .seeds import derived_seed as derived_seed
