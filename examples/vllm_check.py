@@ -98,7 +98,7 @@ def main(settings: Settings) -> int:
     failures: list[str] = []
     old_weights: list[dict[str, torch.Tensor]] = []
 
-    def play(step: int) -> list[RolloutGroup]:
+    def play(step: int, round_: int) -> list[RolloutGroup]:
         first = step * settings.scenes_per_step
         engine.sync(vlm, step)
         groups = collect_rollouts(

@@ -143,7 +143,7 @@ def train(
         said = [i for i, own in zip(buffer.ids, buffer.loss_mask, strict=True) if own]
         return replace(rollout, reward=reward_of(vlm.chat.text(said)))
 
-    def play(step: int) -> list[RolloutGroup]:
+    def play(step: int, round_: int) -> list[RolloutGroup]:
         engine.sync(vlm, step)
         first = (step - 1) * work.groups
         groups = collect_rollouts(

@@ -94,7 +94,7 @@ def test_the_bare_loop_makes_the_step_of_the_trainer(
         updates_per_batch=3,
     )
     before = {name: value.clone() for name, value in loaded.vlm.model.state_dict().items()}
-    GRPOTrainer(loaded.vlm, lambda step: groups, config).train()
+    GRPOTrainer(loaded.vlm, lambda step, round_: groups, config).train()
     trained = loaded.vlm.model.state_dict()
 
     monkeypatch.setattr(example, "collect_rollouts", lambda *a, **k: groups)

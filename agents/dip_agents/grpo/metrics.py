@@ -32,7 +32,7 @@ def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Advantages) -> d
         - ``reward/turn_<k>`` where the environment rewards turns one by one: the mean of turn k
           (from 1) over the rollouts that took it;
         - ``advantage/mean``, ``advantage/std``, ``advantage/abs``;
-        - ``group/played``, ``group/frac_informative`` (share with an advantage, before any is
+        - ``group/collected``, ``group/frac_informative`` (share with an advantage, before any is
           left out), ``group/frac_zero_variance`` (share with equal total rewards),
           ``group/dropped`` (groups without an advantage), ``group/reward_std`` (mean over groups
           of the deviation inside);
@@ -54,7 +54,7 @@ def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Advantages) -> d
         "advantage/mean": float(advantages.values.mean()),
         "advantage/std": float(advantages.values.std(correction=0)),
         "advantage/abs": float(advantages.values.abs().mean()),
-        "group/played": float(len(groups)),
+        "group/collected": float(len(groups)),
         "group/frac_informative": float(advantages.informative.float().mean()),
         "group/dropped": float((~advantages.informative).sum()),
         **_tokens(rollouts),

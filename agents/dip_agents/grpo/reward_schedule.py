@@ -1,4 +1,4 @@
-"""How the reward changes over a run; knows steps and rules, no rewards and no training.
+"""Schedules of reward settings over the steps of a run.
 
 An entry names a number of ``RewardConfig`` and gives it values at steps, ``look_weight:1=0.1,
 200=0.0``: before the first step it holds the first value, after the last the last, and between
@@ -79,7 +79,7 @@ def rules_at(rules: EpisodeConfig, schedule: Sequence[str], step: int) -> Episod
     if not values:
         return rules
     changes = {
-        # Rounded, or the text of a threshold would carry the dust of the interpolation.
+        # Rounded, since a threshold is text and should not show rounding errors.
         name: f"{round(value, 6):g}" if name == "iou" else value
         for name, value in values.items()
     }
@@ -90,7 +90,7 @@ def rules_at(rules: EpisodeConfig, schedule: Sequence[str], step: int) -> Episod
 
 
 def check_schedule(rules: EpisodeConfig, schedule: Sequence[str]) -> None:
-    """Find out before the run that no step of it will be refused.
+    """Check before the run that every step has a valid reward.
 
     Every field's range is an interval, so values between two good points are good.
 

@@ -169,7 +169,7 @@ def collect_rollouts(
         return collectors[index].reply(member, sample)
 
     def turn_seed(row: int, turn: int) -> int:
-        # By index in the batch, not by scene: a scene may be played twice.
+        # By index in the batch, not by scene: a batch may hold a scene twice.
         index, member = divmod(row, group_size)
         return derived_seed(seed, step, first_index + index, member, turn)
 

@@ -154,7 +154,7 @@ class GRPORun:
         indices = scene_indices(step, self.config, len(self.source), round_)
         return indices[self.shard.start : self.shard.stop]
 
-    def generate(self, step: int, round_: int = 0) -> list[RolloutGroup]:
+    def generate(self, step: int, round_: int) -> list[RolloutGroup]:
         """Collect this rank's groups of one round of a step.
 
         Args:
@@ -230,7 +230,6 @@ class GRPORun:
             self.policy,
             self.generate,
             self.config,
-            collect_more=self.generate,
             reference=reference,
             evaluate=self.evaluate if self.evaluator else None,
             logger=logger,

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass, replace
-from functools import partial
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -68,11 +67,11 @@ class GRPOTrainer:
 
     Args:
         model: the policy. Keep dropout off, or sampler and trainer have different policies.
-        collect: step (from 1) -> P groups of G rollouts of the model as it is now; with several
-            ranks each returns its shard, and together they are the P groups.
+        collect: step (from 1) and round -> P groups of G rollouts of the model as it is now; with
+            several ranks each returns its shard, and together they are the P groups. Round 0 is
+            that of every step; further rounds on further scenes follow where
+            ``zero_variance_groups`` is "resample".
         config: the settings.
-        collect_more: step and round (from 1) -> P groups of further scenes, for a step with
-            zero-variance groups; ``zero_variance_groups="resample"`` needs it.
         reference: buffers -> logprobs (B, T) of the policy to stay close to (LoRA off, or a frozen
             copy), at the same temperature. When given, the KL to it is logged; ``kl_weight`` is
             its weight in the loss.
@@ -80,7 +79,6 @@ class GRPOTrainer:
             model after that step; called on every rank, and the first rank's result is logged.
         logger: where the metrics go, or None; only the first rank's is used.
         checkpoints: folder of the checkpoints, which all ranks can read, or None for none.
-        extra_state: what else to keep in a checkpoint; ``resume`` returns it.
         distributed: the processes of the run; by default this one alone.
 
     Raises:
@@ -90,37 +88,29 @@ class GRPOTrainer:
     def __init__(
         self,
         model: PolicyModel,
-        collect: Callable[[int], Sequence[RolloutGroup]],
+        collect: Callable[[int, int], Sequence[RolloutGroup]],
         config: GRPOConfig,
         *,
-        collect_more: Callable[[int, int], Sequence[RolloutGroup]] | None = None,
         reference: Reference | None = None,
         evaluate: Callable[[int], Mapping[str, float]] | None = None,
         logger: RunLogger | None = None,
         checkpoints: Path | str | None = None,
-        extra_state: Callable[[], Mapping[str, Any]] = dict,
         distributed: DistributedContext | None = None,
     ) -> None:
         """Check the parts and make the optimizer."""
         if config.kl_weight and reference is None:
             raise ConfigError(f"kl_weight: expected 0 without a reference, got {config.kl_weight}")
-        if config.zero_variance_groups == "resample" and collect_more is None:
-            raise ConfigError(
-                "zero_variance_groups: expected 'drop' without collect_more, got 'resample'"
-            )
         if config.eval_interval and evaluate is None:
             raise ConfigError(
                 f"eval_interval: expected 0 without evaluate, got {config.eval_interval}"
             )
         self.model = model
         self.collect = collect
-        self.collect_more = collect_more
         self.config = config
         self.evaluate = evaluate
         self.distributed = distributed or DistributedContext()
         self.logger = logger if self.distributed.is_main else None
         self.checkpoints = None if checkpoints is None else Path(checkpoints)
-        self.extra_state = extra_state
         self.parameters = list(model.trainable_parameters())
         self.optimizer = make_adamw(self.parameters, config.learning_rate, config.weight_decay)
         self.updater = Updater(model, self.optimizer, config, reference, self.distributed)
@@ -210,15 +200,14 @@ class GRPOTrainer:
             All groups of all ranks, zero-variance groups included, and their advantages.
         """
         config = self.config
-        groups = self._collected(step, partial(self.collect, step))
+        groups = self._collected(step, 0)
         advantages = self._advantages(groups)
-        if config.zero_variance_groups == "resample" and self.collect_more is not None:
-            for round_ in range(1, config.max_resamples + 1):
-                if int(advantages.informative.sum()) >= config.scenes_per_step:
-                    break
-                more = partial(self.collect_more, step, round_)
-                groups += self._collected(step, more)
-                advantages = self._advantages(groups)
+        rounds = config.max_resamples if config.zero_variance_groups == "resample" else 0
+        for round_ in range(1, rounds + 1):
+            if int(advantages.informative.sum()) >= config.scenes_per_step:
+                break
+            groups += self._collected(step, round_)
+            advantages = self._advantages(groups)
         return groups, advantages
 
     def update(self, batch: TrainingBatch, learning_rate: float) -> dict[str, float]:
@@ -287,7 +276,7 @@ class GRPOTrainer:
             path: a checkpoint, or None for the latest of this run.
 
         Returns:
-            The checkpoint, with the caller's own ``extra``.
+            The checkpoint.
 
         Raises:
             CheckpointError: when there is none, it is damaged or of another run, or its random
@@ -313,7 +302,7 @@ class GRPOTrainer:
             # Memory may have run out before; another limit would add up in another order.
             self.updater.token_limit = found.extra["token_limit"]
         set_rng_state(found.rng)  # last: whatever ran before may have drawn numbers
-        return replace(found, extra=found.extra["caller"])
+        return found
 
     @contextmanager
     def _phase(self, step: int, name: str, interruptible: bool = False) -> Iterator[None]:
@@ -321,20 +310,18 @@ class GRPOTrainer:
         self.distributed.activity = self._interrupts.activity = f"step {step}, {name}"
         if self.distributed.world_size > 1:
             self._interrupts.exit_message = (
-                f"rank {self.distributed.rank} of {self.distributed.world_size} was told to stop "
-                f"and is blocked at {self.distributed.activity}: another rank may be lost; "
+                f"rank {self.distributed.rank} of {self.distributed.world_size} received a "
+                f"signal and is blocked at {self.distributed.activity}: another rank may be lost; "
                 f"{self._advice()}"
             )
         stop = self._interrupts.interruptible() if interruptible else nullcontext()
         with self._timer.phase(name), stop:
             yield
 
-    def _collected(
-        self, step: int, collect: Callable[[], Sequence[RolloutGroup]]
-    ) -> list[RolloutGroup]:
+    def _collected(self, step: int, round_: int) -> list[RolloutGroup]:
         """Collect a round and return the groups of all ranks."""
         with self._phase(step, "collect", interruptible=True):
-            groups = collect()
+            groups = self.collect(step, round_)
         if self.distributed.world_size > 1:
             with self._phase(step, "wait", interruptible=True):
                 groups = all_gather_groups(groups, self.distributed)
@@ -342,7 +329,6 @@ class GRPOTrainer:
 
     def _state_now(self) -> _State:
         extra = {
-            "caller": dict(self.extra_state()),
             "entropy_target": self.entropy_target.state(),
             "token_limit": self.updater.token_limit,
         }
@@ -388,7 +374,7 @@ class _State:
 
     Args:
         rng: of this process.
-        extra: the trainer's and the caller's own.
+        extra: the state of the trainer.
         moves: number of updates until then.
     """
 

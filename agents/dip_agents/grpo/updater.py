@@ -162,7 +162,7 @@ class Updater:
         """Return token statistics, gap to the sampler and its missing tokens, of all ranks."""
         stats = [part.cpu() for done in passes for part in done.stats]
         gaps = [part.cpu() for part in passes[0].gaps]
-        # One part per rank that had rollouts: merged here, less is sent.
+        # Merged before sending: one part per rank that had rollouts.
         mine = ([merge(stats)], [merge(gaps)]) if stats else ([], [])
         parts = self.distributed.all_gather((*mine, sum(map(float, passes[0].missing))))
         return (
@@ -301,7 +301,7 @@ class Updater:
                 "LoRA, or bfloat16 weights may help"
             )
         logger.warning(
-            "out of memory with %d rollouts of up to %d tokens: micro_batch_tokens is %d from here "
+            "out of memory with %d rollouts of up to %d tokens: micro_batch_tokens is %d from now "
             "on, and this update begins anew",
             len(rows),
             longest,

@@ -19,7 +19,7 @@ from dip_agents.objectives.choices import AggregationKind
 
 @dataclass(frozen=True)
 class Counts:
-    """The size of a whole batch; the only numbers here that processes must agree on.
+    """The size of a whole batch over all processes.
 
     Args:
         rollouts: B, those that go through the model.

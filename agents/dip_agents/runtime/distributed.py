@@ -2,7 +2,7 @@
 
 A launcher (``accelerate launch``, or ``torchrun``) starts the same program several times and sets
 environment variables that give each process its rank. Every message between ranks goes through
-``DistributedContext``, so that a lost rank is one clear error, whatever breaks first.
+``DistributedContext``, so that a lost rank is one clear error wherever it shows first.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Tensors that are split over processes (``DTensor``) and whole again; knows no model."""
+"""Gathers sharded tensors (``DTensor``) and shards full ones."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def full_tensor(tensor: Tensor) -> Tensor:
 
 
 def gather_full(state: Any) -> Any:
-    """Return the same nest of containers with every split tensor whole and on the CPU.
+    """Return the same nest of containers with every sharded tensor gathered, on the CPU.
 
     Args:
         state: such as an optimizer's state dict; all processes must call this on the same.
@@ -29,11 +29,11 @@ def gather_full(state: Any) -> Any:
 
 
 def shard_like(tensor: Tensor, example: Tensor | None) -> Tensor:
-    """Return the slice of a whole tensor that goes where ``example`` is.
+    """Return this process's shard of a full tensor, sharded like ``example``.
 
     Args:
-        tensor: whole, the same in every process.
-        example: a split tensor, or any other for no change.
+        tensor: full, the same in every process.
+        example: a sharded tensor, or any other for no change.
     """
     if not isinstance(example, DTensor):
         return tensor
@@ -45,14 +45,14 @@ def shard_like(tensor: Tensor, example: Tensor | None) -> Tensor:
 def shard_optimizer_state(
     state: Mapping[str, Any], parameters: Sequence[nn.Parameter]
 ) -> dict[str, Any]:
-    """Split the state of an optimizer as its parameters are split.
+    """Shard the state of an optimizer like its parameters.
 
     Args:
-        state: whole, from ``gather_full`` or from an optimizer of whole weights.
+        state: full, from ``gather_full`` or from an optimizer of full weights.
         parameters: in the order of the optimizer.
 
     Returns:
-        A state dict that the optimizer of these parameters loads, or refuses with its own words.
+        A state dict for the optimizer of these parameters.
     """
 
     def one(value: Any, parameter: nn.Parameter) -> Any:

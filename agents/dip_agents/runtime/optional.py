@@ -1,4 +1,4 @@
-"""The install line for a library that is not there."""
+"""Optional dependencies."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dip_env.errors import ConfigError
 
 
 def require_extra(package: str, extra: str) -> None:
-    """Say at once what is missing, and how to get it.
+    """Check that an optional package is installed; the error tells how to install it.
 
     Args:
         package: name to import.

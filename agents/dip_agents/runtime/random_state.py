@@ -1,4 +1,4 @@
-"""The random states of a process, captured and restored as plain values; nothing else."""
+"""The random states of a process, captured and restored as plain values."""
 
 from __future__ import annotations
 

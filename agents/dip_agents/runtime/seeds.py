@@ -1,4 +1,4 @@
-"""Seeds that depend on what they are for and on nothing else."""
+"""Seeds derived from their use."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ def derived_seed(*parts: int | str) -> int:
     """Return a seed for one use, such as one rollout's one turn.
 
     Args:
-        parts: what it is for: run seed, step, place in the batch, member, turn.
+        parts: its use: run seed, step, index in the batch, member, turn.
 
     Returns:
         An integer in [0, 2**63); another one for any other parts.

@@ -41,7 +41,7 @@ class SFTConfig:
     dense_weight: float = 0.0
     """Weight of the dense auxiliary loss on the image tokens (for models from scratch)."""
     p_no_look: float = 0.0
-    """Share of demonstrations whose rules allow no look, so that the model can do without."""
+    """Share of demonstrations whose rules allow no look, to learn to answer without one."""
     p_blurred_overview: float = 0.0
     """Share of demonstrations with a blurred overview, to learn to read crops."""
     look: DemonstratorLook = "ambiguous"

@@ -77,7 +77,7 @@ def make_trainer(folder):
         stats = RolloutStats(0, 0, 0.0, 0, truth_count=1, parse_failures=0, ending=Ending.ANSWER)
         return Rollout(buffer, reward, {"accuracy": reward}, stats)
 
-    def collect(step):
+    def collect(step, round_):
         members = range(CONFIG.group_size)
         scenes = range(CONFIG.scenes_per_step)
         return [
@@ -91,7 +91,6 @@ def make_trainer(folder):
         CONFIG,
         logger=logger,
         checkpoints=folder / "checkpoints",
-        extra_state=lambda: {"finished": trainer.step},
     )
     trainer.before = lambda step, member: None
     return trainer
@@ -129,7 +128,7 @@ def test_a_signal_while_collecting_saves_the_last_finished_step_bit_for_bit(
     with pytest.raises(StopRequestedError, match=rf"{number.name} at step 4, col.*\n.*000003"):
         trainer.train()
     saved = load_checkpoint(tmp_path / "checkpoints")
-    assert (saved.step, saved.extra["caller"]) == (3, {"finished": 3})
+    assert saved.step == 3
     assert_goes_on_as_if_nothing_had_been(tmp_path, whole)
 
 

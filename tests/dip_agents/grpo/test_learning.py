@@ -60,7 +60,7 @@ def learn(source) -> tuple[float, float]:
         return float(np.mean([r.reward for group in groups for r in group.rollouts]))
 
     before = measure()
-    GRPOTrainer(loaded.vlm, play, CONFIG).train()
+    GRPOTrainer(loaded.vlm, lambda step, round_: play(step), CONFIG).train()
     return before, measure()
 
 

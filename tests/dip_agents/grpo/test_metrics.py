@@ -61,7 +61,7 @@ def test_every_number_equals_the_count_by_hand():
             "advantage/mean": 0.0,
             "advantage/std": 0.125**0.5,
             "advantage/abs": 0.25,
-            "group/played": 2.0,
+            "group/collected": 2.0,
             "group/frac_informative": 0.5,
             "group/frac_zero_variance": 0.5,
             "group/dropped": 1.0,

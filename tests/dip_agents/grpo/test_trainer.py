@@ -127,7 +127,7 @@ class ToyWorld:
         )
         return Rollout(buffer, reward, {"accuracy": reward}, stats)
 
-    def __call__(self, step: int) -> list[RolloutGroup]:
+    def __call__(self, step: int, round_: int) -> list[RolloutGroup]:
         symbols = [random.randint(1, 4) for _ in range(self.config.scenes_per_step)]
         return [
             toy_group(s, [self.play(s) for _ in range(self.config.group_size)]) for s in symbols
@@ -157,7 +157,7 @@ def make_trainer(config: GRPOConfig = SMALL, folder: Path | None = None, **more)
 
 def play_batch(trainer: GRPOTrainer, groups=None):
     torch.manual_seed(1), random.seed(1), np.random.seed(1)
-    groups = groups or trainer.collect(1)
+    groups = groups or trainer.collect(1, 0)
     return training_batch(groups, compute_advantages(groups, trainer.config.advantage))
 
 
@@ -249,7 +249,7 @@ def test_the_label_of_a_masked_token_carries_no_gradient_but_the_token_is_contex
 def test_a_group_of_equal_rewards_gives_exactly_no_gradient_and_does_not_thin_the_others():
     config = replace(UNCLIPPED, advantage="dr_grpo")
     trainer = make_trainer(config)
-    groups = trainer.collect(1)
+    groups = trainer.collect(1, 0)
     groups[0] = with_rewards(groups[0], (0.0, 0.5, 0.5, 1.0))
     groups[1] = with_rewards(groups[1], (0.5,) * 4)
     alone = gradient_of(trainer, play_batch(trainer, groups[:1]))
@@ -337,8 +337,8 @@ def rewards_of_a_run(config: GRPOConfig) -> list[float]:
     trainer, rewards = make_trainer(config), []
     world = trainer.collect
 
-    def collect(step):
-        groups = world(step)
+    def collect(step, round_):
+        groups = world(step, round_)
         rewards.append(np.mean([r.reward for group in groups for r in group.rollouts]))
         return groups
 
@@ -470,10 +470,8 @@ def test_a_new_run_does_not_write_over_another_and_a_resume_needs_one(tmp_path):
     assert longer.step == 2
 
 
-def test_extra_state_comes_back_and_a_foreign_model_is_refused_untouched(tmp_path):
-    trainer = make_trainer(replace(SMALL, steps=1), tmp_path, extra_state=lambda: {"epoch": 3})
-    trainer.train()
-    assert make_trainer(SMALL, tmp_path).resume().extra == {"epoch": 3}
+def test_a_foreign_model_is_refused_unchanged(tmp_path):
+    make_trainer(replace(SMALL, steps=1), tmp_path).train()
     foreign = make_trainer(SMALL, tmp_path)
     foreign.model.head = nn.Linear(16, 9)
     before = foreign.model.embed.weight.clone()
@@ -522,17 +520,17 @@ def resampling(max_resamples=3, equal_rows=(0, 2), more_equal_rows=(1,), **chang
     )  # fmt: skip
     asked = []
 
-    def world(step):
+    def collect(step, round_):
         trainer.model.eval()
-        groups = ToyWorld(trainer.model, config)(step)
-        return [with_rewards(group, (0.0, 0.25, 0.5, 0.75)) for group in groups]
-
-    def more(step, round_):
+        groups = ToyWorld(trainer.model, config)(step, round_)
+        groups = [with_rewards(group, (0.0, 0.25, 0.5, 0.75)) for group in groups]
+        if not round_:
+            return equal(groups, equal_rows)
         asked.append((step, round_))
-        return equal(world(step), more_equal_rows)
+        return equal(groups, more_equal_rows)
 
-    trainer = make_trainer(config, collect_more=more)
-    trainer.collect = lambda step: equal(world(step), equal_rows)
+    trainer = make_trainer(config)
+    trainer.collect = collect
     return trainer, asked
 
 
@@ -570,19 +568,12 @@ def test_the_share_of_informative_groups_is_logged_before_any_is_left_out(tmp_pa
     trainer.logger = RunLogger(tmp_path, 1, print_interval=0)
     trainer.train()
     (row,) = read_metrics(tmp_path / "metrics.jsonl")
-    assert row["group/played"] == 6
+    assert row["group/collected"] == 6
     assert row["group/frac_informative"] == row["group/frac_zero_variance"] == 0.5
     assert row["train/tokens"] > 0
     assert 0 < row["time/environment_share"] < 1
     spent = sum(row[f"time/{name}"] for name in ("collect", "update", "completions"))
     assert row["time/step"] == pytest.approx(spent), "the environment works beside the engine"
-
-
-def test_resampling_without_a_function_for_it_is_refused():
-    with pytest.raises(
-        ConfigError, match="zero_variance_groups: expected 'drop' without collect_more"
-    ):
-        make_trainer(replace(SMALL, zero_variance_groups="resample"))
 
 
 def test_the_entropy_target_and_a_shrunken_limit_are_part_of_the_checkpoint(tmp_path):
@@ -607,7 +598,7 @@ def test_the_entropy_target_and_a_shrunken_limit_are_part_of_the_checkpoint(tmp_
 
 def test_groups_of_the_wrong_size_are_refused():
     trainer = make_trainer()
-    trainer.collect = lambda step: ToyWorld(trainer.model, replace(SMALL, group_size=2))(step)
+    trainer.collect = ToyWorld(trainer.model, replace(SMALL, group_size=2))
     with pytest.raises(ValueError, match=r"expected groups of sizes \[4, 4, 4\], got \[2, 2, 2\]"):
         trainer.train()
 

@@ -68,7 +68,7 @@ def test_a_folder_of_either_family_learns_whole_and_with_lora(folder, rank, toy,
     engine = engine_for(loaded.vlm)
     rewards = []
 
-    def play(step):
+    def play(step, round_):
         groups = paid_for_small_ids(
             collect_rollouts(
                 engine,

@@ -176,7 +176,7 @@ def test_an_update_raises_the_logprob_of_what_paid(fresh, family, toy, minimal_p
         return torch.stack([row[mask][0] for row, mask in zip(out.logprobs, out.mask, strict=True)])
 
     was = first_logprobs()
-    trainer = GRPOTrainer(vlm, lambda step: groups, config)
+    trainer = GRPOTrainer(vlm, lambda step, round_: groups, config)
     trainer.train()
     gain = first_logprobs() - was
     paid = torch.tensor([r.reward for r in rollouts]) > 0
