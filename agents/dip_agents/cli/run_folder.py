@@ -168,6 +168,24 @@ def saved_settings(
     return saved
 
 
+def refuse_other_run(out: Path) -> None:
+    """Ensure that a new run begins in a folder without checkpoints.
+
+    Args:
+        out: folder of the run.
+
+    Raises:
+        CheckpointError: for a folder with a checkpoint; a note names the options.
+    """
+    from dip_agents.runtime.checkpoints import CheckpointError, check_new_run
+
+    try:
+        check_new_run(out / "checkpoints")
+    except CheckpointError as error:
+        error.add_note("go on with --resume, or choose another folder with --out")
+        raise
+
+
 def free_folder(out: Path) -> Path:
     """Return a folder like ``out`` in which no run has been: itself, or with a number behind it."""
     number, folder = 1, out

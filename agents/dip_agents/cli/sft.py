@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dip_agents.cli.arguments import HEADINGS, ModelDefaults, SceneArgs, TrainedModelArgs
 from dip_agents.cli.options import Option
-from dip_agents.cli.run_folder import free_folder, recorded, saved_settings
+from dip_agents.cli.run_folder import free_folder, recorded, refuse_other_run, saved_settings
 from dip_agents.cli.settings import Resolved
 from dip_agents.sft.config import SFTConfig
 from dip_env.config import EpisodeConfig
@@ -135,14 +135,13 @@ def run(resolved: Resolved[Settings]) -> int:
     from transformers.utils.logging import disable_progress_bar
 
     from dip_agents.cli.output import make_console
-    from dip_agents.runtime.checkpoints import check_new_run
     from dip_agents.runtime.distributed import DistributedContext
 
     disable_progress_bar()  # the loading of weights is no news
     args = resolved.settings
     with DistributedContext.launched(args.rank_timeout, args.policy.device) as distributed:
         if not args.resume:
-            check_new_run(args.out / "checkpoints")
+            refuse_other_run(args.out)
         with recorded(args.out, "sft", resolved, write=distributed.is_main) as record:
             console = make_console() if distributed.is_main else Console(quiet=True)
             record.device = _fine_tune(args, distributed, console)

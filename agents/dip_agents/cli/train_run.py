@@ -13,7 +13,7 @@ from transformers.utils.logging import disable_progress_bar
 
 from dip_agents.cli.compare import comparison_lines
 from dip_agents.cli.output import make_console, progress, say
-from dip_agents.cli.run_folder import RunRecord, recorded
+from dip_agents.cli.run_folder import RunRecord, recorded, refuse_other_run
 from dip_agents.cli.settings import Resolved
 from dip_agents.cli.tables import HEADLINE, gain_lines
 from dip_agents.cli.train_settings import Settings
@@ -24,7 +24,6 @@ from dip_agents.evaluation.model import evaluate_model, write_gain
 from dip_agents.evaluation.result import EvalResult, paired_gain, print_results
 from dip_agents.grpo.run import RolloutLimits, train_grpo
 from dip_agents.models.loading import LoadedModel, load_model
-from dip_agents.runtime.checkpoints import check_new_run
 from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.sft.config import SFTConfig
 from dip_agents.sft.run import train_sft
@@ -107,7 +106,7 @@ class TrainingRun:
                 f"got {args.grpo.scenes_per_step}"
             )
         if not args.resume:
-            check_new_run(args.out / "checkpoints")
+            refuse_other_run(args.out)
         _ = self.held_out
 
     @cached_property

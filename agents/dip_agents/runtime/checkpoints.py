@@ -161,8 +161,7 @@ def check_new_run(root: Path | str) -> None:
     """
     if found := latest_checkpoint(root):
         raise CheckpointError(
-            f"{found}: expected an empty folder for a new run; set resume to go on from there, or "
-            "choose another folder"
+            f"{found}: expected an empty folder for a new run; set resume to go on from there"
         )
 
 

@@ -191,7 +191,7 @@ def test_what_a_row_attends_to_is_its_buffer_token_by_token(
     )
     buffers = [rollout.buffer for group in groups for rollout in group.rollouts]
     assert [len(buffer.images) for buffer in buffers] == [3, 3, 3, 1] * 2
-    assert len(fed.turns) == sum(rollout.info["turns"] for g in groups for rollout in g.rollouts)
+    assert len(fed.turns) == sum(rollout.stats.turns for g in groups for rollout in g.rollouts)
     for row, buffer in enumerate(buffers):
         spelled, mask = fed.spelled(buffer), [*buffer.loss_mask, 0]
         closed = [vlm.chat.eos_token_id] * 2

@@ -320,8 +320,8 @@ def test_whole_episodes_are_collected_and_evaluated(server, micro, toy, minimal_
     (group,) = collect_rollouts(
         engine, toy, [0], 3, minimal_prompt_rules, seed=0, sampling=sampling
     )
-    assert [r.info["turns"] for r in group.rollouts] == [2, 2, 2]
-    assert all(r.info["ending"] == "answer" and r.terms["format"] == 1 for r in group.rollouts)
+    assert [r.stats.turns for r in group.rollouts] == [2, 2, 2]
+    assert all(r.stats.answered and r.terms["format"] == 1 for r in group.rollouts)
     # Rollouts without behaviour logprobs say so.
     assert np.isnan(group.rollouts[0].buffer.logprobs).any()
     policy = VLMPolicy(engine, max_new_tokens=60, token_budget=900)

@@ -1,9 +1,6 @@
-import io
 import json
 
-from rich.console import Console
-
-from dip_agents.evaluation.model import evaluate_model, report_gain
+from dip_agents.evaluation.model import evaluate_model, write_gain
 
 
 def test_the_gain_is_paired_and_written(micro, toy, minimal_prompt_rules, tmp_path):
@@ -13,10 +10,9 @@ def test_the_gain_is_paired_and_written(micro, toy, minimal_prompt_rules, tmp_pa
         vlm, toy, range(4), minimal_prompt_rules, **limits, out=tmp_path / "before"
     )
     again = evaluate_model(vlm, toy, range(4), minimal_prompt_rules, **limits)
-    out = io.StringIO()
-    report_gain(result, again, tmp_path, Console(file=out))
-    assert "over 4 scenes" in out.getvalue()
+    returned = write_gain(result, again, tmp_path)
     kept = json.loads((tmp_path / "result.json").read_text())
+    assert kept == json.loads(json.dumps(returned))
     assert kept["paired_gain"]["reward"]["value"] == 0.0
     assert kept["before"]["n"] == 4
     assert (tmp_path / "before" / "detections.json").is_file()

@@ -4,7 +4,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from dip_agents.engines.base import Sample, Sampling
@@ -113,7 +113,10 @@ def test_whatever_is_said_and_however_little_room_there_is_every_image_is_whole(
     first = [EpisodeGroup(scenes[i], minimal_prompt_rules).episodes[0].opening for i in (0, 1)]
     longest = max(len(chat.opening([message])[0]) for message in first)
 
+    two_crops = ["<look>[[0,0,20,60],[60,4,80,60]]</look>"]
+
     @settings(max_examples=150)
+    @example(lines=[two_crops] * 4, room=300, max_new_tokens=90, max_looks=2, max_turns=4)
     @given(
         lines=st.lists(st.lists(TURNS, min_size=1, max_size=4), min_size=4, max_size=4),
         room=st.integers(0, 300),

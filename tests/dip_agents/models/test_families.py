@@ -10,7 +10,7 @@ import torch
 from dip_agents.engines.base import Sampling
 from dip_agents.engines.choose import engine_for
 from dip_agents.grpo.config import GRPOConfig
-from dip_agents.grpo.rollouts import RolloutGroup, collect_rollouts
+from dip_agents.grpo.rollouts import Ending, RolloutGroup, collect_rollouts
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.models.loading import load_model, save_model
 from dip_agents.models.tiny.model import build_tiny
@@ -46,19 +46,19 @@ def folder(request, tmp_path_factory):
     return where
 
 
-def paid_for_small_ids(groups):
-    """Pay every rollout the share of its tokens whose id is below 1100."""
-    paid = []
+def rewarded_for_small_ids(groups):
+    """Reward every rollout with the share of its tokens whose id is below 1100."""
+    rewarded = []
     for group in groups:
         rollouts = []
         for rollout in group.rollouts:
             buffer = rollout.buffer
-            said = [i for i, mine in zip(buffer.ids, buffer.loss_mask, strict=True) if mine]
-            info = rollout.info | {"ending": "answer"}
-            reward = sum(i < 1100 for i in said) / len(said)
-            rollouts.append(dataclasses.replace(rollout, reward=reward, info=info))
-        paid.append(RolloutGroup(group.scene_index, rollouts))
-    return paid
+            sampled = [i for i, mine in zip(buffer.ids, buffer.loss_mask, strict=True) if mine]
+            stats = dataclasses.replace(rollout.stats, ending=Ending.ANSWER)
+            reward = sum(i < 1100 for i in sampled) / len(sampled)
+            rollouts.append(dataclasses.replace(rollout, reward=reward, stats=stats))
+        rewarded.append(RolloutGroup(group.scene_index, rollouts))
+    return rewarded
 
 
 @pytest.mark.parametrize("rank", [0, 8])
@@ -69,7 +69,7 @@ def test_a_folder_of_either_family_learns_whole_and_with_lora(folder, rank, toy,
     rewards = []
 
     def play(step, round_):
-        groups = paid_for_small_ids(
+        groups = rewarded_for_small_ids(
             collect_rollouts(
                 engine,
                 toy,
