@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-import torch
-from torch import Tensor
-
 if TYPE_CHECKING:
+    from torch import Tensor
+
     from dip_agents.tokens.chat import ChatTokens
 
 BAN_BIAS = -100.0
@@ -37,6 +36,8 @@ def ban_mask(ids: Sequence[int], rows: int) -> Tensor:
         ids: the banned tokens, each below ``rows``.
         rows: V, rows of the head.
     """
+    import torch
+
     mask = torch.zeros(rows)
     mask[list(ids)] = -torch.inf
     return mask
