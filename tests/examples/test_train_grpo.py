@@ -15,9 +15,10 @@ from safetensors.torch import load_file
 from dip_agents.engines.base import Sampling
 from dip_agents.engines.hf import HFEngine
 from dip_agents.grpo.config import GRPOConfig
-from dip_agents.grpo.rollouts import Ending, RolloutGroup, collect_rollouts
+from dip_agents.grpo.rollouts import RolloutGroup, collect_rollouts
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.models.loading import load_model
+from dip_env.result import Ending
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "train_grpo.py"
 

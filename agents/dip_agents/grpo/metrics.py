@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dip_agents.grpo.box_stats import box_metrics
-from dip_agents.grpo.rollouts import Ending, Rollout, RolloutGroup
+from dip_agents.grpo.rollouts import Rollout, RolloutGroup
 from dip_agents.objectives.advantages import SAME_REWARD, Advantages
 from dip_env.result import Ending
 

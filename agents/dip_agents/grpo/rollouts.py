@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from enum import StrEnum
 
 from dip_agents.engines.base import Chunk, Engine, Sample, Sampling
 from dip_agents.grpo.box_stats import BoxStats, box_statistics
@@ -19,17 +18,6 @@ from dip_env.group import EpisodeGroup
 from dip_env.result import Ending
 from dip_env.scenes.base import SceneSource
 from dip_wrappers.traces import GroupRecorder, TraceWriter
-
-
-class Ending(StrEnum):
-    """How a rollout ended."""
-
-    ANSWER = "answer"
-    """The policy answered."""
-    MAX_TURNS = "max_turns"
-    """It used up its turns without an answer."""
-    TOKEN_BUDGET = "token_budget"
-    """The token budget left no room for the next observation or the rest of a turn."""
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def play_demonstration(
         completion = policy.act([episode.observation()], [derived_seed(seed, index, len(boxes))])[0]
         turn = episode.step(completion.text)
         # From the transcript, since a control may have changed the looks.
-        ids = chat.policy_ids(_last_action(episode))
+        ids = chat.policy_ids(episode.last_action)
         if control is None or episode.done:
             buffer.append_policy(ids, [0.0] * len(ids))
         else:
@@ -96,11 +96,6 @@ def play_demonstration(
             boxes.append(_in_crop(shown, crop))
             in_view.append(episode.view.scene_to_view(shown))
     return Demonstration(buffer, boxes, in_view)
-
-
-def _last_action(episode: Episode) -> str:
-    """Return the newest action of an episode."""
-    return next(m.text for m in reversed(episode.transcript) if m.role == "assistant")
 
 
 def _in_crop(boxes: NDArray[np.float64], crop: Crop) -> NDArray[np.float64]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from torch import Tensor
+import torch
+from torch import Tensor
 
+if TYPE_CHECKING:
     from dip_agents.tokens.chat import ChatTokens
 
 BAN_BIAS = -100.0
@@ -36,8 +37,6 @@ def ban_mask(ids: Sequence[int], rows: int) -> Tensor:
         ids: the banned tokens, each below ``rows``.
         rows: V, rows of the head.
     """
-    import torch
-
     mask = torch.zeros(rows)
     mask[list(ids)] = -torch.inf
     return mask

@@ -3,10 +3,11 @@
 import torch
 
 from dip_agents.grpo.batch import active_tokens, training_batch
-from dip_agents.grpo.rollouts import Ending, Rollout, RolloutGroup, RolloutStats
+from dip_agents.grpo.rollouts import Rollout, RolloutGroup, RolloutStats
 from dip_agents.objectives.advantages import Advantages
 from dip_agents.objectives.aggregation import Counts
 from dip_agents.tokens.buffer import TokenBuffer
+from dip_env.result import Ending
 
 
 def rollout(written, ending="answer"):

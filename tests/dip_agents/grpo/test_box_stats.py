@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dip_agents.grpo.box_stats import BoxStats, box_metrics, box_statistics
-from dip_agents.grpo.rollouts import Ending, RolloutStats
+from dip_agents.grpo.rollouts import RolloutStats
+from dip_env.result import Ending
 
 SIZE = (100, 50)
 NONE = np.zeros((0, 4))

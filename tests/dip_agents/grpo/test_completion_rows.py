@@ -5,9 +5,10 @@ import json
 import torch
 
 from dip_agents.grpo.completion_rows import completion_rows
-from dip_agents.grpo.rollouts import Ending, Rollout, RolloutGroup, RolloutStats
+from dip_agents.grpo.rollouts import Rollout, RolloutGroup, RolloutStats
 from dip_agents.runtime.completions import write_completions
 from dip_agents.tokens.buffer import TokenBuffer
+from dip_env.result import Ending
 
 
 def rollout(text, reward):

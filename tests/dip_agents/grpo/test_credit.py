@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from dip_agents.grpo.credit import compute_advantages, turn_rewards
-from dip_agents.grpo.rollouts import Ending, Rollout, RolloutGroup, RolloutStats, TurnRecord
+from dip_agents.grpo.rollouts import Rollout, RolloutGroup, RolloutStats, TurnRecord
 from dip_agents.objectives.advantages import group_advantages
 from dip_agents.tokens.buffer import TokenBuffer
+from dip_env.result import Ending
 
 
 def rollout(reward, anchors=("start",), *, left=None, turn_rewards=None, terms=None):

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dip_agents.engines.base import EngineError
 from dip_agents.grpo.config import GRPOConfig
-from dip_agents.grpo.rollouts import Ending, Rollout, RolloutGroup, RolloutStats
+from dip_agents.grpo.rollouts import Rollout, RolloutGroup, RolloutStats
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.grpo.updater import RolloutTooLongError
 from dip_agents.runtime.checkpoints import latest_checkpoint, load_checkpoint
@@ -23,6 +23,7 @@ from dip_agents.runtime.errors import NonFiniteUpdateError, error_line
 from dip_agents.runtime.interrupts import StopRequestedError
 from dip_agents.runtime.logger import RunLogger, read_metrics
 from dip_agents.tokens.buffer import TokenBuffer
+from dip_env.result import Ending
 
 CONFIG = GRPOConfig(
     steps=5,

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from dip_agents.grpo.metrics import environment_times, policy_tokens, rollout_metrics
-from dip_agents.grpo.rollouts import Ending, Rollout, RolloutGroup, RolloutStats, TurnRecord
+from dip_agents.grpo.rollouts import Rollout, RolloutGroup, RolloutStats, TurnRecord
 from dip_agents.objectives.advantages import group_advantages
 from dip_agents.tokens.buffer import EncodedImage, TokenBuffer
+from dip_env.result import Ending
 
 
 def rollout(reward, written, *, looks=0, boxes=0, truth=2, ending="answer", failures=0):

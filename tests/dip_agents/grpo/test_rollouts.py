@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dip_agents.engines.base import Sample, Sampling
 from dip_agents.engines.hf import HFEngine
-from dip_agents.grpo.rollouts import Ending, collect_rollouts
+from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.objectives.turns import turn_segments
 from dip_env.group import EpisodeGroup
 from dip_env.result import Ending

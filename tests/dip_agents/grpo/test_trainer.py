@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from dip_agents.grpo.batch import training_batch
 from dip_agents.grpo.config import GRPOConfig
 from dip_agents.grpo.credit import compute_advantages
-from dip_agents.grpo.rollouts import Ending, Rollout, RolloutGroup, RolloutStats, TurnRecord
+from dip_agents.grpo.rollouts import Rollout, RolloutGroup, RolloutStats, TurnRecord
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.objectives.choices import AdvantageKind
 from dip_agents.runtime import checkpoints
@@ -32,6 +32,7 @@ from dip_agents.runtime.logger import RunLogger, read_metrics
 from dip_agents.runtime.random_state import rng_state
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_env.errors import ConfigError
+from dip_env.result import Ending
 
 START, REPLY = 7, 6  # what the environment says, beside the symbols 1 to 4
 

@@ -10,13 +10,14 @@ import torch
 from dip_agents.engines.base import Sampling
 from dip_agents.engines.choose import engine_for
 from dip_agents.grpo.config import GRPOConfig
-from dip_agents.grpo.rollouts import Ending, RolloutGroup, collect_rollouts
+from dip_agents.grpo.rollouts import RolloutGroup, collect_rollouts
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.models.loading import load_model, save_model
 from dip_agents.models.tiny.model import build_tiny
 from dip_agents.models.tiny.vocabulary import tiny_texts
 from dip_agents.models.vlm import VLM
 from dip_env.config import EpisodeConfig
+from dip_env.result import Ending
 
 CONFIG = GRPOConfig(
     steps=8,

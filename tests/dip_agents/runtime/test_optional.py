@@ -15,7 +15,8 @@ from dip_env.errors import ConfigError
 
 CORE = {
     *("dip_env", "dip_wrappers", "dip_agents", "numpy", "scipy", "PIL", "pycocotools"),
-    *("gymnasium", "cloudpickle", "farama_notifications", "typing_extensions", "lazy_loader"),
+    *("gymnasium", "cloudpickle", "farama_notifications", "typing_extensions"),
+    *("lazy_loader", "packaging"),
 }
 """What an install without extras can import, beside the standard library."""
 ON_A_CORE_INSTALL = """
