@@ -134,7 +134,7 @@ def test_causal_credit_adds_up_over_many_groups_to_the_credit_of_episodes():
     pulls = (right - right.mean(dim=1, keepdim=True)) * turns[..., 1]
     every = (right - right.mean(dim=1, keepdim=True)) * turns[..., 0]
     assert float(pulls.mean()) == pytest.approx(float(every.mean()), abs=0.002)
-    assert float(pulls.var()) < 0.8 * float(every.var())  # and wavers less
+    assert float(pulls.var()) < 0.8 * float(every.var())  # with less variance
 
 
 def test_causal_credit_says_what_it_lacks():

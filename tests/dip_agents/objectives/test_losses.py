@@ -121,8 +121,8 @@ def test_on_the_first_update_the_ratio_is_exactly_one_and_the_gradient_that_of_r
     assert numbers["ratio_deviation"] == 0.0
     assert numbers["approx_kl"] == 0.0
     assert numbers["clip_fraction_low"] == numbers["clip_fraction_high"] == 0.0
-    reinforce = torch.where(mask, -weights[:, None] * advantages, 0.0).float()
-    torch.testing.assert_close(logp.grad, reinforce, atol=0, rtol=1e-6)
+    expected = torch.where(mask, -weights[:, None] * advantages, 0.0).float()
+    torch.testing.assert_close(logp.grad, expected, atol=0, rtol=1e-6)
 
 
 @pytest.mark.grpo_property(13)
