@@ -22,6 +22,7 @@ from dip_agents.evaluation.adversaries import ADVERSARIES, Adversary, AttackCont
 from dip_agents.policies.oracle import OraclePolicy
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
+from dip_env.errors import ConfigError
 from dip_env.rewards import Outcome, Score, score_group
 from dip_env.scenes.base import Scene, SceneSource
 
@@ -182,10 +183,12 @@ def run_audit(
         What everybody earned, and who won.
 
     Raises:
-        ValueError: when n is not between 1 and the number of scenes.
+        ConfigError: when n is not between 1 and the number of scenes.
     """
-    if not 1 <= n <= len(source):
-        raise ValueError(f"n: expected 1 to {len(source)} scenes, got {n}")
+    if n < 1:
+        raise ConfigError(f"n: expected at least 1, got {n}")
+    if n > len(source):
+        raise ConfigError(f"n: expected at most {len(source)}, the number of scenes, got {n}")
     honest = [
         OraclePolicy(
             source,

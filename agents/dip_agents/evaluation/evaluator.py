@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from dip_agents.evaluation.result import EvalResult
 from dip_agents.evaluation.scores import score_answers
 from dip_agents.policies.base import Policy
 from dip_env.config import EpisodeConfig
+from dip_env.errors import ConfigError
 from dip_env.formats.coco_json import as_detections, as_truth
 from dip_env.group import EpisodeGroup
 from dip_env.rewards import look_reference
@@ -19,6 +21,24 @@ from dip_env.scenes.transforms.streamed import stream_scenes
 from dip_wrappers.controlled import Control
 from dip_wrappers.controls import own_looks
 from dip_wrappers.traces import TraceWriter, describe_source
+
+
+def first_indices(source: SceneSource, n: int) -> range:
+    """Return the indices of the first scenes of a source.
+
+    Args:
+        source: where the scenes come from.
+        n: number of scenes; all of them where the source has fewer.
+
+    Returns:
+        Indices from 0 on.
+
+    Raises:
+        ConfigError: when n is under 1.
+    """
+    if n < 1:
+        raise ConfigError(f"n: expected at least 1, got {n}")
+    return range(min(n, len(source)))
 
 
 def evaluate(
@@ -61,7 +81,7 @@ def evaluate(
         The metrics with intervals, and the score behind them.
 
     Raises:
-        ValueError: for a repeated index or a size under 1.
+        ConfigError: for no scenes, a repeated index or a size under 1.
         SceneError: for two scenes with the same image id.
     """
     condition = EvalCondition(config, control or own_looks())
@@ -117,7 +137,7 @@ def evaluate_conditions(
         What ``evaluate`` returns for each condition alone, by name.
 
     Raises:
-        ValueError: for a repeated index or a size under 1.
+        ConfigError: for no scenes, a repeated index or a size under 1.
         SceneError: for two scenes with the same image id.
     """
     measured = _measure(
@@ -150,12 +170,7 @@ def _measure(
     on_group: Callable[[str, EpisodeGroup], None] | None = None,
 ) -> dict[str, tuple[Record, EvalResult]]:
     """Play every condition on every scene."""
-    if len(set(indices)) != len(indices):
-        raise ValueError("indices: expected each scene at most once, got a repeated index")
-    if group_size < 1 or batch_size < 1:
-        raise ValueError(
-            f"group_size, batch_size: expected numbers >= 1, got {group_size}, {batch_size}"
-        )
+    _check(indices, group_size=group_size, batch_size=batch_size)
     records = {name: Record(group_size) for name in conditions}
     at_once = max(1, batch_size // group_size)
     stream = stream_scenes(source, indices, workers=workers, ahead=2 * at_once)
@@ -182,6 +197,20 @@ def _measure(
         name: (record, _result(record, conditions[name], indices, seed))
         for name, record in records.items()
     }
+
+
+def _check(indices: Sequence[int], **sizes: int) -> None:
+    """Raise ConfigError for scenes or sizes that cannot be evaluated."""
+    if not len(indices):
+        raise ConfigError("indices: expected at least one scene, got none")
+    for index, count in Counter(indices).items():
+        if count > 1:
+            raise ConfigError(
+                f"indices: expected each scene at most once, got {index} {count} times"
+            )
+    for name, size in sizes.items():
+        if size < 1:
+            raise ConfigError(f"{name}: expected at least 1, got {size}")
 
 
 def _result(

@@ -14,6 +14,7 @@ from dip_agents.runtime.seeds import derived_seed
 from dip_env.actions import Answer, Look
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode, Turn
+from dip_env.errors import ConfigError
 from dip_env.group import EpisodeGroup
 from dip_env.scenes.base import Scene
 from dip_wrappers.controlled import Control
@@ -116,7 +117,7 @@ def play(
         How each member of each group ended.
 
     Raises:
-        ValueError: when the policy returns another number of completions than observations.
+        ConfigError: when the policy returns another number of completions than observations.
     """
     traces = [GroupRecorder(writer, group, seed) for group in groups] if writer else []
     last: list[list[Turn]] = [[] for _ in groups]
@@ -139,7 +140,7 @@ def play(
             seeds = [derived_seed(seed, e.scene_index or 0, m, e.turn) for _, m, e in batch]
             completions = policy.act([e.observation() for _, _, e in batch], seeds)
             if len(completions) != len(batch):
-                raise ValueError(
+                raise ConfigError(
                     f"policy: expected {len(batch)} completions, got {len(completions)}"
                 )
             for (g, m, _), completion in zip(batch, completions, strict=True):

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from dip_agents.evaluation.scores import METRICS, EvalScore
 from dip_env.config import EpisodeConfig
+from dip_env.errors import ConfigError
 from dip_env.metrics.intervals import Interval, bootstrap, paired
 
 
@@ -89,10 +90,10 @@ def paired_gain(before: EvalResult, after: EvalResult, *, seed: int = 0) -> dict
         None where either has none.
 
     Raises:
-        ValueError: when the scenes differ.
+        ConfigError: when the scenes differ.
     """
     if before.scene_indices != after.scene_indices:
-        raise ValueError("paired_gain: expected the same scenes in the same order, got others")
+        raise ConfigError("after: expected the same scenes as before in the same order, got others")
     first, second = before.score, after.score
     reasons = second.reasons() | first.reasons()
     return paired(first.values, second.values, before.n, seed=seed, reasons=reasons)

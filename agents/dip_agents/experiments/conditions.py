@@ -41,7 +41,7 @@ def check_conditions(what: str, names: Sequence[str], indices: Sequence[int]) ->
         ConfigError: for no scenes, or two conditions of one name.
     """
     if not len(indices):
-        raise ConfigError(f"{what}: expected at least one scene, got none")
+        raise ConfigError("indices: expected at least one scene, got none")
     for name in names:
         if names.count(name) > 1:
             raise ConfigError(f"{what}: expected one condition named {name!r}, got several")

@@ -57,11 +57,11 @@ def looking_sheet(
     Raises:
         ConfigError: for no indices, fewer than one column or a width under 64.
     """
-    if not len(indices) or columns < 1 or width < 64:
-        raise ConfigError(
-            "looking sheet: expected at least one scene, one column and a width of 64, "
-            f"got {len(indices)}, {columns} and {width}"
-        )
+    if not len(indices):
+        raise ConfigError("indices: expected at least one scene, got none")
+    for name, size, least in (("columns", columns, 1), ("width", width, 64)):
+        if size < least:
+            raise ConfigError(f"{name}: expected at least {least}, got {size}")
     cells = []
     for start in range(0, len(indices), batch_size):
         chunk = indices[start : start + batch_size]

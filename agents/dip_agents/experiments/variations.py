@@ -90,16 +90,14 @@ def variations(
         ConfigError: for rules without looks, a size that no overview can have, or ``coordinates``
             of rules whose prompt does not say what printed numbers mean.
     """
-    if rules.max_looks < 1 or rules.max_turns < 2:
-        raise ConfigError(
-            "experiment: expected max_looks >= 1 and max_turns >= 2, "
-            f"got {rules.max_looks} and {rules.max_turns}"
-        )
+    for name, least in (("max_looks", 1), ("max_turns", 2)):
+        if (value := getattr(rules, name)) < least:
+            raise ConfigError(f"{name}: expected at least {least} for an experiment, got {value}")
     if kind == "coordinates" and rules.minimal_prompt:
         raise ConfigError(
-            "coordinates: expected a prompt that says what printed numbers mean, got "
-            "minimal_prompt=True, whose prompt is the same for both: the policy could not know the "
-            "difference (--no-minimal-prompt, or a --model that was taught on whole prompts)"
+            "minimal_prompt: expected False for coordinates, got True; the minimal prompt is the "
+            "same for both formats, so a policy cannot tell them apart (use minimal_prompt=False "
+            "with a model that was trained on full prompts)"
         )
     own = Variation(OWN, "own", None, EvalCondition(rules), NONE)
     if kind == "look-budget":
@@ -232,8 +230,7 @@ def run_experiment(
     for way in ways:
         if way.without is not None and way.without not in names:
             raise ConfigError(
-                f"experiment: {way.name!r}: expected without to name one of {names}, "
-                f"got {way.without!r}"
+                f"without: expected one of {names} for {way.name!r}, got {way.without!r}"
             )
     results: dict[str, EvalResult] = {}
     look_coverages: dict[str, tuple[LookCoverage, ...]] = {}

@@ -112,11 +112,11 @@ def grid_of(env: Glimpse) -> GridLooks:
     """Return the grids of an environment whose actions are single cells.
 
     Raises:
-        TypeError: for other actions.
+        ConfigError: for other actions.
     """
     looks = env.looks
     if not isinstance(looks, GridLooks) or looks.at_once != 1:
-        raise TypeError(f"looks: expected GridLooks with one region an action, got {looks!r}")
+        raise ConfigError(f"looks: expected GridLooks with one region an action, got {looks!r}")
     return looks
 
 

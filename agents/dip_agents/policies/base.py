@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from dip_env.episode import Message, Observation
+from dip_env.errors import ConfigError
 from dip_env.rendering import transcript_text
 
 
@@ -73,13 +74,15 @@ class CallablePolicy:
             One completion for each observation.
 
         Raises:
-            TypeError: when the callable returns something else than a str.
+            ConfigError: when the callable returns something other than a str.
         """
         completions = []
         for observation in observations:
             text = self.fn(transcript_text(observation.messages))
             if not isinstance(text, str):
-                raise TypeError(f"CallablePolicy: expected a str, got {type(text).__name__}")
+                raise ConfigError(
+                    f"fn: expected a function that returns str, got {type(text).__name__}"
+                )
             completions.append(Completion(text))
         return completions
 
@@ -110,14 +113,14 @@ class RememberingPolicy:
             One completion for each observation.
 
         Raises:
-            ValueError: when the policy returns another number of completions than it was asked for.
+            ConfigError: when the policy returns more or fewer completions than observations.
         """
         keys = [_situation(o, seed) for o, seed in zip(observations, seeds, strict=True)]
         new = [i for i, key in enumerate(keys) if key not in self._said]
         if new:
             said = self.policy.act([observations[i] for i in new], [seeds[i] for i in new])
             if len(said) != len(new):
-                raise ValueError(f"policy: expected {len(new)} completions, got {len(said)}")
+                raise ConfigError(f"policy: expected {len(new)} completions, got {len(said)}")
             self._said |= {keys[i]: completion for i, completion in zip(new, said, strict=True)}
         return [self._said[key] for key in keys]
 

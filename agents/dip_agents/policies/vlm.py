@@ -35,7 +35,21 @@ class VLMPolicy:
         token_budget: int = 2048,
         batch_size: int = 32,
     ) -> None:
-        """Keep the settings."""
+        """Store the settings.
+
+        Raises:
+            ConfigError: for a setting out of range.
+        """
+        if not temperature >= 0:
+            raise ConfigError(f"temperature: expected at least 0, got {temperature}")
+        sizes = {
+            "max_new_tokens": max_new_tokens,
+            "token_budget": token_budget,
+            "batch_size": batch_size,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {size}")
         self.engine = engine
         self.chat = engine.chat
         self.temperature = temperature

@@ -9,6 +9,7 @@ from rich.console import Console
 from dip_agents.evaluation.adversaries import ADVERSARIES, Adversary, AttackContext
 from dip_agents.evaluation.audit import audit_main, print_report, run_audit
 from dip_env import Episode, EpisodeConfig, RewardConfig, Scene, ToyScenes
+from dip_env.errors import ConfigError
 
 
 class Crowd:
@@ -211,6 +212,9 @@ def test_the_report_prints_everybody_and_the_verdict(report):
     assert ("No adversary wins." in text) == report.passed
 
 
-def test_more_scenes_than_there_are_is_an_error():
-    with pytest.raises(ValueError, match="expected 1 to 4 scenes, got 5"):
-        run_audit(ToyScenes(), EpisodeConfig(), n=5)
+@pytest.mark.parametrize(
+    ("n", "message"), [(5, "n: expected at most 4, .* got 5"), (0, "n: expected at least 1, got 0")]
+)
+def test_more_scenes_than_there_are_and_no_scenes_are_refused(n, message):
+    with pytest.raises(ConfigError, match=message):
+        run_audit(ToyScenes(), EpisodeConfig(), n=n)

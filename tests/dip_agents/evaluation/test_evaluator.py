@@ -8,7 +8,7 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 
-from dip_agents.evaluation.evaluator import evaluate
+from dip_agents.evaluation.evaluator import evaluate, first_indices
 from dip_agents.evaluation.play import play
 from dip_agents.evaluation.result import format_interval, paired_gain, print_results
 from dip_agents.evaluation.scores import COUNTERS, MATCHED, METRICS, RANKED
@@ -16,7 +16,7 @@ from dip_agents.policies.base import CallablePolicy, Completion
 from dip_agents.policies.scripted import OraclePolicy, RandomPolicy
 from dip_env import EpisodeConfig, EpisodeGroup, RewardConfig, ToyScenes
 from dip_env.actions import Answer, Grammar
-from dip_env.errors import SceneError
+from dip_env.errors import ConfigError, SceneError
 from dip_env.formats.coco_json import read_detections, read_truth
 from dip_env.metrics.intervals import Interval
 from dip_env.metrics.protocols.coco import measure_coco
@@ -289,13 +289,33 @@ def test_a_policy_that_skips_someone_is_named():
             return []
 
     group = EpisodeGroup(ToyScenes()[0], CONFIG, 2, scene_index=0)
-    with pytest.raises(ValueError, match="expected 2 completions, got 0"):
+    with pytest.raises(ConfigError, match="expected 2 completions, got 0"):
         play(Short(), [group], batch_size=4, seed=0)
 
 
 def test_repeated_scenes_are_refused():
-    with pytest.raises(ValueError, match="at most once"):
+    with pytest.raises(ConfigError, match=r"indices: .* at most once, got 1 2 times"):
         evaluate(say(""), ToyScenes(), [1, 1], CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("indices", "sizes", "message"),
+    [
+        ([], {}, "indices: expected at least one scene, got none"),
+        ([0], {"group_size": 0}, "group_size: expected at least 1, got 0"),
+        ([0], {"batch_size": -1}, "batch_size: expected at least 1, got -1"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_named(indices, sizes, message):
+    with pytest.raises(ConfigError, match=message):
+        evaluate(say(""), ToyScenes(), indices, CONFIG, **sizes)
+
+
+def test_the_first_scenes_are_at_least_one_and_at_most_all():
+    assert first_indices(ToyScenes(), 3) == range(3)
+    assert first_indices(ToyScenes(), 99) == range(len(ToyScenes()))
+    with pytest.raises(ConfigError, match="n: expected at least 1, got 0"):
+        first_indices(ToyScenes(), 0)
 
 
 def test_paired_gain_of_an_evaluation_with_itself_is_exactly_zero():
@@ -311,7 +331,7 @@ def test_paired_gain_needs_the_same_scenes():
     source = ToyScenes()
     one = evaluate(say("<answer>[]</answer>"), source, [0, 1], CONFIG)
     other = evaluate(say("<answer>[]</answer>"), source, [1, 0], CONFIG)
-    with pytest.raises(ValueError, match="same scenes"):
+    with pytest.raises(ConfigError, match="same scenes"):
         paired_gain(one, other)
 
 

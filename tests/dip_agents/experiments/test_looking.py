@@ -317,7 +317,7 @@ def test_a_report_runs_with_the_usual_controls_and_any_policy():
 
 def test_what_cannot_be_compared_is_refused():
     without = replace(CONFIG, max_looks=0)
-    with pytest.raises(ConfigError, match="expected at least one scene, got none"):
+    with pytest.raises(ConfigError, match="indices: expected at least one scene, got none"):
         looking_report(Reader(), Quarters(), [], CONFIG)
     with pytest.raises(ConfigError, match="expected max_looks >= 1, got 0"):
         looking_report(Reader(), Quarters(), range(4), without)

@@ -114,5 +114,5 @@ def test_scores_are_worked_out_over_all_scenes():
 def test_actions_that_are_no_cells_are_refused(env):
     boxes = Glimpse(env.env, SimulatedDetector(), BoxLooks())
     for make in (RandomLooks, GridScan, MostDetections, OracleLooks):
-        with pytest.raises(TypeError, match="expected GridLooks with one region"):
+        with pytest.raises(ConfigError, match="expected GridLooks with one region"):
             make(boxes)

@@ -13,6 +13,7 @@ from dip_agents.policies.scripted import GridScanPolicy, OraclePolicy, RandomPol
 from dip_env import Episode, EpisodeConfig, Scene, ToyScenes
 from dip_env.actions import Answer, Grammar, Look, Think
 from dip_env.boxes import box_area, box_iou, covered_share, union_area
+from dip_env.errors import ConfigError
 from dip_env.scenes import make_source
 from dip_env.views import Crop, View
 
@@ -226,6 +227,19 @@ def test_hard_misses_keep_the_mean_and_fall_with_what_is_visible():
 def test_oracle_options_out_of_range_are_named(option, message):
     with pytest.raises(ValueError, match=message):
         OraclePolicy(ToyScenes(), CONFIG, **option)
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RandomPolicy(CONFIG, max_people=-1), "max_people: expected at least 0, got -1"),
+        (lambda: GridScanPolicy(CONFIG, cells=(0, 2)), r"cells: expected .*, got \(0, 2\)"),
+        (lambda: GridScanPolicy(CONFIG, people=(8, 0)), r"people: expected .*, got \(8, 0\)"),
+    ],
+)
+def test_settings_of_scripted_policies_out_of_range_are_named(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
 
 
 def test_an_oracle_needs_to_know_the_scene():

@@ -54,6 +54,15 @@ def test_a_conversation_beyond_the_budget_is_told_as_truncated(micro, toy, minim
     assert completion.text == ""
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("temperature", -0.5), ("max_new_tokens", 0), ("token_budget", 0), ("batch_size", 0)],
+)
+def test_settings_out_of_range_are_named(micro, setting, value):
+    with pytest.raises(ConfigError, match=f"{setting}: expected at least [01], got {value}"):
+        VLMPolicy(HFEngine(micro("qwen3_vl")), **{setting: value})
+
+
 def test_an_episode_that_cannot_begin_is_refused_beforehand(micro, toy, minimal_prompt_rules):
     policy = VLMPolicy(HFEngine(micro("qwen3_vl")), token_budget=10)
     first = Episode(toy[0], minimal_prompt_rules).observation()
