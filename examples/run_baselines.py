@@ -16,7 +16,9 @@ import tyro
 from dip_agents.evaluation.evaluator import evaluate
 from dip_agents.evaluation.result import format_interval
 from dip_agents.policies.base import Policy
-from dip_agents.policies.scripted import GridScanPolicy, OraclePolicy, RandomPolicy
+from dip_agents.policies.oracle import OracleConfig, OraclePolicy
+from dip_agents.policies.oracle_looks import NoLook
+from dip_agents.policies.scripted import GridScanPolicy, RandomPolicy
 from dip_env import EpisodeConfig, make_source
 
 
@@ -55,11 +57,15 @@ def main(settings: Settings) -> None:
         policies[f"oracle, misses {miss_rate:.0%}"] = OraclePolicy(
             scenes,
             settings.rules,
-            miss_rate=miss_rate,
-            false_positive_rate=miss_rate / 2,
-            jitter=settings.jitter if miss_rate else 0.0,
+            OracleConfig(
+                miss_rate=miss_rate,
+                false_positive_rate=miss_rate / 2,
+                jitter=settings.jitter if miss_rate else 0.0,
+            ),
         )
-    policies["oracle, never looks"] = OraclePolicy(scenes, settings.rules, look="none")
+    policies["oracle, never looks"] = OraclePolicy(
+        scenes, settings.rules, OracleConfig(look=NoLook())
+    )
 
     print(f"{len(scenes)} scenes of {settings.scenes}, {settings.group_size} rollouts each;")
     print("mean [95 % interval over scenes]\n")

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dip_agents.policies.formatting import PERSON_ASPECT, make_answer, quantize_boxes, random_boxes
-from dip_agents.policies.oracle import oracle_regions
+from dip_agents.policies.oracle_looks import oracle_regions
 from dip_env.actions import Answer, Grammar, Look, Segment, Think
 from dip_env.boxes import box_area, box_intersection, clip_boxes
 from dip_env.config import EpisodeConfig

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dip_agents.evaluation.adversaries import ADVERSARIES, Adversary, AttackContext, Boxes
-from dip_agents.policies.oracle import OraclePolicy
+from dip_agents.policies.oracle import OracleConfig, OraclePolicy
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
 from dip_env.errors import ConfigError
@@ -193,10 +193,7 @@ def run_audit(
         OraclePolicy(
             source,
             config,
-            miss_rate=1 - f1,
-            misses="hard",
-            false_positive_rate=1 - f1,
-            decimals=2,
+            OracleConfig(miss_rate=1 - f1, misses="hard", false_positive_rate=1 - f1, decimals=2),
         )
         for f1 in HONEST
     ]

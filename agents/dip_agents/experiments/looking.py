@@ -30,7 +30,7 @@ from dip_agents.experiments.measures import (
     scene_f1,
 )
 from dip_agents.policies.base import Policy
-from dip_agents.policies.oracle import oracle_regions
+from dip_agents.policies.oracle_looks import oracle_regions
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
 from dip_env.formats.box_sets import Floats
@@ -198,7 +198,7 @@ def usual_controls(
     """
     # All that the looks of an episode may hold, so that a second look goes on where one ended.
     whole = replace(config, max_regions=config.max_looks * config.max_regions)
-    oracle = partial(oracle_regions, config=whole, tiles=tiles)
+    oracle = partial(oracle_regions, rules=whole, tiles=tiles)
     where = " at tiles" if tiles else ""
     return (
         random_looks(seed),

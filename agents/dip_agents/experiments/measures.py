@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dip_agents.evaluation.scores import EvalScore
-from dip_agents.policies.oracle import scene_ambiguity
+from dip_agents.policies.oracle_looks import scene_ambiguity
 from dip_env.boxes import Union
 from dip_env.episode import Episode
 from dip_env.formats.box_sets import Floats

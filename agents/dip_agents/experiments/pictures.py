@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dip_agents.evaluation.play import play
 from dip_agents.experiments.measures import look_coverage_of
 from dip_agents.policies.base import Policy
-from dip_agents.policies.oracle import scene_ambiguity
+from dip_agents.policies.oracle_looks import scene_ambiguity
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
 from dip_env.errors import ConfigError

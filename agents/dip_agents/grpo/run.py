@@ -7,7 +7,6 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -25,7 +24,8 @@ from dip_agents.models.base import VisionLanguageModel
 from dip_agents.models.fsdp import ShardedVLM
 from dip_agents.models.loading import LoadedModel, save_model
 from dip_agents.models.weights import copy_weights, fingerprint
-from dip_agents.policies.oracle import OraclePolicy
+from dip_agents.policies.oracle import OracleConfig
+from dip_agents.policies.oracle_looks import LOOK_STRATEGIES
 from dip_agents.policies.vlm import VLMPolicy
 from dip_agents.runtime.checkpoints import latest_checkpoint
 from dip_agents.runtime.distributed import DistributedContext
@@ -76,12 +76,14 @@ def fine_tune(
     vlm = loaded.vlm
     if ranks.count > 1:  # a pass over the whole model
         ranks.agree("weights", fingerprint(vlm.model.state_dict()))
-    teacher = partial(OraclePolicy, look=config.look, min_visible_height=config.min_visible_height)
+    demonstrator = OracleConfig(
+        look=LOOK_STRATEGIES[config.look], min_visible_height=config.min_visible_height
+    )
     data = DemonstrationDataset(
         source,
         demonstrations,
         rules,
-        teacher,
+        demonstrator,
         vlm.chat,
         config.seed,
         p_no_look=config.p_no_look,

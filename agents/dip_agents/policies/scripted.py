@@ -1,4 +1,4 @@
-"""Policies without a model: random, a fixed grid, and (in its own file) the oracle.
+"""Policies without a model: random actions and a fixed grid; the oracle is in ``oracle``.
 
 Each acts from the observation alone, so one object serves any number of episodes at once.
 """
@@ -20,14 +20,11 @@ from dip_agents.policies.formatting import (
     random_boxes,
     reading_order,
 )
-from dip_agents.policies.oracle import OraclePolicy, demonstrations
 from dip_env.actions import Grammar, Look, Segment, Think
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Observation
 from dip_env.errors import ConfigError
 from dip_env.views import View
-
-__all__ = ["GridScanPolicy", "OraclePolicy", "RandomPolicy", "demonstrations"]
 
 
 class RandomPolicy:

@@ -13,7 +13,8 @@ from dip_agents.evaluation.play import play
 from dip_agents.evaluation.result import format_interval, paired_gain, print_results
 from dip_agents.evaluation.scores import COUNTERS, MATCHED, METRICS, RANKED
 from dip_agents.policies.base import CallablePolicy, Completion
-from dip_agents.policies.scripted import OraclePolicy, RandomPolicy
+from dip_agents.policies.oracle import OracleConfig, OraclePolicy
+from dip_agents.policies.scripted import RandomPolicy
 from dip_env import EpisodeConfig, EpisodeGroup, RewardConfig, ToyScenes
 from dip_env.actions import Answer, Grammar
 from dip_env.errors import ConfigError, SceneError
@@ -121,7 +122,7 @@ def test_what_cannot_be_defined_is_null_with_a_reason(tmp_path):
 
 
 def test_metrics_file_has_every_metric_with_its_interval(tmp_path):
-    policy = OraclePolicy(ToyScenes(), CONFIG, miss_rate=0.3)
+    policy = OraclePolicy(ToyScenes(), CONFIG, OracleConfig(miss_rate=0.3))
     evaluate(policy, ToyScenes(), range(4), CONFIG, out=tmp_path)
     loaded = json.loads((tmp_path / "metrics.json").read_text())
     names = (
@@ -153,7 +154,7 @@ def test_turns_that_a_limit_of_tokens_cut_are_counted():
 
 def test_groups_of_three_read_their_siblings():
     for size, reference in ((1, "prior"), (2, "prior"), (3, "siblings")):
-        policy = OraclePolicy(ToyScenes(), CONFIG, miss_rate=0.5)
+        policy = OraclePolicy(ToyScenes(), CONFIG, OracleConfig(miss_rate=0.5))
         result = evaluate(policy, ToyScenes(), [0, 1], CONFIG, group_size=size)
         assert result.look_reference == reference
         assert result.score.tallies["episodes"].tolist() == [size, size]
@@ -166,7 +167,13 @@ def test_groups_of_three_read_their_siblings():
 
 def test_coco_files_score_the_same_as_the_metrics(tmp_path, capsys):
     source = ToyScenes()
-    evaluate(OraclePolicy(source, CONFIG, decimals=2), source, range(4), CONFIG, out=tmp_path)
+    evaluate(
+        OraclePolicy(source, CONFIG, OracleConfig(decimals=2)),
+        source,
+        range(4),
+        CONFIG,
+        out=tmp_path,
+    )
     truth = COCO(str(tmp_path / "truth.json"))
     annotations = truth.loadAnns(truth.getAnnIds())
     assert [a["id"] for a in annotations] == list(range(1, 8))
@@ -249,7 +256,7 @@ def test_two_scenes_with_one_image_id_are_an_error():
 
 def test_traces_hold_every_member_and_replay(tmp_path):
     source = ToyScenes()
-    policy = OraclePolicy(source, CONFIG, miss_rate=0.5)
+    policy = OraclePolicy(source, CONFIG, OracleConfig(miss_rate=0.5))
     evaluate(policy, source, [0, 1], CONFIG, group_size=3, out=tmp_path)
     traces = load_traces(tmp_path / "traces")
     assert [(t.scene_index, t.member) for t in traces] == [(i, m) for i in (0, 1) for m in range(3)]
@@ -320,7 +327,7 @@ def test_the_first_scenes_are_at_least_one_and_at_most_all():
 
 def test_paired_gain_of_an_evaluation_with_itself_is_exactly_zero():
     source = ToyScenes()
-    policy = OraclePolicy(source, CONFIG, miss_rate=0.5, false_positive_rate=0.5)
+    policy = OraclePolicy(source, CONFIG, OracleConfig(miss_rate=0.5, false_positive_rate=0.5))
     result = evaluate(policy, source, range(4), CONFIG)
     for name, gain in paired_gain(result, result).items():
         expected = None if name in RANKED else 0

@@ -19,7 +19,7 @@ from dip_agents.experiments.looking import NONE, OWN, looking_report, usual_cont
 from dip_agents.experiments.measures import COMPARED
 from dip_agents.policies.base import Completion
 from dip_agents.policies.formatting import make_answer, quantize_boxes
-from dip_agents.policies.scripted import OraclePolicy
+from dip_agents.policies.oracle import OracleConfig, OraclePolicy
 from dip_env import EpisodeConfig, RewardConfig, Scene, ToyScenes
 from dip_env.actions import Grammar, Look, Think
 from dip_env.errors import ConfigError
@@ -309,7 +309,9 @@ def test_the_oracle_can_look_at_tiles_in_a_policys_place():
 def test_a_report_runs_with_the_usual_controls_and_any_policy():
     config = EpisodeConfig(view_size=256, max_looks=1, max_regions=2)
     source = ToyScenes()
-    report = looking_report(OraclePolicy(source, config, decimals=2), source, [0, 1], config)
+    report = looking_report(
+        OraclePolicy(source, config, OracleConfig(decimals=2)), source, [0, 1], config
+    )
     assert list(report.results)[2:] == [c.name for c in usual_controls(config)]
     # The oracle knows the truth, whatever it is shown.
     assert all(f1.tolist() == [1, 1] for f1 in report.scene_f1.values())

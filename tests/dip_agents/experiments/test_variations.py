@@ -7,7 +7,8 @@ import pytest
 from dip_agents.experiments.variations import KINDS, left_out, run_experiment, variations
 from dip_agents.policies.base import Completion
 from dip_agents.policies.formatting import make_answer, quantize_boxes
-from dip_agents.policies.oracle import OraclePolicy
+from dip_agents.policies.oracle import OracleConfig, OraclePolicy
+from dip_agents.policies.oracle_looks import WholeImage
 from dip_env import EpisodeConfig, ToyScenes
 from dip_env.actions import Grammar, Look, Think
 from dip_env.errors import ConfigError
@@ -79,7 +80,7 @@ def test_the_single_pass_pays_looks_whose_crops_nobody_sees():
     source = ToyScenes()
     found = run_experiment(
         "look-budget",
-        lambda rules: OraclePolicy(source, rules, look="whole"),
+        lambda rules: OraclePolicy(source, rules, OracleConfig(look=WholeImage())),
         source,
         SCENES,
         variations("look-budget", RULES),

@@ -12,7 +12,7 @@ from dip_agents.evaluation.adversaries import ADVERSARIES, AttackContext
 from dip_agents.grpo.credit import compute_advantages
 from dip_agents.grpo.metrics import rollout_metrics
 from dip_agents.grpo.rollouts import collect_rollouts
-from dip_agents.policies.oracle import OraclePolicy
+from dip_agents.policies.oracle import OracleConfig, OraclePolicy
 from dip_agents.runtime.diagnostics import FIRST_STEPS, PATIENCE, DiagnosticsMonitor, diagnose
 from dip_env import EpisodeConfig, Scene
 
@@ -50,7 +50,9 @@ def play(micro, speaker):
 
     def of(f1):
         return OraclePolicy(
-            crowd, RULES, miss_rate=1 - f1, misses="hard", false_positive_rate=1 - f1, decimals=2
+            crowd,
+            RULES,
+            OracleConfig(miss_rate=1 - f1, misses="hard", false_positive_rate=1 - f1, decimals=2),
         )
 
     honest, weak = of(0.7), of(0.3)
