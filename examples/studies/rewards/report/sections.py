@@ -10,7 +10,7 @@ from PIL import Image
 
 import examples.studies.rewards.report.plots as plots
 import examples.studies.rewards.report.tables as tables
-from dip_agents.experiments.looking import NONE, OWN
+from dip_agents.experiments.kinds import NO_LOOKS, OWN_LOOKS
 from dip_env.metrics.intervals import Interval
 from dip_env.scenes import make_source
 from dip_wrappers.controls import first_regions
@@ -220,7 +220,11 @@ def looking(context: Context) -> list[str]:
             "",
         ]
     regions = context.start.rules.max_regions
-    budget = {NONE: 0, **{first_regions(k).name: k for k in range(1, regions)}, OWN: regions}
+    budget = {
+        NO_LOOKS: 0,
+        **{first_regions(k).name: k for k in range(1, regions)},
+        OWN_LOOKS: regions,
+    }
     values = {
         name: {
             count: value("F1", controls[control])
