@@ -39,17 +39,17 @@ def compared(score: EvalScore) -> Values:
     Returns:
         From counts (S,) to a value for each name in ``COMPARED``, None where one is not defined.
     """
-    boxes, tallies = score.unscored, score.tallies
+    boxes, counters = score.unscored, score.counters
     columns = np.stack(
         [
             boxes.tp[0],
             boxes.boxes - boxes.dropped[0],
             boxes.people,
-            tallies["accuracy"],
-            tallies["boxes"],
-            tallies["parse_failures"],
-            tallies["truncated_turns"],
-            tallies["episodes"],
+            counters["accuracy"],
+            counters["boxes"],
+            counters["parse_failures"],
+            counters["truncated_turns"],
+            counters["episodes"],
         ],
         axis=1,
     )

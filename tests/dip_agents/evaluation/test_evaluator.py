@@ -10,7 +10,7 @@ from rich.console import Console
 
 from dip_agents.evaluation.evaluator import evaluate, first_indices
 from dip_agents.evaluation.play import play
-from dip_agents.evaluation.result import format_interval, paired_gain, print_results
+from dip_agents.evaluation.result import EvalReport, format_interval, paired_gain, print_results
 from dip_agents.evaluation.scores import COUNTERS, MATCHED, METRICS, RANKED
 from dip_agents.policies.base import CallablePolicy, Completion
 from dip_agents.policies.oracle import OracleConfig, OraclePolicy
@@ -84,7 +84,7 @@ def test_every_rollout_is_an_answer_of_its_own_and_the_first_is_written(tmp_path
     assert value["JI"] == pytest.approx(1 / 3, abs=1e-6)  # mean of 1, 0, 0
     assert value["count_mae"] == pytest.approx(2 / 3)
     assert value["boxes_per_truth"] == pytest.approx(5 / 3)
-    assert result.score.tallies["boxes"].tolist() == [5]
+    assert result.score.counters["boxes"].tolist() == [5]
     written = json.loads((tmp_path / "detections.json").read_text())
     assert [row["bbox"] for row in written] == [pytest.approx([311, 200, 6, 15], abs=0.01)]
 
@@ -157,7 +157,7 @@ def test_groups_of_three_read_their_siblings():
         policy = OraclePolicy(ToyScenes(), CONFIG, OracleConfig(miss_rate=0.5))
         result = evaluate(policy, ToyScenes(), [0, 1], CONFIG, group_size=size)
         assert result.look_reference == reference
-        assert result.score.tallies["episodes"].tolist() == [size, size]
+        assert result.score.counters["episodes"].tolist() == [size, size]
     # Siblings that agree leave nothing ambiguous; the prior would have paid these looks.
     same = evaluate(OraclePolicy(ToyScenes(), CONFIG), ToyScenes(), [1], CONFIG, group_size=3)
     alone = evaluate(OraclePolicy(ToyScenes(), CONFIG), ToyScenes(), [1], CONFIG)
@@ -286,7 +286,7 @@ def test_results_do_not_depend_on_the_batch_size():
     for result in results[1:]:
         assert result.metrics == results[0].metrics
         for name in COUNTERS:
-            one, other = (r.score.tallies[name] for r in (result, results[0]))
+            one, other = (r.score.counters[name] for r in (result, results[0]))
             np.testing.assert_array_equal(one, other)
 
 
@@ -332,6 +332,16 @@ def test_paired_gain_of_an_evaluation_with_itself_is_exactly_zero():
     for name, gain in paired_gain(result, result).items():
         expected = None if name in RANKED else 0
         assert (gain.value, gain.low, gain.high) == (expected,) * 3, name
+
+
+def test_a_report_comes_back_from_its_json():
+    # Scene 2 shows nobody, so that recall is undefined, and in some samples other metrics too.
+    for indices, rules in (([2], CONFIG), (range(4), replace(CONFIG, max_looks=0))):
+        report = evaluate(say("<answer>[]</answer>"), ToyScenes(), indices, rules).report
+        text = json.dumps(report.to_json(), allow_nan=False)
+        assert EvalReport.from_json(json.loads(text)) == report
+    with pytest.raises(ConfigError, match="report: expected an evaluation's JSON"):
+        EvalReport.from_json({})
 
 
 def test_paired_gain_needs_the_same_scenes():

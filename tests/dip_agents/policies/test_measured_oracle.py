@@ -81,7 +81,7 @@ def bounds(people, miss_rate, false_positive_rate):
 
 def disagreements(result, miss_rate, false_positive_rate):
     """Return the metrics that lie outside their ranges."""
-    people = int(result.score.tallies["truth"].sum())
+    people = int(result.score.counters["truth"].sum())
     ranges = bounds(people, miss_rate, false_positive_rate)
     return {
         name
@@ -142,7 +142,7 @@ def simulate(jitter, n=200_000):
 def shaken_as(result, jitter):
     """Tell whether overlaps and found shares are those of a jitter, within SIGMAS."""
     iou = simulate(jitter)
-    people = int(result.score.tallies["truth"].sum())
+    people = int(result.score.counters["truth"].sum())
     paired = iou[iou >= 0.5]
     mean_error = SIGMAS * paired.std() / people**0.5
     agree = [abs(result.metrics["mean_iou"].value - paired.mean()) <= mean_error]

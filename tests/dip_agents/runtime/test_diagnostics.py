@@ -89,12 +89,12 @@ def names(now, first=None):
 
 
 SHOWN = {
-    "silence": "format drift",
+    "empty action": "format drift",
     "empty answer": "empty answers",
     "whole image": "huge boxes",
     "grid of boxes": "box spamming",
     "exact copies": "box spamming",
-    "shaken copies": "box spamming",
+    "jittered copies": "box spamming",
     "huge boxes": "huge boxes",
     "boxes on ignored": "box spamming",
     "whole-image look": "whole-image looks",
@@ -104,7 +104,7 @@ SHOWN = {
     "look after answer": "format drift",
     "answer inside think": "format drift",
     "two answers": "format drift",
-    "cut list": "format drift",
+    "truncated list": "format drift",
     "not a number": "format drift",
     "scientific": "format drift",
     "numbers as strings": "format drift",

@@ -142,7 +142,7 @@ def columns_of(score: EvalScore) -> dict[str, NDArray[np.float64]]:
     """
     found = score.unscored
     return {
-        **{name: np.asarray(values, dtype=np.float64) for name, values in score.tallies.items()},
+        **{name: np.asarray(values, dtype=np.float64) for name, values in score.counters.items()},
         "people": found.people,
         "duplicates": found.duplicates,
         "tp": found.tp.T,
