@@ -9,11 +9,9 @@ import re
 import gymnasium as gym
 import tyro
 
-from dip_agents.evaluation.evaluator import evaluate
-from dip_agents.evaluation.result import format_interval, print_results
-from dip_agents.glimpse.baselines import glimpse_scores, play_glimpses
-from dip_agents.policies.base import CallablePolicy
-from dip_agents.policies.server import ServerPolicy
+from dip_agents.evaluation import evaluate, format_interval, print_results
+from dip_agents.glimpse import detection_scores, match_counts
+from dip_agents.policies import CallablePolicy, ServerPolicy
 from dip_env import EpisodeConfig, make_source
 from dip_wrappers.glimpse import Glimpse, GridLooks, SimulatedDetector
 
@@ -45,7 +43,7 @@ def main(scenes: str = "toy", n: int = 4, server: str | None = None, model: str 
         policies["server"] = ServerPolicy(server, model)
     print_results({name: evaluate(p, source, range(n), rules) for name, p in policies.items()})
     env = Glimpse(gym.make("DIPCrowd-v0", scenes=source), SimulatedDetector(), GridLooks((2,)))
-    for name, score in glimpse_scores(play_glimpses(Doubtful(), env, range(n))).items():
+    for name, score in detection_scores(match_counts(Doubtful(), env, range(n))).items():
         print(f"agent without words: {name} {format_interval(score)}")
 
 

@@ -13,12 +13,9 @@ from dataclasses import dataclass, field
 
 import tyro
 
-from dip_agents.evaluation.evaluator import evaluate
-from dip_agents.evaluation.result import format_interval
-from dip_agents.policies.base import Policy
-from dip_agents.policies.oracle import OracleConfig, OraclePolicy
+from dip_agents.evaluation import evaluate, format_interval
+from dip_agents.policies import GridScanPolicy, OracleConfig, OraclePolicy, Policy, RandomPolicy
 from dip_agents.policies.oracle_looks import NoLook
-from dip_agents.policies.scripted import GridScanPolicy, RandomPolicy
 from dip_env import EpisodeConfig, make_source
 
 

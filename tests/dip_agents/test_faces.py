@@ -8,7 +8,15 @@ import sys
 
 import pytest
 
-FACES = ["dip_agents.engines", "dip_agents.models", "dip_agents.tokens"]
+FACES = [
+    "dip_agents.engines",
+    "dip_agents.evaluation",
+    "dip_agents.experiments",
+    "dip_agents.glimpse",
+    "dip_agents.models",
+    "dip_agents.policies",
+    "dip_agents.tokens",
+]
 
 
 @pytest.mark.parametrize("name", FACES)
@@ -24,5 +32,15 @@ def test_every_public_name_is_there_and_none_is_that_of_a_module(name):
 @pytest.mark.parametrize("name", FACES)
 def test_a_package_is_imported_without_torch(name):
     code = f"import sys, {name}; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"
+
+
+def test_oracle_and_server_are_evaluated_and_rewards_audited_without_torch():
+    code = (
+        "import sys; from dip_agents.policies import OraclePolicy, ServerPolicy; "
+        "from dip_agents.evaluation import evaluate, run_audit; "
+        "from dip_agents.experiments import run_experiment; print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"

@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dip_agents.engines.choose import engine_for
+from dip_agents.evaluation import EvalCondition
 from dip_agents.evaluation.evaluator import evaluate_conditions
-from dip_agents.evaluation.play import EvalCondition
 from dip_agents.evaluation.scores import EvalScore
 from dip_agents.models.vlm import VLM
-from dip_agents.policies.base import Policy
-from dip_agents.policies.vlm import VLMPolicy
+from dip_agents.policies import Policy, VLMPolicy
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
 from dip_env.group import EpisodeGroup

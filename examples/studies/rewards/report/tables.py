@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dip_agents.evaluation.result import format_interval
+from dip_agents.evaluation import format_interval
 from dip_agents.experiments.kinds import NO_LOOKS, OWN_LOOKS
 from dip_agents.experiments.measures import gain_and_harm
 from examples.studies.rewards.report.results import Logs
