@@ -1,8 +1,8 @@
 from .audit import AuditReport as AuditReport
 from .audit import run_audit as run_audit
 from .evaluator import evaluate as evaluate
+from .files import load_evaluation as load_evaluation
 from .play import EvalCondition as EvalCondition
-from .result import EvalReport as EvalReport
 from .result import EvalResult as EvalResult
 from .result import format_interval as format_interval
 from .result import paired_gain as paired_gain

@@ -23,24 +23,6 @@ from dip_wrappers.controls import own_looks
 from dip_wrappers.traces import TraceWriter, describe_source
 
 
-def first_indices(source: SceneSource, n: int) -> range:
-    """Return the indices of the first scenes of a source.
-
-    Args:
-        source: where the scenes come from.
-        n: number of scenes; all of them where the source has fewer.
-
-    Returns:
-        Indices from 0 on.
-
-    Raises:
-        ConfigError: when n is under 1.
-    """
-    if n < 1:
-        raise ConfigError(f"n: expected at least 1, got {n}")
-    return range(min(n, len(source)))
-
-
 def evaluate(
     policy: Policy,
     source: SceneSource,

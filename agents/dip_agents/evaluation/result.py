@@ -17,97 +17,6 @@ from dip_env.metrics.intervals import Interval, bootstrap, paired
 
 
 @dataclass(frozen=True)
-class EvalReport:
-    """What ``metrics.json`` holds.
-
-    Args:
-        metrics: an interval for each name in ``METRICS``.
-        counts: matched boxes: ``tp``, ``fp``, ``fn`` and ``dropped``.
-        group_size: rollouts per scene.
-        look_reference: the reference of the look term, ``siblings`` or ``prior``.
-        control: name of the control, see ``dip_wrappers.controls``.
-        seed: of the policy's randomness and of the bootstrap.
-        scene_indices: the scenes.
-        config: the rules.
-    """
-
-    metrics: Mapping[str, Interval]
-    counts: Mapping[str, int]
-    group_size: int
-    look_reference: str
-    control: str
-    seed: int
-    scene_indices: tuple[int, ...]
-    config: EpisodeConfig
-
-    @property
-    def n(self) -> int:
-        """Number of scenes."""
-        return len(self.scene_indices)
-
-    def to_json(self) -> dict[str, Any]:
-        """Return plain values: no NaN, null where undefined.
-
-        Returns:
-            Each metric by name, ``n``, ``intervals`` (95 %, low and high), ``undefined`` (the
-            reason behind each null), ``samples_left_out`` (of the bootstrap, where they do not
-            define a metric), ``counts`` of boxes and how it was measured.
-        """
-        metrics = self.metrics
-        return {
-            **{name: interval.value for name, interval in metrics.items()},
-            "n": self.n,
-            "intervals": {name: [m.low, m.high] for name, m in metrics.items()},
-            "undefined": {name: m.reason for name, m in metrics.items() if m.reason},
-            "samples_left_out": {name: m.undefined for name, m in metrics.items() if m.undefined},
-            "counts": dict(self.counts),
-            "interval_level": 0.95,
-            "interval_method": "bootstrap over scenes, percentile",
-            "iou_threshold": 0.5,
-            "group_size": self.group_size,
-            "episodes": self.n * self.group_size,
-            "look_reference": self.look_reference,
-            "control": self.control,
-            "seed": self.seed,
-            "scene_indices": list(self.scene_indices),
-            "config": asdict(self.config),
-        }
-
-    @classmethod
-    def from_json(cls, data: Mapping[str, Any]) -> EvalReport:
-        """Read what ``to_json`` returned, for instance from ``metrics.json``.
-
-        Args:
-            data: the plain values.
-
-        Returns:
-            An equal report.
-
-        Raises:
-            ConfigError: when a part is missing or unknown.
-        """
-        try:
-            rules = dict(data["config"])
-            rules |= rules.pop("reward")
-            reasons, left_out = data["undefined"], data["samples_left_out"]
-            return cls(
-                metrics={
-                    name: Interval(data[name], low, high, reasons.get(name), left_out.get(name, 0))
-                    for name, (low, high) in data["intervals"].items()
-                },
-                counts=data["counts"],
-                group_size=data["group_size"],
-                look_reference=data["look_reference"],
-                control=data["control"],
-                seed=data["seed"],
-                scene_indices=tuple(data["scene_indices"]),
-                config=EpisodeConfig.from_keywords(rules),
-            )
-        except (KeyError, TypeError, AttributeError, ValueError) as error:
-            raise ConfigError(f"report: expected an evaluation's JSON, got: {error!r}") from error
-
-
-@dataclass(frozen=True)
 class EvalResult:
     """The result of an evaluation, scene by scene.
 
@@ -139,24 +48,33 @@ class EvalResult:
         """An interval for each name in ``METRICS``."""
         return bootstrap(self.score.values, self.n, seed=self.seed, reasons=self.score.reasons())
 
-    @property
-    def report(self) -> EvalReport:
-        """The metrics without the scores of single scenes, as they are saved."""
-        boxes = self.score.unscored.values()
-        return EvalReport(
-            metrics=self.metrics,
-            counts={name: int(boxes[name] or 0) for name in ("tp", "fp", "fn", "dropped")},
-            group_size=self.group_size,
-            look_reference=self.look_reference,
-            control=self.control,
-            seed=self.seed,
-            scene_indices=self.scene_indices,
-            config=self.config,
-        )
-
     def to_json(self) -> dict[str, Any]:
-        """Return what ``metrics.json`` holds, see ``EvalReport``."""
-        return self.report.to_json()
+        """Return what ``metrics.json`` holds: plain values, no NaN, null where undefined.
+
+        Returns:
+            Each metric by name, ``n``, ``intervals`` (95 %, low and high), ``undefined`` (the
+            reason behind each null), ``samples_left_out`` (of the bootstrap, where they do not
+            define a metric), ``counts`` of boxes and how it was measured.
+        """
+        metrics, boxes = self.metrics, self.score.unscored.values()
+        return {
+            **{name: interval.value for name, interval in metrics.items()},
+            "n": self.n,
+            "intervals": {name: [m.low, m.high] for name, m in metrics.items()},
+            "undefined": {name: m.reason for name, m in metrics.items() if m.reason},
+            "samples_left_out": {name: m.undefined for name, m in metrics.items() if m.undefined},
+            "counts": {name: int(boxes[name] or 0) for name in ("tp", "fp", "fn", "dropped")},
+            "interval_level": 0.95,
+            "interval_method": "bootstrap over scenes, percentile",
+            "iou_threshold": 0.5,
+            "group_size": self.group_size,
+            "episodes": self.n * self.group_size,
+            "look_reference": self.look_reference,
+            "control": self.control,
+            "seed": self.seed,
+            "scene_indices": list(self.scene_indices),
+            "config": asdict(self.config),
+        }
 
 
 def paired_gain(before: EvalResult, after: EvalResult, *, seed: int = 0) -> dict[str, Interval]:

@@ -72,7 +72,7 @@ class EvalScore:
     """The scored rollouts of S scenes.
 
     Args:
-        tallies: sums per scene.
+        counters: sums per scene.
         unscored: the matched boxes; image ``k * S + s`` is rollout k of scene s.
         coco: the ranked boxes, in the same order; None where a box has no score.
     """
@@ -127,7 +127,7 @@ def score_answers(
 
     Args:
         counters: sums of each scene, with every name of ``COUNTERS``.
-        truth: of the scenes, in the order of the tallies.
+        truth: of the scenes, in the order of the counters.
         answers: one entry for each rollout of a scene: its boxes in every scene.
 
     Returns:

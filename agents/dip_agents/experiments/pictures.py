@@ -20,7 +20,7 @@ from dip_env.scenes.base import SceneSource
 from dip_env.scenes.preview.contact_sheet import PAGE, TEXT, arranged
 
 CERTAIN: Colour = (112, 136, 224)
-"""People of no ambiguity; those between run through the other two."""
+"""Colour of ambiguity 0; between 0 and 1 it runs through the other two."""
 UNSURE: Colour = (255, 190, 40)
 AMBIGUOUS: Colour = (255, 48, 48)
 
@@ -76,7 +76,7 @@ def looking_sheet(
 def looking_picture(episode: Episode, width: int = 480) -> Image.Image:
     """Draw where an episode looked, over the overview as the policy saw it.
 
-    Every person that counts is outlined in the colour of its ambiguity by the annotation, the most
+    Every non-ignored person is outlined in the colour of its ambiguity by the annotation, the most
     ambiguous on top; looks are light blue and numbered. The caption says what they cover.
 
     Args:
@@ -116,7 +116,7 @@ def ambiguity_colour(weight: float) -> Colour:
 
 
 def _caption(episode: Episode) -> str:
-    """Say in one line what the looks cover."""
+    """Return one line on what the looks cover."""
     look_coverage = look_coverage_of(episode)
     name = "" if episode.scene_index is None else f"#{episode.scene_index}   "
     if not look_coverage.regions:

@@ -28,7 +28,7 @@ from dip_env.views import View
 
 
 class RandomPolicy:
-    """Well-formed actions without any sense: the floor of every table.
+    """Random well-formed actions: the lower bound of every table.
 
     Args:
         config: the episode's rules; bounds looks and boxes.

@@ -8,9 +8,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 
-from dip_agents.evaluation.evaluator import evaluate, first_indices
+from dip_agents.evaluation.evaluator import evaluate
 from dip_agents.evaluation.play import play
-from dip_agents.evaluation.result import EvalReport, format_interval, paired_gain, print_results
+from dip_agents.evaluation.result import format_interval, paired_gain, print_results
 from dip_agents.evaluation.scores import COUNTERS, MATCHED, METRICS, RANKED
 from dip_agents.policies.base import CallablePolicy, Completion
 from dip_agents.policies.oracle import OracleConfig, OraclePolicy
@@ -318,13 +318,6 @@ def test_what_cannot_be_evaluated_is_named(indices, sizes, message):
         evaluate(say(""), ToyScenes(), indices, CONFIG, **sizes)
 
 
-def test_the_first_scenes_are_at_least_one_and_at_most_all():
-    assert first_indices(ToyScenes(), 3) == range(3)
-    assert first_indices(ToyScenes(), 99) == range(len(ToyScenes()))
-    with pytest.raises(ConfigError, match="n: expected at least 1, got 0"):
-        first_indices(ToyScenes(), 0)
-
-
 def test_paired_gain_of_an_evaluation_with_itself_is_exactly_zero():
     source = ToyScenes()
     policy = OraclePolicy(source, CONFIG, OracleConfig(miss_rate=0.5, false_positive_rate=0.5))
@@ -332,16 +325,6 @@ def test_paired_gain_of_an_evaluation_with_itself_is_exactly_zero():
     for name, gain in paired_gain(result, result).items():
         expected = None if name in RANKED else 0
         assert (gain.value, gain.low, gain.high) == (expected,) * 3, name
-
-
-def test_a_report_comes_back_from_its_json():
-    # Scene 2 shows nobody, so that recall is undefined, and in some samples other metrics too.
-    for indices, rules in (([2], CONFIG), (range(4), replace(CONFIG, max_looks=0))):
-        report = evaluate(say("<answer>[]</answer>"), ToyScenes(), indices, rules).report
-        text = json.dumps(report.to_json(), allow_nan=False)
-        assert EvalReport.from_json(json.loads(text)) == report
-    with pytest.raises(ConfigError, match="report: expected an evaluation's JSON"):
-        EvalReport.from_json({})
 
 
 def test_paired_gain_needs_the_same_scenes():
