@@ -1,10 +1,10 @@
-"""What policies without a model earn: the floor, a fixed scan, and oracles of known quality.
+"""Scores of policies without a model: random, a fixed scan, and oracles of known quality.
 
     python examples/run_baselines.py --scenes crowd --n 64
 
-The oracle knows the truth and makes a chosen share of mistakes, so its rows are a ruler: a trained
-policy whose F1 lies between two of them should earn a reward between theirs. The faultless oracle
-earns no look term: its rollouts agree about everybody, so nothing was ambiguous.
+The oracle answers from the ground truth with a chosen share of mistakes, so its rows are a ruler: a
+trained policy whose F1 lies between two of them should earn a reward between theirs. The faultless
+oracle earns no look term: its rollouts agree about everybody, so nothing was ambiguous.
 """
 
 from __future__ import annotations

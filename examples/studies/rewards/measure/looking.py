@@ -19,7 +19,7 @@ from examples.studies.rewards.measure.answers import BATCH, RESULT, Columns, col
 
 SHEET = "looks.png"
 DRAWN = 6
-"""Scenes on the sheet that shows where looks land."""
+"""Scenes on the sheet that shows the looks."""
 
 
 def measure_looking(
@@ -58,7 +58,7 @@ def measure_looking(
 
 
 def coverage_columns(look_coverages: Sequence[LookCoverage]) -> dict[str, NDArray[np.float64]]:
-    """Return where the looks of each scene landed, (S,) by name.
+    """Return the look coverage of each scene, (S,) by name.
 
     Args:
         look_coverages: one of each scene.

@@ -36,12 +36,12 @@ def summary(study: Study, results: Results) -> list[str]:
         ),
         ("Looking, against answering at once", _looking(results)),
     ]
-    lines = [line for words, said in found if said for line in (f"{words}:", "", *said, "")]
+    lines = [line for words, text in found if text for line in (f"{words}:", "", *text, "")]
     return ["## What comes out", "", *lines] if lines else []
 
 
 def verdicts(study: Study, results: Results) -> list[str]:
-    """Say how GRPO compares with the start and with being taught on, scenes by scenes."""
+    """Return how GRPO compares with the start and with further fine-tuning, for each preset."""
     asked = [variant for variant in (BASE, SFT_LONGER) if variant in study.core]
     return _against(asked, study.presets, results)
 

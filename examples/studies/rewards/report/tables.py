@@ -47,7 +47,7 @@ LOGGED = {
     "rollout/boxes": "boxes an answer",
     "train/entropy": "entropy, nats a token",
     "train/ref_kl": "KL to the start",
-    "group/frac_informative": "groups that teach",
+    "group/frac_informative": "informative groups",
 }
 """What the curves show, by log key."""
 
@@ -162,7 +162,7 @@ def verdict(variants: Mapping[str, VariantRuns], before: str, after: str) -> lis
             continue
         gain = difference("F1", found[before], found[after])
         if gain.value is None or gain.low is None or gain.high is None:
-            lines.append(f"- `{scenes}`: no difference to speak of ({gain.reason}).")
+            lines.append(f"- `{scenes}`: no difference defined ({gain.reason}).")
             continue
         word = "better" if gain.low > 0 else "worse" if gain.high < 0 else "not told apart"
         both = overlap(value("F1", found[before]), value("F1", found[after]))
