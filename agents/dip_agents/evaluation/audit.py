@@ -28,6 +28,8 @@ from dip_env.scenes.base import Scene, SceneSource
 
 GROUP_SIZE = 8
 """Rollouts of one scene."""
+TABLE_WIDTH = 140
+"""Characters that the printed table needs."""
 HONEST = (0.3, 0.5, 0.7)
 """F1 of the honest policies; the first is the weak one, the second the reference."""
 SLACK = 0.01
@@ -279,6 +281,9 @@ def print_report(report: AuditReport, console: Console | None = None) -> None:
         table.add_row(row.name, *(f"{v:.3f}" for v in numbers), row.claim, style=style)
         if row is report.honest[-1]:
             table.add_section()
+    # A file or a pipe takes lines of any length; the claims would not fit into the default width.
+    if not console.is_terminal and console.width < TABLE_WIDTH:
+        console = Console(file=console.file, width=TABLE_WIDTH)
     console.print(table)
     for exploit in report.exploits:
         console.print(

@@ -212,8 +212,9 @@ def test_exit_code_says_whether_an_adversary_won():
 
 def test_the_report_prints_everybody_and_the_verdict(report):
     out = io.StringIO()
-    print_report(report, Console(file=out, width=200))
+    print_report(report, Console(file=out, width=100))
     text = out.getvalue()
+    assert all(r.claim in text for r in report.adversaries)
     assert all(r.name in text for r in (*report.honest, *report.adversaries))
     assert ("No adversary wins." in text) == report.passed
 
