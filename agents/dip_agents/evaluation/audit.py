@@ -59,7 +59,7 @@ class AuditRow:
 
     Args:
         name: of the adversary, or ``honest F1 0.5`` and so on.
-        lone: as one rollout among siblings of the reference policy.
+        single: as one rollout among siblings of the reference policy.
         group: as a whole group.
         f1: F1 at IoU .5 of the whole groups, pooled over scenes.
         claim: what must not be rewarded, empty for the honest policies.

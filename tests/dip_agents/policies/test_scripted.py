@@ -239,7 +239,7 @@ def test_a_look_strategy_of_ones_own_chooses_the_regions():
 
     assert isinstance(Corner(), LookStrategy)
     _, turns = play(OraclePolicy(Row(), CONFIG, OracleConfig(look=Corner())), Row(), 0)
-    assert turns[0].info["segments"][-1].regions.tolist() == [[0, 0, 64, 64]]
+    assert turns[0].segments[-1].regions.tolist() == [[0, 0, 64, 64]]
 
 
 @pytest.mark.parametrize(
