@@ -67,7 +67,7 @@ class Settings:
     envs: int = 4
     """Environments side by side, each in a process of its own."""
     shaping: float = 1.0
-    """What a look earns at once for what it adds to the accuracy; 0 pays at the end only."""
+    """Immediate reward of a look per gain in accuracy; 0 rewards the end of an episode only."""
     discount: float = 0.9
     """Of PPO, and of the shaping."""
 

@@ -39,7 +39,7 @@ def test_arms_stand_with_intervals_and_each_seed(load, variants):
     assert cells(grpo)[2] == "1.000 [1.000, 1.000]"
 
 
-def test_gains_are_paired_differences_to_one_arm(load, variants):
+def test_gains_are_paired_differences_to_one_variant(load, variants):
     tables = load("report.tables")
     header, _, sft, grpo = tables.gains(variants, ("F1",), "base")
     assert cells(header)[0] == "variant - `base`, paired"
