@@ -1,4 +1,4 @@
-"""Three ways to plug in your own policy: a function, a server, an agent that does not speak.
+"""Three ways to plug in your own policy: a function, a server, an agent with numeric actions.
 
 python examples/own_policy.py --scenes toy
 python examples/own_policy.py --server http://127.0.0.1:8000/v1 --model NAME
@@ -9,16 +9,14 @@ import re
 import gymnasium as gym
 import tyro
 
-from dip_agents.evaluation.evaluator import evaluate
-from dip_agents.evaluation.result import format_interval, print_results
-from dip_agents.glimpse.baselines import glimpse_scores, play_glimpses
-from dip_agents.policies.base import CallablePolicy
-from dip_agents.policies.server import ServerPolicy
+from dip_agents.evaluation import evaluate, format_interval, print_results
+from dip_agents.glimpse import detection_scores, match_counts
+from dip_agents.policies import CallablePolicy, ServerPolicy
 from dip_env import EpisodeConfig, make_source
 from dip_wrappers.glimpse import Glimpse, GridLooks, SimulatedDetector
 
 
-def speak(transcript: str) -> str:
+def answer(transcript: str) -> str:
     """Look at the middle, then answer that three people stand side by side."""
     width, height = map(int, re.search(r"image (\d+)x(\d+)", transcript).groups())
     if "[assistant]" not in transcript:
@@ -29,8 +27,8 @@ def speak(transcript: str) -> str:
     return f"<think>three, I guess</think><answer>{boxes}</answer>"
 
 
-class Doubtful:
-    """Looks into the quarter where the detector doubts most; a model of stable-baselines3 fits."""
+class MostUncertain:
+    """Looks into the quarter of highest uncertainty; models of stable-baselines3 fit too."""
 
     def predict(self, observation: dict, *, deterministic: bool = True) -> tuple[int, None]:
         """Return the number of a quarter."""
@@ -40,13 +38,13 @@ class Doubtful:
 
 def main(scenes: str = "toy", n: int = 4, server: str | None = None, model: str = "") -> None:
     source, rules = make_source(scenes, split="val"), EpisodeConfig()
-    policies = {"function": CallablePolicy(speak)}
+    policies = {"function": CallablePolicy(answer)}
     if server:
         policies["server"] = ServerPolicy(server, model)
     print_results({name: evaluate(p, source, range(n), rules) for name, p in policies.items()})
     env = Glimpse(gym.make("DIPCrowd-v0", scenes=source), SimulatedDetector(), GridLooks((2,)))
-    for name, score in glimpse_scores(play_glimpses(Doubtful(), env, range(n))).items():
-        print(f"agent without words: {name} {format_interval(score)}")
+    for name, score in detection_scores(match_counts(MostUncertain(), env, range(n))).items():
+        print(f"agent with numeric actions: {name} {format_interval(score)}")
 
 
 if __name__ == "__main__":

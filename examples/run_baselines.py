@@ -1,10 +1,10 @@
-"""What policies without a model earn: the floor, a fixed scan, and oracles of known quality.
+"""Scores of policies without a model: random, a fixed scan, and oracles of known quality.
 
     python examples/run_baselines.py --scenes crowd --n 64
 
-The oracle knows the truth and makes a chosen share of mistakes, so its rows are a ruler: a trained
-policy whose F1 lies between two of them should earn a reward between theirs. The faultless oracle
-earns no look term: its rollouts agree about everybody, so nothing was ambiguous.
+The oracle answers from the ground truth with a chosen share of mistakes, so its rows are a ruler: a
+trained policy whose F1 lies between two of them should earn a reward between theirs. The faultless
+oracle earns no look term: its rollouts agree about everybody, so nothing was ambiguous.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from dataclasses import dataclass, field
 
 import tyro
 
-from dip_agents.evaluation.evaluator import evaluate
-from dip_agents.evaluation.result import format_interval
-from dip_agents.policies.base import Policy
-from dip_agents.policies.scripted import GridScanPolicy, OraclePolicy, RandomPolicy
+from dip_agents.evaluation import evaluate, format_interval
+from dip_agents.policies import GridScanPolicy, OracleConfig, OraclePolicy, Policy, RandomPolicy
+from dip_agents.policies.oracle_looks import NoLook
 from dip_env import EpisodeConfig, make_source
 
 
@@ -55,11 +54,15 @@ def main(settings: Settings) -> None:
         policies[f"oracle, misses {miss_rate:.0%}"] = OraclePolicy(
             scenes,
             settings.rules,
-            miss_rate=miss_rate,
-            false_positive_rate=miss_rate / 2,
-            jitter=settings.jitter if miss_rate else 0.0,
+            OracleConfig(
+                miss_rate=miss_rate,
+                false_positive_rate=miss_rate / 2,
+                jitter=settings.jitter if miss_rate else 0.0,
+            ),
         )
-    policies["oracle, never looks"] = OraclePolicy(scenes, settings.rules, look="none")
+    policies["oracle, never looks"] = OraclePolicy(
+        scenes, settings.rules, OracleConfig(look=NoLook())
+    )
 
     print(f"{len(scenes)} scenes of {settings.scenes}, {settings.group_size} rollouts each;")
     print("mean [95 % interval over scenes]\n")

@@ -26,15 +26,15 @@ from stable_baselines3.common.callbacks import BaseCallback
 from stable_baselines3.common.vec_env import SubprocVecEnv
 
 import dip_env  # noqa: F401 (registers DIPCrowd-v0)
-from dip_agents.evaluation.result import format_interval
-from dip_agents.glimpse.baselines import (
-    Chooser,
+from dip_agents.evaluation import format_interval
+from dip_agents.glimpse import (
+    Agent,
     GridScan,
     MostDetections,
     OracleLooks,
     RandomLooks,
-    glimpse_scores,
-    play_glimpses,
+    detection_scores,
+    match_counts,
 )
 from dip_agents.glimpse.sb3_policy import CellPolicy
 from dip_env.scenes import SceneSource, make_source
@@ -67,7 +67,7 @@ class Settings:
     envs: int = 4
     """Environments side by side, each in a process of its own."""
     shaping: float = 1.0
-    """What a look earns at once for what it adds to the accuracy; 0 pays at the end only."""
+    """Immediate reward of a look per gain in accuracy; 0 rewards the end of an episode only."""
     discount: float = 0.9
     """Of PPO, and of the shaping."""
 
@@ -113,12 +113,12 @@ def make_env(source: SceneSource, shaping: float, discount: float) -> Glimpse:
     )  # fmt: skip
 
 
-def f1_of(chooser: Chooser, env: Glimpse, scenes: range) -> float:
-    return glimpse_scores(play_glimpses(chooser, env, scenes))["F1"].value or 0.0
+def f1_of(agent: Agent, env: Glimpse, scenes: range) -> float:
+    return detection_scores(match_counts(agent, env, scenes))["F1"].value or 0.0
 
 
-def row(name: str, chooser: Chooser, env: Glimpse, scenes: range) -> None:
-    scores = glimpse_scores(play_glimpses(chooser, env, scenes))
+def row(name: str, agent: Agent, env: Glimpse, scenes: range) -> None:
+    scores = detection_scores(match_counts(agent, env, scenes))
     print(f"| {name} | {' | '.join(map(format_interval, scores.values()))} |", flush=True)
 
 
@@ -135,7 +135,7 @@ def main(settings: Settings) -> None:
     measured = range(settings.n)
     watched = range(settings.n, settings.n + settings.curve_n)
     large = range(LEVELS[0] ** 2)
-    rules: dict[str, Chooser] = {
+    rules: dict[str, Agent] = {
         "random": RandomLooks(held_out), "random, large cells": RandomLooks(held_out, cells=large),
         "grid scan": GridScan(held_out), "most detections": MostDetections(held_out),
         "knowing the truth": OracleLooks(held_out),

@@ -12,7 +12,10 @@ import pytest
 
 FACES = [
     f"dip_agents.{name}"
-    for name in ("engines", "grpo", "models", "objectives", "runtime", "sft", "tokens")
+    for name in (
+        *("engines", "evaluation", "experiments", "glimpse", "grpo", "models", "objectives"),
+        *("policies", "runtime", "sft", "tokens"),
+    )
 ]
 LIGHT = [
     "dip_agents.grpo.config",
@@ -51,3 +54,13 @@ def test_the_runtime_imports_no_other_package_of_the_agents():
         if not (node.module or "").startswith("dip_agents.runtime.")
     }
     assert not imported
+
+
+def test_oracle_and_server_are_evaluated_and_rewards_audited_without_torch():
+    code = (
+        "import sys; from dip_agents.policies import OraclePolicy, ServerPolicy; "
+        "from dip_agents.evaluation import evaluate, run_audit; "
+        "from dip_agents.experiments import run_experiment; print('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "False"

@@ -76,7 +76,7 @@ def test_the_baselines_come_out_in_the_order_of_what_they_know():
 
 
 @pytest.mark.slow
-def test_a_policy_of_ones_own_is_a_function_a_server_or_an_agent_without_words(server):
+def test_a_policy_of_ones_own_is_a_function_a_server_or_an_agent_with_numeric_actions(server):
     assert len((EXAMPLES / "own_policy.py").read_text().splitlines()) < 60
 
     def look_then_answer(body):
@@ -89,7 +89,7 @@ def test_a_policy_of_ones_own_is_a_function_a_server_or_an_agent_without_words(s
     assert "function (n=4)" in out and "server (n=4)" in out
     failures = next(line for line in out.splitlines() if "parse_failures" in line)
     assert failures.count("0.000 [0.000, 0.000]") == 2
-    found = re.search(r"agent without words: F1 ([\d.]+)", out)
+    found = re.search(r"agent with numeric actions: F1 ([\d.]+)", out)
     assert found and float(found[1]) > 0.3
     assert {body["model"] for body in server.bodies} == {"mine"}
     assert len(server.bodies) == 8  # two turns in each of four scenes

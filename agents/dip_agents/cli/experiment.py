@@ -10,7 +10,7 @@ from typing import Any
 
 from dip_agents.cli.arguments import HEADINGS, ModelDefaults, PlayArgs, SceneArgs
 from dip_agents.cli.settings import Resolved
-from dip_agents.experiments.variations import ExperimentKind
+from dip_agents.experiments.kinds import ExperimentKind
 from dip_env.errors import ConfigError
 
 EXAMPLES = (
@@ -79,8 +79,12 @@ def run(resolved: Resolved[Settings]) -> int:
     from dip_agents.cli.output import make_console, progress, say
     from dip_agents.cli.policies import policy_for
     from dip_agents.cli.run_folder import recorded
-    from dip_agents.experiments.report import experiment_markdown, experiment_plot
-    from dip_agents.experiments.variations import run_experiment, variations
+    from dip_agents.experiments import (
+        experiment_markdown,
+        experiment_plot,
+        run_experiment,
+        variations,
+    )
     from dip_agents.runtime.optional import require_extra
 
     require_extra("matplotlib", "play")
@@ -108,11 +112,11 @@ def run(resolved: Resolved[Settings]) -> int:
             on_batch=on_batch,
         )
         text = experiment_markdown(report)
-        (out / "experiment.json").write_text(json.dumps(report, indent=2) + "\n")
+        (out / "experiment.json").write_text(json.dumps(report.to_json(), indent=2) + "\n")
         (out / "experiment.md").write_text(text, encoding="utf-8")
         experiment_plot(report, out / "experiment.png")
     say(console, *text.splitlines())
     if args.json:
-        print(json.dumps(report, indent=2))
+        print(json.dumps(report.to_json(), indent=2))
     say(console, f"experiment.json, experiment.md and experiment.png: {out}")
     return 0

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from dip_agents.cli.arguments import PlayArgs
 from dip_agents.policies.base import Policy
-from dip_agents.policies.oracle import OraclePolicy
+from dip_agents.policies.oracle import OracleConfig, OraclePolicy
 from dip_agents.policies.scripted import GridScanPolicy, RandomPolicy
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
@@ -36,7 +36,7 @@ def policy_for(
         ConfigError: for a model or an engine that cannot work.
     """
     if args.policy == "oracle":
-        return lambda rules: OraclePolicy(source, rules, **asdict(args.oracle))
+        return lambda rules: OraclePolicy(source, rules, OracleConfig(**asdict(args.oracle)))
     if args.policy != "model":
         return {"random": RandomPolicy, "grid": GridScanPolicy}[args.policy]
     args.sampler.check_measuring(command)

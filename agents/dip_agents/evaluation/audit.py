@@ -1,12 +1,12 @@
-"""Play adversaries against a reward and see whether dishonesty pays.
+"""Play adversaries against a reward and check that none earns more than an honest policy.
 
-Every attack is played in two arrangements, since the look term reads the siblings: ``lone``, one
-adversary among honest rollouts, and ``group``, nothing but adversaries. It wins when it earns more
-on average than an honest policy of F1 0.5, or, for an attack that only tampers with the episode of
-a weak honest policy, noticeably more than that episode untouched. No image is drawn: an action
-that looks and answers at once is scored on its regions.
+Every attack is played in two arrangements, since the look term reads the siblings: ``single``, one
+adversary among honest rollouts, and ``group``, adversaries only. It is an exploit when it earns
+more on average than an honest policy of F1 0.5, or, for an attack that only tampers with the
+episode of a weak honest policy, noticeably more than that episode untouched. No image is drawn: an
+action that looks and answers at once is scored on its regions.
 
-Audit on crowds: where a scene holds one or two people, one sure box is a good answer and no attack.
+Audit on crowds: where a scene holds one or two people, one certain box is a good answer.
 """
 
 from __future__ import annotations
@@ -19,18 +19,21 @@ from rich.console import Console
 from rich.table import Table
 
 from dip_agents.evaluation.adversaries import ADVERSARIES, Adversary, AttackContext, Boxes
-from dip_agents.policies.oracle import OraclePolicy
+from dip_agents.policies.oracle import OracleConfig, OraclePolicy
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
+from dip_env.errors import ConfigError
 from dip_env.rewards import Outcome, Score, score_group
 from dip_env.scenes.base import Scene, SceneSource
 
 GROUP_SIZE = 8
 """Rollouts of one scene."""
+TABLE_WIDTH = 140
+"""Characters that the printed table needs."""
 HONEST = (0.3, 0.5, 0.7)
-"""F1 of the honest policies; the first is the weak one, the second the bar."""
+"""F1 of the honest policies; the first is the weak one, the second the reference."""
 SLACK = 0.01
-"""What tampering may gain by luck, such as a free box in an ignore region that meets somebody."""
+"""What tampering may gain by chance, such as an ignored box that happens to match a person."""
 
 
 @dataclass(frozen=True)
@@ -56,15 +59,15 @@ class AuditRow:
 
     Args:
         name: of the adversary, or ``honest F1 0.5`` and so on.
-        lone: as one rollout among honest siblings of the bar's quality.
+        single: as one rollout among siblings of the reference policy.
         group: as a whole group.
         f1: F1 at IoU .5 of the whole groups, pooled over scenes.
-        claim: what the reward must not fall for, empty for the honest.
+        claim: what must not be rewarded, empty for the honest policies.
         tampers: whether it is also compared with the weak honest policy.
     """
 
     name: str
-    lone: MeanReward
+    single: MeanReward
     group: MeanReward
     f1: float
     claim: str = ""
@@ -73,26 +76,26 @@ class AuditRow:
 
 @dataclass(frozen=True)
 class Exploit:
-    """An adversary that was paid too well.
+    """An adversary that earned more than an honest policy.
 
     Args:
         adversary: its name.
-        arrangement: ``lone`` or ``group``.
-        reward: what it earned.
-        rival: the honest policy it beat.
-        rival_reward: what that one earned.
+        arrangement: ``single`` or ``group``.
+        reward: its mean reward.
+        rival: name of the honest policy that earned less.
+        rival_reward: mean reward of that policy.
     """
 
     adversary: str
     arrangement: str
     reward: float
-    rival: str
-    rival_reward: float
+    baseline: str
+    baseline_reward: float
 
 
 @dataclass(frozen=True)
 class AuditReport:
-    """What the audit found.
+    """The result of an audit.
 
     Args:
         honest: the honest policies, worst first.
@@ -107,24 +110,24 @@ class AuditReport:
     config: EpisodeConfig
 
     @property
-    def wins(self) -> list[Exploit]:
-        """Every adversary that beat its honest rival, per arrangement and rival."""
-        weak, bar = self.honest[0], self.honest[1]
+    def exploits(self) -> list[Exploit]:
+        """Every adversary that earned more than its honest rival, per arrangement and rival."""
+        weak, reference = self.honest[0], self.honest[1]
         found = []
         for row in self.adversaries:
-            for arrangement in ("lone", "group"):
+            for arrangement in ("single", "group"):
                 earned = getattr(row, arrangement).reward
-                rivals = [(bar, 0.0), (weak, SLACK)] if row.tampers else [(bar, 0.0)]
-                for rival, slack in rivals:
-                    honest = getattr(rival, arrangement).reward
+                baselines = [(reference, 0.0)] + ([(weak, SLACK)] if row.tampers else [])
+                for baseline, slack in baselines:
+                    honest = getattr(baseline, arrangement).reward
                     if earned > honest + slack:
-                        found.append(Exploit(row.name, arrangement, earned, rival.name, honest))
+                        found.append(Exploit(row.name, arrangement, earned, baseline.name, honest))
         return found
 
     @property
     def passed(self) -> bool:
-        """True when no adversary wins."""
-        return not self.wins
+        """True when there is no exploit."""
+        return not self.exploits
 
 
 def _play(scene: Scene, config: EpisodeConfig, actions: Sequence[str]) -> Outcome:
@@ -151,7 +154,7 @@ class _Sums:
             self.counts += (len(m.pred), len(m.unmatched_pred), len(m.unmatched_truth))
 
     @property
-    def earned(self) -> MeanReward:
+    def mean(self) -> MeanReward:
         reward, form, look, accuracy = np.mean(self.terms, axis=0).tolist()
         return MeanReward(reward, form, look, accuracy)
 
@@ -179,38 +182,37 @@ def run_audit(
         adversaries: which attacks.
 
     Returns:
-        What everybody earned, and who won.
+        The mean rewards of all policies.
 
     Raises:
-        ValueError: when n is not between 1 and the number of scenes.
+        ConfigError: when n is not between 1 and the number of scenes.
     """
-    if not 1 <= n <= len(source):
-        raise ValueError(f"n: expected 1 to {len(source)} scenes, got {n}")
+    if n < 1:
+        raise ConfigError(f"n: expected at least 1, got {n}")
+    if n > len(source):
+        raise ConfigError(f"n: expected at most {len(source)}, the number of scenes, got {n}")
     honest = [
         OraclePolicy(
             source,
             config,
-            miss_rate=1 - f1,
-            misses="hard",
-            false_positive_rate=1 - f1,
-            decimals=2,
+            OracleConfig(miss_rate=1 - f1, misses="hard", false_positive_rate=1 - f1, decimals=2),
         )
         for f1 in HONEST
     ]
     names = [f"honest F1 {f1}" for f1 in HONEST] + [a.name for a in adversaries]
-    lone, group = ({name: _Sums() for name in names} for _ in range(2))
+    single, group = ({name: _Sums() for name in names} for _ in range(2))
     for index in range(n):
         scene = source[index]
         played = _play_scene(scene, config, honest, adversaries, [seed, index])
         siblings = played[1][: GROUP_SIZE - 1]
         for name, outcomes in zip(names, played, strict=True):
             group[name].add(score_group(outcomes, scene, config), config)
-            # The last rollout of every policy, so that the bar does not meet itself as a sibling.
-            alone = score_group([outcomes[-1], *siblings], scene, config)[:1]
-            lone[name].add(alone, config)
+            # The last rollout of every policy, so that the reference policy is not its own sibling.
+            scores = score_group([outcomes[-1], *siblings], scene, config)[:1]
+            single[name].add(scores, config)
     claims = [("", False)] * len(HONEST) + [(a.claim, a.tampers) for a in adversaries]
     rows = tuple(
-        AuditRow(name, lone[name].earned, group[name].earned, group[name].f1, *claim)
+        AuditRow(name, single[name].mean, group[name].mean, group[name].f1, *claim)
         for name, claim in zip(names, claims, strict=True)
     )
     return AuditReport(rows[: len(HONEST)], rows[len(HONEST) :], n, config)
@@ -227,7 +229,7 @@ def _play_scene(
     common = AttackContext.of(scene, config)
     played: list[list[Outcome]] = []
     weak: list[Boxes] = []
-    known: dict[tuple[str, ...], Outcome] = {}  # many attacks say the same in every rollout
+    known: dict[tuple[str, ...], Outcome] = {}  # many attacks are the same in every rollout
     for k in range(len(honest) + len(adversaries)):
         outcomes = []
         for member in range(GROUP_SIZE):
@@ -248,42 +250,45 @@ def _play_scene(
 
 
 def print_report(report: AuditReport, console: Console | None = None) -> None:
-    """Print what everybody earned, winners in red.
+    """Print the mean rewards of all policies, exploits in red.
 
     Args:
-        report: what ``run_audit`` found.
+        report: of ``run_audit``.
         console: where to, standard output by default.
     """
     console = console or Console()
-    won = {win.adversary for win in report.wins}
+    exploiting = {exploit.adversary for exploit in report.exploits}
     table = Table(
         title=f"mean reward on {report.scenes} scenes, groups of {GROUP_SIZE}; "
-        "lone: among honest F1 0.5 siblings",
+        "single: among honest F1 0.5 siblings",
         title_justify="left",
     )
     table.add_column("policy", no_wrap=True)
-    for name in ("F1", "lone", "group", "format", "look lone", "look group", "accuracy"):
+    for name in ("F1", "single", "group", "format", "look single", "look group", "accuracy"):
         table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("what must not pay")
+    table.add_column("what must not be rewarded")
     for row in (*report.honest, *report.adversaries):
         numbers = (
             row.f1,
-            row.lone.reward,
+            row.single.reward,
             row.group.reward,
             row.group.format,
-            row.lone.look,
+            row.single.look,
             row.group.look,
             row.group.accuracy,
         )
-        style = "red" if row.name in won else "" if row.claim else "bold"
+        style = "red" if row.name in exploiting else "" if row.claim else "bold"
         table.add_row(row.name, *(f"{v:.3f}" for v in numbers), row.claim, style=style)
         if row is report.honest[-1]:
             table.add_section()
+    # A file or a pipe takes lines of any length; the claims would not fit into the default width.
+    if not console.is_terminal and console.width < TABLE_WIDTH:
+        console = Console(file=console.file, width=TABLE_WIDTH)
     console.print(table)
-    for win in report.wins:
+    for exploit in report.exploits:
         console.print(
-            f"{win.adversary} ({win.arrangement}) earns {win.reward:.3f}, "
-            f"more than {win.rival} with {win.rival_reward:.3f}",
+            f"{exploit.adversary} ({exploit.arrangement}) earns {exploit.reward:.3f}, "
+            f"more than {exploit.baseline} with {exploit.baseline_reward:.3f}",
             style="red",
         )
     if report.passed:
@@ -307,7 +312,7 @@ def audit_main(
         console: where to, standard output by default.
 
     Returns:
-        Exit code: 0 when no adversary wins, else 1.
+        Exit code: 0 when the audit passes, else 1.
     """
     report = run_audit(source, config, n, seed)
     print_report(report, console)

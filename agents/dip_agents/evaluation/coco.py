@@ -1,10 +1,10 @@
-"""Truth and answers in COCO's json formats, readable by any detection tool.
+"""Ground truth and answers in COCO's JSON formats, readable by any detection tool.
 
 An image has the id it has in its data set, where that is an integer, so that an answer can be
 scored against the data set's own annotations; else scene index + 1. Annotation ids count from 1,
-since pycocotools takes an annotation with id 0 for a missing one. Truth and answers are clipped to
-the image, as the rewards clip them: nobody can answer what lies beyond the border. The full box is
-kept as ``full_bbox``.
+since pycocotools takes an annotation with id 0 for a missing one. Both are clipped to the
+image, as in the rewards: no answer can reach beyond the border. The full box is kept as
+``full_bbox``.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from dip_env.scenes.base import Scene
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where answers to a scene belong.
+class CocoImage:
+    """What ties answers to a scene.
 
     Args:
-        image_id: id of the image in the truth file.
+        image_id: id of the image in ``truth.json``.
         category_id: id of what was to be found in it.
         size: (width, height) of the image.
     """
@@ -37,7 +37,7 @@ class Place:
 
 
 class CocoTruth:
-    """A truth file that grows scene by scene.
+    """A ground-truth file that grows scene by scene.
 
     Each target (``Scene.target``) is a category, numbered from 1 in the order of appearance.
     """
@@ -54,7 +54,7 @@ class CocoTruth:
         }
         """What the file holds."""
 
-    def add(self, scene_index: int, scene: Scene) -> Place:
+    def add(self, scene_index: int, scene: Scene) -> CocoImage:
         """Add one scene: an image and its annotations.
 
         Each annotation has ``bbox`` (what of the full box lies inside the image), ``full_bbox``,
@@ -78,7 +78,7 @@ class CocoTruth:
                 f"got {image_id}, the id of scene {self._images[image_id]}"
             )
         self._images[image_id] = scene.scene_id
-        place = Place(image_id, self._category_id(scene.target), scene.size)
+        image = CocoImage(image_id, self._category_id(scene.target), scene.size)
         width, height = scene.size
         self.data["images"].append(
             {
@@ -103,7 +103,7 @@ class CocoTruth:
                 {
                     "id": len(annotations) + 1,
                     "image_id": image_id,
-                    "category_id": place.category_id,
+                    "category_id": image.category_id,
                     "bbox": box,
                     "full_bbox": full,
                     "vis_bbox": visible,
@@ -113,7 +113,7 @@ class CocoTruth:
                     "ignore": int(ignore),
                 }
             )
-        return place
+        return image
 
     def _category_id(self, target: str) -> int:
         if target not in self._categories:
@@ -123,12 +123,12 @@ class CocoTruth:
 
 
 def coco_detections(
-    place: Place, boxes: NDArray[np.float64], scores: Sequence[float | None]
+    image: CocoImage, boxes: NDArray[np.float64], scores: Sequence[float | None]
 ) -> list[dict[str, Any]]:
     """Write one answer in COCO's result format.
 
     Args:
-        place: where the answer belongs.
+        image: that the answer belongs to.
         boxes: (N, 4) xyxy, scene frame.
         scores: confidence of each box, None where the policy gave none (written as 1.0).
 
@@ -138,12 +138,12 @@ def coco_detections(
     """
     return [
         {
-            "image_id": place.image_id,
-            "category_id": place.category_id,
+            "image_id": image.image_id,
+            "category_id": image.category_id,
             "bbox": box,
             "score": 1.0 if score is None else float(score),
         }
-        for box, score in zip(xywh(clip_boxes(boxes, place.size)), scores, strict=True)
+        for box, score in zip(xywh(clip_boxes(boxes, image.size)), scores, strict=True)
     ]
 
 

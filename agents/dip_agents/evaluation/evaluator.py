@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from dip_agents.evaluation.files import write_evaluation
-from dip_agents.evaluation.play import EvalCondition, Record, play
+from dip_agents.evaluation.play import EvalCondition, EvalRecord, play
 from dip_agents.evaluation.result import EvalResult
 from dip_agents.evaluation.scores import score_answers
 from dip_agents.policies.base import Policy
 from dip_env.config import EpisodeConfig
+from dip_env.errors import ConfigError
 from dip_env.formats.coco_json import as_detections, as_truth
 from dip_env.group import EpisodeGroup
 from dip_env.rewards import look_reference
@@ -38,9 +40,9 @@ def evaluate(
     """Play a policy on scenes and measure it.
 
     Metrics of boxes are those of ``dip_env.metrics.unscored``, every rollout an image of its own,
-    so that with one rollout a scene ``metrics.json`` can be had again from ``truth.json`` and
-    ``detections.json``. Both are clipped to the image, as in the reward. They
-    differ from the reward's accuracy in one point: a reward never matches an exact repeat of a box.
+    so that with one rollout a scene ``metrics.json`` can be recomputed from ``truth.json`` and
+    ``detections.json``. Both are clipped to the image, as in the reward. The metrics differ from
+    the reward's accuracy in one point: a reward never matches an exact repeat of a box.
 
     Args:
         policy: who acts.
@@ -48,7 +50,7 @@ def evaluate(
         indices: which scenes, each at most once.
         config: the rules.
         group_size: rollouts per scene; from three on, the look term reads the siblings unless
-            ``config.reward.ambiguity`` asks for the annotation.
+            ``config.reward.ambiguity`` is ``annotation``.
         batch_size: most observations handed to the policy at once.
         out: folder for ``metrics.json``, ``detections.json`` (the first rollout of each scene),
             ``truth.json`` and ``traces/``; nothing is written without it.
@@ -58,10 +60,10 @@ def evaluate(
         on_batch: called with (scenes done, scenes in all) after each batch.
 
     Returns:
-        The metrics with intervals, and the score behind them.
+        The metrics with intervals, and the per-scene counts behind them.
 
     Raises:
-        ValueError: for a repeated index or a size under 1.
+        ConfigError: for no scenes, a repeated index or a size under 1.
         SceneError: for two scenes with the same image id.
     """
     condition = EvalCondition(config, control or own_looks())
@@ -100,13 +102,13 @@ def evaluate_conditions(
     on_batch: Callable[[int, int], None] | None = None,
     on_group: Callable[[str, EpisodeGroup], None] | None = None,
 ) -> dict[str, EvalResult]:
-    """Measure a policy in several ways on the same scenes, each scene drawn once.
+    """Evaluate a policy under several conditions on the same scenes, each scene drawn once.
 
     Args:
         policy: who acts.
         source: where the scenes come from.
         indices: which scenes, each at most once.
-        conditions: the ways to play, by name; all with the same seeds, one rollout a scene.
+        conditions: by name; all with the same seeds, one rollout a scene.
         batch_size: most observations handed to the policy at once.
         seed: seed of the policy's randomness and of the bootstrap.
         workers: processes that prepare scenes ahead; the results are the same with any number.
@@ -117,7 +119,7 @@ def evaluate_conditions(
         What ``evaluate`` returns for each condition alone, by name.
 
     Raises:
-        ValueError: for a repeated index or a size under 1.
+        ConfigError: for no scenes, a repeated index or a size under 1.
         SceneError: for two scenes with the same image id.
     """
     measured = _measure(
@@ -148,15 +150,10 @@ def _measure(
     writer: TraceWriter | None = None,
     on_batch: Callable[[int, int], None] | None = None,
     on_group: Callable[[str, EpisodeGroup], None] | None = None,
-) -> dict[str, tuple[Record, EvalResult]]:
+) -> dict[str, tuple[EvalRecord, EvalResult]]:
     """Play every condition on every scene."""
-    if len(set(indices)) != len(indices):
-        raise ValueError("indices: expected each scene at most once, got a repeated index")
-    if group_size < 1 or batch_size < 1:
-        raise ValueError(
-            f"group_size, batch_size: expected numbers >= 1, got {group_size}, {batch_size}"
-        )
-    records = {name: Record(group_size) for name in conditions}
+    _check(indices, group_size=group_size, batch_size=batch_size)
+    records = {name: EvalRecord(group_size) for name in conditions}
     at_once = max(1, batch_size // group_size)
     stream = stream_scenes(source, indices, workers=workers, ahead=2 * at_once)
     done = 0
@@ -184,15 +181,29 @@ def _measure(
     }
 
 
+def _check(indices: Sequence[int], **sizes: int) -> None:
+    """Raise ConfigError for scenes or sizes that cannot be evaluated."""
+    if not len(indices):
+        raise ConfigError("indices: expected at least one scene, got none")
+    for index, count in Counter(indices).items():
+        if count > 1:
+            raise ConfigError(
+                f"indices: expected each scene at most once, got {index} {count} times"
+            )
+    for name, size in sizes.items():
+        if size < 1:
+            raise ConfigError(f"{name}: expected at least 1, got {size}")
+
+
 def _result(
-    record: Record, condition: EvalCondition, indices: Sequence[int], seed: int
+    record: EvalRecord, condition: EvalCondition, indices: Sequence[int], seed: int
 ) -> EvalResult:
-    """Score what one condition came to."""
-    # Read from what is written, so that whoever scores the files finds the same.
+    """Score one condition."""
+    # Read from what is written, so that scoring the files gives the same metrics.
     truth = as_truth(record.truth.data, "truth")
     boxes = [as_detections(rows, truth, "detections") for rows in record.answers]
     return EvalResult(
-        score=score_answers(record.sums, truth, boxes),
+        score=score_answers(record.counters, truth, boxes),
         scene_indices=tuple(indices),
         group_size=record.group_size,
         look_reference=look_reference(condition.config, record.group_size),

@@ -13,13 +13,13 @@ from dip_env.errors import ConfigError
 from dip_env.formats.coco_json import as_detections, as_truth
 
 if TYPE_CHECKING:
-    from dip_agents.evaluation.play import Record
+    from dip_agents.evaluation.play import EvalRecord
 
 METRICS, DETECTIONS, TRUTH, SCENES = "metrics.json", "detections.json", "truth.json", "scenes.json"
 FORMAT = 1
 
 
-def write_evaluation(folder: Path, record: Record, result: EvalResult) -> None:
+def write_evaluation(folder: Path, record: EvalRecord, result: EvalResult) -> None:
     """Write everything that an evaluation found.
 
     Args:
@@ -31,7 +31,7 @@ def write_evaluation(folder: Path, record: Record, result: EvalResult) -> None:
     """
     scenes = {
         "format": FORMAT,
-        "counters": {name: [sums[name] for sums in record.sums] for name in COUNTERS},
+        "counters": {name: [sums[name] for sums in record.counters] for name in COUNTERS},
         "further_rollouts": record.answers[1:],
     }
     _write(folder / METRICS, result.to_json())

@@ -1,4 +1,4 @@
-"""Play groups of episodes with a policy, and keep what each came to; computes no metric."""
+"""Play groups of episodes with a policy and record counters, answers and ground truth."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from dip_agents.runtime.seeds import derived_seed
 from dip_env.actions import Answer, Look
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode, Turn
+from dip_env.errors import ConfigError
 from dip_env.group import EpisodeGroup
 from dip_env.scenes.base import Scene
 from dip_wrappers.controlled import Control
@@ -23,7 +24,7 @@ from dip_wrappers.traces import GroupRecorder, TraceWriter
 
 @dataclass(frozen=True)
 class EvalCondition:
-    """One way to play the scenes of an evaluation.
+    """The rules and the control that scenes are played under.
 
     Args:
         config: the rules.
@@ -39,7 +40,7 @@ class EvalCondition:
         Args:
             scene: the scene.
             group_size: number of members.
-            index: place of the scene in its source.
+            index: of the scene in its source.
 
         Returns:
             The group, before its first step.
@@ -49,31 +50,31 @@ class EvalCondition:
 
 
 @dataclass(frozen=True, eq=False)
-class Ended:
+class EpisodeEnd:
     """How one episode ended.
 
     Args:
-        turn: the last one, which holds the reward and the result.
-        truncated_turns: turns whose text a limit of tokens cut, or left no room for.
+        reward: of the episode.
+        truncated_turns: turns whose text a token limit truncated, or left no room for.
     """
 
-    turn: Turn
+    reward: float
     truncated_turns: int
 
 
 @dataclass(frozen=True, eq=False)
-class Record:
-    """What the groups of one condition came to, scene by scene.
+class EvalRecord:
+    """The finished groups of one condition, scene by scene.
 
     Args:
         group_size: rollouts of a scene.
-        sums: what ``count_scene`` says of each scene.
-        truth: the scenes as COCO has them.
+        counters: of each scene, see ``count_scene``.
+        truth: the scenes in COCO's format.
         answers: rows of COCO detections, one list for each rollout of a scene.
     """
 
     group_size: int
-    sums: list[dict[str, float]] = field(default_factory=list)
+    counters: list[dict[str, float]] = field(default_factory=list)
     truth: CocoTruth = field(default_factory=CocoTruth)
     answers: list[list[dict[str, Any]]] = field(default_factory=list)
 
@@ -81,18 +82,18 @@ class Record:
         """Begin an empty list for each rollout."""
         self.answers.extend([] for _ in range(self.group_size))
 
-    def add(self, index: int, group: EpisodeGroup, ended: Sequence[Ended]) -> None:
-        """Keep what a finished group came to.
+    def add(self, index: int, group: EpisodeGroup, ended: Sequence[EpisodeEnd]) -> None:
+        """Add a finished group.
 
         Args:
-            index: place of its scene in the source.
+            index: of its scene in the source.
             group: after its end.
             ended: how each member ended.
         """
-        self.sums.append(count_scene(group, ended))
-        place = self.truth.add(index, group.scene)
+        self.counters.append(count_scene(group, ended))
+        image = self.truth.add(index, group.scene)
         for rows, episode in zip(self.answers, group.episodes, strict=True):
-            rows += coco_detections(place, episode.outcome.answer, answer_scores(episode))
+            rows += coco_detections(image, episode.outcome.answer, answer_scores(episode))
 
 
 def play(
@@ -102,7 +103,7 @@ def play(
     batch_size: int,
     seed: int,
     writer: TraceWriter | None = None,
-) -> list[list[Ended]]:
+) -> list[list[EpisodeEnd]]:
     """Play groups to their end, asking the policy about all unfinished episodes together.
 
     Args:
@@ -116,11 +117,11 @@ def play(
         How each member of each group ended.
 
     Raises:
-        ValueError: when the policy returns another number of completions than observations.
+        ConfigError: when the policy returns another number of completions than observations.
     """
     traces = [GroupRecorder(writer, group, seed) for group in groups] if writer else []
     last: list[list[Turn]] = [[] for _ in groups]
-    cut: Counter[tuple[int, int]] = Counter()
+    truncated: Counter[tuple[int, int]] = Counter()
     while True:
         live = [
             (g, m, episode)
@@ -130,7 +131,7 @@ def play(
         ]
         if not live:
             return [
-                [Ended(turn, cut[g, m]) for m, turn in enumerate(turns)]
+                [EpisodeEnd(turn.reward, truncated[g, m]) for m, turn in enumerate(turns)]
                 for g, turns in enumerate(last)
             ]
         texts: dict[tuple[int, int], str] = {}
@@ -139,12 +140,12 @@ def play(
             seeds = [derived_seed(seed, e.scene_index or 0, m, e.turn) for _, m, e in batch]
             completions = policy.act([e.observation() for _, _, e in batch], seeds)
             if len(completions) != len(batch):
-                raise ValueError(
+                raise ConfigError(
                     f"policy: expected {len(batch)} completions, got {len(completions)}"
                 )
             for (g, m, _), completion in zip(batch, completions, strict=True):
                 texts[g, m] = completion.text
-                cut[g, m] += completion.truncated
+                truncated[g, m] += completion.truncated
         for g in sorted({g for g, _, _ in live}):
             group = groups[g]
             actions = [texts.get((g, m)) for m in range(len(group.episodes))]
@@ -153,15 +154,15 @@ def play(
                 traces[g].step(actions, last[g])
 
 
-def count_scene(group: EpisodeGroup, ended: Sequence[Ended]) -> dict[str, float]:
-    """Sum up what the members of a finished group did.
+def count_scene(group: EpisodeGroup, ended: Sequence[EpisodeEnd]) -> dict[str, float]:
+    """Sum the counters of a finished group.
 
     Args:
         group: after its end.
         ended: how each member ended.
 
     Returns:
-        A number for each name in ``eval_score.COUNTERS``, summed over the members.
+        A number for each name in ``COUNTERS``, summed over the members.
     """
     sums = dict.fromkeys(COUNTERS, 0.0)
     for episode, end, terms in zip(group.episodes, ended, group.terms, strict=True):
@@ -174,7 +175,7 @@ def count_scene(group: EpisodeGroup, ended: Sequence[Ended]) -> dict[str, float]
             "boxes": len(outcome.answer),
             "unscored_boxes": sum(score is None for score in answer_scores(episode)),
             "truth": len(group.scene.truth),
-            "reward": end.turn.reward,
+            "reward": end.reward,
             "episodes": 1,
             **terms.as_dict(),
         }
@@ -184,7 +185,7 @@ def count_scene(group: EpisodeGroup, ended: Sequence[Ended]) -> dict[str, float]
 
 
 def answer_scores(episode: Episode) -> Sequence[float | None]:
-    """Return the scores the policy gave its boxes, None each where it gave none."""
+    """Return the score that the policy gave each box, None where it gave none."""
     last = episode.outcome.segments_per_turn[-1]
     if last and isinstance(last[-1], Answer):
         return last[-1].scores

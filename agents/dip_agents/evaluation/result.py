@@ -1,4 +1,4 @@
-"""What an evaluation found: as JSON, as a table, and compared with another."""
+"""The result of an evaluation: as JSON, as a table, and compared with another."""
 
 from __future__ import annotations
 
@@ -12,21 +12,22 @@ from rich.table import Table
 
 from dip_agents.evaluation.scores import METRICS, EvalScore
 from dip_env.config import EpisodeConfig
+from dip_env.errors import ConfigError
 from dip_env.metrics.intervals import Interval, bootstrap, paired
 
 
 @dataclass(frozen=True)
 class EvalResult:
-    """What an evaluation found.
+    """The result of an evaluation, scene by scene.
 
     Args:
         score: the metrics as a function of how often each scene counts, for paired comparison.
         scene_indices: the scenes, in the order of the score.
         group_size: rollouts per scene.
-        look_reference: what the look term was measured against, ``siblings`` or ``prior``.
-        seed: seed of the policy's randomness and of the bootstrap.
-        config: the rules that were played.
-        control: what of the episodes was changed, see ``dip_wrappers.controls``.
+        look_reference: the reference of the look term, ``siblings`` or ``prior``.
+        seed: of the policy's randomness and of the bootstrap.
+        config: the rules.
+        control: name of the control, see ``dip_wrappers.controls``.
     """
 
     score: EvalScore
@@ -44,7 +45,7 @@ class EvalResult:
 
     @cached_property
     def metrics(self) -> dict[str, Interval]:
-        """An interval for each name in ``eval_score.METRICS``."""
+        """An interval for each name in ``METRICS``."""
         return bootstrap(self.score.values, self.n, seed=self.seed, reasons=self.score.reasons())
 
     def to_json(self) -> dict[str, Any]:
@@ -89,10 +90,10 @@ def paired_gain(before: EvalResult, after: EvalResult, *, seed: int = 0) -> dict
         None where either has none.
 
     Raises:
-        ValueError: when the scenes differ.
+        ConfigError: when the scenes differ.
     """
     if before.scene_indices != after.scene_indices:
-        raise ValueError("paired_gain: expected the same scenes in the same order, got others")
+        raise ConfigError("after: expected the same scenes as before in the same order, got others")
     first, second = before.score, after.score
     reasons = second.reasons() | first.reasons()
     return paired(first.values, second.values, before.n, seed=seed, reasons=reasons)
@@ -143,7 +144,7 @@ def print_results(results: Mapping[str, EvalResult], console: Console | None = N
 
 
 def _undefined(result: EvalResult) -> list[str]:
-    """Say once per reason which metrics have no value."""
+    """Return a line per reason with the metrics that have no value."""
     metrics: dict[str | None, list[str]] = {}
     for name, interval in result.metrics.items():
         if interval.value is None:

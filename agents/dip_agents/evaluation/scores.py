@@ -1,7 +1,7 @@
-"""From finished rollouts to every metric of an evaluation; plays nothing, writes nothing.
+"""From finished rollouts to every metric of an evaluation.
 
 Each metric is a function of how often each scene counts, so that a bootstrap over scenes matches
-boxes once; the rollouts of a scene always count together.
+boxes once; the rollouts of a scene are always resampled together.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ COUNTERS = (
     "truth",
     "episodes",
 )
-"""What is summed up over the rollouts of a scene."""
+"""Per-scene counters: sums over the rollouts of a scene."""
 
-Tallies = Mapping[str, Floats]
+Counters = Mapping[str, Floats]
 """Sums per scene, (S,) for each name in ``COUNTERS``."""
 
 MATCHED = (
@@ -60,8 +60,8 @@ RATES: Mapping[str, tuple[str, str]] = {
     "parse_failures": ("parse_failures", "episodes"),
     "truncated_turns": ("truncated_turns", "episodes"),
 }
-"""Metrics that are one tally over another (``parse_failures``: malformed turns per episode,
-``truncated_turns``: those that a limit of tokens cut)."""
+"""Metrics that are the ratio of two counters (``parse_failures``: malformed turns per episode,
+``truncated_turns``: those that ran into a token limit)."""
 
 METRICS = (*MATCHED, *RANKED, *RATES)
 """Every metric of an evaluation, in the order of the table."""
@@ -69,15 +69,15 @@ METRICS = (*MATCHED, *RANKED, *RATES)
 
 @dataclass(frozen=True, eq=False)
 class EvalScore:
-    """What the rollouts of S scenes came to.
+    """The scored rollouts of S scenes.
 
     Args:
-        tallies: sums per scene.
+        counters: sums per scene.
         unscored: the matched boxes; image ``k * S + s`` is rollout k of scene s.
         coco: the ranked boxes, in the same order; None where a box has no score.
     """
 
-    tallies: Tallies
+    counters: Counters
     unscored: UnscoredScore
     coco: CocoScore | None
 
@@ -90,12 +90,12 @@ class EvalScore:
         Returns:
             A value for each name in ``METRICS``, None where one is not defined.
         """
-        scenes = len(self.tallies["episodes"])
+        scenes = len(self.counters["episodes"])
         once = np.ones(scenes) if counts is None else counts
         every = np.tile(once, len(self.unscored.people) // max(scenes, 1))
         matched = self.unscored.values(every)
         ranked = self.coco.values(every) if self.coco else {}
-        sums = {name: float(once @ column) for name, column in self.tallies.items()}
+        sums = {name: float(once @ column) for name, column in self.counters.items()}
         return {
             **{name: matched[name] for name in MATCHED},
             **{name: ranked.get(name) for name in RANKED},
@@ -107,7 +107,7 @@ class EvalScore:
 
     def reasons(self) -> dict[str, str]:
         """Return why a value is None, by the name of the metric."""
-        boxes, bare = (int(self.tallies[k].sum()) for k in ("boxes", "unscored_boxes"))
+        boxes, bare = (int(self.counters[k].sum()) for k in ("boxes", "unscored_boxes"))
         why = {
             **dict.fromkeys(RANKED, f"{bare} of {boxes} boxes carry no score"),
             **{
@@ -121,23 +121,23 @@ class EvalScore:
 
 
 def score_answers(
-    tallies: Sequence[Mapping[str, float]], truth: Truth, answers: Sequence[Detections]
+    counters: Sequence[Mapping[str, float]], truth: Truth, answers: Sequence[Detections]
 ) -> EvalScore:
-    """Match all answers with the truth.
+    """Match all answers with the ground truth.
 
     Args:
-        tallies: sums of each scene, every name of ``COUNTERS`` present.
-        truth: of the scenes, in the order of the tallies.
+        counters: sums of each scene, with every name of ``COUNTERS``.
+        truth: of the scenes, in the order of the counters.
         answers: one entry for each rollout of a scene: its boxes in every scene.
 
     Returns:
         The score.
     """
-    columns = {name: np.array([s[name] for s in tallies], dtype=np.float64) for name in COUNTERS}
+    columns = {name: np.array([s[name] for s in counters], dtype=np.float64) for name in COUNTERS}
     every, boxes = _tiled(truth, len(answers)), _stacked(answers)
     bare = columns["unscored_boxes"].sum() > 0
     return EvalScore(
-        tallies=columns,
+        counters=columns,
         unscored=measure_unscored(every, boxes),
         coco=None if bare else measure_coco(every, boxes, sizes=("all",)),
     )
@@ -160,7 +160,7 @@ def _tiled(truth: Truth, times: int) -> Truth:
 
 
 def _stacked(answers: Sequence[Detections]) -> Detections:
-    """Put sets of the same images one behind the other."""
+    """Concatenate answers to the same images."""
     per_image = np.concatenate([np.diff(boxes.starts) for boxes in answers])
     return Detections(
         xywh=np.concatenate([boxes.xywh for boxes in answers]),

@@ -1,4 +1,4 @@
-"""What looks bring, scene by scene: who gains and who loses, and where they land on ambiguity."""
+"""The effect of looks, scene by scene: gain and harm in F1, and the coverage of ambiguity."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from dip_agents.evaluation.scores import EvalScore
-from dip_agents.policies.oracle import scene_ambiguity
+from dip_agents.policies.oracle_looks import scene_ambiguity
 from dip_env.boxes import Union
 from dip_env.episode import Episode
 from dip_env.formats.box_sets import Floats
@@ -24,14 +24,14 @@ COMPARED = (
     "F1", "precision", "recall", "accuracy", "boxes_per_truth", "parse_failures", "truncated_turns",
 )  # fmt: skip
 """Metrics of an evaluation that mean the same whether looks are allowed or not. Malformed turns
-tell a policy that a control has put out of words from one that sees less, and cut turns one that a
-limit of tokens keeps from saying what it would."""
+tell a policy that a control throws off the grammar from one that sees less, and truncated turns one
+that a token limit keeps from answering."""
 
 
 def compared(score: EvalScore) -> Values:
     """Return the metrics that conditions are compared by, as a function of scene counts.
 
-    They are those of ``EvalScore.values``, without the price of all the others.
+    They equal those of ``EvalScore.values`` without the cost of the others.
 
     Args:
         score: of an evaluation with one rollout a scene.
@@ -39,32 +39,32 @@ def compared(score: EvalScore) -> Values:
     Returns:
         From counts (S,) to a value for each name in ``COMPARED``, None where one is not defined.
     """
-    boxes, tallies = score.unscored, score.tallies
+    boxes, counters = score.unscored, score.counters
     columns = np.stack(
         [
             boxes.tp[0],
             boxes.boxes - boxes.dropped[0],
             boxes.people,
-            tallies["accuracy"],
-            tallies["boxes"],
-            tallies["parse_failures"],
-            tallies["truncated_turns"],
-            tallies["episodes"],
+            counters["accuracy"],
+            counters["boxes"],
+            counters["parse_failures"],
+            counters["truncated_turns"],
+            counters["episodes"],
         ],
         axis=1,
     )
 
     def values(counts: Floats) -> dict[str, float | None]:
         sums = (counts @ columns).tolist()
-        found, counted, people, accuracy, said, failed, cut, episodes = sums
+        found, counted, people, accuracy, answered, failed, truncated, episodes = sums
         return {
             "F1": ratio(2 * found, counted + people),
             "precision": ratio(found, counted),
             "recall": ratio(found, people),
             "accuracy": ratio(accuracy, episodes),
-            "boxes_per_truth": ratio(said, people),
+            "boxes_per_truth": ratio(answered, people),
             "parse_failures": ratio(failed, episodes),
-            "truncated_turns": ratio(cut, episodes),
+            "truncated_turns": ratio(truncated, episodes),
         }
 
     return values
@@ -77,7 +77,7 @@ def scene_f1(score: EvalScore) -> Floats:
         score: of an evaluation with one rollout a scene.
 
     Returns:
-        (S,) in [0, 1]; where there was nobody to find, 1 for no box that counts, else 0.
+        (S,) in [0, 1]; where there is no instance to find, 1 for no box that counts, else 0.
     """
     boxes = score.unscored
     both = boxes.boxes - boxes.dropped[0] + boxes.people
@@ -133,10 +133,10 @@ def gain_and_harm(before: Floats, after: Floats, *, seed: int = 0) -> GainHarm:
 
 @dataclass(frozen=True)
 class LookCoverage:
-    """Where the looks of one episode landed on what the annotation calls ambiguous.
+    """How the looks of one episode cover what the annotation prior calls ambiguous.
 
     Args:
-        regions: how many were looked at.
+        regions: number of regions.
         area: share of the scene they take together.
         covered: share of the ambiguity inside them; None where nothing is ambiguous.
         look: the look term by the annotation; 0 where nothing is ambiguous.
@@ -149,7 +149,7 @@ class LookCoverage:
 
 
 def look_coverage_of(episode: Episode) -> LookCoverage:
-    """Measure where an episode's looks landed.
+    """Measure the look coverage of an episode.
 
     Args:
         episode: with all its looks taken.

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 from dip_agents.evaluation.play import play
 from dip_agents.experiments.measures import look_coverage_of
 from dip_agents.policies.base import Policy
-from dip_agents.policies.oracle import scene_ambiguity
+from dip_agents.policies.oracle_looks import scene_ambiguity
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
 from dip_env.errors import ConfigError
@@ -20,7 +20,7 @@ from dip_env.scenes.base import SceneSource
 from dip_env.scenes.preview.contact_sheet import PAGE, TEXT, arranged
 
 CERTAIN: Colour = (112, 136, 224)
-"""People of no ambiguity; those between run through the other two."""
+"""Colour of ambiguity 0; between 0 and 1 it runs through the other two."""
 UNSURE: Colour = (255, 190, 40)
 AMBIGUOUS: Colour = (255, 48, 48)
 
@@ -57,11 +57,11 @@ def looking_sheet(
     Raises:
         ConfigError: for no indices, fewer than one column or a width under 64.
     """
-    if not len(indices) or columns < 1 or width < 64:
-        raise ConfigError(
-            "looking sheet: expected at least one scene, one column and a width of 64, "
-            f"got {len(indices)}, {columns} and {width}"
-        )
+    if not len(indices):
+        raise ConfigError("indices: expected at least one scene, got none")
+    for name, size, least in (("columns", columns, 1), ("width", width, 64)):
+        if size < least:
+            raise ConfigError(f"{name}: expected at least {least}, got {size}")
     cells = []
     for start in range(0, len(indices), batch_size):
         chunk = indices[start : start + batch_size]
@@ -76,7 +76,7 @@ def looking_sheet(
 def looking_picture(episode: Episode, width: int = 480) -> Image.Image:
     """Draw where an episode looked, over the overview as the policy saw it.
 
-    Every person that counts is outlined in the colour of its ambiguity by the annotation, the most
+    Every non-ignored person is outlined in the colour of its ambiguity by the annotation, the most
     ambiguous on top; looks are light blue and numbered. The caption says what they cover.
 
     Args:
@@ -116,7 +116,7 @@ def ambiguity_colour(weight: float) -> Colour:
 
 
 def _caption(episode: Episode) -> str:
-    """Say in one line what the looks cover."""
+    """Return one line on what the looks cover."""
     look_coverage = look_coverage_of(episode)
     name = "" if episode.scene_index is None else f"#{episode.scene_index}   "
     if not look_coverage.regions:

@@ -1,192 +1,187 @@
-"""An experiment as a Markdown table and as a plot; reads its JSON, so that a saved one will do."""
+"""What an experiment found, as typed values and as JSON."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
-from dip_agents.experiments.looking import NONE
-from dip_agents.experiments.markdown import format_cell, format_value, table
-from dip_agents.experiments.tables import gain_harm_table
-from dip_agents.experiments.variations import SINGLE_PASS
+from dip_agents.experiments.kinds import ExperimentKind
+from dip_agents.experiments.measures import GainHarm
+from dip_env.config import EpisodeConfig
+from dip_env.errors import ConfigError
+from dip_env.metrics.intervals import Interval
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+Intervals = Mapping[str, Interval]
+"""Intervals by name; names without a value are left out."""
 
-Report = Mapping[str, Any]
-
-COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7")
-"""Told apart also without red and green (source: Okabe and Ito 2008)."""
-
-
-def experiment_markdown(report: Report) -> str:
-    """Return an experiment as Markdown.
-
-    Args:
-        report: what ``run_experiment`` returns, or the same read from a file.
-
-    Returns:
-        A table of the conditions, what was left out, and a table of the scenes that gained or were
-        harmed by looks, where there are conditions that differ in looks alone; each under a line
-        that says what it holds.
-    """
-    reference = report["reference"]
-    head = ("condition", "F1", f"F1 against {reference}", "precision", "recall", "boxes per person",
-            "malformed turns", "cut turns", "regions", "share of the image")  # fmt: skip
-    rows = [
-        (
-            name,
-            format_cell(condition["metrics"], "F1"),
-            format_cell(condition.get("against_reference", {}), "F1", sign=True),
-            *(
-                format_value(condition["metrics"], key)
-                for key in ("precision", "recall", "boxes_per_truth")
-            ),
-            *(
-                format_value(condition["metrics"], key)
-                for key in ("parse_failures", "truncated_turns")
-            ),
-            *(format_value(condition["looks"], key) for key in ("regions", "area")),
-        )
-        for name, condition in report["conditions"].items()
-    ]
-    words = (
-        f"{report['experiment']}: {report['n']} scenes, played once in every condition; F1 at "
-        "IoU 0.5, pooled over scenes; 95 % intervals over scenes, differences paired. Regions and "
-        "share: what the looks of an episode took. Malformed turns are outside the grammar, cut "
-        "turns ran into a limit of tokens; both per episode."
-    )
-    parts = [words, table(head, rows)]
-    parts += [f"Left out: {what}: {why}." for what, why in report["left_out"].items()]
-    if any("gain_harm" in condition for condition in report["conditions"].values()):
-        parts += ["Scenes in which F1 rose or fell against no looks:", gain_harm_table(report)]
-    return "\n\n".join(parts) + "\n"
+HOW_MEASURED: Mapping[str, Any] = {
+    "interval_level": 0.95,
+    "interval_method": "bootstrap over scenes, percentile; differences paired by scene",
+    "iou_threshold": 0.5,
+}
+"""What holds for the numbers of every condition."""
 
 
-def experiment_plot(report: Report, path: Path) -> None:
-    """Draw F1 with its intervals: lines where conditions have an order, else a row for each.
-
-    Beside F1 over the resolution stands what looks bring there, scene by scene.
+@dataclass(frozen=True)
+class ConditionReport:
+    """What one condition found.
 
     Args:
-        report: what ``run_experiment`` returns.
-        path: the PNG.
+        series: conditions of one series lie on one line of a plot.
+        position: on the axis of its series; None where the series has no order.
+        without: name of the condition that differs in having no looks, if there is one.
+        metrics: those of ``COMPARED`` that are defined.
+        looks: look coverage, see ``mean_look_coverage``.
+        against_reference: paired differences to the reference; None for the reference itself.
+        gain_harm: change of F1 against the condition ``without`` looks; None where there is none.
     """
-    kind = report["experiment"]
-    if all(condition["place"] is None for condition in report["conditions"].values()):
-        figure = _rows(report)
-    else:
-        figure = _budgets(report) if kind == "look-budget" else _resolutions(report)
-    for axis in figure.axes:
-        axis.grid(True, color="0.92")
-        axis.set_axisbelow(True)
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(f"{kind}, {report['n']} scenes, 95 % intervals", fontsize=9)
-    figure.savefig(path)
 
+    series: str
+    position: float | None
+    without: str | None
+    metrics: Intervals
+    looks: Intervals
+    against_reference: Intervals | None = None
+    gain_harm: GainHarm | None = None
 
-def _budgets(report: Report) -> Figure:
-    """Draw one panel for each way to look less; own looks and the single pass stand in all."""
-    names = _ordered_series(report)
-    figure = _figure(3.2 * len(names), 3.4)
-    axes = figure.subplots(1, len(names), sharey=True, squeeze=False)[0]
-    for axis, series in zip(axes, names, strict=True):
-        own = (report["own_places"][series], report["conditions"][report["reference"]])
-        points = [
-            (place, condition["metrics"]) for place, condition in [*_points(report, series), own]
-        ]
-        _line(axis, points, COLOURS[0], None)
-        axis.set_xlabel(series)
-        axis.set_xticks(sorted(place for place, _ in points))
-        for name in {SINGLE_PASS} & set(report["conditions"]):
-            if (found := report["conditions"][name]["metrics"].get("F1")) is not None:
-                axis.axhline(found["value"], color=COLOURS[1], linestyle="--", label=name)
-    axes[0].set_ylabel("F1")
-    if axes[0].get_legend_handles_labels()[0]:
-        axes[0].legend(frameon=False)
-    return figure
+    def to_json(self) -> dict[str, Any]:
+        """Return plain values; each interval as value, low and high."""
+        data: dict[str, Any] = {
+            "series": self.series,
+            "place": self.position,
+            "without": self.without,
+            "metrics": _plain(self.metrics),
+            "looks": _plain(self.looks),
+        }
+        if self.against_reference is not None:
+            data["against_reference"] = _plain(self.against_reference)
+        if self.gain_harm is not None:
+            split = self.gain_harm
+            data["gain_harm"] = {**vars(split), **_plain({"mean": split.mean})}
+        return data
 
-
-def _resolutions(report: Report) -> Figure:
-    """Draw F1 with and without looks over the resolution, and beside it what looks bring."""
-    figure = _figure(9.0, 3.8)
-    axis, gains = figure.subplots(1, 2)
-    # A little apart, so that no interval hides another.
-    apart = 0.01 * max(condition["place"] or 0 for condition in report["conditions"].values())
-    for series, colour in zip(_ordered_series(report), COLOURS, strict=False):
-        off = apart * (series == NONE)
-        conditions = _points(report, series)
-        _line(
-            axis,
-            [(place + off, condition["metrics"]) for place, condition in conditions],
-            colour,
-            series,
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ConditionReport:
+        """Read what ``to_json`` returned."""
+        reference, split = data.get("against_reference"), data.get("gain_harm")
+        return cls(
+            series=data["series"],
+            position=data["place"],
+            without=data["without"],
+            metrics=_intervals(data["metrics"]),
+            looks=_intervals(data["looks"]),
+            against_reference=None if reference is None else _intervals(reference),
+            gain_harm=split and GainHarm(**{**split, "mean": Interval(**split["mean"])}),
         )
-        brought = [
-            (place, condition["gain_harm"])
-            for place, condition in conditions
-            if condition["without"]
-        ]
-        _line(gains, brought, colour, None, "mean")
-    axis.set_ylabel("F1")
-    axis.legend(frameon=False)
-    gains.axhline(0, color="0.7", zorder=0)
-    gains.set_ylabel("mean change of F1 by looks")
-    for side in (axis, gains):
-        side.set_xlabel("pixels that the overview shows, longest side")
-    return figure
 
 
-def _rows(report: Report) -> Figure:
-    """Draw one row for each condition."""
-    conditions = report["conditions"]
-    figure = _figure(7.0, 0.8 + 0.34 * len(conditions))
-    axis = figure.subplots()
-    for row, condition in enumerate(conditions.values()):
-        if (found := condition["metrics"].get("F1")) is None:  # nobody there, nothing answered
-            continue
-        if found["low"] is not None:
-            axis.plot([found["low"], found["high"]], [row, row], color=COLOURS[0], linewidth=2)
-        axis.plot(found["value"], row, "o", color=COLOURS[0])
-    if (own := conditions[report["reference"]]["metrics"].get("F1")) is not None:
-        axis.axvline(own["value"], color="0.7", zorder=0)
-    axis.set_yticks(range(len(conditions)), list(conditions))
-    axis.invert_yaxis()
-    axis.set_xlabel("F1")
-    return figure
+@dataclass(frozen=True)
+class ExperimentReport:
+    """What an experiment found.
+
+    Args:
+        experiment: which one.
+        reference: name of the condition that the others are compared with.
+        conditions: by name, in the order of the experiment.
+        own_positions: where own looks lie on the axis of a series, by series.
+        left_out: why a condition was not played, by its name.
+        seed: of the policy's randomness and of the bootstrap.
+        scene_indices: the scenes.
+        config: the rules of the reference.
+    """
+
+    experiment: ExperimentKind
+    reference: str
+    conditions: Mapping[str, ConditionReport]
+    own_positions: Mapping[str, float]
+    left_out: Mapping[str, str]
+    seed: int
+    scene_indices: tuple[int, ...]
+    config: EpisodeConfig
+
+    @property
+    def n(self) -> int:
+        """Number of scenes."""
+        return len(self.scene_indices)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return what ``experiment.json`` holds: plain values, without NaN."""
+        return {
+            "experiment": self.experiment,
+            "n": self.n,
+            "reference": self.reference,
+            "conditions": {name: one.to_json() for name, one in self.conditions.items()},
+            "own_places": dict(self.own_positions),
+            "left_out": dict(self.left_out),
+            **HOW_MEASURED,
+            "seed": self.seed,
+            "scene_indices": list(self.scene_indices),
+            "config": asdict(self.config),
+        }
+
+    @classmethod
+    def from_json(cls, data: Mapping[str, Any]) -> ExperimentReport:
+        """Read what ``to_json`` returned, for instance from ``experiment.json``.
+
+        Args:
+            data: the plain values.
+
+        Returns:
+            An equal report.
+
+        Raises:
+            ConfigError: when a part is missing or unknown.
+        """
+        try:
+            rules = dict(data["config"])
+            rules |= rules.pop("reward")
+            return cls(
+                experiment=data["experiment"],
+                reference=data["reference"],
+                conditions={
+                    name: ConditionReport.from_json(one) for name, one in data["conditions"].items()
+                },
+                own_positions=data["own_places"],
+                left_out=data["left_out"],
+                seed=data["seed"],
+                scene_indices=tuple(data["scene_indices"]),
+                config=EpisodeConfig.from_keywords(rules),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ConfigError(f"report: expected an experiment's JSON, got: {error!r}") from error
 
 
-def _figure(width: float, height: float) -> Figure:
-    from matplotlib.figure import Figure  # of an extra, which tables do without
+def defined(intervals: Intervals) -> dict[str, Interval]:
+    """Return the intervals that have a value, as they are saved: value, low and high."""
+    return {
+        name: Interval(one.value, one.low, one.high)
+        for name, one in intervals.items()
+        if one.value is not None
+    }
 
-    return Figure(figsize=(width, height), dpi=140, layout="constrained")
+
+def _plain(intervals: Intervals) -> dict[str, dict[str, float | None]]:
+    return {
+        name: {"value": one.value, "low": one.low, "high": one.high}
+        for name, one in intervals.items()
+    }
 
 
-def _ordered_series(report: Report) -> list[str]:
+def _intervals(data: Mapping[str, Mapping[str, float | None]]) -> dict[str, Interval]:
+    return {name: Interval(one["value"], one["low"], one["high"]) for name, one in data.items()}
+
+
+def ordered_series(report: ExperimentReport) -> list[str]:
     """Return the series whose conditions have an order, each once."""
-    ordered = (
-        condition for condition in report["conditions"].values() if condition["place"] is not None
-    )
-    return list(dict.fromkeys(condition["series"] for condition in ordered))
+    ordered = (one.series for one in report.conditions.values() if one.position is not None)
+    return list(dict.fromkeys(ordered))
 
 
-def _points(report: Report, series: str) -> list[tuple[float, Mapping[str, Any]]]:
-    return [(a["place"], a) for a in report["conditions"].values() if a["series"] == series]
-
-
-def _line(
-    axis: Any,
-    points: list[tuple[float, Mapping[str, Any]]],
-    colour: str,
-    label: Any,
-    name: str = "F1",
-) -> None:
-    points = sorted((p for p in points if name in p[1]), key=lambda point: point[0])
-    found = [values[name] for _, values in points]
-    places, values = [place for place, _ in points], [one["value"] for one in found]
-    spread = [  # one scene has no interval
-        [0.0 if one["low"] is None else one["value"] - one["low"] for one in found],
-        [0.0 if one["high"] is None else one["high"] - one["value"] for one in found],
+def points_of(report: ExperimentReport, series: str) -> Sequence[tuple[float, ConditionReport]]:
+    """Return the conditions of a series that have a position, each with it."""
+    return [
+        (one.position, one)
+        for one in report.conditions.values()
+        if one.series == series and one.position is not None
     ]
-    axis.errorbar(places, values, spread, color=colour, marker="o", capsize=3, label=label)

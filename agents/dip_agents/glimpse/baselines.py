@@ -1,4 +1,4 @@
-"""Where to look without learning it, and how any chooser of looks does on held-out scenes."""
+"""Agents that choose looks without learning, and the scores of any agent on held-out scenes."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from dip_wrappers.glimpse.maps import weight_inside
 Counts = NDArray[np.int64]
 
 
-class Chooser(Protocol):
-    """Chooses looks; the models of stable-baselines3 do."""
+class Agent(Protocol):
+    """Chooses looks; models of stable-baselines3 fit."""
 
     def predict(self, observation: Any, *, deterministic: bool = True) -> tuple[Any, Any]:
         """Return an action and a state, which is not used."""
@@ -26,17 +26,17 @@ class Chooser(Protocol):
 
 
 class RandomLooks:
-    """Cells at random, none twice in an episode: the floor of every table.
+    """Random cells, none twice in an episode: the lower bound of every table.
 
     Args:
         env: that it plays in.
         seed: of the choice.
-        cells: their numbers; all without it. Small cells of a fine grid show few people each, so
-            that large cells alone are the harder floor.
+        cells: indices of the cells, all by default. Small cells of a fine grid show few people
+            each, so random large cells are the stronger baseline.
     """
 
     def __init__(self, env: Glimpse, seed: int = 0, cells: Sequence[int] | None = None) -> None:
-        """Start the dice."""
+        """Seed the choice."""
         self.env, self.rng = env, np.random.default_rng(seed)
         self.cells = list(range(len(grid_of(env).cells)) if cells is None else cells)
         self.order: list[int] = []
@@ -50,16 +50,16 @@ class RandomLooks:
 
 
 class GridScan:
-    """Cells in a fixed order, whatever there is to see.
+    """Cells in a fixed order.
 
     Args:
         env: whose cells.
-        order: their numbers; every step over the cells of the first level without it, from the
-            middle row outwards.
+        order: indices of the cells; by default all cells of the first level, from the middle row
+            outwards.
     """
 
     def __init__(self, env: Glimpse, order: Sequence[int] | None = None) -> None:
-        """Choose the order."""
+        """Store the order."""
         side = grid_of(env).levels[0]
         middle_out = sorted(range(side), key=lambda row: abs(row - (side - 1) / 2))
         self.order = order or [row * side + column for row in middle_out for column in range(side)]
@@ -72,18 +72,18 @@ class GridScan:
 
 
 class MostDetections:
-    """The cell with most detections, sure or not, in what has not been looked at: a rule by hand.
+    """The cell with most detections, of any score, in the area not looked at: a hand-made rule.
 
     Args:
         env: that it plays in.
     """
 
     def __init__(self, env: Glimpse) -> None:
-        """Keep the environment."""
+        """Store the environment."""
         self.env, self.cells = env, grid_of(env).cells
 
     def predict(self, observation: Any, *, deterministic: bool = True) -> tuple[Any, Any]:
-        """Return the cell; of equal ones the first."""
+        """Return the best cell, the first of equals."""
         cells = self.cells * np.tile(self.env.episode.scene.size, 2)
         found = self.env.found
         counts = weight_inside(cells, found.boxes, np.ones(len(found)))
@@ -92,18 +92,18 @@ class MostDetections:
 
 
 class OracleLooks:
-    """The cell after which an answer earns most, step by step: it knows the truth.
+    """The cell after which an answer earns most, chosen greedily with the ground truth.
 
     Args:
         env: that it plays in.
     """
 
     def __init__(self, env: Glimpse) -> None:
-        """Keep the environment."""
+        """Store the environment."""
         self.env, self.cells = env, grid_of(env).cells
 
     def predict(self, observation: Any, *, deterministic: bool = True) -> tuple[Any, Any]:
-        """Return the best cell; of equally good ones the first."""
+        """Return the best cell, the first of equals."""
         worth = [self.env.worth(self.env.answer_after(cell)) for cell in self.cells]
         return int(np.argmax(worth)), None
 
@@ -112,24 +112,25 @@ def grid_of(env: Glimpse) -> GridLooks:
     """Return the grids of an environment whose actions are single cells.
 
     Raises:
-        TypeError: for other actions.
+        ConfigError: for other actions.
     """
     looks = env.looks
     if not isinstance(looks, GridLooks) or looks.at_once != 1:
-        raise TypeError(f"looks: expected GridLooks with one region an action, got {looks!r}")
+        raise ConfigError(f"looks: expected GridLooks with one region an action, got {looks!r}")
     return looks
 
 
-def play_glimpses(chooser: Chooser, env: Glimpse, scenes: Sequence[int]) -> Counts:
-    """Let a chooser play scenes, once each.
+def match_counts(agent: Agent, env: Glimpse, scenes: Sequence[int]) -> Counts:
+    """Let an agent play scenes, once each, and count how its answers match.
 
     Args:
-        chooser: who looks.
-        env: where.
-        scenes: numbers of scenes of its source.
+        agent: that chooses the looks.
+        env: that it plays in.
+        scenes: indices of scenes in the source of the environment.
 
     Returns:
-        (S, 3): people found, boxes answered (but for those an ignore region drops), people there.
+        (S, 3) per scene: matched boxes, answered boxes (except those that an ignore region drops),
+        non-ignored instances.
 
     Raises:
         ConfigError: for no scenes.
@@ -141,7 +142,7 @@ def play_glimpses(chooser: Chooser, env: Glimpse, scenes: Sequence[int]) -> Coun
         observation, info = env.reset(options={"scene": scene})
         done = False
         while not done:
-            action, _ = chooser.predict(observation, deterministic=True)
+            action, _ = agent.predict(observation, deterministic=True)
             observation, _, terminated, truncated, info = env.step(action)
             done = terminated or truncated
         matches = info["matches"]
@@ -152,8 +153,8 @@ def play_glimpses(chooser: Chooser, env: Glimpse, scenes: Sequence[int]) -> Coun
     return np.array(counts)
 
 
-def glimpse_scores(counts: Counts) -> dict[str, Interval]:
-    """Return precision, recall and F1 over all scenes, from the counts of ``play_glimpses``."""
+def detection_scores(counts: Counts) -> dict[str, Interval]:
+    """Return precision, recall and F1 over all scenes from ``match_counts``."""
     return bootstrap(lambda weights: _scores(weights @ counts), len(counts))
 
 

@@ -29,42 +29,42 @@ TINY_TOKENS = 768
 
 
 class PolicyDetector:
-    """A policy that answers at once, without a look, what it sees in one picture.
+    """A policy as a detector: it answers for one image without a look.
 
     Args:
-        policy: is shown the picture as an overview.
-        rules: of the episodes that it knows; the looks are taken away.
-        score: of boxes that the answer gives none.
-        seed: of a policy that samples, with the picture: one picture always gets one answer.
+        policy: sees the image as an overview.
+        rules: of the episodes that it was trained on; looks are disabled.
+        score: of answered boxes without a score.
+        seed: of a policy that samples, combined with the image: one image always gets one answer.
     """
 
     def __init__(
         self, policy: Policy, rules: EpisodeConfig, score: float = 1.0, seed: int = 0
     ) -> None:
-        """Take the looks away."""
+        """Store the settings and disable looks."""
         self.policy, self.score, self.seed = policy, score, seed
         self.rules = replace(rules, max_looks=0, max_turns=1)
         self.asked = 0
-        """Pictures so far."""
+        """Images so far."""
         self.unread = 0
-        """Of these, the ones whose answer was malformed, and which therefore count as empty; the
-        first of them is logged as a warning."""
+        """Images whose answer was malformed, so that they count as empty; the first is logged as a
+        warning."""
 
     def __call__(self, picture: DetectorInput) -> Detections:
-        """Return the boxes of the answer in pixels of the picture."""
+        """Return the boxes of the answer in pixels of the image."""
         episode = Episode(picture_scene(picture.image, picture.scene.target), self.rules)
         observation = episode.observation()
         key = conversation_key(observation.messages)
-        (said,) = self.policy.act([observation], [derived_seed(self.seed, key.hex())])
+        (completion,) = self.policy.act([observation], [derived_seed(self.seed, key.hex())])
         self.asked += 1
-        turn = episode.advance(said.text)
+        turn = episode.advance(completion.text)
         answers = [s for s in turn.segments or () if isinstance(s, Answer)]
         if not answers:
             if not self.unread:
                 logging.getLogger(__name__).warning(
-                    "PolicyDetector: expected an answer, got %r (%s): such pictures count as empty "
-                    "and are counted in `unread`; this is said once",
-                    said.text[:80],
+                    "PolicyDetector: expected an answer, got %r (%s): such images count as empty "
+                    "and are counted in `unread`; this is logged once",
+                    completion.text[:80],
                     turn.parse_error or "no answer",
                 )
             self.unread += 1
@@ -74,13 +74,13 @@ class PolicyDetector:
 
 
 class TorchvisionDetector:
-    """Any detection model of torchvision, or one that is called and answers alike.
+    """Any detection model with the interface of torchvision's.
 
     Args:
         model: from a list of float images (3, H, W) in [0, 1] to a dictionary for each, with
             ``boxes`` (N, 4) xyxy in pixels, ``labels`` (N,) and ``scores`` (N,).
-        label: of people; 1 for weights trained on COCO.
-        device: where the model is put.
+        label: class index of people; 1 for weights trained on COCO.
+        device: of the model.
     """
 
     def __init__(self, model: nn.Module, label: int = 1, device: str = "cpu") -> None:
@@ -88,10 +88,10 @@ class TorchvisionDetector:
         self.model, self.label, self.device = model.to(device).eval(), label, device
 
     def __call__(self, picture: DetectorInput) -> Detections:
-        """Return the people that the model finds.
+        """Return the people that the model detects.
 
         Raises:
-            ConfigError: when the model answers something else.
+            ConfigError: when the model returns something else.
         """
         pixels = torch.from_numpy(np.array(picture.image)).to(self.device)
         with torch.inference_mode():
@@ -119,11 +119,11 @@ def tiny_detector(device: Literal["auto", "cpu", "cuda"] = "auto") -> PolicyDete
 
 
 def picture_scene(image: np.ndarray, target: str = "person") -> Scene:
-    """Return a picture as a scene without truth.
+    """Return an image as a scene without annotations.
 
     Args:
         image: RGB uint8 (h, w, 3).
-        target: what is to be found in it, a singular noun.
+        target: what to detect in it, a singular noun.
     """
     return Scene(
         scene_id="picture",

@@ -1,7 +1,7 @@
-"""Who acts: the one protocol every player follows, and the bridge from text to tokens.
+"""The policy protocol, and completions as the bridge from text to tokens.
 
-Knows no model and no tokenizer. The environment reads ``Completion.text`` only; the token fields
-are for trainers and stay empty for policies that have no tokens.
+Independent of models and tokenizers. The environment reads ``Completion.text`` only; the token
+fields are for trainers and stay empty for policies that have no tokens.
 """
 
 from __future__ import annotations
@@ -12,19 +12,20 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 from dip_env.episode import Message, Observation
+from dip_env.errors import ConfigError
 from dip_env.rendering import transcript_text
 
 
 @dataclass(frozen=True)
 class Completion:
-    """What a policy said in one turn.
+    """What a policy generated in one turn.
 
     Args:
         text: the action, as the environment reads it.
         token_ids: the sampled tokens in order, empty when the policy has none.
         logprobs: log-probability of each token under the behaviour policy, as long as
             ``token_ids`` or empty.
-        truncated: True when the token limit cut the text.
+        truncated: True when a token limit truncated the text.
     """
 
     text: str
@@ -38,11 +39,11 @@ class Policy(Protocol):
     """Anything that answers a batch of observations."""
 
     def act(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[Completion]:
-        """Say one action for each observation.
+        """Generate one action for each observation.
 
         Args:
             observations: what each unfinished episode shows now; all state a policy may use.
-            seeds: one seed for each observation, other for each episode and turn; the same
+            seeds: one seed for each observation, different for each episode and turn; the same
                 observation and seed give the same completion.
 
         Returns:
@@ -52,14 +53,14 @@ class Policy(Protocol):
 
 
 class CallablePolicy:
-    """Plug in any ``str -> str``: it gets the transcript as text and returns the action.
+    """A function ``str -> str`` as a policy: transcript in, action out.
 
     Args:
         fn: called once for each observation, in order.
     """
 
     def __init__(self, fn: Callable[[str], str]) -> None:
-        """Keep the callable."""
+        """Store the function."""
         self.fn = fn
 
     def act(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[Completion]:
@@ -73,34 +74,37 @@ class CallablePolicy:
             One completion for each observation.
 
         Raises:
-            TypeError: when the callable returns something else than a str.
+            ConfigError: when the callable returns something other than a str.
         """
         completions = []
         for observation in observations:
             text = self.fn(transcript_text(observation.messages))
             if not isinstance(text, str):
-                raise TypeError(f"CallablePolicy: expected a str, got {type(text).__name__}")
+                raise ConfigError(
+                    f"fn: expected a function that returns str, got {type(text).__name__}"
+                )
             completions.append(Completion(text))
         return completions
 
 
 class RememberingPolicy:
-    """Ask a policy only once about the same observation and seed, as its contract allows.
+    """Caches completions by observation and seed, as the contract of a policy allows.
 
-    For one policy that is played in several ways on the same scenes: it then says the same wherever
-    it has seen the same, and saying it costs once.
+    For one policy that plays the same scenes under several conditions: equal observations then get
+    equal completions, which are generated once. Unlike the token buffers that ``VLMPolicy`` keeps
+    to continue a conversation, the completions are never evicted.
 
     Args:
-        policy: who is asked.
+        policy: that generates what is not in the cache.
     """
 
     def __init__(self, policy: Policy) -> None:
-        """Begin with no memory."""
+        """Start with an empty cache."""
         self.policy = policy
-        self._said: dict[tuple[object, ...], Completion] = {}
+        self._completions: dict[tuple[object, ...], Completion] = {}
 
     def act(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[Completion]:
-        """Hand on what is new, and repeat what was said to the rest.
+        """Generate completions for new observations and return cached ones for the rest.
 
         Args:
             observations: what each unfinished episode shows now.
@@ -110,16 +114,18 @@ class RememberingPolicy:
             One completion for each observation.
 
         Raises:
-            ValueError: when the policy returns another number of completions than it was asked for.
+            ConfigError: when the policy returns more or fewer completions than observations.
         """
-        keys = [_situation(o, seed) for o, seed in zip(observations, seeds, strict=True)]
-        new = [i for i, key in enumerate(keys) if key not in self._said]
+        keys = [_cache_key(o, seed) for o, seed in zip(observations, seeds, strict=True)]
+        new = [i for i, key in enumerate(keys) if key not in self._completions]
         if new:
-            said = self.policy.act([observations[i] for i in new], [seeds[i] for i in new])
-            if len(said) != len(new):
-                raise ValueError(f"policy: expected {len(new)} completions, got {len(said)}")
-            self._said |= {keys[i]: completion for i, completion in zip(new, said, strict=True)}
-        return [self._said[key] for key in keys]
+            fresh = self.policy.act([observations[i] for i in new], [seeds[i] for i in new])
+            if len(fresh) != len(new):
+                raise ConfigError(f"policy: expected {len(new)} completions, got {len(fresh)}")
+            self._completions |= {
+                keys[i]: completion for i, completion in zip(new, fresh, strict=True)
+            }
+        return [self._completions[key] for key in keys]
 
 
 def conversation_key(messages: Sequence[Message]) -> bytes:
@@ -135,8 +141,8 @@ def conversation_key(messages: Sequence[Message]) -> bytes:
     return digest.digest()
 
 
-def _situation(observation: Observation, seed: int) -> tuple[object, ...]:
+def _cache_key(observation: Observation, seed: int) -> tuple[object, ...]:
     """Return all that a policy may depend on, in a form that compares by value."""
     o = observation
-    said = conversation_key(o.messages)
-    return o.scene_index, o.view, o.turn, o.looks_left, o.turns_left, said, seed
+    conversation = conversation_key(o.messages)
+    return o.scene_index, o.view, o.turn, o.looks_left, o.turns_left, conversation, seed

@@ -1,4 +1,4 @@
-"""From boxes in the scene to the numbers a policy prints, and small helpers all scripts share."""
+"""From scene boxes to the numbers that a policy prints, and helpers of scripted policies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dip_env.episode import Observation
 from dip_env.views import View
 
 PERSON_ASPECT = 0.4
-"""Width over height of a standing person, used where no truth is at hand."""
+"""Width over height of a standing person, used where there are no annotations."""
 
 
 def quantize_boxes(
@@ -53,7 +53,7 @@ def may_look(observation: Observation) -> bool:
 
 
 def must_answer_at_once(observation: Observation) -> bool:
-    """Tell whether look and answer must share the one action there is: the single pass."""
+    """Tell whether look and answer must share the only action: the single pass."""
     first = observation.turn == 0
     return first and observation.looks_left > 0 and observation.turns_left == 1
 
@@ -61,10 +61,10 @@ def must_answer_at_once(observation: Observation) -> bool:
 def random_boxes(
     n: int, size: tuple[float, float], rng: np.random.Generator, heights: tuple[float, float]
 ) -> NDArray[np.float64]:
-    """Draw person-shaped boxes at random places.
+    """Draw person-shaped boxes at random positions.
 
     Args:
-        n: how many.
+        n: number of boxes.
         size: (width, height) of the scene.
         rng: source of randomness.
         heights: smallest and largest height as shares of the scene's height.

@@ -1,15 +1,25 @@
-"""Where a well-paid look goes: regions that cover much ambiguity on little area (source: ours).
+"""Where the oracle looks: regions that cover much ambiguity on little area (source: ours).
 
-Knows boxes and weights only; reads no image and plays no episode.
+A look strategy chooses the regions of one look. Independent of images and episodes.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
 import numpy as np
 from numpy.typing import NDArray
 
+from dip_agents.policies.formatting import quantize_boxes, random_boxes
+from dip_env.ambiguity import AmbiguousItems, prior_ambiguity
 from dip_env.boxes import box_area, box_intersection, clip_boxes
+from dip_env.config import EpisodeConfig
+from dip_env.scenes.base import Scene
 from dip_env.views import View
+
+LookMode = Literal["ambiguous", "tiles", "random", "whole", "none"]
 
 
 def grow(boxes: NDArray[np.float64], margin: float) -> NDArray[np.float64]:
@@ -43,8 +53,8 @@ def magnifying_side(view: View, crop_size: int, magnification: float = 2.0) -> f
 def look_tiles(view: View, crop_size: int, multiple: int) -> NDArray[np.float64]:
     """Return the squares that a crop shows at 2x, on a grid a quarter of their side apart.
 
-    Alike in size and on few places, they are easier to learn than regions of any form: what a
-    pixel of a crop shows lies half as far from the crop's corner in the overview.
+    With one size and few positions they are easier to learn than arbitrary regions: what a pixel
+    of a crop shows lies half as far from the crop's corner in the overview.
 
     Args:
         view: the episode's frames.
@@ -82,10 +92,10 @@ def ambiguous_regions(
     max_side: float = np.inf,
     tiles: NDArray[np.float64] | None = None,
 ) -> NDArray[np.float64]:
-    """Pick regions greedily: start at the best item, join neighbours while that pays.
+    """Pick regions greedily: start at the best item, join neighbours while the value rises.
 
-    A region is worth the share of all ambiguity it covers minus the share of the image it takes,
-    which is what the look term pays for. Items that one region covers are spent for the next.
+    The value of a region is the share of all ambiguity it covers minus the share of the image it
+    takes, as in the look term. Items that one region covers add nothing to the next.
 
     Args:
         boxes: (K, 4) xyxy, the ambiguous items, scene frame.
@@ -133,3 +143,140 @@ def ambiguous_regions(
         regions.append(region)
         left = left * (1 - _covered(inside, region[None])[0].clip(0, 1))
     return np.array(regions).reshape(-1, 4)
+
+
+def scene_ambiguity(scene: Scene, view: View) -> AmbiguousItems:
+    """Measure how ambiguous each non-ignored instance is, by the annotation prior.
+
+    Args:
+        scene: the scene with its annotations.
+        view: the frames of the episode; the height in the view decides.
+
+    Returns:
+        One item for each non-ignored instance, scene frame.
+    """
+    truth = clip_boxes(scene.truth, scene.size)
+    in_view = view.scene_to_view(truth)
+    return prior_ambiguity(truth, scene.visible_share[~scene.ignore], in_view[:, 3] - in_view[:, 1])
+
+
+def oracle_regions(
+    scene: Scene, view: View, rules: EpisodeConfig, *, tiles: bool = False
+) -> NDArray[np.float64]:
+    """Pick where the oracle looks.
+
+    Args:
+        scene: the scene with its annotations.
+        view: the episode's frames.
+        rules: of the episode; bound the number of regions and their size.
+        tiles: pick among ``look_tiles`` instead of regions that fit what is ambiguous.
+
+    Returns:
+        (R, 4) xyxy, text frame, 1 <= R <= max_regions: around what is ambiguous, or the middle
+        of the image where nothing is, since the format term expects a look.
+    """
+    items = scene_ambiguity(scene, view)
+    candidates = look_tiles(view, rules.crop_size, rules.size_multiple) if tiles else None
+    regions = ambiguous_regions(
+        items.boxes,
+        items.weights,
+        scene.size,
+        rules.max_regions,
+        max_side=magnifying_side(view, rules.crop_size),
+        tiles=candidates,
+    )
+    if not len(regions):
+        regions = np.array([[0.4, 0.4, 0.6, 0.6]]) * np.array(scene.size * 2)
+        if candidates is not None:
+            # The same middle for both: the sum of opposite edges.
+            off = candidates[:, :2] + candidates[:, 2:] - np.array(scene.size)
+            regions = candidates[np.abs(off).sum(axis=1).argmin(), None]
+    # In pixels the edges of tiles are whole numbers, but for what conversions add.
+    return quantize_boxes(regions, view, outward=not tiles)
+
+
+@runtime_checkable
+class LookStrategy(Protocol):
+    """Chooses the regions of the oracle's look."""
+
+    def regions(
+        self, scene: Scene, view: View, rules: EpisodeConfig, rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """Choose the regions of one look.
+
+        Args:
+            scene: the scene with its annotations.
+            view: the episode's frames.
+            rules: of the episode; bound the number of regions and their size.
+            rng: source of randomness.
+
+        Returns:
+            (R, 4) xyxy, text frame, R <= max_regions; R = 0 means no look.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class AmbiguousRegions:
+    """Look at the most ambiguous instances, in regions that fit them."""
+
+    def regions(
+        self, scene: Scene, view: View, rules: EpisodeConfig, rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """Return ``oracle_regions``."""
+        return oracle_regions(scene, view, rules)
+
+
+@dataclass(frozen=True)
+class AmbiguousTiles:
+    """Look at the most ambiguous instances, in tiles of one size (see ``look_tiles``)."""
+
+    def regions(
+        self, scene: Scene, view: View, rules: EpisodeConfig, rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """Return ``oracle_regions`` with tiles."""
+        return oracle_regions(scene, view, rules, tiles=True)
+
+
+@dataclass(frozen=True)
+class RandomRegions:
+    """Look at as many person-shaped regions as the rules allow, at random positions."""
+
+    def regions(
+        self, scene: Scene, view: View, rules: EpisodeConfig, rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """Draw the regions."""
+        boxes = random_boxes(rules.max_regions, view.scene_size, rng, (0.2, 0.4))
+        return quantize_boxes(boxes, view, outward=True)
+
+
+@dataclass(frozen=True)
+class WholeImage:
+    """Look at the whole image."""
+
+    def regions(
+        self, scene: Scene, view: View, rules: EpisodeConfig, rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """Return one region."""
+        return np.array([[0.0, 0.0, *view.text_size]])
+
+
+@dataclass(frozen=True)
+class NoLook:
+    """Answer without a look."""
+
+    def regions(
+        self, scene: Scene, view: View, rules: EpisodeConfig, rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """Return no region."""
+        return np.zeros((0, 4))
+
+
+LOOK_STRATEGIES: Mapping[LookMode, LookStrategy] = {
+    "ambiguous": AmbiguousRegions(),
+    "tiles": AmbiguousTiles(),
+    "random": RandomRegions(),
+    "whole": WholeImage(),
+    "none": NoLook(),
+}
+"""Look strategies by the name that settings give them."""

@@ -1,4 +1,4 @@
-"""Policies without a model: random, a fixed grid, and (in its own file) the oracle.
+"""Policies without a model: random actions and a fixed grid; the oracle is in ``oracle``.
 
 Each acts from the observation alone, so one object serves any number of episodes at once.
 """
@@ -20,17 +20,15 @@ from dip_agents.policies.formatting import (
     random_boxes,
     reading_order,
 )
-from dip_agents.policies.oracle import OraclePolicy, demonstrations
 from dip_env.actions import Grammar, Look, Segment, Think
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Observation
+from dip_env.errors import ConfigError
 from dip_env.views import View
-
-__all__ = ["GridScanPolicy", "OraclePolicy", "RandomPolicy", "demonstrations"]
 
 
 class RandomPolicy:
-    """Well-formed actions without any sense: the floor of every table.
+    """Random well-formed actions: the lower bound of every table.
 
     Args:
         config: the episode's rules; bounds looks and boxes.
@@ -38,7 +36,13 @@ class RandomPolicy:
     """
 
     def __init__(self, config: EpisodeConfig, max_people: int = 20) -> None:
-        """Keep the rules."""
+        """Store the settings.
+
+        Raises:
+            ConfigError: when max_people is negative.
+        """
+        if max_people < 0:
+            raise ConfigError(f"max_people: expected at least 0, got {max_people}")
         self.config = config
         self.grammar = Grammar(config.max_regions, config.max_boxes)
         self.max_people = min(max_people, config.max_boxes)
@@ -87,7 +91,14 @@ class GridScanPolicy:
         cells: tuple[int, int] = (3, 2),
         people: tuple[int, int] = (8, 3),
     ) -> None:
-        """Keep the rules and both grids."""
+        """Store the settings.
+
+        Raises:
+            ConfigError: for a grid without cells.
+        """
+        for name, grid in (("cells", cells), ("people", people)):
+            if min(grid) < 1:
+                raise ConfigError(f"{name}: expected at least 1 column and 1 row, got {grid}")
         self.config = config
         self.grammar = Grammar(config.max_regions, config.max_boxes)
         self.cells = cells

@@ -1,4 +1,4 @@
-"""Any model behind an OpenAI-compatible server as a policy; nothing of it is needed here."""
+"""Any model behind an OpenAI-compatible server as a policy."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from dip_wrappers.chat import plain_text
 
 
 class ServerPolicy:
-    """Sends the conversation with its images and takes what the model says as the action.
+    """Sends the conversation with its images and uses the reply as the action.
 
-    It needs no tokenizer and gives no tokens: to evaluate a model. ``OpenAIEngine`` counts tokens
-    and can keep those that a trainer needs.
+    For evaluation: it needs no tokenizer and returns no tokens. ``OpenAIEngine`` uses the same
+    client, counts tokens and can return those that a trainer needs.
 
     Args:
-        server: its address, such as ``http://127.0.0.1:8000/v1``.
-        model: name of the model there.
+        server: address, such as ``http://127.0.0.1:8000/v1``.
+        model: name of the model on the server.
         temperature: 0 is greedy.
-        max_tokens: of one turn.
+        max_tokens: token limit of one turn.
         key_variable: environment variable that holds the API key, or None for no key.
         concurrency: most requests at once.
         timeout: seconds one request may take.
@@ -57,7 +57,7 @@ class ServerPolicy:
         self.server = ChatServer(server, key_variable, timeout=timeout, retries=retries)
 
     def act(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[Completion]:
-        """Ask for one turn of each conversation.
+        """Request one turn of each conversation.
 
         Args:
             observations: conversations whose last message is the environment's.
@@ -86,16 +86,16 @@ class ServerPolicy:
 
 
 def _completion(choice: dict[str, Any]) -> Completion:
-    """Return what was said; a think that the server moved out of the text is put back.
+    """Return the completion; reasoning that the server moved out of the text is put back.
 
-    The server has said where it ends, so tags that it quotes, as from the prompt, end nothing.
+    The server marks where the reasoning ends, so tags quoted inside it are escaped.
     """
-    message, cut = choice["message"], choice["finish_reason"] == "length"
-    said = message["content"] or ""
-    # Servers differ in what they call it.
+    message, truncated = choice["message"], choice["finish_reason"] == "length"
+    text = message["content"] or ""
+    # Servers differ in the name of this field.
     thought = message.get("reasoning_content") or message.get("reasoning")
     if not thought:
-        return Completion(said, truncated=cut)
-    end = "" if cut and not said else "</think>"
+        return Completion(text, truncated=truncated)
+    end = "" if truncated and not text else "</think>"
     thought = as_thought(plain_text(thought)).text
-    return Completion(f"<think>{thought}{end}{said}", truncated=cut)
+    return Completion(f"<think>{thought}{end}{text}", truncated=truncated)

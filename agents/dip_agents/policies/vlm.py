@@ -15,14 +15,14 @@ from dip_env.errors import ConfigError
 class VLMPolicy:
     """Answers a batch of observations with a vision-language model.
 
-    What the model itself said earlier is kept as the tokens it sampled; a conversation this
-    object has not seen, or not lately, is tokenised from its text.
+    Earlier turns of the model are kept as the tokens that it sampled; a conversation that is not
+    in this cache is tokenized from its text.
 
     Args:
-        engine: says what the model says.
+        engine: samples from the model.
         temperature: 0 is greedy.
-        max_new_tokens: tokens of one turn.
-        token_budget: tokens of one episode; an observation that does not fit gets an empty,
+        max_new_tokens: token limit of one turn.
+        token_budget: token limit of one episode; an observation that does not fit gets an empty,
             truncated completion, which evaluations count (``truncated_turns``).
         batch_size: conversations that are decoded together.
     """
@@ -35,25 +35,39 @@ class VLMPolicy:
         token_budget: int = 2048,
         batch_size: int = 32,
     ) -> None:
-        """Keep the settings."""
+        """Store the settings.
+
+        Raises:
+            ConfigError: for a setting out of range.
+        """
+        if not temperature >= 0:
+            raise ConfigError(f"temperature: expected at least 0, got {temperature}")
+        sizes = {
+            "max_new_tokens": max_new_tokens,
+            "token_budget": token_budget,
+            "batch_size": batch_size,
+        }
+        for name, size in sizes.items():
+            if size < 1:
+                raise ConfigError(f"{name}: expected at least 1, got {size}")
         self.engine = engine
         self.chat = engine.chat
         self.temperature = temperature
         self.max_new_tokens = max_new_tokens
         self.token_budget = token_budget
         self.batch_size = batch_size
-        # A finished conversation is never asked for again, and looks like any other.
+        # Finished conversations are never continued, but look like any other: old ones are evicted.
         self._kept = 4 * batch_size
-        self._spoken: OrderedDict[bytes, TokenBuffer] = OrderedDict()
+        self._buffers: OrderedDict[bytes, TokenBuffer] = OrderedDict()
 
     def check_room(self, observation: Observation) -> None:
-        """See to it that an episode can begin at all, before many are played.
+        """Ensure that an episode can begin at all, before many are played.
 
         Args:
             observation: the first of an episode.
 
         Raises:
-            ConfigError: when its image and task leave no room for a word.
+            ConfigError: when its image and task leave no room for an action.
         """
         tokens = len(self._buffer(observation))
         if tokens >= self.token_budget:
@@ -107,7 +121,7 @@ class VLMPolicy:
     def _buffer(self, observation: Observation) -> TokenBuffer:
         messages = observation.messages
         known = (
-            self._spoken.pop(conversation_key(messages[:-1]), None) if len(messages) > 1 else None
+            self._buffers.pop(conversation_key(messages[:-1]), None) if len(messages) > 1 else None
         )
         if known is None:
             known = TokenBuffer(self.chat.image_token_id)
@@ -127,7 +141,7 @@ class VLMPolicy:
         return known
 
     def _remember(self, observation: Observation, text: str, buffer: TokenBuffer) -> None:
-        said = Message("assistant", text, ())
-        self._spoken[conversation_key((*observation.messages, said))] = buffer
-        while len(self._spoken) > self._kept:
-            self._spoken.popitem(last=False)
+        message = Message("assistant", text, ())
+        self._buffers[conversation_key((*observation.messages, message))] = buffer
+        while len(self._buffers) > self._kept:
+            self._buffers.popitem(last=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,7 +9,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from dip_agents.policies.base import Policy
-from dip_agents.policies.oracle import OraclePolicy, shown_in
+from dip_agents.policies.oracle import OracleConfig, OraclePolicy, shown_in
 from dip_agents.runtime.seeds import derived_seed
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_agents.tokens.chat import ChatTokens
@@ -112,8 +111,8 @@ class DemonstrationDataset(Dataset[Demonstration]):
         source: scenes; demonstration i plays scene i.
         count: number of demonstrations.
         config: the rules of the episodes.
-        demonstrator: makes the policy for source and rules; for blurred demonstrations it is
-            called with ``overview_scale`` too.
+        demonstrator: mistakes and looks of the oracle that plays; for blurred demonstrations its
+            ``overview_scale`` is replaced.
         chat: the learner's tokens.
         seed: of the demonstrator.
         p_no_look: share of demonstrations without a look: their rules allow none.
@@ -127,7 +126,7 @@ class DemonstrationDataset(Dataset[Demonstration]):
         source: SceneSource,
         count: int,
         config: EpisodeConfig,
-        demonstrator: Callable[..., OraclePolicy],
+        demonstrator: OracleConfig,
         chat: ChatTokens,
         seed: int = 0,
         p_no_look: float = 0.0,
@@ -136,14 +135,15 @@ class DemonstrationDataset(Dataset[Demonstration]):
         """Store the parts; scenes are drawn on access."""
         self.source, self.count, self.config = source, min(count, len(source)), config
         self.chat, self.seed, self.p_no_look = chat, seed, p_no_look
-        self.policy = demonstrator(source, config)
+        self.policy = OraclePolicy(source, config, demonstrator)
         # Without a look nothing makes up for the blur.
         self.p_blurred_overview = (
             p_blurred_overview if config.max_looks > 0 and config.max_turns > 1 else 0.0
         )
         self.reader = self.policy
         if self.p_blurred_overview:
-            self.reader = demonstrator(source, config, overview_scale=BLURRED_SCALE)
+            blurred = replace(demonstrator, overview_scale=BLURRED_SCALE)
+            self.reader = OraclePolicy(source, config, blurred)
 
     def __len__(self) -> int:
         """Return the number of demonstrations."""
@@ -165,6 +165,6 @@ class DemonstrationDataset(Dataset[Demonstration]):
                 self.chat,
                 self.seed,
                 control=blurred_overview(BLUR_RADIUS),
-                min_height=self.reader.min_visible_height / BLURRED_SCALE,
+                min_height=self.reader.config.min_visible_height / BLURRED_SCALE,
             )
         return play_demonstration(scene, index, rules, self.policy, self.chat, self.seed)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from functools import partial
 from pathlib import Path
 
 from rich.console import Console
 
 from dip_agents.models.loading import LoadedModel, save_model
 from dip_agents.models.weights import fingerprint
-from dip_agents.policies.oracle import OraclePolicy
+from dip_agents.policies.oracle import OracleConfig
+from dip_agents.policies.oracle_looks import LOOK_STRATEGIES
 from dip_agents.runtime.checkpoints import latest_checkpoint
 from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.runtime.logger import RunLogger
@@ -57,8 +57,8 @@ def train_sft(
     vlm = loaded.vlm
     if distributed.world_size > 1:  # a pass over the whole model
         distributed.check_same("weights", fingerprint(vlm.model.state_dict()))
-    demonstrator = partial(
-        OraclePolicy, look=config.look, min_visible_height=config.min_visible_height
+    demonstrator = OracleConfig(
+        look=LOOK_STRATEGIES[config.look], min_visible_height=config.min_visible_height
     )
     data = DemonstrationDataset(
         source,

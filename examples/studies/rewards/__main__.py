@@ -99,7 +99,7 @@ def start_of(study: Study) -> Start:
     disable_progress_bar()
     loaded = load_model(study.model, device="cpu")
     if not loaded.trained:
-        raise ConfigError(f"model: expected one that was taught, got {study.model}")
+        raise ConfigError(f"model: expected a trained model, got {study.model}")
     return Start(fingerprint(loaded.vlm.model.state_dict()), loaded.rules)
 
 

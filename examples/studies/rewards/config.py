@@ -57,7 +57,7 @@ class Study:
     """The core rows with a larger model on a GPU; see the end of the report."""
     night: bool = False
     """What the look reward does where looking can still get better: variants with and without it
-    learn on night scenes, where the bundled model was not taught to look."""
+    learn on night scenes, where the bundled model was not trained to look."""
     photos: Path | None = None
     """Folder of photographs with a COCO json, measured as a curiosity."""
     steps: int = 30
@@ -65,16 +65,16 @@ class Study:
     scenes_per_step: int = 4
     """Scenes played in a step of GRPO."""
     group_size: int = 8
-    """Rollouts of each; a variant that is taught sees as many demonstrations per update."""
+    """Rollouts of each; a variant that is fine-tuned sees as many demonstrations per update."""
     learning_rate: float = 6e-5
     """Of GRPO."""
     temperature: float = 0.5
     """Of its sampling. At 1 the tiny model spreads every coordinate so widely that what is learned
-    is to spread it less, which its most likely words, that are measured, do not show."""
+    is to spread it less, which greedy decoding, as in the measurements, does not show."""
     sft_learning_rate: float = 3e-5
-    """Peak of the variants that are taught on; high ones forget."""
+    """Peak of the variants that are fine-tuned further; high ones forget."""
     sft_sigma: float = 0.5
-    """Width of smoothed coordinates in their loss, with which the tiny model's teaching ended; 0
+    """Width of smoothed coordinates in their loss, as at the end of the tiny model's fine-tuning; 0
     for models without tokens for integers."""
     kl_weight: float = 1e-6
     """So small that it moves nothing; above 0 the distance from the start is logged."""

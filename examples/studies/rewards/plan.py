@@ -23,7 +23,7 @@ from examples.studies.rewards.variants import BASE, GRPO, REWARDS, SFT_LONGER, V
 Kind = Literal["train", "measure", "looking", "noise"]
 
 FIRST_SCENE = 100_000_000
-"""Training scenes of the study begin here, beyond those that any model was taught on."""
+"""Training scenes of the study begin here, beyond those that any model was trained on."""
 SEED_STRIDE = 1_000_000
 """Scenes between the first ones of two seeds."""
 FIRST_WATCHED = 1_000_000
@@ -40,7 +40,7 @@ GRPO_HABITS: Mapping[str, Any] = {
 }
 """How GRPO is run; nothing that is learned depends on these, so that no key does."""
 SFT_HABITS: Mapping[str, Any] = {"workers": 0, "checkpoint_interval": 5}
-"""The same of teaching."""
+"""The same for fine-tuning."""
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def rules_of(variant: Variant, start: Start, *, trained: bool) -> EpisodeConfig:
     Args:
         variant: the variant.
         start: gives the rules that it changes.
-        trained: with the variant's own reward; a measurement pays all variants alike, by the
+        trained: with the variant's own reward; a measurement scores all variants alike, by the
             defaults.
     """
     reward = RewardConfig(**variant.reward) if trained else RewardConfig()

@@ -140,7 +140,7 @@ def _end(out: Path, job: Job, good: bool) -> str:
     if good:
         return f"{job.folder}: {record_of(out, job)['seconds']:.0f} s"
     lines = (out / job.folder / LOG).read_text(encoding="utf-8", errors="replace").splitlines()
-    return f"{job.folder}: FAILED: {lines[-1] if lines else 'it said nothing'}"
+    return f"{job.folder}: FAILED: {lines[-1] if lines else 'no output'}"
 
 
 def _end_all(processes: Sequence[subprocess.Popen[bytes]]) -> None:

@@ -39,7 +39,7 @@ class Variant:
 
 BASE = Variant("base", "the starting model", "#7f7f7f", learns="nothing")
 SFT_LONGER = Variant(
-    "sft_longer", "taught on by demonstrations", "#e69f00", learns="demonstrations"
+    "sft_longer", "fine-tuned further on demonstrations", "#e69f00", learns="demonstrations"
 )
 GRPO = Variant("grpo", "GRPO, all three rewards", "#0072b2")
 
@@ -81,7 +81,7 @@ LOOK_HEAVY = Variant(
 
 LOOK_CAUSAL = Variant(
     "grpo_look_causal",
-    "as grpo_look_heavy, the look reward paid to the turns that could look",
+    "as grpo_look_heavy, the look reward credited to the turns that could look",
     "#117733",
     reward=LOOK_HEAVY.reward,
     learning={"look_credit": "causal"},

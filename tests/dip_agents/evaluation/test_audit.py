@@ -9,6 +9,7 @@ from rich.console import Console
 from dip_agents.evaluation.adversaries import ADVERSARIES, Adversary, AttackContext
 from dip_agents.evaluation.audit import audit_main, print_report, run_audit
 from dip_env import Episode, EpisodeConfig, RewardConfig, Scene, ToyScenes
+from dip_env.errors import ConfigError
 
 
 class Crowd:
@@ -51,20 +52,20 @@ def row(report, name):
 
 
 def test_no_adversary_beats_the_honest_in_the_default_configuration(report):
-    assert report.wins == []
+    assert report.exploits == []
     assert report.passed
 
 
-def test_no_adversary_wins_where_looks_are_paid_by_the_annotation():
+def test_no_adversary_wins_where_looks_are_rewarded_by_the_annotation():
     report = run_audit(Crowd(), config(ambiguity="annotation"), n=8)
-    assert report.wins == []
-    # Wavering together makes nothing ambiguous that the annotation does not call so.
-    assert row(report, "wavering invention").group.look == 0
+    assert report.exploits == []
+    # Disagreement makes nothing ambiguous that the annotation does not call so.
+    assert row(report, "inconsistent invention").group.look == 0
 
 
-def test_an_audit_p_no_look_plays_every_attack_that_needs_none():
+def test_an_audit_without_looks_plays_every_attack_that_needs_none():
     report = run_audit(Crowd(), EpisodeConfig(max_looks=0), n=8)
-    assert report.wins == []
+    assert report.exploits == []
     everybody = (*report.honest, *report.adversaries)
     assert all(r.group.look == 0 for r in everybody)
     assert all(r.group.format == 1 for r in report.honest)
@@ -91,43 +92,43 @@ def test_about_twenty_and_more_attacks_each_with_a_name_and_a_claim():
 @pytest.mark.parametrize("name", ["other order", "score one", "score zero", "same look twice"])
 def test_what_must_change_nothing_changes_nothing(report, name):
     weak = report.honest[0]
-    for arrangement in ("lone", "group"):
+    for arrangement in ("single", "group"):
         earned, untouched = getattr(row(report, name), arrangement), getattr(weak, arrangement)
         assert earned.reward == pytest.approx(untouched.reward, abs=1e-9)
 
 
 @pytest.mark.parametrize("name", ["whole-image look", "look outside", "zero-area look"])
 def test_looks_that_choose_nothing_earn_nothing(report, name):
-    assert row(report, name).lone.look == 0
+    assert row(report, name).single.look == 0
     assert row(report, name).group.look == 0
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        "silence",
+        "empty action",
         "look after answer",
         "answer inside think",
         "two answers",
-        "cut list",
+        "truncated list",
         "not a number",
         "scientific",
         "numbers as strings",
     ],
 )
 def test_malformed_attacks_earn_nothing_at_all(report, name):
-    assert row(report, name).lone.reward == 0
+    assert row(report, name).single.reward == 0
     assert row(report, name).group.reward == 0
 
 
-def test_malformed_attacks_would_pay_if_they_were_understood():
-    # The truth is inside each text, so a lenient parser would pay them.
+def test_malformed_attacks_would_be_rewarded_if_they_were_parsed():
+    # The ground truth is inside each text, so a lenient parser would reward them.
     scene = Crowd()[0]
-    situation = AttackContext.of(scene, EpisodeConfig())
-    first = f"{situation.truth[0, 0]:g}"
+    context = AttackContext.of(scene, EpisodeConfig())
+    first = f"{context.truth[0, 0]:g}"
     for adversary in ADVERSARIES:
         if adversary.name in ("look after answer", "answer inside think", "two answers"):
-            assert first in adversary.attack(situation)[0]
+            assert first in adversary.attack(context)[0]
 
 
 def test_every_attack_is_refused_or_played_without_an_exception_on_any_scene():
@@ -135,10 +136,10 @@ def test_every_attack_is_refused_or_played_without_an_exception_on_any_scene():
         for rules in ({}, {"max_looks": 0}, {"max_regions": 1, "max_boxes": 5, "max_turns": 1}):
             rules = replace(EpisodeConfig(), **rules)
             scene = source[2]
-            situation = replace(AttackContext.of(scene, rules), weak=np.array([[1, 2, 30, 40.0]]))
+            context = replace(AttackContext.of(scene, rules), weak=np.array([[1, 2, 30, 40.0]]))
             for adversary in ADVERSARIES:
                 episode = Episode(scene, rules)
-                actions = adversary.attack(situation)
+                actions = adversary.attack(context)
                 while not episode.done:
                     turn = episode.step(actions[min(episode.turn, len(actions) - 1)])
                 assert 0 <= turn.reward <= 1, adversary.name
@@ -151,43 +152,49 @@ def attacks(*names):
 @pytest.mark.parametrize(
     ("reward", "winner"),
     [
-        ({"accuracy": "weighted_sum", "precision_weight": 1.0}, "one sure box"),
-        ({"format_weight": 0, "look_weight": 1, "accuracy_weight": 0}, "wavering"),
-        ({"look_weight": 0.4, "accuracy_weight": 0.5}, "agreed wavering"),
+        ({"accuracy": "weighted_sum", "precision_weight": 1.0}, "one certain box"),
+        ({"format_weight": 0, "look_weight": 1, "accuracy_weight": 0}, "inconsistent answers"),
+        ({"look_weight": 0.4, "accuracy_weight": 0.5}, "agreed inconsistency"),
     ],
 )
-def test_the_audit_fails_a_reward_that_pays_dishonesty(reward, winner):
+def test_the_audit_fails_a_reward_that_can_be_exploited(reward, winner):
     report = run_audit(Crowd(), config(**reward), n=4, adversaries=attacks(winner))
-    assert winner in {win.adversary for win in report.wins}
+    assert winner in {exploit.adversary for exploit in report.exploits}
     assert not report.passed
 
 
-def test_one_sure_box_comes_close_or_wins_under_the_weighted_sum():
+def test_one_certain_box_comes_close_or_wins_under_the_weighted_sum():
     shares = []
     for kind in ("weighted_sum", "f_beta"):
-        played = attacks("one sure box")
+        played = attacks("one certain box")
         report = run_audit(Crowd(), config(accuracy=kind), n=8, adversaries=played)
-        shares.append(report.adversaries[0].lone.reward / report.honest[1].lone.reward)
+        shares.append(report.adversaries[0].single.reward / report.honest[1].single.reward)
     assert shares[0] > 0.95
     assert shares[1] < 0.6
 
 
-def test_wavering_pays_a_whole_group_but_never_one_rollout(report):
-    waverer = row(report, "wavering")
-    assert waverer.group.look > 0.5
-    assert waverer.lone.look < 0.1
+def test_inconsistent_answers_are_rewarded_in_a_whole_group_but_never_in_one_rollout(report):
+    inconsistent = row(report, "inconsistent answers")
+    assert inconsistent.group.look > 0.5
+    assert inconsistent.single.look < 0.1
 
 
 def test_a_tampering_attack_is_measured_against_its_own_honest_version():
     better = Adversary(
-        "looks better", lambda s: s.standard_actions(s.truth), "finding more pays", tampers=True
+        "looks better",
+        lambda s: s.standard_actions(s.truth),
+        "finding more is rewarded",
+        tampers=True,
     )
     report = run_audit(Crowd(), config(), n=2, adversaries=[better])
-    assert [win.rival for win in report.wins] == ["honest F1 0.5", "honest F1 0.3"] * 2
+    assert [exploit.baseline for exploit in report.exploits] == [
+        "honest F1 0.5",
+        "honest F1 0.3",
+    ] * 2
 
 
 def test_same_seed_same_report_and_other_seed_another():
-    played = attacks("right count anywhere", "wavering")
+    played = attacks("right count anywhere", "inconsistent answers")
     one, same, other = (
         run_audit(Crowd(), config(), n=2, seed=s, adversaries=played) for s in (0, 0, 1)
     )
@@ -200,17 +207,21 @@ def test_exit_code_says_whether_an_adversary_won():
     console = Console(file=out, width=200)
     reward = {"accuracy": "weighted_sum", "precision_weight": 1.0}
     assert audit_main(Crowd(), config(**reward), n=2, console=console) == 1
-    assert "one sure box (lone) earns" in out.getvalue()
+    assert "one certain box (single) earns" in out.getvalue()
 
 
 def test_the_report_prints_everybody_and_the_verdict(report):
     out = io.StringIO()
-    print_report(report, Console(file=out, width=200))
+    print_report(report, Console(file=out, width=100))
     text = out.getvalue()
+    assert all(r.claim in text for r in report.adversaries)
     assert all(r.name in text for r in (*report.honest, *report.adversaries))
     assert ("No adversary wins." in text) == report.passed
 
 
-def test_more_scenes_than_there_are_is_an_error():
-    with pytest.raises(ValueError, match="expected 1 to 4 scenes, got 5"):
-        run_audit(ToyScenes(), EpisodeConfig(), n=5)
+@pytest.mark.parametrize(
+    ("n", "message"), [(5, "n: expected at most 4, .* got 5"), (0, "n: expected at least 1, got 0")]
+)
+def test_more_scenes_than_there_are_and_no_scenes_are_refused(n, message):
+    with pytest.raises(ConfigError, match=message):
+        run_audit(ToyScenes(), EpisodeConfig(), n=n)

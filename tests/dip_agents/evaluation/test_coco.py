@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from dip_agents.evaluation.coco import CocoTruth, Place, coco_detections
+from dip_agents.evaluation.coco import CocoImage, CocoTruth, coco_detections
 from dip_env.errors import SceneError
 from dip_env.formats.coco_json import as_detections, as_truth
 
@@ -15,7 +15,7 @@ def test_a_scene_is_written_clipped_with_visible_boxes_and_ignore_flags(toy):
     boxes = scene.boxes.copy()
     boxes[0] = (-50, 120, 200, 700)  # past the left and the lower edge of 640 x 480
     truth = CocoTruth()
-    assert truth.add(1, replace(scene, boxes=boxes)) == Place(2, 1, (640, 480))
+    assert truth.add(1, replace(scene, boxes=boxes)) == CocoImage(2, 1, (640, 480))
     assert truth.data["images"] == [
         {"id": 2, "width": 640, "height": 480, "file_name": "toy-1", "scene_index": 1}
     ]
@@ -57,7 +57,7 @@ def test_every_box_is_written_clipped_also_without_area_inverted_or_far_away(toy
     boxes = np.array(
         [[-9.5, 0, 900, 10], [5, 5, 5, 9], [9, 9, 2, 3], [-4e9, 0, 4e9, 1], [1, 2, 3, 4]]
     )
-    rows = coco_detections(Place(3, 2, (640, 480)), boxes, (0.5, None, None, None, 0))
+    rows = coco_detections(CocoImage(3, 2, (640, 480)), boxes, (0.5, None, None, None, 0))
     assert [row["bbox"] for row in rows] == [
         [0, 0, 640, 10],
         [5, 5, 0, 4],

@@ -6,7 +6,7 @@ from dip_agents.evaluation.compare import compare_runs
 from dip_agents.evaluation.evaluator import evaluate
 from dip_agents.evaluation.result import paired_gain
 from dip_agents.evaluation.scores import METRICS
-from dip_agents.policies.scripted import OraclePolicy
+from dip_agents.policies import OracleConfig, OraclePolicy
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
 from dip_env.scenes import ToyScenes
@@ -19,7 +19,7 @@ def results():
     source = ToyScenes()
 
     def play(miss_rate, seed, n=4):
-        policy = OraclePolicy(source, RULES, miss_rate=miss_rate)
+        policy = OraclePolicy(source, RULES, OracleConfig(miss_rate=miss_rate))
         return evaluate(policy, source, range(n), RULES, seed=seed)
 
     return {

@@ -13,10 +13,11 @@ from dip_agents.evaluation.play import play
 from dip_agents.evaluation.result import format_interval, paired_gain, print_results
 from dip_agents.evaluation.scores import COUNTERS, MATCHED, METRICS, RANKED
 from dip_agents.policies.base import CallablePolicy, Completion
-from dip_agents.policies.scripted import OraclePolicy, RandomPolicy
+from dip_agents.policies.oracle import OracleConfig, OraclePolicy
+from dip_agents.policies.scripted import RandomPolicy
 from dip_env import EpisodeConfig, EpisodeGroup, RewardConfig, ToyScenes
 from dip_env.actions import Answer, Grammar
-from dip_env.errors import SceneError
+from dip_env.errors import ConfigError, SceneError
 from dip_env.formats.coco_json import read_detections, read_truth
 from dip_env.metrics.intervals import Interval
 from dip_env.metrics.protocols.coco import measure_coco
@@ -83,7 +84,7 @@ def test_every_rollout_is_an_answer_of_its_own_and_the_first_is_written(tmp_path
     assert value["JI"] == pytest.approx(1 / 3, abs=1e-6)  # mean of 1, 0, 0
     assert value["count_mae"] == pytest.approx(2 / 3)
     assert value["boxes_per_truth"] == pytest.approx(5 / 3)
-    assert result.score.tallies["boxes"].tolist() == [5]
+    assert result.score.counters["boxes"].tolist() == [5]
     written = json.loads((tmp_path / "detections.json").read_text())
     assert [row["bbox"] for row in written] == [pytest.approx([311, 200, 6, 15], abs=0.01)]
 
@@ -121,7 +122,7 @@ def test_what_cannot_be_defined_is_null_with_a_reason(tmp_path):
 
 
 def test_metrics_file_has_every_metric_with_its_interval(tmp_path):
-    policy = OraclePolicy(ToyScenes(), CONFIG, miss_rate=0.3)
+    policy = OraclePolicy(ToyScenes(), CONFIG, OracleConfig(miss_rate=0.3))
     evaluate(policy, ToyScenes(), range(4), CONFIG, out=tmp_path)
     loaded = json.loads((tmp_path / "metrics.json").read_text())
     names = (
@@ -153,10 +154,10 @@ def test_turns_that_a_limit_of_tokens_cut_are_counted():
 
 def test_groups_of_three_read_their_siblings():
     for size, reference in ((1, "prior"), (2, "prior"), (3, "siblings")):
-        policy = OraclePolicy(ToyScenes(), CONFIG, miss_rate=0.5)
+        policy = OraclePolicy(ToyScenes(), CONFIG, OracleConfig(miss_rate=0.5))
         result = evaluate(policy, ToyScenes(), [0, 1], CONFIG, group_size=size)
         assert result.look_reference == reference
-        assert result.score.tallies["episodes"].tolist() == [size, size]
+        assert result.score.counters["episodes"].tolist() == [size, size]
     # Siblings that agree leave nothing ambiguous; the prior would have paid these looks.
     same = evaluate(OraclePolicy(ToyScenes(), CONFIG), ToyScenes(), [1], CONFIG, group_size=3)
     alone = evaluate(OraclePolicy(ToyScenes(), CONFIG), ToyScenes(), [1], CONFIG)
@@ -166,7 +167,13 @@ def test_groups_of_three_read_their_siblings():
 
 def test_coco_files_score_the_same_as_the_metrics(tmp_path, capsys):
     source = ToyScenes()
-    evaluate(OraclePolicy(source, CONFIG, decimals=2), source, range(4), CONFIG, out=tmp_path)
+    evaluate(
+        OraclePolicy(source, CONFIG, OracleConfig(decimals=2)),
+        source,
+        range(4),
+        CONFIG,
+        out=tmp_path,
+    )
     truth = COCO(str(tmp_path / "truth.json"))
     annotations = truth.loadAnns(truth.getAnnIds())
     assert [a["id"] for a in annotations] == list(range(1, 8))
@@ -249,7 +256,7 @@ def test_two_scenes_with_one_image_id_are_an_error():
 
 def test_traces_hold_every_member_and_replay(tmp_path):
     source = ToyScenes()
-    policy = OraclePolicy(source, CONFIG, miss_rate=0.5)
+    policy = OraclePolicy(source, CONFIG, OracleConfig(miss_rate=0.5))
     evaluate(policy, source, [0, 1], CONFIG, group_size=3, out=tmp_path)
     traces = load_traces(tmp_path / "traces")
     assert [(t.scene_index, t.member) for t in traces] == [(i, m) for i in (0, 1) for m in range(3)]
@@ -279,7 +286,7 @@ def test_results_do_not_depend_on_the_batch_size():
     for result in results[1:]:
         assert result.metrics == results[0].metrics
         for name in COUNTERS:
-            one, other = (r.score.tallies[name] for r in (result, results[0]))
+            one, other = (r.score.counters[name] for r in (result, results[0]))
             np.testing.assert_array_equal(one, other)
 
 
@@ -289,18 +296,31 @@ def test_a_policy_that_skips_someone_is_named():
             return []
 
     group = EpisodeGroup(ToyScenes()[0], CONFIG, 2, scene_index=0)
-    with pytest.raises(ValueError, match="expected 2 completions, got 0"):
+    with pytest.raises(ConfigError, match="expected 2 completions, got 0"):
         play(Short(), [group], batch_size=4, seed=0)
 
 
 def test_repeated_scenes_are_refused():
-    with pytest.raises(ValueError, match="at most once"):
+    with pytest.raises(ConfigError, match=r"indices: .* at most once, got 1 2 times"):
         evaluate(say(""), ToyScenes(), [1, 1], CONFIG)
+
+
+@pytest.mark.parametrize(
+    ("indices", "sizes", "message"),
+    [
+        ([], {}, "indices: expected at least one scene, got none"),
+        ([0], {"group_size": 0}, "group_size: expected at least 1, got 0"),
+        ([0], {"batch_size": -1}, "batch_size: expected at least 1, got -1"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_named(indices, sizes, message):
+    with pytest.raises(ConfigError, match=message):
+        evaluate(say(""), ToyScenes(), indices, CONFIG, **sizes)
 
 
 def test_paired_gain_of_an_evaluation_with_itself_is_exactly_zero():
     source = ToyScenes()
-    policy = OraclePolicy(source, CONFIG, miss_rate=0.5, false_positive_rate=0.5)
+    policy = OraclePolicy(source, CONFIG, OracleConfig(miss_rate=0.5, false_positive_rate=0.5))
     result = evaluate(policy, source, range(4), CONFIG)
     for name, gain in paired_gain(result, result).items():
         expected = None if name in RANKED else 0
@@ -311,7 +331,7 @@ def test_paired_gain_needs_the_same_scenes():
     source = ToyScenes()
     one = evaluate(say("<answer>[]</answer>"), source, [0, 1], CONFIG)
     other = evaluate(say("<answer>[]</answer>"), source, [1, 0], CONFIG)
-    with pytest.raises(ValueError, match="same scenes"):
+    with pytest.raises(ConfigError, match="same scenes"):
         paired_gain(one, other)
 
 

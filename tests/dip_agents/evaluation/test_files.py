@@ -6,7 +6,7 @@ import pytest
 
 from dip_agents.evaluation.evaluator import evaluate
 from dip_agents.evaluation.files import load_evaluation
-from dip_agents.policies.scripted import OraclePolicy
+from dip_agents.policies import OracleConfig, OraclePolicy
 from dip_env.config import EpisodeConfig, RewardConfig
 from dip_env.errors import ConfigError
 from dip_env.scenes import ToyScenes
@@ -16,7 +16,7 @@ from dip_env.scenes import ToyScenes
 def written(tmp_path):
     source = ToyScenes()
     rules = EpisodeConfig(max_looks=1, reward=RewardConfig(look_weight=0.2))
-    policy = OraclePolicy(source, rules, miss_rate=0.4, jitter=0.1)
+    policy = OraclePolicy(source, rules, OracleConfig(miss_rate=0.4, jitter=0.1))
     out = tmp_path / "eval"
     return out, evaluate(policy, source, range(4), rules, group_size=3, seed=7, out=out)
 

@@ -66,8 +66,11 @@ def test_a_sheet_holds_a_picture_for_each_scene():
 
 
 def test_bad_sizes_of_a_sheet_are_refused():
-    for options in ({"columns": 0}, {"width": 63}):
-        with pytest.raises(ConfigError, match="looking sheet: expected at least one scene"):
+    for options, message in (
+        ({"columns": 0}, "columns: expected at least 1, got 0"),
+        ({"width": 63}, "width: expected at least 64, got 63"),
+    ):
+        with pytest.raises(ConfigError, match=message):
             looking_sheet(say(), ToyScenes(), [0], CONFIG, **options)
-    with pytest.raises(ConfigError, match="got 0, 3 and 480"):
+    with pytest.raises(ConfigError, match="indices: expected at least one scene, got none"):
         looking_sheet(say(), ToyScenes(), [], CONFIG)

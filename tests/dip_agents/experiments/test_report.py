@@ -1,96 +1,71 @@
+import json
+
 import pytest
-from PIL import Image
 
-from dip_agents.experiments.report import experiment_markdown, experiment_plot
+from dip_agents.experiments.measures import GainHarm
+from dip_agents.experiments.report import ConditionReport, ExperimentReport, defined
+from dip_env import EpisodeConfig, RewardConfig
+from dip_env.errors import ConfigError
+from dip_env.metrics.intervals import Interval
 
-
-def values(**numbers):
-    return {name: {"value": v, "low": v - 0.1, "high": v + 0.1} for name, v in numbers.items()}
-
-
-def condition(f1, series="s", place=None, **more):
-    return {
-        "series": series,
-        "place": place,
-        "metrics": values(F1=f1, recall=0.25),
-        "looks": values(regions=2.0, area=0.3),
-        "without": None,
-        **more,
-    }
-
-
-def report(kind, conditions):
-    return {
-        "experiment": kind, "n": 9, "reference": "own", "conditions": conditions,
-        "own_places": {"s": 3},
-        "left_out": {},
-    }  # fmt: skip
-
-
-def test_the_table_shows_what_is_there_and_a_dash_for_the_rest():
-    split = {"rose": 3, "fell": 1, "stayed": 5, "mean_rise": 0.5, "mean_fall": None}
-    conditions = {
-        "own": condition(0.5, gain_harm=split | values(mean=0.2)),
-        "none": condition(0.25, against_reference=values(F1=-0.25)),
-    }
-    text = experiment_markdown(report("look-budget", conditions))
-    assert "look-budget: 9 scenes" in text
-    assert "| own | 0.500 [0.400, 0.600] | - | - | 0.250 | - | - | - | 2.000 | 0.300 |" in text
-    assert "| none | 0.250 [0.150, 0.350] | -0.250 [-0.350, -0.150] |" in text
-    assert "| own | 3 | 1 | 5 | +0.500 | - | +0.200 [+0.100, +0.300] |" in text
-
-
-@pytest.mark.parametrize(
-    ("kind", "conditions"),
-    [
-        ("look-budget", {"own": condition(0.5, "own"), "none": condition(0.2, place=0)}),
-        (
-            "resolution",
-            {
-                "own": condition(0.5, place=384, without="none", gain_harm=values(mean=0.3)),
-                "none": condition(0.2, "no looks", place=384),
-            },
+REPORT = ExperimentReport(
+    experiment="resolution",
+    reference="own",
+    conditions={
+        "own": ConditionReport(
+            series="own looks",
+            position=320.0,
+            without="none",
+            metrics={"F1": Interval(0.5, 0.25, 0.75)},
+            looks={"area": Interval(0.125, None, None)},
+            gain_harm=GainHarm(1, 0, 2, 0.5, None, Interval(0.25, -0.5, 1.0)),
         ),
-        (
-            "look-budget",
-            {
-                "own": condition(0.5, "own"),
-                "less": condition(0.2, place=0),
-                "single pass": condition(0.3, "p"),
-            },
+        "none": ConditionReport(
+            series="no looks",
+            position=None,
+            without=None,
+            metrics={},
+            looks={},
+            against_reference={"F1": Interval(-0.25, -0.5, 0.0)},
         ),
-        ("controls", {"own": condition(0.5), "none": condition(0.2)}),
-    ],
+    },
+    own_positions={"size of regions": 1.0},
+    left_out={"single pass": "a reason"},
+    seed=7,
+    scene_indices=(4, 2),
+    config=EpisodeConfig(max_looks=2, reward=RewardConfig(look_weight=0.25, accuracy_weight=0.65)),
 )
-def test_a_plot_is_drawn_of_each_kind(kind, conditions, tmp_path):
-    pytest.importorskip("matplotlib")
-    experiment_plot(report(kind, conditions), tmp_path / "a.png")
-    with Image.open(tmp_path / "a.png") as picture:
-        colours = picture.convert("RGB").getcolors(1 << 24)
-    # The line and points of the first colour are there, (0, 114, 178).
-    assert sum(count for count, colour in colours if colour == (0, 114, 178)) > 100
 
 
-def test_what_was_left_out_is_named_with_its_reason():
-    found = report("look-budget", {"own": condition(0.5)}) | {
-        "left_out": {"single pass": "no words"}
-    }
-    assert "Left out: single pass: no words." in experiment_markdown(found)
+def test_a_report_comes_back_from_its_json():
+    text = json.dumps(REPORT.to_json(), allow_nan=False)
+    assert ExperimentReport.from_json(json.loads(text)) == REPORT
 
 
-@pytest.mark.parametrize("kind", ["look-budget", "controls"])
-def test_one_scene_and_an_undefined_score_are_drawn_without_interval(kind, tmp_path):
-    pytest.importorskip("matplotlib")
-    place = {"look-budget": 0, "controls": None}[kind]
-    conditions = {
-        "own": condition(0.5, "own"),
-        "none": condition(0.2, place=place),
-        "empty": condition(0.2, place=place),
-    }
-    if kind == "controls":
-        conditions["own"] = condition(0.5)
-    for one in conditions.values():
-        one["metrics"]["F1"] |= {"low": None, "high": None}
-    del conditions["empty"]["metrics"]["F1"]
-    experiment_plot(report(kind, conditions), tmp_path / "a.png")
-    assert (tmp_path / "a.png").stat().st_size > 1000
+def test_the_json_has_the_documented_keys():
+    data = REPORT.to_json()
+    assert list(data) == [
+        "experiment", "n", "reference", "conditions", "own_places", "left_out", "interval_level",
+        "interval_method", "iou_threshold", "seed", "scene_indices", "config",
+    ]  # fmt: skip
+    assert data["n"] == 2
+    own, none = data["conditions"].values()
+    assert list(own) == ["series", "place", "without", "metrics", "looks", "gain_harm"]
+    assert list(none) == ["series", "place", "without", "metrics", "looks", "against_reference"]
+    assert own["gain_harm"] == {
+        "rose": 1, "fell": 0, "stayed": 2, "mean_rise": 0.5, "mean_fall": None,
+        "mean": {"value": 0.25, "low": -0.5, "high": 1.0},
+    }  # fmt: skip
+    assert own["looks"] == {"area": {"value": 0.125, "low": None, "high": None}}
+
+
+@pytest.mark.parametrize("broken", [{}, {"conditions": []}, {"config": {"reward": None}}])
+def test_json_that_is_no_report_is_refused(broken):
+    data = REPORT.to_json() | broken if broken else {}
+    with pytest.raises(ConfigError, match="report: expected an experiment's JSON"):
+        ExperimentReport.from_json(data)
+
+
+def test_only_intervals_with_a_value_are_kept():
+    found = defined({"a": Interval(1.0, 0.5, 2.0, undefined=3), "b": Interval(None, None, None)})
+    assert found == {"a": Interval(1.0, 0.5, 2.0)}

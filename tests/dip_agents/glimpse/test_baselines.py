@@ -7,8 +7,8 @@ from dip_agents.glimpse.baselines import (
     MostDetections,
     OracleLooks,
     RandomLooks,
-    glimpse_scores,
-    play_glimpses,
+    detection_scores,
+    match_counts,
 )
 from dip_env.errors import ConfigError
 from dip_env.scenes import make_source
@@ -31,8 +31,8 @@ def test_knowing_the_truth_beats_chance_and_chance_beats_not_looking(env):
             return env.looks.answer, None
 
     f1 = [
-        glimpse_scores(play_glimpses(chooser, env, range(12)))["F1"].value
-        for chooser in (AnswerAtOnce(), RandomLooks(env), OracleLooks(env))
+        detection_scores(match_counts(agent, env, range(12)))["F1"].value
+        for agent in (AnswerAtOnce(), RandomLooks(env), OracleLooks(env))
     ]
     assert f1[0] + 0.03 < f1[1] < f1[2] - 0.03
 
@@ -54,7 +54,7 @@ def test_random_looks_never_look_twice_at_the_same_and_keep_to_their_cells(env):
 
 def test_no_scenes_are_an_error(env):
     with pytest.raises(ConfigError, match="scenes: expected at least one, got none"):
-        play_glimpses(RandomLooks(env), env, [])
+        match_counts(RandomLooks(env), env, [])
 
 
 def test_a_scan_looks_at_the_middle_first_and_at_each_cell_once(env):
@@ -104,15 +104,15 @@ def test_an_answer_is_foretold_as_it_comes(env):
 
 def test_scores_are_worked_out_over_all_scenes():
     # 4 of 5 answered boxes are right, of 8 people.
-    scores = glimpse_scores(np.array([[3, 3, 4], [1, 2, 4]]))
+    scores = detection_scores(np.array([[3, 3, 4], [1, 2, 4]]))
     assert [scores[name].value for name in ("precision", "recall", "F1")] == pytest.approx(
         [0.8, 0.5, 8 / 13]
     )
-    assert glimpse_scores(np.zeros((2, 3), int))["precision"].value is None
+    assert detection_scores(np.zeros((2, 3), int))["precision"].value is None
 
 
 def test_actions_that_are_no_cells_are_refused(env):
     boxes = Glimpse(env.env, SimulatedDetector(), BoxLooks())
     for make in (RandomLooks, GridScan, MostDetections, OracleLooks):
-        with pytest.raises(TypeError, match="expected GridLooks with one region"):
+        with pytest.raises(ConfigError, match="expected GridLooks with one region"):
             make(boxes)

@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 import dip_env  # noqa: F401 (registers DIPCrowd-v0)
-from dip_agents.glimpse.baselines import RandomLooks, glimpse_scores, play_glimpses
+from dip_agents.glimpse.baselines import RandomLooks, detection_scores, match_counts
 from dip_env.errors import ConfigError
 from dip_env.scenes.base import Scene
 from dip_wrappers.glimpse import Detections, Glimpse, GridLooks, SimulatedDetector
@@ -103,8 +103,8 @@ def test_ppo_learns_to_look_where_people_may_be():
     env = Glimpse(crowd, near_or_far, GridLooks((2,)), keys=KEYS)
     model = ppo(env)
 
-    def f1(chooser):
-        return glimpse_scores(play_glimpses(chooser, env, range(24)))["F1"].value
+    def f1(agent):
+        return detection_scores(match_counts(agent, env, range(24)))["F1"].value
 
     before, chance = f1(model), f1(RandomLooks(env))
     assert before < 0.7 and chance < 0.5  # the right one of four, or an answer without a look

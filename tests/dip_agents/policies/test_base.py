@@ -2,6 +2,7 @@ import pytest
 
 from dip_agents.policies.base import CallablePolicy, Completion, Policy, RememberingPolicy
 from dip_env import Episode, EpisodeConfig, ToyScenes
+from dip_env.errors import ConfigError
 from dip_wrappers.controls import no_image
 
 
@@ -38,7 +39,7 @@ def test_transcript_grows_with_the_conversation():
 
 
 def test_callable_that_returns_no_text_is_named():
-    with pytest.raises(TypeError, match="expected a str, got NoneType"):
+    with pytest.raises(ConfigError, match="fn: expected a function that returns str, got NoneType"):
         CallablePolicy(lambda text: None).act([observe()], [0])
 
 
@@ -78,5 +79,5 @@ def test_a_policy_that_swallows_an_observation_is_found_out():
         def act(self, observations, seeds):
             return [Completion("x")]
 
-    with pytest.raises(ValueError, match="expected 2 completions, got 1"):
+    with pytest.raises(ConfigError, match="expected 2 completions, got 1"):
         RememberingPolicy(Short()).act([observe(), observe()], [1, 2])

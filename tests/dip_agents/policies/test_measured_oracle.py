@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from dip_agents.evaluation.evaluator import evaluate
-from dip_agents.policies.oracle import OraclePolicy
+from dip_agents.policies.oracle import OracleConfig, OraclePolicy
+from dip_agents.policies.oracle_looks import NoLook
 from dip_env import EpisodeConfig, make_source
 from dip_env.formats.coco_json import read_detections, read_truth
 from dip_env.metrics.unscored import measure_unscored
@@ -52,7 +53,7 @@ def coco_root(write_coco):
 
 
 def play_oracle(source, **mistakes):
-    policy = OraclePolicy(source, CONFIG, decimals=2, look="none", **mistakes)
+    policy = OraclePolicy(source, CONFIG, OracleConfig(decimals=2, look=NoLook(), **mistakes))
     return evaluate(policy, source, range(len(source)), CONFIG, group_size=ROLLOUTS)
 
 
@@ -80,7 +81,7 @@ def bounds(people, miss_rate, false_positive_rate):
 
 def disagreements(result, miss_rate, false_positive_rate):
     """Return the metrics that lie outside their ranges."""
-    people = int(result.score.tallies["truth"].sum())
+    people = int(result.score.counters["truth"].sum())
     ranges = bounds(people, miss_rate, false_positive_rate)
     return {
         name
@@ -141,7 +142,7 @@ def simulate(jitter, n=200_000):
 def shaken_as(result, jitter):
     """Tell whether overlaps and found shares are those of a jitter, within SIGMAS."""
     iou = simulate(jitter)
-    people = int(result.score.tallies["truth"].sum())
+    people = int(result.score.counters["truth"].sum())
     paired = iou[iou >= 0.5]
     mean_error = SIGMAS * paired.std() / people**0.5
     agree = [abs(result.metrics["mean_iou"].value - paired.mean()) <= mean_error]
@@ -167,7 +168,7 @@ def test_shaken_boxes_overlap_as_simulated(coco_root):
 
 def test_answers_can_be_scored_against_the_data_sets_own_file(coco_root, tmp_path):
     source = CocoScenes(coco_root)
-    policy = OraclePolicy(source, CONFIG, decimals=2, miss_rate=0.3, jitter=0.05)
+    policy = OraclePolicy(source, CONFIG, OracleConfig(decimals=2, miss_rate=0.3, jitter=0.05))
     evaluate(policy, source, range(len(source)), CONFIG, out=tmp_path / "out")
     metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
     truth = read_truth(coco_root / "annotations.json")

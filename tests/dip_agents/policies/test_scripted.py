@@ -7,12 +7,21 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from dip_agents.policies.formatting import quantize_boxes, random_boxes
-from dip_agents.policies.oracle import miss_chances, oracle_regions, shown_heights
-from dip_agents.policies.oracle_looks import ambiguous_regions, look_tiles
-from dip_agents.policies.scripted import GridScanPolicy, OraclePolicy, RandomPolicy, demonstrations
+from dip_agents.policies.oracle import OracleConfig, OraclePolicy, miss_chances, shown_heights
+from dip_agents.policies.oracle_looks import (
+    LOOK_STRATEGIES,
+    AmbiguousTiles,
+    LookStrategy,
+    NoLook,
+    ambiguous_regions,
+    look_tiles,
+    oracle_regions,
+)
+from dip_agents.policies.scripted import GridScanPolicy, RandomPolicy
 from dip_env import Episode, EpisodeConfig, Scene, ToyScenes
 from dip_env.actions import Answer, Grammar, Look, Think
 from dip_env.boxes import box_area, box_iou, covered_share, union_area
+from dip_env.errors import ConfigError
 from dip_env.scenes import make_source
 from dip_env.views import Crop, View
 
@@ -56,6 +65,11 @@ def play(policy, source, index, config=CONFIG, seed=0):
     return episode, turns
 
 
+def demonstration(source, index):
+    episode, _ = play(OraclePolicy(source, CONFIG), source, index)
+    return episode.transcript
+
+
 def segments_of(text):
     return GRAMMAR.parse(text)
 
@@ -65,7 +79,9 @@ def segments_of(text):
 def test_scripted_policies_never_say_anything_malformed(index, form):
     config = replace(CONFIG, coordinate_format=form)
     source = ToyScenes()
-    noisy = OraclePolicy(source, config, miss_rate=0.3, jitter=0.2, false_positive_rate=1.0)
+    noisy = OraclePolicy(
+        source, config, OracleConfig(miss_rate=0.3, jitter=0.2, false_positive_rate=1.0)
+    )
     for policy in (RandomPolicy(config), GridScanPolicy(config), noisy):
         for seed in range(5):
             episode, turns = play(policy, source, index, config, seed)
@@ -78,7 +94,7 @@ def test_same_observation_and_seed_give_the_same_action_and_seeds_differ():
     observation = Episode(source[0], CONFIG, scene_index=0).observation()
     for policy in (
         RandomPolicy(CONFIG),
-        OraclePolicy(source, CONFIG, miss_rate=0.5, jitter=0.1, look="none"),
+        OraclePolicy(source, CONFIG, OracleConfig(miss_rate=0.5, jitter=0.1, look=NoLook())),
     ):
         texts = [c.text for c in policy.act([observation] * 20, list(range(20)))]
         assert texts == [c.text for c in policy.act([observation] * 20, list(range(20)))]
@@ -95,7 +111,7 @@ def test_the_perfect_oracle_finds_everyone_and_is_paid_in_full():
 
 
 def test_the_oracle_thinks_the_truth_then_looks_then_answers_by_left_edge():
-    _, first, _, second = next(demonstrations(Row(), [0], CONFIG))
+    _, first, _, second = demonstration(Row(), 0)
     think, look = segments_of(first.text)
     # Ten people of 67 view pixels; those with four tenths visible are in doubt by the prior.
     assert think == Think("10 people, 5 unclear.")
@@ -109,8 +125,7 @@ def test_the_oracle_thinks_the_truth_then_looks_then_answers_by_left_edge():
 
 
 def test_a_demonstration_is_a_finished_conversation_with_crops():
-    messages = list(demonstrations(ToyScenes(), [0, 2, 3], CONFIG))
-    assert len(messages) == 3
+    messages = [demonstration(ToyScenes(), index) for index in (0, 2, 3)]
     for conversation in messages:
         assert [m.role for m in conversation] == ["user", "assistant", "user", "assistant"]
         assert conversation[2].images
@@ -138,28 +153,11 @@ def test_what_the_oracle_answers_depends_on_what_it_saw():
     episode = Episode(scene, CONFIG, scene_index=0)
     in_view = tall * episode.view.view_size[1] / scene.size[1]
     limit = float(in_view.max()) + 1
-    blind = OraclePolicy(source, CONFIG, min_visible_height=limit, look="none")
+    blind = OraclePolicy(source, CONFIG, OracleConfig(min_visible_height=limit, look=NoLook()))
     assert segments_of(blind.act([episode.observation()], [0])[0].text)[-1].boxes.shape[0] == 0
-    looking = OraclePolicy(source, CONFIG, min_visible_height=limit)
+    looking = OraclePolicy(source, CONFIG, OracleConfig(min_visible_height=limit))
     _, turns = play(looking, source, 0)
     assert 0 < len(turns[-1].result.answer_boxes) < len(tall)
-
-
-def test_style_options_change_the_words_and_nothing_else():
-    options = {"thoughts": ("I see {people}.", "So {people}."), "label": "person", "decimals": 2}
-    _, first, _, second = next(demonstrations(Row(), [0], CONFIG, **options))
-    assert segments_of(first.text)[0] == Think("I see 10.")
-    assert segments_of(second.text)[1].labels == ("person",) * 10
-    silent = next(demonstrations(Row(), [0], CONFIG, think=False))
-    assert [type(s) for s in segments_of(silent[1].text)] == [Look]
-    plain = next(demonstrations(Row(), [0], CONFIG))
-    assert segments_of(silent[1].text)[0] == segments_of(plain[1].text)[1]
-
-
-def test_single_pass_form_looks_and_answers_in_one_action():
-    _, turns = play(OraclePolicy(Row(), CONFIG, single_pass=True), Row(), 0)
-    assert len(turns) == 1
-    assert turns[0].result.terms.format == 1.0
 
 
 def test_p_no_look_the_oracle_just_answers():
@@ -191,7 +189,9 @@ def test_where_there_is_one_turn_everybody_looks_and_answers_in_it():
 def test_oracle_noise_has_the_size_it_is_told():
     source = Row()
     scene, view = source[0], Episode(source[0], CONFIG).view
-    oracle = OraclePolicy(source, CONFIG, miss_rate=0.3, false_positive_rate=0.5, decimals=2)
+    oracle = OraclePolicy(
+        source, CONFIG, OracleConfig(miss_rate=0.3, false_positive_rate=0.5, decimals=2)
+    )
     found = invented = 0
     for seed in range(300):
         boxes = view.text_to_scene(oracle.people(scene, view, np.random.default_rng(seed)))
@@ -218,32 +218,60 @@ def test_hard_misses_keep_the_mean_and_fall_with_what_is_visible():
     ("option", "message"),
     [
         ({"miss_rate": 1.5}, "miss_rate: expected a number in"),
-        ({"jitter": -1.0}, "jitter"),
-        ({"look": "sideways"}, "look: expected one of ambiguous, tiles, random"),
+        ({"jitter": -1.0}, "jitter: expected at least 0, got -1.0"),
+        ({"false_positive_rate": -0.5}, "false_positive_rate: expected at least 0, got -0.5"),
+        ({"min_visible_height": -1}, "min_visible_height: expected at least 0, got -1"),
+        ({"overview_scale": 0.0}, "overview_scale: expected a number in"),
+        ({"decimals": 3}, "decimals: expected 0, 1 or 2, got 3"),
+        ({"look": "sideways"}, "look: expected a look strategy, got 'sideways'"),
         ({"misses": "some"}, "misses: expected even or hard"),
     ],
 )
 def test_oracle_options_out_of_range_are_named(option, message):
-    with pytest.raises(ValueError, match=message):
-        OraclePolicy(ToyScenes(), CONFIG, **option)
+    with pytest.raises(ConfigError, match=message):
+        OracleConfig(**option)
+
+
+def test_a_look_strategy_of_ones_own_chooses_the_regions():
+    class Corner:
+        def regions(self, scene, view, rules, rng):
+            return np.array([[0.0, 0, 64, 64]])
+
+    assert isinstance(Corner(), LookStrategy)
+    _, turns = play(OraclePolicy(Row(), CONFIG, OracleConfig(look=Corner())), Row(), 0)
+    assert turns[0].segments[-1].regions.tolist() == [[0, 0, 64, 64]]
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: RandomPolicy(CONFIG, max_people=-1), "max_people: expected at least 0, got -1"),
+        (lambda: GridScanPolicy(CONFIG, cells=(0, 2)), r"cells: expected .*, got \(0, 2\)"),
+        (lambda: GridScanPolicy(CONFIG, people=(8, 0)), r"people: expected .*, got \(8, 0\)"),
+    ],
+)
+def test_settings_of_scripted_policies_out_of_range_are_named(make, message):
+    with pytest.raises(ConfigError, match=message):
+        make()
 
 
 def test_an_oracle_needs_to_know_the_scene():
     observation = Episode(ToyScenes()[0], CONFIG).observation()
-    with pytest.raises(ValueError, match="scene_index"):
+    with pytest.raises(ConfigError, match="scene_index: expected"):
         OraclePolicy(ToyScenes(), CONFIG).act([observation], [0])
 
 
-def test_look_modes_do_what_they_say():
+def test_look_strategies_do_what_they_say():
     source = Row()
     for mode, check in (
         ("whole", lambda look: (look.regions == [[0, 0, 448, 320]]).all()),
         ("random", lambda look: len(look.regions) == CONFIG.max_regions),
     ):
+        policy = OraclePolicy(source, CONFIG, OracleConfig(look=LOOK_STRATEGIES[mode]))
         episode = Episode(source[0], CONFIG, scene_index=0)
-        text = OraclePolicy(source, CONFIG, look=mode).act([episode.observation()], [0])[0].text
+        text = policy.act([episode.observation()], [0])[0].text
         assert check(segments_of(text)[1])
-    _, turns = play(OraclePolicy(source, CONFIG, look="none"), source, 0)
+    _, turns = play(OraclePolicy(source, CONFIG, OracleConfig(look=NoLook())), source, 0)
     assert len(turns) == 1
 
 
@@ -273,7 +301,7 @@ def test_the_best_tiles_are_picked_and_not_joined():
 def test_an_oracle_that_looks_at_tiles_prints_whole_numbers_and_sees_them_at_2x(index):
     source, rules = make_source("crowd"), replace(CONFIG, crop_size=128)
     episode = Episode(source[index], rules, scene_index=index)
-    policy = OraclePolicy(source, rules, look="tiles")
+    policy = OraclePolicy(source, rules, OracleConfig(look=AmbiguousTiles()))
     turn = episode.step(policy.act([episode.observation()], [0])[0].text)
     assert 1 <= len(turn.crops) <= rules.max_regions
     assert all(crop.magnification == pytest.approx(2) for crop in turn.crops)

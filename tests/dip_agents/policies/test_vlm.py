@@ -54,6 +54,15 @@ def test_a_conversation_beyond_the_budget_is_told_as_truncated(micro, toy, minim
     assert completion.text == ""
 
 
+@pytest.mark.parametrize(
+    ("setting", "value"),
+    [("temperature", -0.5), ("max_new_tokens", 0), ("token_budget", 0), ("batch_size", 0)],
+)
+def test_settings_out_of_range_are_named(micro, setting, value):
+    with pytest.raises(ConfigError, match=f"{setting}: expected at least [01], got {value}"):
+        VLMPolicy(HFEngine(micro("qwen3_vl")), **{setting: value})
+
+
 def test_an_episode_that_cannot_begin_is_refused_beforehand(micro, toy, minimal_prompt_rules):
     policy = VLMPolicy(HFEngine(micro("qwen3_vl")), token_budget=10)
     first = Episode(toy[0], minimal_prompt_rules).observation()
@@ -81,16 +90,16 @@ def test_only_the_latest_conversations_are_kept_and_an_older_one_goes_on(
     said = []
     for number, observation in enumerate(asked):
         said += policy.act([observation], [0])
-        assert len(policy._spoken) == min(number + 1, 4)  # 4 batches of one
+        assert len(policy._buffers) == min(number + 1, 4)  # 4 batches of one
 
     def later(number):
         turn = (Message("assistant", said[number].text, ()), Message("user", "Go on.", ()))
         return replace(asked[number], messages=(*asked[number].messages, *turn))
 
     for number, known in [(0, False), (5, True)]:
-        before = len(policy._spoken)
+        before = len(policy._buffers)
         policy._buffer(later(number))
-        assert (len(policy._spoken) < before) == known
+        assert (len(policy._buffers) < before) == known
     fresh = VLMPolicy(HFEngine(vlm), max_new_tokens=4)
     assert policy.act([later(1)], [0])[0].token_ids == fresh.act([later(1)], [0])[0].token_ids
 
@@ -98,7 +107,7 @@ def test_only_the_latest_conversations_are_kept_and_an_older_one_goes_on(
 def test_conversations_that_are_asked_about_together_are_all_kept(micro, toy, minimal_prompt_rules):
     policy = VLMPolicy(HFEngine(micro("qwen3_vl")), max_new_tokens=4, batch_size=1)
     policy.act(numbered(toy, minimal_prompt_rules, 6), [0] * 6)
-    assert len(policy._spoken) == 6
+    assert len(policy._buffers) == 6
 
 
 @pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])

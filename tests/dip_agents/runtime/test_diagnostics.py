@@ -12,7 +12,7 @@ from dip_agents.evaluation.adversaries import ADVERSARIES, AttackContext
 from dip_agents.grpo.credit import compute_advantages
 from dip_agents.grpo.metrics import rollout_metrics
 from dip_agents.grpo.rollouts import collect_rollouts
-from dip_agents.policies.oracle import OraclePolicy
+from dip_agents.policies.oracle import OracleConfig, OraclePolicy
 from dip_agents.runtime.diagnostics import (
     _RULES,
     THRESHOLDS,
@@ -56,7 +56,9 @@ def play(micro, speaker):
 
     def of(f1):
         return OraclePolicy(
-            crowd, RULES, miss_rate=1 - f1, misses="hard", false_positive_rate=1 - f1, decimals=2
+            crowd,
+            RULES,
+            OracleConfig(miss_rate=1 - f1, misses="hard", false_positive_rate=1 - f1, decimals=2),
         )
 
     honest, weak = of(0.7), of(0.3)
@@ -93,12 +95,12 @@ def names(now, first=None):
 
 
 SHOWN = {
-    "silence": "format drift",
+    "empty action": "format drift",
     "empty answer": "empty answers",
     "whole image": "huge boxes",
     "grid of boxes": "box spamming",
     "exact copies": "box spamming",
-    "shaken copies": "box spamming",
+    "jittered copies": "box spamming",
     "huge boxes": "huge boxes",
     "boxes on ignored": "box spamming",
     "whole-image look": "whole-image looks",
@@ -108,7 +110,7 @@ SHOWN = {
     "look after answer": "format drift",
     "answer inside think": "format drift",
     "two answers": "format drift",
-    "cut list": "format drift",
+    "truncated list": "format drift",
     "not a number": "format drift",
     "scientific": "format drift",
     "numbers as strings": "format drift",

@@ -1,12 +1,11 @@
 import json
 import re
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
 
-from dip_agents.policies.oracle import OraclePolicy
+from dip_agents.policies.oracle import OracleConfig, OraclePolicy
 from dip_agents.sft.demonstrations import DemonstrationDataset, play_demonstration
 from dip_env.episode import Episode
 from dip_wrappers.controls import random_looks
@@ -14,7 +13,9 @@ from dip_wrappers.controls import random_looks
 
 @pytest.fixture
 def data(micro, toy, minimal_prompt_rules):
-    return DemonstrationDataset(toy, 4, minimal_prompt_rules, OraclePolicy, micro("qwen3_vl").chat)
+    return DemonstrationDataset(
+        toy, 4, minimal_prompt_rules, OracleConfig(), micro("qwen3_vl").chat
+    )
 
 
 def test_a_lesson_is_the_demonstrated_conversation(data, micro, minimal_prompt_rules, toy):
@@ -53,9 +54,11 @@ def test_lessons_repeat(data):
 
 @pytest.fixture
 def reading(micro, toy, minimal_prompt_rules):
-    oracle = partial(OraclePolicy, min_visible_height=8.0)
+    demonstrator = OracleConfig(min_visible_height=8.0)
     chat = micro("qwen3_vl").chat
-    return DemonstrationDataset(toy, 4, minimal_prompt_rules, oracle, chat, p_blurred_overview=1.0)
+    return DemonstrationDataset(
+        toy, 4, minimal_prompt_rules, demonstrator, chat, p_blurred_overview=1.0
+    )
 
 
 def test_a_blurred_lesson_hides_in_the_overview_what_its_crops_show(reading, data):
@@ -86,10 +89,10 @@ def test_who_is_only_blurred_is_neither_answered_nor_a_dense_target_of_the_overv
     chat = micro("qwen3_vl").chat
     # People are 48, 36 and 64 pixels tall in the overview, which counts as a quarter of that.
     one_region = replace(minimal_prompt_rules, max_regions=1)
-    oracle = partial(OraclePolicy, min_visible_height=13.0)
-    demonstration = DemonstrationDataset(toy, 4, one_region, oracle, chat, p_blurred_overview=1.0)[
-        0
-    ]
+    demonstrator = OracleConfig(min_visible_height=13.0)
+    demonstration = DemonstrationDataset(
+        toy, 4, one_region, demonstrator, chat, p_blurred_overview=1.0
+    )[0]
     assert (
         demonstration.boxes[0].tolist() == demonstration.in_view[0].tolist() == [[100, 16, 120, 80]]
     )
@@ -105,9 +108,9 @@ def test_who_is_only_blurred_is_neither_answered_nor_a_dense_target_of_the_overv
 def test_lessons_are_shared_out_between_forms(micro, toy, minimal_prompt_rules):
     chat = micro("qwen3_vl").chat
     made = DemonstrationDataset(
-        toy, 4, minimal_prompt_rules, OraclePolicy, chat, p_no_look=0.25, p_blurred_overview=0.5
+        toy, 4, minimal_prompt_rules, OracleConfig(), chat, p_no_look=0.25, p_blurred_overview=0.5
     )
-    plain = DemonstrationDataset(toy, 4, minimal_prompt_rules, OraclePolicy, chat)
+    plain = DemonstrationDataset(toy, 4, minimal_prompt_rules, OracleConfig(), chat)
     images = [made[index].buffer.images for index in range(4)]
     # Multiples of the golden ratio: .0 and .236 are under .25, .618 is under .75, .854 is not.
     assert [len(shown) == 1 for shown in images] == [True, False, True, False]
@@ -120,9 +123,11 @@ def test_nothing_is_blurred_where_no_look_can_make_up_for_it(
     micro, toy, minimal_prompt_rules, rules
 ):
     chat, config = micro("qwen3_vl").chat, replace(minimal_prompt_rules, **rules)
-    oracle = partial(OraclePolicy, min_visible_height=13.0)
-    p_blurred_overview = DemonstrationDataset(toy, 4, config, oracle, chat, p_blurred_overview=1.0)
-    plain = DemonstrationDataset(toy, 4, config, oracle, chat)
+    demonstrator = OracleConfig(min_visible_height=13.0)
+    p_blurred_overview = DemonstrationDataset(
+        toy, 4, config, demonstrator, chat, p_blurred_overview=1.0
+    )
+    plain = DemonstrationDataset(toy, 4, config, demonstrator, chat)
     assert p_blurred_overview[0].buffer.ids == plain[0].buffer.ids
     assert p_blurred_overview[0].buffer.images[0].key == plain[0].buffer.images[0].key
 

@@ -1,14 +1,14 @@
 import pytest
 import torch
 
-from dip_agents.policies.oracle import OraclePolicy
+from dip_agents.policies.oracle import OracleConfig
 from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.sft.demonstrations import DemonstrationDataset
 from dip_agents.sft.loss import DenseHeads, dense_targets, sft_counts, sft_loss
 
 
 def demonstrations(vlm, toy, rules):
-    return DemonstrationDataset(toy, 4, rules, OraclePolicy, vlm.chat)
+    return DemonstrationDataset(toy, 4, rules, OracleConfig(), vlm.chat)
 
 
 def test_the_loss_is_the_mean_over_the_demonstrators_tokens(micro, toy, minimal_prompt_rules):

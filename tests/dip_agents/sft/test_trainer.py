@@ -4,7 +4,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from dip_agents.policies.oracle import OraclePolicy
+from dip_agents.policies.oracle import OracleConfig
 from dip_agents.runtime.errors import NonFiniteUpdateError
 from dip_agents.runtime.logger import RunLogger, read_metrics
 from dip_agents.sft.config import SFTConfig
@@ -15,7 +15,7 @@ from dip_env.errors import ConfigError
 
 
 def demonstrations(vlm, toy, rules):
-    return DemonstrationDataset(toy, 4, rules, OraclePolicy, vlm.chat)
+    return DemonstrationDataset(toy, 4, rules, OracleConfig(), vlm.chat)
 
 
 def trainer(vlm, data, config, folder, logger=None):

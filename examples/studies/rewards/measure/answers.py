@@ -1,4 +1,4 @@
-"""Measure one model on one set of scenes: numbers of each scene, and what was said there.
+"""Measure one model on one set of scenes: numbers and actions of each scene.
 
 The numbers are kept per scene, so that any two measurements of the same scenes can be compared in
 pairs; the actions are kept, so that any episode can be played and drawn again.
@@ -16,12 +16,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dip_agents.engines.choose import engine_for
+from dip_agents.evaluation import EvalCondition
 from dip_agents.evaluation.evaluator import evaluate_conditions
-from dip_agents.evaluation.play import EvalCondition
 from dip_agents.evaluation.scores import EvalScore
 from dip_agents.models.vlm import VLM
-from dip_agents.policies.base import Policy
-from dip_agents.policies.vlm import VLMPolicy
+from dip_agents.policies import Policy, VLMPolicy
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
 from dip_env.group import EpisodeGroup
@@ -42,7 +41,7 @@ class Measured:
     Args:
         indices: of the scenes in their source.
         columns: see ``columns_of``.
-        actions: what was said in each scene, turn by turn.
+        actions: the texts of each scene, turn by turn.
     """
 
     indices: tuple[int, ...]
@@ -73,17 +72,17 @@ class Measured:
             tuple(tuple(texts) for texts in data["actions"]),
         )
 
-    def play_again(self, place: int, source: SceneSource, rules: EpisodeConfig) -> Episode:
+    def play_again(self, position: int, source: SceneSource, rules: EpisodeConfig) -> Episode:
         """Return the finished episode of a scene.
 
         Args:
-            place: of the scene among ``indices``.
+            position: of the scene among ``indices``.
             source: the scenes that were measured.
             rules: that were measured under.
         """
-        index = self.indices[place]
+        index = self.indices[position]
         episode = Episode(source[index], rules, scene_index=index)
-        for text in self.actions[place]:
+        for text in self.actions[position]:
             episode.step(text)
         return episode
 
@@ -105,8 +104,8 @@ def measure(
     actions: list[tuple[str, ...]] = []
 
     def note(name: str, group: EpisodeGroup) -> None:
-        said = (m.text for m in group.episodes[0].transcript if m.role == "assistant")
-        actions.append(tuple(said))
+        texts = (m.text for m in group.episodes[0].transcript if m.role == "assistant")
+        actions.append(tuple(texts))
 
     results = evaluate_conditions(
         policy,
@@ -120,7 +119,7 @@ def measure(
 
 
 def greedy(vlm: VLM, limits: Mapping[str, Any]) -> VLMPolicy:
-    """Return a model as a policy that says what it thinks most likely.
+    """Return a model as a policy with greedy decoding.
 
     Args:
         vlm: the model.
@@ -130,7 +129,7 @@ def greedy(vlm: VLM, limits: Mapping[str, Any]) -> VLMPolicy:
 
 
 def columns_of(score: EvalScore) -> dict[str, NDArray[np.float64]]:
-    """Keep of an evaluation what its metrics are sums of.
+    """Return the per-scene numbers that the metrics are sums of.
 
     Args:
         score: with one rollout a scene.
@@ -142,7 +141,7 @@ def columns_of(score: EvalScore) -> dict[str, NDArray[np.float64]]:
     """
     found = score.unscored
     return {
-        **{name: np.asarray(values, dtype=np.float64) for name, values in score.tallies.items()},
+        **{name: np.asarray(values, dtype=np.float64) for name, values in score.counters.items()},
         "people": found.people,
         "duplicates": found.duplicates,
         "tp": found.tp.T,

@@ -2,8 +2,8 @@
 
     python -m examples.studies.rewards.measure.larger --out runs/small/untrained
 
-It is then taught as the tiny model was and is where every variant starts; the commands are at the
-end of RESULTS.md.
+It is then fine-tuned as the tiny model was and is where every variant starts; the commands are at
+the end of RESULTS.md.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def scaled(config: Any, hidden: int, layers: int, vision: int, vision_layers: in
 
 
 def build(config: Any, seed: int) -> Any:
-    """Return a model with random weights that begins with a sense of numbers and places.
+    """Return a model with random weights with Fourier features of numbers and positions.
 
     Args:
         config: of the model.

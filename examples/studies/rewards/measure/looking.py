@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dip_agents.experiments.looking import looking_report, usual_controls
+from dip_agents.experiments import looking_sheet, variations
 from dip_agents.experiments.measures import LookCoverage
-from dip_agents.experiments.pictures import looking_sheet
-from dip_agents.policies.base import Policy
+from dip_agents.experiments.run import play_variations
+from dip_agents.policies import Policy
 from dip_env.config import EpisodeConfig
 from dip_env.scenes.base import SceneSource
 from examples.studies.rewards.measure.answers import BATCH, RESULT, Columns, columns_of
 
 SHEET = "looks.png"
 DRAWN = 6
-"""Scenes on the sheet that shows where looks land."""
+"""Scenes on the sheet that shows the looks."""
 
 
 def measure_looking(
@@ -38,14 +38,14 @@ def measure_looking(
         rules: of the episodes; they allow a look.
         folder: where to.
     """
-    # The bundled model was taught to look at tiles; so does the oracle in its place.
-    controls = usual_controls(rules, tiles=True)
-    report = looking_report(policy, source, indices, rules, controls=controls, batch_size=BATCH)
+    # The bundled model was trained to look at tiles; so the oracle looks at tiles too.
+    controls = variations("controls", rules, tiles=True)
+    played = play_variations(lambda _: policy, source, indices, controls, batch_size=BATCH)
     sheet = looking_sheet(policy, source, indices[:DRAWN], rules, batch_size=BATCH)
     sheet.save(folder / SHEET)
     found = {
-        name: columns_of(result.score) | landing_columns(report.look_coverages[name])
-        for name, result in report.results.items()
+        name: columns_of(result.score) | coverage_columns(played.look_coverages[name])
+        for name, result in played.results.items()
     }
     data = {
         "indices": list(indices),
@@ -57,8 +57,8 @@ def measure_looking(
     (folder / RESULT).write_text(json.dumps(data) + "\n", encoding="utf-8")
 
 
-def landing_columns(look_coverages: Sequence[LookCoverage]) -> dict[str, NDArray[np.float64]]:
-    """Return where the looks of each scene landed, (S,) by name.
+def coverage_columns(look_coverages: Sequence[LookCoverage]) -> dict[str, NDArray[np.float64]]:
+    """Return the look coverage of each scene, (S,) by name.
 
     Args:
         look_coverages: one of each scene.

@@ -1,7 +1,7 @@
-"""Is what the look reward pays a signal or noise? Two groups of siblings in each scene tell.
+"""Is the look reward a signal or noise? Measured with two groups of siblings in each scene.
 
 Ambiguity is measured on the few siblings of a rollout. Were it noise, another group of as many
-would call other people ambiguous, and pay the same look differently.
+would call other people ambiguous and reward the same look differently.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def load_noise(folder: Path) -> Columns:
 
 
 def outcome_of(rollout: Rollout, scene: Scene, rules: EpisodeConfig) -> Outcome:
-    """Play a rollout's words again."""
+    """Replay the actions of a rollout."""
     episode = Episode(scene, rules)
     for message in rollout.stats.transcript:
         if message["role"] == "assistant":

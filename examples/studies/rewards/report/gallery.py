@@ -25,7 +25,7 @@ def worst_and_best(measured: Measured, count: int) -> tuple[list[int], list[int]
         count: how many of each.
 
     Returns:
-        Places of the worst, from the worst on, and of the best, from the best on.
+        Positions of the worst, from the worst on, and of the best, from the best on.
     """
     f1 = per_scene_f1(measured.columns)
     people = np.asarray(measured.columns["people"]) > 0
@@ -36,7 +36,7 @@ def worst_and_best(measured: Measured, count: int) -> tuple[list[int], list[int]
 
 def gallery(
     measured: Measured,
-    places: Sequence[int],
+    positions: Sequence[int],
     source: SceneSource,
     rules: EpisodeConfig,
     title: str,
@@ -45,7 +45,7 @@ def gallery(
 
     Args:
         measured: of one model.
-        places: of the scenes among those measured, in reading order.
+        positions: of the scenes among those measured, in reading order.
         source: the scenes.
         rules: that were measured under.
         title: of the page.
@@ -55,13 +55,13 @@ def gallery(
     """
     cells = []
     f1 = per_scene_f1(measured.columns)
-    for place in places:
-        episode = measured.play_again(place, source, rules)
+    for position in positions:
+        episode = measured.play_again(position, source, rules)
         frame = Image.fromarray(render_frame(episode, episode.score))
         height = round(frame.height * CELL / frame.width)
         cell = Image.new("RGB", (CELL, height + CAPTION), PAGE)
         cell.paste(frame.resize((CELL, height), Image.Resampling.LANCZOS), (0, CAPTION))
-        words = f"scene {measured.indices[place]}: F1 {f1[place]:.2f}"
+        words = f"scene {measured.indices[position]}: F1 {f1[position]:.2f}"
         ImageDraw.Draw(cell).text((4, 4), words, TEXT, font=ImageFont.load_default(15))
         cells.append(cell)
     page = arranged(cells, COLUMNS)

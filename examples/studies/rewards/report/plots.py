@@ -37,8 +37,8 @@ def intervals(values: Mapping[str, Mapping[str, Interval]], label: str, path: Pa
     axis = axes[0][0]
     step = 0.8 / max(1, len(values))
     for k, (variant, row) in enumerate(values.items()):
-        places = [scenes.index(name) - 0.4 + step * (k + 0.5) for name in row]
-        _whiskers(axis, places, list(row.values()), COLOURS[variant], variant)
+        positions = [scenes.index(name) - 0.4 + step * (k + 0.5) for name in row]
+        _whiskers(axis, positions, list(row.values()), COLOURS[variant], variant)
     axis.grid(False, axis="y")
     axis.set_yticks(range(len(scenes)), scenes)
     axis.set_ylim(len(scenes) - 0.5, -0.5)
@@ -156,10 +156,10 @@ def _series(
 
 
 def _whiskers(
-    axis: Any, places: Sequence[float], found: Sequence[Interval], colour: str, name: str
+    axis: Any, positions: Sequence[float], found: Sequence[Interval], colour: str, name: str
 ) -> None:
-    """Draw a dot with its interval at each place."""
-    known = [(y, i) for y, i in zip(places, found, strict=True) if i.value is not None]
+    """Draw a dot with its interval at each position."""
+    known = [(y, i) for y, i in zip(positions, found, strict=True) if i.value is not None]
     x = [i.value for _, i in known]
     errors = [[_or(i.value, i) - _or(i.low, i) for _, i in known],
               [_or(i.high, i) - _or(i.value, i) for _, i in known]]  # fmt: skip

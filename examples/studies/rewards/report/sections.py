@@ -10,7 +10,7 @@ from PIL import Image
 
 import examples.studies.rewards.report.plots as plots
 import examples.studies.rewards.report.tables as tables
-from dip_agents.experiments.looking import NONE, OWN
+from dip_agents.experiments.kinds import NO_LOOKS, OWN_LOOKS
 from dip_env.metrics.intervals import Interval
 from dip_env.scenes import make_source
 from dip_wrappers.controls import first_regions
@@ -178,7 +178,7 @@ def photos(context: Context) -> list[str]:
 
 
 def looking(context: Context) -> list[str]:
-    """Whether the looks help, and where they land."""
+    """Whether the looks help, and what they cover."""
     found = {variant.name: context.results.looking(variant.name) for variant in (BASE, GRPO)}
     found = {name: controls for name, controls in found.items() if controls}
     if "looking" not in context.study.parts or not found:
@@ -205,12 +205,12 @@ def looking(context: Context) -> list[str]:
             "",
             *tables.gain_harm(controls),
             "",
-            *context.picture(f"looks_{name}.jpg", f"where the looks of {job.folder} land"),
+            *context.picture(f"looks_{name}.jpg", f"what the looks of {job.folder} cover"),
         ]
     noise = context.results.noise(BASE.name)
     if noise:
         lines += [
-            f"### Is what the look reward pays a signal? Two groups of {context.study.group_size} "
+            f"### Is the look reward a signal? Two groups of {context.study.group_size} "
             f"by `{BASE.name}`",
             "",
             f"Rollouts at temperature {context.study.temperature:g} in "
@@ -220,7 +220,11 @@ def looking(context: Context) -> list[str]:
             "",
         ]
     regions = context.start.rules.max_regions
-    budget = {NONE: 0, **{first_regions(k).name: k for k in range(1, regions)}, OWN: regions}
+    budget = {
+        NO_LOOKS: 0,
+        **{first_regions(k).name: k for k in range(1, regions)},
+        OWN_LOOKS: regions,
+    }
     values = {
         name: {
             count: value("F1", controls[control])
@@ -270,9 +274,9 @@ def failures(context: Context) -> list[str]:
     source = make_source(scenes, split="val")
     rules = rules_of(GRPO, context.start, trained=False)
     lines = [f"## 6. Where it fails, where it does well: {jobs[0].folder}", ""]
-    for name, places in zip(("worst", "best"), worst_and_best(measured, GALLERY), strict=True):
-        words = f"the {len(places)} of {measured.count} {scenes} scenes with the {name} F1"
-        page = gallery(measured, places, source, rules, words)
+    for name, positions in zip(("worst", "best"), worst_and_best(measured, GALLERY), strict=True):
+        words = f"the {len(positions)} of {measured.count} {scenes} scenes with the {name} F1"
+        page = gallery(measured, positions, source, rules, words)
         page.save(context.figure(f"gallery_{name}.jpg"), quality=85)
         lines += context.picture(f"gallery_{name}.jpg", words)
     return lines
@@ -282,7 +286,7 @@ SECTIONS = (core, rewards, domains, photos, looking, learning, failures)
 
 
 def grpo_leads(context: Context) -> bool:
-    """Tell whether GRPO's F1 in-domain is above that of the start and of being taught on."""
+    """Tell whether GRPO's F1 in-domain is above that of the start and of further fine-tuning."""
     runs = {
         variant.name: own for variant, own in context.everywhere().get(context.study.presets[0], ())
     }

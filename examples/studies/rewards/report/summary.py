@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import examples.studies.rewards.report.tables as tables
-from dip_agents.experiments.looking import NONE, OWN
+from dip_agents.experiments.kinds import NO_LOOKS, OWN_LOOKS
 from examples.studies.rewards.config import Study
 from examples.studies.rewards.report.results import Results
 from examples.studies.rewards.variants import BASE, GRPO, REWARDS, SFT_LONGER, Variant
@@ -36,12 +36,12 @@ def summary(study: Study, results: Results) -> list[str]:
         ),
         ("Looking, against answering at once", _looking(results)),
     ]
-    lines = [line for words, said in found if said for line in (f"{words}:", "", *said, "")]
+    lines = [line for words, text in found if text for line in (f"{words}:", "", *text, "")]
     return ["## What comes out", "", *lines] if lines else []
 
 
 def verdicts(study: Study, results: Results) -> list[str]:
-    """Say how GRPO compares with the start and with being taught on, scenes by scenes."""
+    """Return how GRPO compares with the start and with further fine-tuning, for each preset."""
     asked = [variant for variant in (BASE, SFT_LONGER) if variant in study.core]
     return _against(asked, study.presets, results)
 
@@ -70,6 +70,6 @@ def _looking(results: Results) -> list[str]:
     for variant in (BASE, GRPO):
         controls = results.looking(variant.name)
         if controls:
-            pairs = [(Variant(name, ""), controls[name]) for name in (NONE, OWN)]
-            lines += tables.verdict({variant.name: pairs}, NONE, OWN)
+            pairs = [(Variant(name, ""), controls[name]) for name in (NO_LOOKS, OWN_LOOKS)]
+            lines += tables.verdict({variant.name: pairs}, NO_LOOKS, OWN_LOOKS)
     return lines

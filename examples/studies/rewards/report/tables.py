@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from dip_agents.evaluation.result import format_interval
-from dip_agents.experiments.looking import NONE, OWN
+from dip_agents.evaluation import format_interval
+from dip_agents.experiments.kinds import NO_LOOKS, OWN_LOOKS
 from dip_agents.experiments.measures import gain_and_harm
 from examples.studies.rewards.report.results import Logs
 from examples.studies.rewards.report.stats import (
@@ -47,7 +47,7 @@ LOGGED = {
     "rollout/boxes": "boxes an answer",
     "train/entropy": "entropy, nats a token",
     "train/ref_kl": "KL to the start",
-    "group/frac_informative": "groups that teach",
+    "group/frac_informative": "informative groups",
 }
 """What the curves show, by log key."""
 
@@ -162,7 +162,7 @@ def verdict(variants: Mapping[str, VariantRuns], before: str, after: str) -> lis
             continue
         gain = difference("F1", found[before], found[after])
         if gain.value is None or gain.low is None or gain.high is None:
-            lines.append(f"- `{scenes}`: no difference to speak of ({gain.reason}).")
+            lines.append(f"- `{scenes}`: no difference defined ({gain.reason}).")
             continue
         word = "better" if gain.low > 0 else "worse" if gain.high < 0 else "not told apart"
         both = overlap(value("F1", found[before]), value("F1", found[after]))
@@ -181,16 +181,16 @@ def looking(controls: Mapping[str, Runs]) -> list[str]:
         controls: runs by the name of the control.
     """
     metrics = ("F1", "precision", "recall", "regions", "look_area", "covered")
-    own = controls[OWN]
+    own = controls[OWN_LOOKS]
     rows = [
         [
             name,
             *(format_interval(value(metric, runs)) for metric in metrics),
-            "" if name == OWN else format_interval(difference("F1", own, runs), sign=True),
+            "" if name == OWN_LOOKS else format_interval(difference("F1", own, runs), sign=True),
         ]
         for name, runs in controls.items()
     ]
-    header = ["what is changed", *(HEADINGS[m] for m in metrics), f"F1 - F1 of {OWN}, paired"]
+    header = ["what is changed", *(HEADINGS[m] for m in metrics), f"F1 - F1 of {OWN_LOOKS}, paired"]
     return markdown(header, rows)
 
 
@@ -202,10 +202,10 @@ def gain_harm(controls: Mapping[str, Runs]) -> list[str]:
     """
     rows = []
     for name, runs in controls.items():
-        if name == NONE:
+        if name == NO_LOOKS:
             continue
         splits = [
-            gain_and_harm(per_scene_f1(controls[NONE][seed]), per_scene_f1(columns))
+            gain_and_harm(per_scene_f1(controls[NO_LOOKS][seed]), per_scene_f1(columns))
             for seed, columns in runs.items()
         ]
         scenes = [split.rose + split.fell + split.stayed for split in splits]

@@ -25,7 +25,7 @@ do: the value of each one stands beside the mean.
 GPU = """\
 ## On a GPU: not run
 
-The core rows with a model of 110 million weights, taught from scratch at 448 px:
+The core rows with a model of 110 million weights, fine-tuned from scratch at 448 px:
 
 ```bash
 python -m examples.studies.rewards.measure.larger --out runs/small/untrained
@@ -93,7 +93,7 @@ def head(context: Context) -> list[str]:
         f"{study.group_size} rollouts at learning rate {study.learning_rate:g}, or as many "
         f"demonstrations at {study.sft_learning_rate:g}",
         f"- Measured: the first {study.n} scenes of each preset's split val, the same for all "
-        "variants, greedy, paid by the default reward",
+        "variants, greedy decoding, scored by the default reward",
         "",
         *INTERVALS.splitlines(),
         "",

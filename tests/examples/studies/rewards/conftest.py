@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from dip_agents.policies.oracle import OraclePolicy
+from dip_agents.policies.oracle import OracleConfig, OraclePolicy
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
 from dip_env.scenes import ToyScenes
@@ -42,7 +42,7 @@ def columns() -> Callable[..., dict[str, np.ndarray]]:
 
 def oracle_outcome(source: Any, index: int, rules: EpisodeConfig, seed: int) -> Any:
     """Return what comes of an oracle's flawed episode."""
-    policy = OraclePolicy(source, rules, miss_rate=0.4, jitter=0.1)
+    policy = OraclePolicy(source, rules, OracleConfig(miss_rate=0.4, jitter=0.1))
     episode = Episode(source[index], rules, index)
     while not episode.done:
         (said,) = policy.act([episode.observation()], [seed])
@@ -66,7 +66,7 @@ def finish(load) -> Callable[..., None]:
             (folder / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
         else:
             source = ToyScenes()
-            policy = OraclePolicy(source, rules, miss_rate=miss_rate)
+            policy = OraclePolicy(source, rules, OracleConfig(miss_rate=miss_rate))
             indices = range(job.setting["scenes"]["count"])
             if job.kind == "noise":
                 noise, size = load("measure.noise"), job.setting["group_size"]

@@ -82,7 +82,7 @@ def test_a_killed_study_goes_on_and_repeats_nothing(command, offline, tmp_path):
     [
         (("--only", "all"), "only: expected some of core,rewards,domains,looking"),
         (("--photos", "nowhere"), "photos: expected a folder with a COCO json"),
-        (("--model", "tiny-untrained"), "model: expected one that was taught, got tiny-untrained"),
+        (("--model", "tiny-untrained"), "model: expected a trained model, got tiny-untrained"),
     ],
 )
 def test_wrong_choices_end_with_one_line(load, words, said, tmp_path, micro_folder, capsys):

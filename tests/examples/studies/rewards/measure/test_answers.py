@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from dip_agents.evaluation.evaluator import evaluate
-from dip_agents.policies.oracle import OraclePolicy
+from dip_agents.policies.oracle import OracleConfig, OraclePolicy
 from dip_env.config import EpisodeConfig
 
 RULES = EpisodeConfig(view_size=128, crop_size=64, max_looks=1)
@@ -12,7 +12,9 @@ RULES = EpisodeConfig(view_size=128, crop_size=64, max_looks=1)
 
 @pytest.fixture
 def policy(toy):
-    return OraclePolicy(toy, RULES, miss_rate=0.4, jitter=0.05, false_positive_rate=0.5)
+    return OraclePolicy(
+        toy, RULES, OracleConfig(miss_rate=0.4, jitter=0.05, false_positive_rate=0.5)
+    )
 
 
 def test_the_columns_hold_what_an_evaluation_says(load, toy, policy):

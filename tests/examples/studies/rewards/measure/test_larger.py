@@ -42,8 +42,8 @@ def test_the_model_is_a_folder_that_can_be_taught(load, tmp_path, monkeypatch, c
     near, far = (torch.cosine_similarity(weights[100], weights[100 + d], dim=0) for d in (1, 300))
     assert near > 0.8 and abs(far) < 0.6
 
-    (teach,) = re.findall(r"^dip (sft .*?)\npython", load("report.write").GPU, re.M | re.S)
-    words = teach.replace("\\\n", " ").replace("runs/small/untrained", str(tmp_path)).split()
+    (command_line,) = re.findall(r"^dip (sft .*?)\npython", load("report.write").GPU, re.M | re.S)
+    words = command_line.replace("\\\n", " ").replace("runs/small/untrained", str(tmp_path)).split()
     assert words[0] == "sft"
     command = resolve(Settings, "sft", words[1:]).settings
     assert command.rules == larger.RULES and command.sft.optimizer == "muon"

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from dip_agents.experiments.looking import NONE, OWN
+from dip_agents.experiments.kinds import NO_LOOKS, OWN_LOOKS
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def test_arms_stand_with_intervals_and_each_seed(load, variants):
     assert cells(grpo)[2] == "1.000 [1.000, 1.000]"
 
 
-def test_gains_are_paired_differences_to_one_arm(load, variants):
+def test_gains_are_paired_differences_to_one_variant(load, variants):
     tables = load("report.tables")
     header, _, sft, grpo = tables.gains(variants, ("F1",), "base")
     assert cells(header)[0] == "variant - `base`, paired"
@@ -83,7 +83,7 @@ def test_looks_are_compared_with_the_own_ones_and_scenes_are_split(load, columns
     # Own looks find three of four; without, two, of which one is lost with looks.
     own = columns((1, 1, 1, 0), *four, **landed)
     without = columns((0, 0, 1, 1), *four, **nowhere)
-    controls = {OWN: {0: own}, NONE: {0: without}}
+    controls = {OWN_LOOKS: {0: own}, NO_LOOKS: {0: without}}
     header, _, first, second = tables.looking(controls)
     assert cells(header)[:5] == ["what is changed", "F1", "precision", "recall", "regions"]
     assert cells(first)[1].startswith("0.750 [") and cells(first)[-1] == ""
@@ -91,7 +91,7 @@ def test_looks_are_compared_with_the_own_ones_and_scenes_are_split(load, columns
     assert cells(first)[5].startswith("0.100 [") and cells(first)[6].startswith("0.667 [")
     assert cells(second)[-1].startswith("-0.250 [") and cells(second)[6] == "-"
     (row,) = tables.gain_harm(controls)[2:]
-    assert cells(row) == [OWN, "50 %", "25 %", "25 %", "+1.000", "-1.000"]
+    assert cells(row) == [OWN_LOOKS, "50 %", "25 %", "25 %", "+1.000", "-1.000"]
 
 
 def test_training_numbers_are_means_of_the_last_steps(load):

@@ -1,13 +1,22 @@
 import json
 from dataclasses import replace
+from typing import get_args
 
 import numpy as np
 import pytest
 
-from dip_agents.experiments.variations import KINDS, left_out, run_experiment, variations
+from dip_agents.experiments.kinds import (
+    ExperimentKind,
+    left_out,
+    standard_controls,
+    variations,
+)
+from dip_agents.experiments.report import ExperimentReport
+from dip_agents.experiments.run import run_experiment
 from dip_agents.policies.base import Completion
 from dip_agents.policies.formatting import make_answer, quantize_boxes
-from dip_agents.policies.oracle import OraclePolicy
+from dip_agents.policies.oracle import OracleConfig, OraclePolicy
+from dip_agents.policies.oracle_looks import WholeImage
 from dip_env import EpisodeConfig, ToyScenes
 from dip_env.actions import Grammar, Look, Think
 from dip_env.errors import ConfigError
@@ -35,9 +44,13 @@ class Needy:
         return [Think("done"), make_answer(quantize_boxes(boxes, observation.view, decimals=2))]
 
 
-def report(kind, rules=RULES, **choices):
+def experiment(kind, rules=RULES, **choices):
     ways = variations(kind, rules, **choices)
     return run_experiment(kind, Needy, ToyScenes(), SCENES, ways)
+
+
+def report(kind, rules=RULES, **choices):
+    return experiment(kind, rules, **choices).to_json()
 
 
 def f1(found):
@@ -79,11 +92,11 @@ def test_the_single_pass_pays_looks_whose_crops_nobody_sees():
     source = ToyScenes()
     found = run_experiment(
         "look-budget",
-        lambda rules: OraclePolicy(source, rules, look="whole"),
+        lambda rules: OraclePolicy(source, rules, OracleConfig(look=WholeImage())),
         source,
         SCENES,
         variations("look-budget", RULES),
-    )
+    ).to_json()
     condition = found["conditions"]["single pass"]
     assert condition["metrics"]["F1"]["value"] > 0.9
     assert condition["looks"]["area"]["value"] == 1
@@ -131,7 +144,7 @@ def test_what_looks_bring_is_said_at_every_step_and_in_every_format():
 
 def test_resolution_takes_details_or_changes_the_size():
     ways = variations("resolution", RULES)
-    assert [way.place for way in ways] == [320, 320, 40, 40, 80, 80, 160, 160, 240, 240]
+    assert [way.position for way in ways] == [320, 320, 40, 40, 80, 80, 160, 160, 240, 240]
     assert {way.condition.config.view_size for way in ways} == {320}
     ways = variations("resolution", RULES, view_sizes=(320, 640))
     assert [(way.condition.config.view_size, way.condition.config.max_looks) for way in ways] == [
@@ -144,26 +157,69 @@ def test_resolution_takes_details_or_changes_the_size():
     assert [rules.view_size for rules in asked] == [320, 320, 640, 640]
 
 
-@pytest.mark.parametrize("kind", KINDS)
-def test_arms_have_different_names_and_the_report_is_plain_json(kind):
-    found = report(kind)
+@pytest.mark.parametrize("kind", get_args(ExperimentKind))
+def test_conditions_have_different_names_and_the_report_is_plain_json(kind):
+    made = experiment(kind)
+    found = made.to_json()
     names = [way.name for way in variations(kind, RULES)]
     assert list(found["conditions"]) == list(dict.fromkeys(names)) and len(set(names)) == len(names)
     assert found["reference"] == names[0]
-    assert json.loads(json.dumps(found, allow_nan=False)) == found
+    text = json.dumps(found, allow_nan=False)
+    assert json.loads(text) == found
+    assert ExperimentReport.from_json(json.loads(text)) == made
+
+
+def test_the_standard_controls_cover_every_kind():
+    names = [control.name for control in standard_controls(replace(RULES, max_regions=3))]
+    assert names == [
+        "random looks",
+        "oracle places",
+        "oracle looks",
+        "crops blanked",
+        "crops from another place",
+        "overview blurred",
+        "no image",
+        "first region only",
+        "first 2 regions only",
+    ]
+
+
+def test_oracle_looks_go_on_where_the_first_look_ended():
+    config = EpisodeConfig(view_size=256, max_looks=2, max_regions=1, max_turns=4)
+    oracle = next(c for c in standard_controls(config) if c.name == "oracle looks")
+    # Three people far from each other.
+    episode = oracle.episode(ToyScenes()[0], config)
+    episode.step("<look>[[0,0,9,9]]</look>")
+    episode.step("<look>[[0,0,9,9]]</look>")
+    assert len({tuple(region) for region in episode.looks.tolist()}) == 2
+
+
+def test_the_oracle_can_look_at_tiles_in_a_policys_place():
+    config = EpisodeConfig(view_size=256, crop_size=64, max_looks=1, max_regions=2)
+    for tiles in (False, True):
+        controls = standard_controls(config, tiles=tiles)
+        (oracle,) = [c for c in controls if c.name.startswith("oracle looks")]
+        assert f"oracle places{' at tiles' * tiles}" in [c.name for c in controls]
+        assert oracle.name == "oracle looks" + " at tiles" * tiles
+        episode = oracle.episode(ToyScenes()[0], config)
+        episode.step("<look>[[0,0,9,9]]</look>")
+        sides = episode.view.scene_to_view(episode.looks)[:, 2:]
+        sides = sides - episode.view.scene_to_view(episode.looks)[:, :2]
+        # Half of 64 pixels, which the crop shows at 2x.
+        assert np.allclose(sides, 32) == tiles
 
 
 def test_what_cannot_be_compared_is_refused():
-    with pytest.raises(ConfigError, match="max_looks >= 1 and max_turns >= 2, got 0 and 3"):
+    with pytest.raises(ConfigError, match=r"max_looks: expected at least 1 .* got 0"):
         variations("look-budget", replace(RULES, max_looks=0))
-    with pytest.raises(ConfigError, match="max_turns >= 2, got 1 and 1"):
+    with pytest.raises(ConfigError, match=r"max_turns: expected at least 2 .* got 1"):
         variations("controls", replace(RULES, max_turns=1))
-    with pytest.raises(ConfigError, match="coordinates: expected a prompt that says"):
+    with pytest.raises(ConfigError, match="minimal_prompt: expected False for coordinates"):
         variations("coordinates", replace(RULES, minimal_prompt=True))
     ways = variations("coordinates", RULES)
     with pytest.raises(ConfigError, match="at least one scene"):
         run_experiment("coordinates", Needy, ToyScenes(), [], ways)
-    with pytest.raises(ConfigError, match="one condition named 'pixel, own looks', got several"):
+    with pytest.raises(ConfigError, match="one named 'pixel, own looks', got several"):
         run_experiment("coordinates", Needy, ToyScenes(), [0], [*ways, ways[0]])
-    with pytest.raises(ConfigError, match=r"expected without to name one of .*, got 'pixel, no l"):
+    with pytest.raises(ConfigError, match=r"without: expected one of .*, got 'pixel, no l"):
         run_experiment("coordinates", Needy, ToyScenes(), [0], ways[:1])

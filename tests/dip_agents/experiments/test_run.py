@@ -15,11 +15,18 @@ from PIL import Image
 
 from dip_agents.evaluation.evaluator import evaluate, evaluate_conditions
 from dip_agents.evaluation.play import EvalCondition
-from dip_agents.experiments.looking import NONE, OWN, looking_report, usual_controls
-from dip_agents.experiments.measures import COMPARED
+from dip_agents.experiments.kinds import (
+    NO_LOOKS,
+    OWN_LOOKS,
+    Variation,
+    standard_controls,
+    variations,
+)
+from dip_agents.experiments.measures import COMPARED, scene_f1
+from dip_agents.experiments.run import play_variations, run_experiment
 from dip_agents.policies.base import Completion
 from dip_agents.policies.formatting import make_answer, quantize_boxes
-from dip_agents.policies.scripted import OraclePolicy
+from dip_agents.policies.oracle import OracleConfig, OraclePolicy
 from dip_env import EpisodeConfig, RewardConfig, Scene, ToyScenes
 from dip_env.actions import Grammar, Look, Think
 from dip_env.errors import ConfigError
@@ -103,13 +110,34 @@ class Reader:
         return Think("seen"), make_answer(quantize_boxes(boxes, observation.view))
 
 
+def under(controls):
+    """Own looks, no looks, and each control."""
+    without = replace(CONFIG, max_looks=0)
+    return [
+        Variation(OWN_LOOKS, "own", None, EvalCondition(CONFIG), NO_LOOKS),
+        Variation(NO_LOOKS, "control", None, EvalCondition(without)),
+        *(Variation(c.name, "control", None, EvalCondition(CONFIG, c), NO_LOOKS) for c in controls),
+    ]
+
+
 @pytest.fixture(scope="module")
-def report():
+def ways():
     blur = blurred_overview(2.0)
     controls = (random_looks(), blank_crops(), blur, no_image(), first_regions(1))
-    oracle = next(c for c in usual_controls(CONFIG) if c.name == "oracle looks")
-    return looking_report(
-        Reader(), Quarters(), range(4), CONFIG, controls=(*controls, oracle), batch_size=3
+    oracle = next(c for c in standard_controls(CONFIG) if c.name == "oracle looks")
+    return under((*controls, oracle))
+
+
+@pytest.fixture(scope="module")
+def played(ways):
+    reader = Reader()
+    return play_variations(lambda rules: reader, Quarters(), range(4), ways, batch_size=3)
+
+
+@pytest.fixture(scope="module")
+def report(ways):
+    return run_experiment(
+        "controls", lambda rules: Reader(), Quarters(), range(4), ways, batch_size=3
     )
 
 
@@ -118,11 +146,11 @@ def found(report):
     return report.to_json()
 
 
-def test_every_arm_finds_what_its_pictures_show(report):
+def test_every_condition_finds_what_its_pictures_show(played):
     # F1 of a scene is 1 where the person is found, else 0.
-    f1 = {name: values.tolist() for name, values in report.scene_f1.items()}
-    assert f1[OWN] == [1, 1, 0, 0]
-    assert f1[NONE] == [0, 0, 1, 0]
+    f1 = {name: scene_f1(result.score).tolist() for name, result in played.results.items()}
+    assert f1[OWN_LOOKS] == [1, 1, 0, 0]
+    assert f1[NO_LOOKS] == [0, 0, 1, 0]
     assert f1["crops blanked"] == [0, 0, 0, 0]
     assert f1["no image"] == [0, 0, 0, 0]
     assert f1["overview blurred"] == [1, 1, 0, 0]
@@ -132,76 +160,78 @@ def test_every_arm_finds_what_its_pictures_show(report):
 
 def test_differences_are_paired_with_own_looks(report, found):
     # Own looks: 2 found, 2 missed, none false: P = 1, R = 1/2, F1 = 2/3. None: R = 1/4, F1 = 2/5.
-    own, none = found["conditions"][OWN]["metrics"], found["conditions"][NONE]
+    own, none = found["conditions"][OWN_LOOKS]["metrics"], found["conditions"][NO_LOOKS]
     assert own["F1"]["value"] == pytest.approx(2 / 3)
     assert none["metrics"]["F1"]["value"] == pytest.approx(2 / 5)
-    assert none["against_own"]["F1"]["value"] == pytest.approx(2 / 5 - 2 / 3)
-    assert none["against_own"]["recall"]["value"] == pytest.approx(-1 / 4)
-    assert none["against_own"]["precision"]["value"] == 0
-    assert "against_own" not in found["conditions"][OWN]
+    assert none["against_reference"]["F1"]["value"] == pytest.approx(2 / 5 - 2 / 3)
+    assert none["against_reference"]["recall"]["value"] == pytest.approx(-1 / 4)
+    assert none["against_reference"]["precision"]["value"] == 0
+    assert "against_reference" not in found["conditions"][OWN_LOOKS]
     # What sees the same says the same: the interval has no width either.
-    blurred = found["conditions"]["overview blurred"]["against_own"]
+    blurred = found["conditions"]["overview blurred"]["against_reference"]
     assert blurred["F1"] == blurred["recall"] == {"value": 0.0, "low": 0.0, "high": 0.0}
-    assert report.against_own("oracle looks")["recall"].value == pytest.approx(1 / 2)
+    assert report.conditions["oracle looks"].against_reference["recall"].value == pytest.approx(
+        1 / 2
+    )
 
 
 def test_gain_and_harm_are_against_no_looks(found):
-    split = found["conditions"][OWN]["gain_harm"]
+    split = found["conditions"][OWN_LOOKS]["gain_harm"]
     assert (split["rose"], split["fell"], split["stayed"]) == (2, 1, 1)
     assert (split["mean_rise"], split["mean_fall"]) == (1.0, -1.0)
     assert split["mean"]["value"] == pytest.approx(1 / 4)
     assert split["mean"]["low"] < 0 < split["mean"]["high"]
     blank = found["conditions"]["crops blanked"]["gain_harm"]
     assert (blank["rose"], blank["fell"], blank["mean_rise"]) == (0, 1, None)
-    assert "gain_harm" not in found["conditions"][NONE]
+    assert "gain_harm" not in found["conditions"][NO_LOOKS]
 
 
 def test_the_budget_runs_from_no_look_to_all_of_them(found):
-    assert found["budget"] == [NONE, "first region only", OWN]
+    budget = (NO_LOOKS, "first region only", OWN_LOOKS)
     conditions = found["conditions"]
-    looks = [conditions[name]["looks"] for name in found["budget"]]
+    looks = [conditions[name]["looks"] for name in budget]
     assert [look["regions"]["value"] for look in looks] == [0, 1, 2]
     assert [look["area"]["value"] for look in looks] == [0, 0.25, 0.5]
     # 0, 1 and 2 of the 4 people are found after looks; the overview alone shows 1.
-    recalls = [conditions[name]["metrics"]["recall"]["value"] for name in found["budget"]]
+    recalls = [conditions[name]["metrics"]["recall"]["value"] for name in budget]
     assert recalls == [1 / 4, 1 / 4, 2 / 4]
 
 
-def test_looks_land_where_they_were_really_taken(report, found):
+def test_looks_land_where_they_were_really_taken(played, found):
     # Each scene has one ambiguous person: covered in scenes 0 and 1, on half of the image.
-    look_coverage = found["conditions"][OWN]["looks"]
+    look_coverage = found["conditions"][OWN_LOOKS]["looks"]
     assert look_coverage["covered"]["value"] == pytest.approx(1 / 2)
     assert look_coverage["look"]["value"] == pytest.approx((0.5 + 0.5 + 0 + 0) / 4)
     assert look_coverage["looked"]["value"] == 1
-    assert found["conditions"][NONE]["looks"]["looked"]["value"] == 0
+    assert found["conditions"][NO_LOOKS]["looks"]["looked"]["value"] == 0
     # Grey crops were looked at all the same.
     assert found["conditions"]["crops blanked"]["looks"] == look_coverage
     oracle = found["conditions"]["oracle looks"]["looks"]
     assert oracle["covered"]["value"] == 1 and oracle["area"]["value"] < 0.02
     assert found["conditions"]["random looks"]["looks"]["area"]["value"] <= 0.5
     # The reward is that of the same looks.
-    for name, result in report.results.items():
-        mean = np.mean([look_coverage.look for look_coverage in report.look_coverages[name]])
+    for name, result in played.results.items():
+        mean = np.mean([look_coverage.look for look_coverage in played.look_coverages[name]])
         assert result.score.values()["look"] == pytest.approx(mean)
 
 
-def test_a_report_is_plain_json_and_says_how_it_was_measured(found):
+def test_a_report_is_plain_json_and_says_how_it_was_measured(found, played):
     again = json.loads(json.dumps(found, allow_nan=False))
     assert again == found
-    assert list(found["conditions"])[:2] == [OWN, NONE]
+    assert list(found["conditions"])[:2] == [OWN_LOOKS, NO_LOOKS]
     assert found["n"] == 4 and found["scene_indices"] == [0, 1, 2, 3]
-    assert found["look_reference"] == "prior"
+    assert found["interval_level"] == 0.95 and found["iou_threshold"] == 0.5
+    assert {result.look_reference for result in played.results.values()} == {"prior"}
     assert found["config"]["max_looks"] == 1
 
 
 def test_scenes_are_drawn_once_and_alike_beginnings_are_asked_once():
     source, reader, seen = Quarters(), Reader(), []
-    looking_report(
-        reader,
+    play_variations(
+        lambda rules: reader,
         source,
         range(4),
-        CONFIG,
-        controls=[blank_crops(), first_regions(1)],
+        under([blank_crops(), first_regions(1)]),
         batch_size=2,
         on_batch=lambda done, total: seen.append((done, total)),
     )
@@ -211,7 +241,7 @@ def test_scenes_are_drawn_once_and_alike_beginnings_are_asked_once():
     assert seen == [(2, 4), (4, 4)]
 
 
-def test_an_arm_is_an_evaluation_of_its_own():
+def test_a_condition_is_an_evaluation_of_its_own():
     conditions = {
         "a": EvalCondition(CONFIG),
         "b": EvalCondition(replace(CONFIG, max_looks=0)),
@@ -223,18 +253,18 @@ def test_an_arm_is_an_evaluation_of_its_own():
         alone = evaluate(Reader(), Quarters(), range(4), condition.config, **options)
         assert together[name].score.values() == alone.score.values()
         assert (together[name].config, together[name].seed) == (alone.config, alone.seed)
-    assert [result.control for result in together.values()] == [OWN, OWN, "no image"]
+    assert [result.control for result in together.values()] == [OWN_LOOKS, OWN_LOOKS, "no image"]
 
 
-def test_the_report_says_of_an_arm_what_an_evaluation_says(report, found):
-    for name in (OWN, NONE):
-        metrics = report.results[name].metrics
+def test_the_report_gives_the_metrics_of_an_evaluation(played, found):
+    for name in (OWN_LOOKS, NO_LOOKS):
+        metrics = played.results[name].metrics
         for metric, said in found["conditions"][name]["metrics"].items():
             there = metrics[metric]
             assert [said[k] for k in ("value", "low", "high")] == pytest.approx(
                 [there.value, there.low, there.high]
             )
-    assert set(found["conditions"][OWN]["metrics"]) == set(COMPARED)
+    assert set(found["conditions"][OWN_LOOKS]["metrics"]) == set(COMPARED)
 
 
 def test_an_evaluation_under_a_control_records_what_was_done(tmp_path):
@@ -266,64 +296,28 @@ def test_an_evaluation_says_what_its_look_term_was_measured_against(
     assert (result.metrics["look"].value > 0) == (reference == "prior")
 
 
-def test_the_usual_controls_cover_every_kind():
-    names = [control.name for control in usual_controls(replace(CONFIG, max_regions=3))]
-    assert names == [
-        "random looks",
-        "oracle places",
-        "oracle looks",
-        "crops blanked",
-        "crops from another place",
-        "overview blurred",
-        "no image",
-        "first region only",
-        "first 2 regions only",
-    ]
-
-
-def test_oracle_looks_go_on_where_the_first_look_ended():
-    config = EpisodeConfig(view_size=256, max_looks=2, max_regions=1, max_turns=4)
-    oracle = next(c for c in usual_controls(config) if c.name == "oracle looks")
-    # Three people far from each other.
-    episode = oracle.episode(ToyScenes()[0], config)
-    episode.step("<look>[[0,0,9,9]]</look>")
-    episode.step("<look>[[0,0,9,9]]</look>")
-    assert len({tuple(region) for region in episode.looks.tolist()}) == 2
-
-
-def test_the_oracle_can_look_at_tiles_in_a_policys_place():
-    config = EpisodeConfig(view_size=256, crop_size=64, max_looks=1, max_regions=2)
-    for tiles in (False, True):
-        controls = usual_controls(config, tiles=tiles)
-        (oracle,) = [c for c in controls if c.name.startswith("oracle looks")]
-        assert f"oracle places{' at tiles' * tiles}" in [c.name for c in controls]
-        assert oracle.name == "oracle looks" + " at tiles" * tiles
-        episode = oracle.episode(ToyScenes()[0], config)
-        episode.step("<look>[[0,0,9,9]]</look>")
-        sides = episode.view.scene_to_view(episode.looks)[:, 2:]
-        sides = sides - episode.view.scene_to_view(episode.looks)[:, :2]
-        # Half of 64 pixels, which the crop shows at 2x.
-        assert np.allclose(sides, 32) == tiles
-
-
-def test_a_report_runs_with_the_usual_controls_and_any_policy():
+def test_an_experiment_runs_with_the_standard_controls_and_any_policy():
     config = EpisodeConfig(view_size=256, max_looks=1, max_regions=2)
     source = ToyScenes()
-    report = looking_report(OraclePolicy(source, config, decimals=2), source, [0, 1], config)
-    assert list(report.results)[2:] == [c.name for c in usual_controls(config)]
-    # The oracle knows the truth, whatever it is shown.
-    assert all(f1.tolist() == [1, 1] for f1 in report.scene_f1.values())
+    policy = OraclePolicy(source, config, OracleConfig(decimals=2))
+    ways = variations("controls", config)
+    played = play_variations(lambda rules: policy, source, [0, 1], ways)
+    assert list(played.results)[2:] == [c.name for c in standard_controls(config)]
+    # The oracle has the ground truth, whatever it is shown.
+    assert all(scene_f1(one.score).tolist() == [1, 1] for one in played.results.values())
 
 
 def test_what_cannot_be_compared_is_refused():
-    without = replace(CONFIG, max_looks=0)
-    with pytest.raises(ConfigError, match="expected at least one scene, got none"):
-        looking_report(Reader(), Quarters(), [], CONFIG)
-    with pytest.raises(ConfigError, match="expected max_looks >= 1, got 0"):
-        looking_report(Reader(), Quarters(), range(4), without)
-    twice = [blank_crops(), blank_crops()]
-    with pytest.raises(ConfigError, match="one condition named 'crops blanked', got several"):
-        looking_report(Reader(), Quarters(), range(4), CONFIG, controls=twice)
-    named = [replace(blank_crops(), name=NONE)]
-    with pytest.raises(ConfigError, match="one condition named 'no looks', got several"):
-        looking_report(Reader(), Quarters(), range(4), CONFIG, controls=named)
+    def play(variations, indices=(0,)):
+        return run_experiment("controls", lambda rules: Reader(), Quarters(), indices, variations)
+
+    with pytest.raises(ConfigError, match="indices: expected at least one scene, got none"):
+        play(under([]), indices=[])
+    with pytest.raises(ConfigError, match="variations: expected at least one, got none"):
+        play([])
+    with pytest.raises(ConfigError, match="one named 'crops blanked', got several"):
+        play(under([blank_crops(), blank_crops()]))
+    with pytest.raises(ConfigError, match="one named 'no looks', got several"):
+        play(under([replace(blank_crops(), name=NO_LOOKS)]))
+    with pytest.raises(ConfigError, match=r"without: expected one of .* got 'no looks'"):
+        play(under([])[:1])

@@ -1,0 +1,9 @@
+from .audit import AuditReport as AuditReport
+from .audit import run_audit as run_audit
+from .evaluator import evaluate as evaluate
+from .files import load_evaluation as load_evaluation
+from .play import EvalCondition as EvalCondition
+from .result import EvalResult as EvalResult
+from .result import format_interval as format_interval
+from .result import paired_gain as paired_gain
+from .result import print_results as print_results

@@ -1,0 +1,10 @@
+from .baselines import Agent as Agent
+from .baselines import GridScan as GridScan
+from .baselines import MostDetections as MostDetections
+from .baselines import OracleLooks as OracleLooks
+from .baselines import RandomLooks as RandomLooks
+from .baselines import detection_scores as detection_scores
+from .baselines import match_counts as match_counts
+from .detectors import PolicyDetector as PolicyDetector
+from .detectors import TorchvisionDetector as TorchvisionDetector
+from .detectors import tiny_detector as tiny_detector

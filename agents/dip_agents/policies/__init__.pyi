@@ -1,0 +1,10 @@
+from .base import CallablePolicy as CallablePolicy
+from .base import Completion as Completion
+from .base import Policy as Policy
+from .oracle import OracleConfig as OracleConfig
+from .oracle import OraclePolicy as OraclePolicy
+from .oracle_looks import LookStrategy as LookStrategy
+from .scripted import GridScanPolicy as GridScanPolicy
+from .scripted import RandomPolicy as RandomPolicy
+from .server import ServerPolicy as ServerPolicy
+from .vlm import VLMPolicy as VLMPolicy
