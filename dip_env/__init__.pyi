@@ -1,3 +1,7 @@
+from .actions import Answer as Answer
+from .actions import Grammar as Grammar
+from .actions import Look as Look
+from .actions import Think as Think
 from .config import EpisodeConfig as EpisodeConfig
 from .config import RewardConfig as RewardConfig
 from .env import DIPCrowdEnv as DIPCrowdEnv

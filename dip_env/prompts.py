@@ -1,4 +1,4 @@
-"""What the environment says: the task, what a look brought, what was wrong; knows no reward."""
+"""The messages of the environment: the task, crops, and errors. Independent of rewards."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ import re
 import gymnasium as gym
 import tyro
 
-from dip_agents.evaluation import evaluate, format_interval, print_results
+from dip_agents import CallablePolicy, ServerPolicy, evaluate, print_results
+from dip_agents.evaluation import format_interval
 from dip_agents.glimpse import detection_scores, match_counts
-from dip_agents.policies import CallablePolicy, ServerPolicy
 from dip_env import EpisodeConfig, make_source
 from dip_wrappers.glimpse import Glimpse, GridLooks, SimulatedDetector
 

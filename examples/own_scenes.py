@@ -20,8 +20,7 @@ import gymnasium as gym
 import numpy as np
 from PIL import Image, ImageDraw
 
-from dip_env import Scene
-from dip_env.actions import Answer, Grammar
+from dip_env import Answer, Grammar, Scene
 from dip_env.testing import check_dip_env
 
 

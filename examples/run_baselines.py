@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 
 import tyro
 
-from dip_agents.evaluation import evaluate, format_interval
-from dip_agents.policies import GridScanPolicy, OracleConfig, OraclePolicy, Policy, RandomPolicy
-from dip_agents.policies.oracle_looks import NoLook
+from dip_agents import GridScanPolicy, OracleConfig, OraclePolicy, Policy, RandomPolicy, evaluate
+from dip_agents.evaluation import format_interval
+from dip_agents.policies import NoLook
 from dip_env import EpisodeConfig, make_source
 
 

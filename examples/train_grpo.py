@@ -17,14 +17,16 @@ from pathlib import Path
 import torch
 import tyro
 
-from dip_agents.engines.base import Sampling
-from dip_agents.engines.hf import HFEngine
-from dip_agents.grpo.rollouts import collect_rollouts
-from dip_agents.models.loading import load_model, save_model
-from dip_agents.objectives.advantages import group_advantages
-from dip_agents.objectives.choices import Clips
-from dip_agents.objectives.losses import policy_loss
-from dip_agents.objectives.surrogates import SurrogateInputs
+from dip_agents import (
+    HFEngine,
+    Sampling,
+    collect_rollouts,
+    group_advantages,
+    load_model,
+    policy_loss,
+    save_model,
+)
+from dip_agents.objectives import Clips, SurrogateInputs
 from dip_env import make_source
 
 

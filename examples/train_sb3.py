@@ -29,6 +29,7 @@ import dip_env  # noqa: F401 (registers DIPCrowd-v0)
 from dip_agents.evaluation import format_interval
 from dip_agents.glimpse import (
     Agent,
+    CellPolicy,
     GridScan,
     MostDetections,
     OracleLooks,
@@ -36,10 +37,8 @@ from dip_agents.glimpse import (
     detection_scores,
     match_counts,
 )
-from dip_agents.glimpse.sb3_policy import CellPolicy
-from dip_env.scenes import SceneSource, make_source
-from dip_env.scenes.transforms.sliced import SlicedScenes
-from dip_env.scenes.transforms.stored import StoredScenes
+from dip_env import SceneSource, make_source
+from dip_env.scenes import SlicedScenes, StoredScenes
 from dip_wrappers.glimpse import Glimpse, GridLooks, SimulatedDetector
 
 LEVELS = (3, 5)

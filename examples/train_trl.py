@@ -4,7 +4,7 @@
     python examples/train_trl.py                   # the bundled model, minutes on a CPU
     python examples/train_trl.py --form tools --model Qwen/Qwen2.5-VL-3B-Instruct
 
-The bundled model was taught to look first and to answer later, and no tools: here it answers at
+The bundled model was trained to look first and to answer later, and no tools: here it answers at
 once, without looks. Models that follow instructions name their looks in the same message, or call
 `look` and `answer` and see the crops.
 """
@@ -19,6 +19,7 @@ import torch
 import tyro
 from trl import GRPOConfig, GRPOTrainer
 
+from dip_agents import load_model, save_model
 from dip_agents.adapters import Task
 from dip_agents.adapters.trl import (
     banned_tokens,
@@ -28,7 +29,6 @@ from dip_agents.adapters.trl import (
     trl_dataset,
     use_tool_template,
 )
-from dip_agents.models.loading import load_model, save_model
 
 
 @dataclass(frozen=True)

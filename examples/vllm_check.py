@@ -5,8 +5,8 @@
     /tmp/venv-vllm/bin/python examples/vllm_check.py --weight-sync adapter
     python examples/vllm_check.py --device cuda --sleep 2          # with the GPU package vllm
 
-For each step it prints how far the engine's logprobs are from those of the trainer that has just
-handed over its weights, and from those of the weights before the last update. It fails when the
+For each step it prints how far the engine's logprobs are from those of the trainer whose weights it
+has just got, and from those of the weights before the last update. It fails when the
 first gap is above ``--limit``, or when the second is not far above it: then the engine would still
 play an old policy. (``--device cuda`` has not been run by the authors.)
 """
@@ -63,12 +63,15 @@ def main(settings: Settings) -> int:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     import torch
 
-    from dip_agents.engines.base import Sampling
-    from dip_agents.engines.vllm import VLLMEngine
-    from dip_agents.grpo.config import GRPOConfig
-    from dip_agents.grpo.rollouts import RolloutGroup, collect_rollouts
-    from dip_agents.grpo.trainer import GRPOTrainer
-    from dip_agents.models.loading import load_model
+    from dip_agents import (
+        GRPOConfig,
+        GRPOTrainer,
+        RolloutGroup,
+        Sampling,
+        VLLMEngine,
+        collect_rollouts,
+        load_model,
+    )
     from dip_env import make_source
 
     loaded = load_model(

@@ -94,3 +94,203 @@ def test_dip_env_loads_without_torch():
 
 def test_the_torch_check_can_fail():
     assert loaded_after("sys.modules['torch'] = sys\nimport dip_env") == {"torch"}
+
+
+LAYERS = (
+    "runtime tokens objectives",
+    "models",
+    "engines",
+    "policies adapters",
+    "sft evaluation glimpse",
+    "grpo experiments",
+    "cli",
+)
+"""Packages of dip_agents from the ground up; those of one layer do not import each other."""
+
+INSIDE: dict[str, str] = {
+    "dip_env": (
+        "boxes errors action_reader config formats matching actions ambiguity metrics views "
+        "prompts spaces scenes rewards result messages episode group rendering env testing "
+        "vector_env"
+    ),
+    "dip_env.formats": "box_sets files json_rows coco_json",
+    "dip_env.metrics": "assignment curves intervals pairs protocols unscored breakdown score",
+    "dip_env.metrics.protocols": ("citypersons coco crowd_overlaps wider jaccard uavdt crowdhuman"),
+    "dip_env.scenes": "base procedural readers toy transforms preview sources",
+    "dip_env.scenes.preview": "contact_sheet summary",
+    "dip_env.scenes.procedural": "parameters drawing source",
+    "dip_env.scenes.procedural.drawing": ("render compose people placement scenery arrange scene"),
+    "dip_env.scenes.procedural.drawing.people": (
+        "person stance joints carried heads figures far_crowd"
+    ),
+    "dip_env.scenes.procedural.drawing.render": (
+        "camera colours rng textures canvas light photo stage"
+    ),
+    "dip_env.scenes.procedural.drawing.scenery": (
+        "backdrop sky solids surface ground props skyline lookalikes"
+    ),
+    "dip_env.scenes.readers": (
+        "box_checks citypersons_files images table uavdt_rows base wider_lines citypersons "
+        "coco crowdhuman uavdt wider_pedestrian"
+    ),
+    "dip_env.scenes.transforms": (
+        "checks sliced stored augmented filtered hash_split mixed streamed prefetched"
+    ),
+    "dip_wrappers": "chat controlled trace_files trace_writer controls glimpse traces",
+    "dip_wrappers.glimpse": "detections looks maps detectors observations simulated wrapper",
+    "dip_agents.adapters": "executor ray task openenv trl verifiers verl",
+    "dip_agents.adapters.openenv": "client session server __main__",
+    "dip_agents.adapters.ray": "worker workers vector_env",
+    "dip_agents.adapters.trl": "budget sampling template environment rewards trainer",
+    "dip_agents.adapters.verifiers": "harness env",
+    "dip_agents.adapters.verl": "dataset agent_loop",
+    "dip_agents.cli": (
+        "arguments commands options output config_files parser policies tables settings audit "
+        "compare completion doctor help run_folder scenes score config evaluate experiment "
+        "main sft train_settings __main__ train_run train"
+    ),
+    "dip_agents.engines": (
+        "base config sampling slot_cache chat_client decoder generic prefill vllm_requests "
+        "cuda_graphs openai vllm hf choose"
+    ),
+    "dip_agents.evaluation": (
+        "adversaries coco scores audit play result compare files evaluator model"
+    ),
+    "dip_agents.experiments": "kinds measures pictures report markdown plot run",
+    "dip_agents.glimpse": "baselines detectors sb3_policy",
+    "dip_agents.grpo": (
+        "box_stats reward_schedule config rollouts batch credit gather metrics "
+        "completion_rows updater trainer run"
+    ),
+    "dip_agents.models": (
+        "activation_checkpointing chunked_logprobs lora packed_attention precision rules tiny "
+        "vision_tower logprob_head base feature_cache weights wrapper generic_vlm "
+        "vision_encoder vlm fsdp loading"
+    ),
+    "dip_agents.models.tiny": "tokenizer vocabulary model",
+    "dip_agents.objectives": (
+        "choices token_stats advantages aggregation entropy importance kl surrogates turns losses"
+    ),
+    "dip_agents.policies": "base formatting oracle_looks scripted server vlm oracle",
+    "dip_agents.runtime": (
+        "completions diagnostics distributed dtensors errors interrupts optimizers optional "
+        "random_state schedules seeds checkpoints logger"
+    ),
+    "dip_agents.sft": "config demonstrations dense optimizer loss trainer run",
+    "dip_agents.tokens": (
+        "buffer image_check image_cache packing batching chat positions banned generic_chat"
+    ),
+}
+"""Modules and packages inside each package, in an order in which each imports only earlier ones."""
+
+
+def folder_of(package: str) -> Path:
+    top, *rest = package.split(".")
+    return FOLDERS[top].joinpath(*rest)
+
+
+def members(package: str) -> set[str]:
+    """Return the modules and packages that lie directly in a package."""
+    folder = folder_of(package)
+    modules = {path.stem for path in folder.glob("*.py")} - {"__init__"}
+    return modules | {path.parent.name for path in folder.glob("*/__init__.py")}
+
+
+def targets(source: str, package: str) -> set[str]:
+    """Return which members of a package a file imports, for types and inside functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.level == 0 and node.module:
+            names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+        else:
+            continue
+        prefix = f"{package}."
+        found |= {
+            name[len(prefix) :].partition(".")[0] for name in names if name.startswith(prefix)
+        }
+    return found & members(package)
+
+
+def edges(package: str) -> Iterator[tuple[str, str, str]]:
+    """Yield every import between members of a package: the file, its member, the other one."""
+    folder = folder_of(package)
+    for member in sorted(members(package)):
+        own = folder / f"{member}.py"
+        for path in [own] if own.is_file() else sorted((folder / member).rglob("*.py")):
+            for other in targets(path.read_text(encoding="utf-8"), package) - {member}:
+                yield path.relative_to(ROOT).as_posix(), member, other
+
+
+def test_every_package_and_module_has_its_place_in_the_order():
+    assert set(" ".join(LAYERS).split()) == members("dip_agents")
+    for package, order in INSIDE.items():
+        assert len(order.split()) == len(set(order.split()))
+        assert set(order.split()) == members(package), package
+    several = {
+        ".".join((top, *path.parent.relative_to(folder).parts))
+        for top, folder in FOLDERS.items()
+        if top != "examples"
+        for path in folder.rglob("__init__.py")
+        if len(members(".".join((top, *path.parent.relative_to(folder).parts)))) > 1
+    }
+    assert several == {*INSIDE, "dip_agents"}
+
+
+def test_packages_of_the_agents_import_from_lower_layers_only():
+    layer = {name: number for number, names in enumerate(LAYERS) for name in names.split()}
+    wrong = [
+        f"{path}: {member} -> {other}"
+        for path, member, other in edges("dip_agents")
+        if layer[other] >= layer[member]
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize("package", INSIDE)
+def test_modules_import_only_what_stands_before_them(package):
+    order = INSIDE[package].split()
+    wrong = [
+        f"{path}: {member} -> {other}"
+        for path, member, other in edges(package)
+        if order.index(other) >= order.index(member)
+    ]
+    assert wrong == []
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "from dip_agents.grpo.trainer import GRPOTrainer",
+        "from dip_agents.grpo import GRPOTrainer",
+        "import dip_agents.grpo.trainer",
+        "from dip_agents import grpo",
+        "def f():\n    from dip_agents.grpo import config",
+        "if TYPE_CHECKING:\n    from dip_agents.grpo.config import GRPOConfig",
+    ],
+)
+def test_the_order_sees_imports_at_any_depth(source):
+    assert targets(source, "dip_agents") == {"grpo"}
+
+
+WITH_TORCH = {
+    *("runtime.checkpoints", "runtime.distributed", "runtime.dtensors", "runtime.optimizers"),
+    "runtime.random_state",
+}
+"""Modules of the runtime that work on tensors."""
+
+
+def light_modules() -> list[str]:
+    """Return the modules that must not load torch: below the models, settings, scripted play."""
+    found = [f"runtime.{name}" for name in members("dip_agents.runtime")]
+    found += ["objectives.choices", "models.rules", "engines.config", "grpo.config", "sft.config"]
+    found += ["policies.base", "policies.oracle", "policies.scripted", "policies.server"]
+    found += ["evaluation.evaluator", "evaluation.audit", "evaluation.compare", "experiments.run"]
+    found += [f"cli.{name}" for name in members("dip_agents.cli") - {"__main__", "train_run"}]
+    return sorted(set(found) - WITH_TORCH)
+
+
+def test_what_needs_no_tensors_loads_no_torch():
+    names = ", ".join(f"dip_agents.{name}" for name in light_modules())
+    assert loaded_after(f"import {names}") & {"torch", "transformers"} == set()

@@ -8,7 +8,10 @@ from .readers.uavdt import UAVDTScenes as UAVDTScenes
 from .readers.wider_pedestrian import WiderPedestrianScenes as WiderPedestrianScenes
 from .sources import make_source as make_source
 from .toy import ToyScenes as ToyScenes
+from .transforms.augmented import AugmentedScenes as AugmentedScenes
 from .transforms.filtered import FilteredScenes as FilteredScenes
 from .transforms.hash_split import HashSplit as HashSplit
 from .transforms.mixed import MixedScenes as MixedScenes
+from .transforms.sliced import SlicedScenes as SlicedScenes
+from .transforms.stored import StoredScenes as StoredScenes
 from .transforms.streamed import stream_scenes as stream_scenes

@@ -17,19 +17,21 @@ from typing import Any
 from grpo_workload import MODEL_FOLDER, Run, Workload, fingerprint, peak_megabytes, regions_of
 from grpo_workload import reward as reward_of
 
-from dip_agents.engines.base import Sampling
-from dip_agents.engines.hf import HFEngine
-from dip_agents.grpo.config import GRPOConfig
-from dip_agents.grpo.rollouts import Rollout, RolloutGroup, collect_rollouts
-from dip_agents.grpo.trainer import GRPOTrainer
+from dip_agents import (
+    VLM,
+    GRPOConfig,
+    GRPOTrainer,
+    HFEngine,
+    Rollout,
+    RolloutGroup,
+    Sampling,
+    collect_rollouts,
+    load_model,
+)
 from dip_agents.grpo.updater import PolicyModel
-from dip_agents.models.loading import load_model
-from dip_agents.models.vlm import VLM
-from dip_agents.runtime.logger import RunLogger
-from dip_agents.tokens.chat import ChatTokens
-from dip_env.config import EpisodeConfig
-from dip_env.scenes import make_source
-from dip_env.scenes.base import Scene, SceneSource
+from dip_agents.runtime import RunLogger
+from dip_agents.tokens import ChatTokens
+from dip_env import EpisodeConfig, Scene, SceneSource, make_source
 
 PROFILED_LINES = 40
 

@@ -24,8 +24,8 @@ import numpy as np
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
-from dip_env import Episode, EpisodeConfig, Scene, make_source
-from dip_env.actions import Answer, Grammar, Look, Segment, Think
+from dip_env import Answer, Episode, EpisodeConfig, Grammar, Look, Scene, Think, make_source
+from dip_env.actions import Segment
 from dip_env.boxes import Boxes, box_iou
 from dip_env.rewards import Outcome, score_group
 from dip_env.views import View, fit_size, shown_region

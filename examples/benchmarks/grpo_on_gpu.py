@@ -32,12 +32,11 @@ from grpo_workload import Workload, heading, peak_megabytes
 from random_weights import TEXT_3B, TEXT_SMOKE, VISION_3B, VISION_SMOKE, qwen2_5_vl
 from step_flops import FORWARD, FULL_UPDATE, LORA_UPDATE, Work, flops, peak_flops, wait
 
-from dip_agents.engines.hf import HFEngine
+from dip_agents import VLM, HFEngine
 from dip_agents.models.base import TokenLogprobs
 from dip_agents.models.lora import LANGUAGE_LINEARS
-from dip_agents.models.vlm import VLM
-from dip_agents.tokens.buffer import TokenBuffer
-from dip_env.config import EpisodeConfig
+from dip_agents.tokens import TokenBuffer
+from dip_env import EpisodeConfig
 
 REAL = Workload(
     groups=8, turns=2, new_tokens=192, warmup=2, steps=4, view=448, crop=224, scene=1024,

@@ -33,11 +33,10 @@ from dip_side import scenes_of
 from grpo_workload import MODEL_FOLDER, Run, Workload, check_same_work, heading, paired_ratios
 from random_weights import silence
 
-from dip_agents.models.loading import save_model
+from dip_agents import VLM, save_model
 from dip_agents.models.tiny.model import Size, build_tiny
 from dip_agents.models.tiny.vocabulary import tiny_texts
-from dip_agents.models.vlm import VLM
-from dip_env.config import EpisodeConfig
+from dip_env import EpisodeConfig
 from dip_env.views import View, overview
 
 HERE = Path(__file__).parent

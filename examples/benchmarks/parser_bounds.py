@@ -21,8 +21,17 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from dip_env import EpisodeConfig, EpisodeGroup, RewardConfig, ToyScenes
-from dip_env.actions import Answer, Grammar, Look, Segment, Think
+from dip_env import (
+    Answer,
+    EpisodeConfig,
+    EpisodeGroup,
+    Grammar,
+    Look,
+    RewardConfig,
+    Think,
+    ToyScenes,
+)
+from dip_env.actions import Segment
 from dip_env.env import action_space
 from dip_env.errors import ActionParseError
 
@@ -215,7 +224,7 @@ def actions(config: EpisodeConfig, rng: np.random.Generator, counts: Counter[str
 
 
 @dataclass
-class Tally:
+class Counts:
     """What was played and what came of it."""
 
     kinds: Counter[str] = field(default_factory=Counter)
@@ -225,7 +234,7 @@ class Tally:
     out_of_range: int = 0
 
 
-def play(group: EpisodeGroup, stream: Iterator[str], tally: Tally) -> None:
+def play(group: EpisodeGroup, stream: Iterator[str], counts: Counts) -> None:
     """Play a group to its end and count; whatever raises here ends the benchmark."""
     grammar = Grammar(group.config.max_regions, group.config.max_boxes)
     highest = sum(group.config.reward.weights.values()) + 1e-9
@@ -238,36 +247,36 @@ def play(group: EpisodeGroup, stream: Iterator[str], tally: Tally) -> None:
             try:
                 grammar.parse(text)
                 refused = turn.parse_error is not None
-                tally.fates["parsed, but refused" if refused else "parsed"] += 1
+                counts.fates["parsed, but refused" if refused else "parsed"] += 1
             except ActionParseError:
-                tally.fates["malformed"] += 1
+                counts.fates["malformed"] += 1
         if not group.done:
-            tally.out_of_range += sum(turn.reward != 0 for turn in turns)
+            counts.out_of_range += sum(turn.reward != 0 for turn in turns)
     for episode, turn in zip(group.episodes, turns, strict=True):
-        tally.rewards.append(turn.reward)
-        tally.answered += episode.answered
+        counts.rewards.append(turn.reward)
+        counts.answered += episode.answered
         terms = turn.result.terms.as_dict().values()
-        tally.out_of_range += not 0 <= turn.reward <= highest
-        tally.out_of_range += sum(not 0 <= value <= 1 for value in terms)
+        counts.out_of_range += not 0 <= turn.reward <= highest
+        counts.out_of_range += sum(not 0 <= value <= 1 for value in terms)
 
 
 def check_actions(n: int, seed: int) -> int:
     """Play n actions; print what became of them and return how many rewards left their range."""
     rng = np.random.default_rng(seed)
-    tally = Tally()
+    counts = Counts()
     source = ToyScenes()
-    while tally.fates.total() < n:
+    while counts.fates.total() < n:
         config = RULES[rng.integers(len(RULES))]
         # Alone the look term reads the prior, in a group the siblings.
         members = int(rng.choice([1, 3]))
         group = EpisodeGroup(source[int(rng.integers(len(source)))], config, members)
-        play(group, actions(config, rng, tally.kinds), tally)
-    print(f"played {tally.fates.total():,} actions: {dict(tally.kinds)}")
-    print(f"what became of them: {dict(tally.fates)}")
-    print(f"{tally.answered:,} of {len(tally.rewards):,} episodes ended with an answer")
-    low, high = min(tally.rewards), max(tally.rewards)
-    print(f"rewards from {low:.3f} to {high:.3f}, {tally.out_of_range} out of range")
-    return tally.out_of_range
+        play(group, actions(config, rng, counts.kinds), counts)
+    print(f"played {counts.fates.total():,} actions: {dict(counts.kinds)}")
+    print(f"what became of them: {dict(counts.fates)}")
+    print(f"{counts.answered:,} of {len(counts.rewards):,} episodes ended with an answer")
+    low, high = min(counts.rewards), max(counts.rewards)
+    print(f"rewards from {low:.3f} to {high:.3f}, {counts.out_of_range} out of range")
+    return counts.out_of_range
 
 
 def main() -> int:

@@ -22,8 +22,7 @@ from typing import Any
 
 import torch
 
-from dip_agents.grpo.rollouts import RolloutGroup
-from dip_agents.models.vlm import VLM
+from dip_agents import VLM, RolloutGroup
 
 
 @dataclass(frozen=True)

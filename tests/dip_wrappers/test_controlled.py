@@ -1,4 +1,4 @@
-"""An episode under a control agrees with itself, and is paid for the looks really taken."""
+"""An episode under a control agrees with itself, and is scored by the looks really taken."""
 
 from dataclasses import replace
 

@@ -82,7 +82,7 @@ def test_random_actions_break_nothing(load, capsys):
 def test_a_reward_out_of_range_is_counted(load, monkeypatch):
     module = load("parser_bounds")
     total = module.RewardConfig.weights.fget
-    # As if rewards were paid with the wrong sign.
+    # As if rewards had the wrong sign.
     monkeypatch.setattr(
         module.RewardConfig,
         "weights",

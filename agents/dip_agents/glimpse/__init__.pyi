@@ -8,3 +8,4 @@ from .baselines import match_counts as match_counts
 from .detectors import PolicyDetector as PolicyDetector
 from .detectors import TorchvisionDetector as TorchvisionDetector
 from .detectors import tiny_detector as tiny_detector
+from .sb3_policy import CellPolicy as CellPolicy

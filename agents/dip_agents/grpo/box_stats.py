@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dip_env.boxes import Boxes, box_area, box_iou, clip_boxes
-
-if TYPE_CHECKING:
-    from dip_agents.grpo.rollouts import RolloutStats
 
 SAME_BOX = 0.9
 """IoU from which one box repeats another; two people in a dense crowd overlap by less."""
@@ -73,44 +69,6 @@ def box_statistics(
         largest_look=float(box_area(looks).max(initial=0.0)) / image,
         look_overlap=float(_earlier_iou(looks).max(initial=0.0)),
     )
-
-
-def box_metrics(stats: Sequence[RolloutStats]) -> dict[str, float]:
-    """Describe the boxes of all rollouts of a step.
-
-    Args:
-        stats: of the rollouts; those without box statistics are left out.
-
-    Returns:
-        Numbers under ``rollout/``: ``empty_answers`` (share of rollouts that answered without a
-        box), ``empty_scenes`` (share whose scene has no instance), ``duplicate_boxes`` (share of
-        all boxes), ``whole_looks`` and ``repeated_looks`` (shares of rollouts); and means over the
-        rollouts that have such boxes: ``huge_boxes``, ``box_area`` and ``truth_area``.
-    """
-    measured = [(one, one.box_stats) for one in stats if one.box_stats is not None]
-    if not measured:
-        return {}
-
-    def share(hits: Sequence[bool]) -> float:
-        return float(np.mean(hits))
-
-    def mean(name: str, values: Sequence[float]) -> dict[str, float]:
-        return {f"rollout/{name}": float(np.mean(values))} if values else {}
-
-    boxes = sum(one.boxes for one, _ in measured)
-    with_boxes = [shapes for one, shapes in measured if one.boxes]
-    with_people = [shapes for one, shapes in measured if one.truth_count]
-    duplicates = sum(shapes.duplicates for _, shapes in measured)
-    return {
-        "rollout/empty_answers": share([one.answered and not one.boxes for one, _ in measured]),
-        "rollout/empty_scenes": share([not one.truth_count for one, _ in measured]),
-        "rollout/duplicate_boxes": duplicates / boxes if boxes else 0.0,
-        "rollout/whole_looks": share([s.largest_look >= WHOLE_IMAGE for _, s in measured]),
-        "rollout/repeated_looks": share([s.look_overlap >= SAME_LOOK for _, s in measured]),
-        **mean("huge_boxes", [shapes.huge_boxes for shapes in with_boxes]),
-        **mean("box_area", [shapes.box_area for shapes in with_boxes]),
-        **mean("truth_area", [shapes.truth_area for shapes in with_people]),
-    }
 
 
 def _earlier_iou(boxes: Boxes) -> Boxes:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dip_agents.grpo.box_stats import box_metrics
-from dip_agents.grpo.rollouts import Rollout, RolloutGroup
+from dip_agents.grpo.box_stats import SAME_LOOK, WHOLE_IMAGE
+from dip_agents.grpo.rollouts import Rollout, RolloutGroup, RolloutStats
 from dip_agents.objectives.advantages import SAME_REWARD, Advantages
 from dip_env.result import Ending
 
@@ -159,3 +159,41 @@ def environment_times(groups: Sequence[RolloutGroup], collect_seconds: float) ->
     seconds = sum(group.environment_seconds for group in groups)
     share = seconds / collect_seconds if collect_seconds else 0.0
     return {"time/environment": seconds, "time/environment_share": share}
+
+
+def box_metrics(stats: Sequence[RolloutStats]) -> dict[str, float]:
+    """Describe the boxes of all rollouts of a step.
+
+    Args:
+        stats: of the rollouts; those without box statistics are left out.
+
+    Returns:
+        Numbers under ``rollout/``: ``empty_answers`` (share of rollouts that answered without a
+        box), ``empty_scenes`` (share whose scene has no instance), ``duplicate_boxes`` (share of
+        all boxes), ``whole_looks`` and ``repeated_looks`` (shares of rollouts); and means over the
+        rollouts that have such boxes: ``huge_boxes``, ``box_area`` and ``truth_area``.
+    """
+    measured = [(one, one.box_stats) for one in stats if one.box_stats is not None]
+    if not measured:
+        return {}
+
+    def share(hits: Sequence[bool]) -> float:
+        return float(np.mean(hits))
+
+    def mean(name: str, values: Sequence[float]) -> dict[str, float]:
+        return {f"rollout/{name}": float(np.mean(values))} if values else {}
+
+    boxes = sum(one.boxes for one, _ in measured)
+    with_boxes = [shapes for one, shapes in measured if one.boxes]
+    with_people = [shapes for one, shapes in measured if one.truth_count]
+    duplicates = sum(shapes.duplicates for _, shapes in measured)
+    return {
+        "rollout/empty_answers": share([one.answered and not one.boxes for one, _ in measured]),
+        "rollout/empty_scenes": share([not one.truth_count for one, _ in measured]),
+        "rollout/duplicate_boxes": duplicates / boxes if boxes else 0.0,
+        "rollout/whole_looks": share([s.largest_look >= WHOLE_IMAGE for _, s in measured]),
+        "rollout/repeated_looks": share([s.look_overlap >= SAME_LOOK for _, s in measured]),
+        **mean("huge_boxes", [shapes.huge_boxes for shapes in with_boxes]),
+        **mean("box_area", [shapes.box_area for shapes in with_boxes]),
+        **mean("truth_area", [shapes.truth_area for shapes in with_people]),
+    }

@@ -2,6 +2,7 @@ from .advantages import Advantages as Advantages
 from .advantages import group_advantages as group_advantages
 from .advantages import register_advantage as register_advantage
 from .aggregation import rollout_weights as rollout_weights
+from .choices import Clips as Clips
 from .kl import kl_to_reference as kl_to_reference
 from .losses import PolicyLoss as PolicyLoss
 from .losses import policy_loss as policy_loss

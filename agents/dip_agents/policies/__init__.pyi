@@ -3,7 +3,7 @@ from .base import Completion as Completion
 from .base import Policy as Policy
 from .oracle import OracleConfig as OracleConfig
 from .oracle import OraclePolicy as OraclePolicy
-from .oracle_looks import LookStrategy as LookStrategy
+from .oracle_looks import NoLook as NoLook
 from .scripted import GridScanPolicy as GridScanPolicy
 from .scripted import RandomPolicy as RandomPolicy
 from .server import ServerPolicy as ServerPolicy

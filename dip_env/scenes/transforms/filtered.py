@@ -119,8 +119,8 @@ class FilteredScenes:
         if not kept:
             most = "or more" if self.max_people is None else f"to {self.max_people}"
             raise SceneError(
-                f"{self.source!r}: expected a scene with {self.min_people} {most} people that "
-                f"count, found none among {len(indices)}"
+                f"{self.source!r}: expected a scene with {self.min_people} {most} non-ignored "
+                f"people, found none among {len(indices)}"
             )
         return np.array(kept, dtype=np.int64), turned
 

@@ -23,10 +23,11 @@ from pathlib import Path
 import tyro
 from transformers.utils.logging import disable_progress_bar
 
-from dip_agents.models.loading import load_model
-from dip_agents.models.weights import fingerprint
-from dip_agents.runtime.optional import require_extra
-from dip_env.errors import ConfigError, DipError
+from dip_agents import load_model
+from dip_agents.models import fingerprint
+from dip_agents.runtime import require_extra
+from dip_env import DipError
+from dip_env.errors import ConfigError
 from examples.studies.rewards.config import Study, defaults
 from examples.studies.rewards.plan import Start, plan
 from examples.studies.rewards.report.provenance import command_of

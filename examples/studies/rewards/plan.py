@@ -13,10 +13,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal
 
+from dip_agents import GRPOConfig, SFTConfig
 from dip_agents.cli.sft import TINY_SFT
-from dip_agents.grpo.config import GRPOConfig
-from dip_agents.sft.config import SFTConfig
-from dip_env.config import EpisodeConfig, RewardConfig
+from dip_env import EpisodeConfig, RewardConfig
 from examples.studies.rewards.config import Study
 from examples.studies.rewards.variants import BASE, GRPO, REWARDS, SFT_LONGER, Variant
 

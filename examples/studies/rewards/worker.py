@@ -26,21 +26,24 @@ import torch
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
-from dip_agents.engines.base import Sampling
-from dip_agents.engines.choose import engine_for
-from dip_agents.evaluation.model import evaluate_model
-from dip_agents.grpo.config import GRPOConfig
-from dip_agents.grpo.run import RolloutLimits, train_grpo
-from dip_agents.models.loading import LoadedModel, load_model, save_model
-from dip_agents.models.weights import fingerprint
+from dip_agents import (
+    GRPOConfig,
+    LoadedModel,
+    Sampling,
+    SFTConfig,
+    engine_for,
+    evaluate_model,
+    load_model,
+    save_model,
+    train_grpo,
+    train_sft,
+)
+from dip_agents.grpo import RolloutLimits
+from dip_agents.models import fingerprint
 from dip_agents.runtime.errors import error_line
-from dip_agents.sft.config import SFTConfig
-from dip_agents.sft.run import train_sft
-from dip_env.config import EpisodeConfig, RewardConfig
-from dip_env.errors import ConfigError, DipError
-from dip_env.scenes import make_source
-from dip_env.scenes.base import SceneSource
-from dip_env.scenes.transforms.sliced import SlicedScenes
+from dip_env import DipError, EpisodeConfig, RewardConfig, SceneSource, make_source
+from dip_env.errors import ConfigError
+from dip_env.scenes import SlicedScenes
 from examples.studies.rewards.measure.answers import greedy, measure
 from examples.studies.rewards.measure.looking import measure_looking
 from examples.studies.rewards.measure.noise import measure_noise

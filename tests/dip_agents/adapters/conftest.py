@@ -29,7 +29,7 @@ SCRIPTS = (
     ("<think>at once</think><answer>[[10,40,30,90],[80,40,100,95]]</answer>",),
     # Malformed, refused, and out of turns without an answer.
     ("<look>[[1,2,3]]</look>", "<think>out</think><look>[[500,500,600,600]]</look>", "I wonder"),
-    # A look that is paid but not shown, as in a single pass.
+    # A look that is scored but not shown, as in a single pass.
     ("<think>both</think><look>[[0,0,64,64]]</look><answer>[]</answer>",),
 )
 """What four siblings say, turn by turn."""

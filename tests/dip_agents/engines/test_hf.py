@@ -160,7 +160,7 @@ class FedTokens:
 def test_what_a_row_attends_to_is_its_buffer_token_by_token(
     micro, toy, minimal_prompt_rules, family, slots, monkeypatch
 ):
-    """Looks, refused words and cut turns are prescribed; the rest of the way is the real one."""
+    """Looks, refusals and truncated turns are prescribed; the rest of the way is the real one."""
     vlm = micro(family)
     rules = replace(minimal_prompt_rules, size_multiple=vlm.chat.patch * vlm.chat.merge)
     look, answer = "<look>[[5,5,50,60],[40,20,110,90]]</look>", "<answer>[[1,2,30,40]]</answer>"

@@ -327,7 +327,7 @@ def test_sync_hands_over_weights_then_forgets_what_old_ones_made(engine, micro):
     assert rest == [repack_tied_head, "prefix", "encoder", "mm"]
     assert engine.version == 3
     engine.sync(vlm, 3)
-    assert len(engine._llm.calls) == 5  # the same weights are not handed over twice
+    assert len(engine._llm.calls) == 5  # the same weights are not synced twice
 
 
 def test_a_prefix_cache_that_stays_is_an_error(engine, micro):

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from dip_agents.grpo.box_stats import BoxStats, box_metrics, box_statistics
+from dip_agents.grpo.box_stats import BoxStats, box_statistics
+from dip_agents.grpo.metrics import box_metrics
 from dip_agents.grpo.rollouts import RolloutStats
 from dip_env.result import Ending
 

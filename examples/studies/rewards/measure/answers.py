@@ -15,16 +15,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from dip_agents.engines.choose import engine_for
+from dip_agents import VLM, Policy, VLMPolicy, engine_for
 from dip_agents.evaluation import EvalCondition
 from dip_agents.evaluation.evaluator import evaluate_conditions
 from dip_agents.evaluation.scores import EvalScore
-from dip_agents.models.vlm import VLM
-from dip_agents.policies import Policy, VLMPolicy
-from dip_env.config import EpisodeConfig
-from dip_env.episode import Episode
-from dip_env.group import EpisodeGroup
-from dip_env.scenes.base import SceneSource
+from dip_env import Episode, EpisodeConfig, EpisodeGroup, SceneSource
 
 Columns = Mapping[str, NDArray[np.float64]]
 """Numbers of each scene by name, each (S,) or (S, T) for T IoU thresholds."""

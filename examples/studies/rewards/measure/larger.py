@@ -17,11 +17,10 @@ from typing import Any
 import torch
 from transformers import Qwen3VLForConditionalGeneration
 
-from dip_agents.models.loading import save_model
+from dip_agents import VLM, save_model
 from dip_agents.models.rules import TINY_RULES
 from dip_agents.models.tiny.model import build_tiny, fourier_integers, fourier_positions
 from dip_agents.models.tiny.vocabulary import tiny_texts
-from dip_agents.models.vlm import VLM
 
 RULES = replace(TINY_RULES, view_size=448, crop_size=224)
 """Of its episodes."""

@@ -9,12 +9,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from dip_agents import Policy
 from dip_agents.experiments import looking_sheet, variations
 from dip_agents.experiments.measures import LookCoverage
 from dip_agents.experiments.run import play_variations
-from dip_agents.policies import Policy
-from dip_env.config import EpisodeConfig
-from dip_env.scenes.base import SceneSource
+from dip_env import EpisodeConfig, SceneSource
 from examples.studies.rewards.measure.answers import BATCH, RESULT, Columns, columns_of
 
 SHEET = "looks.png"

@@ -14,14 +14,11 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dip_agents.engines.base import Engine, Sampling
-from dip_agents.grpo.rollouts import Rollout, collect_rollouts
+from dip_agents import Engine, Rollout, Sampling, collect_rollouts
+from dip_env import Episode, EpisodeConfig, Scene, SceneSource
 from dip_env.ambiguity import sibling_ambiguity
 from dip_env.boxes import clip_boxes
-from dip_env.config import EpisodeConfig
-from dip_env.episode import Episode
 from dip_env.rewards import Outcome, score_group
-from dip_env.scenes.base import Scene, SceneSource
 from examples.studies.rewards.measure.answers import RESULT, Columns
 
 Floats = NDArray[np.float64]

@@ -7,9 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from dip_env.config import EpisodeConfig
+from dip_env import EpisodeConfig, SceneSource
 from dip_env.rendering import render_frame
-from dip_env.scenes.base import SceneSource
 from dip_env.scenes.preview.contact_sheet import PAGE, TEXT, arranged
 from examples.studies.rewards.measure.answers import Measured
 from examples.studies.rewards.report.stats import per_scene_f1

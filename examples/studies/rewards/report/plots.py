@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from dip_env.metrics.intervals import Interval
+from dip_env.metrics import Interval
 from examples.studies.rewards.report.results import Logs
 from examples.studies.rewards.report.stats import Floats
 from examples.studies.rewards.variants import COLOURS

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dip_agents.runtime.logger import read_metrics
+from dip_agents.runtime import read_metrics
 from examples.studies.rewards.measure.answers import Columns, Measured
 from examples.studies.rewards.measure.looking import load_looking
 from examples.studies.rewards.measure.noise import load_noise

@@ -11,8 +11,8 @@ from PIL import Image
 import examples.studies.rewards.report.plots as plots
 import examples.studies.rewards.report.tables as tables
 from dip_agents.experiments.kinds import NO_LOOKS, OWN_LOOKS
-from dip_env.metrics.intervals import Interval
-from dip_env.scenes import make_source
+from dip_env import make_source
+from dip_env.metrics import Interval
 from dip_wrappers.controls import first_regions
 from examples.studies.rewards.config import Study
 from examples.studies.rewards.measure.looking import SHEET

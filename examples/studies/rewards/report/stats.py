@@ -16,7 +16,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from dip_env.metrics.intervals import Interval, resamples
+from dip_env.metrics import Interval
+from dip_env.metrics.intervals import resamples
 from examples.studies.rewards.measure.answers import Columns
 
 Floats = NDArray[np.float64]

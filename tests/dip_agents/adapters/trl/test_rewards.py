@@ -1,4 +1,4 @@
-"""TRL's rollouts are paid as the groups they are, wherever their siblings run."""
+"""TRL's rollouts are scored as the groups they are, wherever their siblings run."""
 
 from __future__ import annotations
 

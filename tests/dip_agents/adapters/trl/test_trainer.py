@@ -1,4 +1,4 @@
-"""TRL plays the same episodes, pays the same rewards, and its trainer takes two steps on them."""
+"""TRL plays the same episodes with the same rewards, and its trainer takes two steps on them."""
 
 from __future__ import annotations
 
@@ -217,7 +217,7 @@ def test_the_trainer_takes_two_steps_of_a_single_pass_sampled_by_the_tiny_model(
     loaded = load_model("tiny")
     processor = loaded.vlm.processor
     processor.tokenizer.padding_side = "left"
-    # The tiny model was taught to look first and to answer later.
+    # The tiny model was trained to look first and to answer later.
     task = Task("toy", view_size=384, max_looks=0, max_turns=1, minimal_prompt=True)
     args = config(tmp_path, processor, max_completion_length=64)
     calls = []

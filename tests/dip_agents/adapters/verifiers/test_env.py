@@ -123,7 +123,7 @@ def shown(parity, message):
 
 
 def played(parity, trace, model):
-    """What the model was sent, and what the trace was paid."""
+    """What the model was sent, and the rewards of the trace."""
     messages = [m for m in model.seen[trace.id] if m["role"] == "user"]
     assert [m["role"] for m in model.seen[trace.id]] == ["user", "assistant"] * (
         len(messages) - 1

@@ -74,7 +74,7 @@ def test_somebody_outside_the_image_is_not_seen_at_all() -> None:
     assert truth.visible == [None] and truth.shares == [0.0]
 
 
-@settings(deadline=None)  # the first example pays for imports
+@settings(deadline=None)  # the first example imports modules
 @given(st.integers(1, 12), st.integers(1, 12), st.data())
 def test_the_box_of_a_mask_is_the_smallest_that_holds_it(rows: int, columns: int, data) -> None:
     cells = data.draw(st.lists(st.booleans(), min_size=rows * columns, max_size=rows * columns))

@@ -141,7 +141,7 @@ def test_limits_that_cannot_work_are_refused(limits, message):
 def test_a_filter_that_leaves_nothing_is_an_error():
     with pytest.raises(
         SceneError,
-        match=r"ToyScenes\(\): expected a scene with 9 or more people that count, found none among",
+        match=r"ToyScenes\(\): expected a scene with 9 or more non-ignored people, found none",
     ):
         FilteredScenes(ToyScenes(), min_people=9)
 
