@@ -120,3 +120,20 @@ def test_metrics_speed_measures_every_protocol_and_checks_coco(load, monkeypatch
         assert f"| {protocol} | " in out
     assert "| coco, AP minus that of pycocotools | 0 | 1e-12 | pass |" in out
     assert code == ("MISSED" in out)
+
+
+def test_cli_speed_measures_help_and_usage_errors_beside_a_bare_import(load, monkeypatch, capsys):
+    module = load("cli_speed")
+    monkeypatch.setattr(
+        module,
+        "COMMANDS",
+        {name: module.COMMANDS[name] for name in (module.REFERENCE, "dip --help")},
+    )
+    code = main(module, monkeypatch, "--rounds", "1")
+    out = capsys.readouterr().out
+    assert "| `dip --help` |" in out and "1.0x |" in out
+    # A busy machine may be slow: what is tested is that a slow answer is told and fails.
+    assert code == (0 if "or 150 MB: none" in out else 1)
+    monkeypatch.setattr(module, "LIMIT_SECONDS", 0.0)
+    assert main(module, monkeypatch, "--rounds", "1") == 1
+    assert "over 0 s or 150 MB: dip --help" in capsys.readouterr().out
