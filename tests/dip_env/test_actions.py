@@ -203,7 +203,7 @@ def test_an_error_quotes_at_most_forty_characters():
 
 @law
 @given(st.text(max_size=300))
-def test_any_text_parses_or_fails_at_a_place_in_it(text):
+def test_any_text_parses_or_fails_at_a_position_in_it(text):
     try:
         assert len(grammar.parse(text)) > 0
     except ActionParseError as error:

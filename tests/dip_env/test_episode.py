@@ -161,7 +161,7 @@ def test_look_and_answer_in_one_action_counts_the_look_and_shows_nothing(toy):
     assert together.looks == pytest.approx(apart.looks)
 
 
-def test_ignore_regions_are_told_apart_from_the_truth(toy):
+def test_ignore_regions_are_kept_apart_from_the_ground_truth(toy):
     episode = Episode(toy[1])
     turn = episode.step("<answer>[[300,45,340,75]]</answer>")
     assert len(turn.result.truth_boxes) == 2

@@ -67,7 +67,7 @@ def test_the_look_term_is_measured_on_the_siblings(toy):
     assert away[0].result.terms.look == 0
 
 
-def test_a_group_of_one_is_paid_like_an_episode(toy):
+def test_a_group_of_one_is_rewarded_like_an_episode(toy):
     group, episode = EpisodeGroup(toy[1], group_size=1), Episode(toy[1])
     for action in ("<look>[[60,70,150,290]]</look>", "oops", answer([70, 80, 140, 280])):
         (turn,), alone = group.step([action]), episode.step(action)

@@ -69,7 +69,7 @@ def test_crops_are_printed_in_thousandths_where_the_config_says_so():
     assert message.splitlines()[0] == "Crop 1 shows [500,500,750,750] of the image at 3.2x."
 
 
-def test_brief_messages_hold_sizes_and_budget_only():
+def test_minimal_messages_hold_sizes_and_budget_only():
     config = EpisodeConfig(minimal_prompt=True, max_looks=2)
     assert prompts.task_prompt(VIEW, config, GRAMMAR) == "448x336, 2 looks"
     message = prompts.crops_message([crop(640, 480, 960, 720)], VIEW, 2, 1, minimal_prompt=True)

@@ -54,7 +54,7 @@ def test_wild_answers_can_be_drawn(toy):
     assert has(render_frame(episode, episode.score), FALSE)
 
 
-def test_the_transcript_shows_who_said_what_and_the_images(toy):
+def test_the_transcript_shows_who_wrote_what_and_the_images(toy):
     episode = Episode(toy[0])
     episode.step("<think>é</think><look>[[20,60,100,240]]</look>")
     text = transcript_text(episode.transcript)

@@ -98,7 +98,7 @@ def looks_earned(answers, looks, scene, config=None):
         ([()], 0, 0),
     ],
 )
-def test_format_pays_for_think_then_look_then_one_answer(turns, strict, thirds):
+def test_format_rewards_think_then_look_then_one_answer(turns, strict, thirds):
     assert format_reward(turns) == strict
     assert format_reward(turns, graded=True) == pytest.approx(thirds / 3)
 
@@ -116,7 +116,7 @@ def test_format_pays_for_think_then_look_then_one_answer(turns, strict, thirds):
         ([], 0, 0),
     ],
 )
-def test_where_no_look_may_be_taken_format_pays_for_think_then_answer(turns, strict, halves):
+def test_where_no_look_may_be_taken_format_rewards_think_then_answer(turns, strict, halves):
     assert format_reward(turns, may_look=False) == strict
     assert format_reward(turns, graded=True, may_look=False) == halves / 2
 
@@ -163,7 +163,7 @@ def test_an_empty_scene_wants_an_empty_answer():
         assert accuracy_reward([], [[0, 0, 5, 5]], kind=kind) == 0
 
 
-def test_weighted_sum_pays_for_one_sure_box_and_f_beta_does_not():
+def test_weighted_sum_rewards_one_certain_box_and_f_beta_does_not():
     truth = [[x, 0, x + 8, 8] for x in range(0, 400, 10)]
     sure = truth[:1]
     assert accuracy_reward(sure, truth, kind="weighted_sum") > 0.5
@@ -343,7 +343,7 @@ def test_a_group_too_small_to_disagree_uses_the_prior(size):
     assert earned == pytest.approx([expected] * size, abs=1e-6)
 
 
-def test_the_annotation_pays_looks_in_a_group_as_it_pays_a_lone_rollout():
+def test_the_annotation_rewards_looks_in_a_group_as_those_of_a_single_rollout():
     # The siblings agree on everybody, so to them nothing is ambiguous; the annotation says that
     # the first of two people, 21 pixels high in the view, is. The look holds all of her.
     truth = [[0, 0, 4, 2], [10, 0, 20, 20]]

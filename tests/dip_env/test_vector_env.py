@@ -46,7 +46,7 @@ def test_members_of_a_group_share_a_scene_and_groups_differ():
     assert (images == images[:, :1]).all()
 
 
-def test_a_group_ends_together_and_is_paid_for_its_siblings(toy):
+def test_a_group_ends_together_and_is_rewarded_relative_to_its_siblings(toy):
     envs = make(num_envs=8, group_size=4)
     envs.reset(options={"scene": [0, 2]})
     look_empty, both, right = LOOK + EMPTY, answer(LEFT, RIGHT), answer(RIGHT)
@@ -75,7 +75,7 @@ def test_a_group_ends_together_and_is_paid_for_its_siblings(toy):
     assert infos["truth_boxes"][4] is None
 
 
-def test_groups_of_one_are_paid_like_single_environments_step_by_step():
+def test_groups_of_one_are_rewarded_like_single_environments_step_by_step():
     envs = make(num_envs=3, group_size=1)
     singles = [gym.make("DIPCrowd-v0", scenes="toy") for _ in range(3)]
     envs.reset(seed=5)

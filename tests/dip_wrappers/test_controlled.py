@@ -58,7 +58,7 @@ def play(control, actions, config=CONFIG):
     return episode, [episode.step(action) for action in actions if not episode.done]
 
 
-def test_a_replaced_look_is_what_the_policy_said_what_came_back_and_what_is_paid():
+def test_a_replaced_look_stands_in_the_transcript_the_reply_and_the_reward():
     # View 448x320 of 640x480: x by 10/7, y by 3/2. The look asked for is at 0..28 x 0..64.
     said = "<think>who?</think>\n<look>[[0,0,28,64],[100,100,170,200]]</look>"
     episode, (turn,) = play(SHIFTED, [said])
@@ -94,7 +94,7 @@ def test_looks_of_an_action_that_answers_are_replaced_too():
         "<think>nothing to see</think>",
     ],
 )
-def test_what_would_not_be_taken_stays_as_it_was_said(said):
+def test_what_would_not_be_taken_stays_as_it_was_generated(said):
     episode, (turn,) = play(SHIFTED, [said])
     (plain,) = play(own_looks(), [said])[1]
     assert episode.transcript[1].text == said
@@ -178,7 +178,7 @@ def env_under(control, **rules):
     return LookControl(gym.make("DIPCrowd-v0", scenes=ToyScenes(), **rules), control)
 
 
-def test_an_environment_shows_and_pays_what_the_control_says():
+def test_an_environment_shows_and_rewards_what_the_control_sets():
     env = env_under(blank_crops())
     plain = gym.make("DIPCrowd-v0", scenes=ToyScenes())
     start, _ = env.reset(options={"scene": 0})

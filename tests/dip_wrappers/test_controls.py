@@ -48,7 +48,7 @@ def words(control, text, scene=None):
     return look(control, text, scene)[0].transcript[1].text
 
 
-def test_random_looks_keep_the_size_and_forget_the_place():
+def test_random_looks_keep_the_size_and_forget_the_position():
     places = set()
     for scene in map(ruler, "abcdefgh"):
         (episode, turn) = look(
@@ -86,7 +86,7 @@ def test_a_region_that_runs_outside_is_replaced_by_the_size_of_what_it_would_sho
     assert (episode.looks[0, 2:] - episode.looks[0, :2]).tolist() == [30, 20]
 
 
-def test_every_look_of_an_episode_gets_places_of_its_own():
+def test_every_look_of_an_episode_gets_positions_of_its_own():
     episode = random_looks().episode(ruler(), CONFIG)
     episode.step("<look>[[0,0,30,20]]</look><look>[[0,0,30,20]]</look>")
     assert len({tuple(region) for region in episode.looks.tolist()}) == 2
@@ -110,7 +110,7 @@ def test_placed_looks_go_through_the_list_and_begin_anew():
     assert few.looks.tolist() == [places[0], places[0]]
 
 
-def test_placed_looks_as_asked_change_places_and_nothing_else():
+def test_placed_looks_as_asked_change_positions_and_nothing_else():
     # Middles 25,25 and 250,250: the second cannot be centred on without leaving the image.
     places = [[20, 20, 30, 30], [245, 245, 255, 255]]
     control = placed_looks(lambda scene, view: places, as_asked=True)
@@ -143,7 +143,7 @@ def test_regions_grow_and_shrink_around_their_middle_and_stay_in_the_image():
             resized_looks(factor)
 
 
-def test_a_blanked_crop_is_grey_and_says_what_it_said():
+def test_a_blanked_crop_is_grey_and_keeps_its_text():
     episode, turn = look(blank_crops(), "<look>[[0,0,64,32]]</look>")
     _, plain = look(own_looks(), "<look>[[0,0,64,32]]</look>")
     assert np.unique(turn.message.images[0]).tolist() == [128]
@@ -153,7 +153,7 @@ def test_a_blanked_crop_is_grey_and_says_what_it_said():
     assert np.array_equal(episode.opening.images[0], np.asarray(ruler().image))
 
 
-def test_a_crop_from_another_place_has_the_size_and_the_words_of_the_asked_one():
+def test_a_crop_from_another_position_has_the_size_and_the_text_of_the_asked_one():
     text = "<look>[[100,100,164,132]]</look>"
     episode, turn = look(crops_from_elsewhere(), text)
     _, plain = look(own_looks(), text)
@@ -174,7 +174,7 @@ def test_a_crop_from_another_place_has_the_size_and_the_words_of_the_asked_one()
     assert not np.array_equal(look(crops_from_elsewhere(1), text)[1].crops[0].image, again)
 
 
-def test_of_the_whole_image_there_is_no_other_place():
+def test_of_the_whole_image_there_is_no_other_position():
     _, turn = look(crops_from_elsewhere(), "<look>[[0,0,256,256]]</look>")
     _, plain = look(own_looks(), "<look>[[0,0,256,256]]</look>")
     assert np.array_equal(turn.crops[0].image, plain.crops[0].image)
@@ -199,7 +199,7 @@ def test_a_blurred_edge_is_a_gaussians_integral_and_crops_stay_sharp():
             blurred_overview(radius)
 
 
-def test_without_an_image_everything_is_grey_and_the_truth_still_pays():
+def test_without_an_image_everything_is_grey_and_the_ground_truth_still_scores():
     episode = no_image().episode(ToyScenes()[0])
     assert np.unique(episode.opening.images[0]).tolist() == [128]
     turn = episode.step("<think>blind</think><look>[[0,0,98,56]]</look>")

@@ -49,7 +49,7 @@ def record_group(folder, answers, size=3, config=None):
     return [turn.reward for turn in turns], group
 
 
-def test_a_trace_says_everything_about_its_episode(tmp_path):
+def test_a_trace_holds_everything_about_its_episode(tmp_path):
     reward = record(tmp_path, crop_size=192)
     (trace,) = load_traces(tmp_path)
     assert trace.ended

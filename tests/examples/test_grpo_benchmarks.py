@@ -53,7 +53,7 @@ def test_a_run_is_found_among_what_its_process_printed(load, run_of):
     assert load("grpo_workload").Run.from_output(printed) == run
 
 
-def test_a_process_without_numbers_is_told(load):
+def test_a_process_without_numbers_is_reported(load):
     with pytest.raises(ValueError, match="expected a JSON line"):
         load("grpo_workload").Run.from_output("no numbers\n")
 
@@ -65,7 +65,7 @@ def test_ratios_are_taken_within_pairs(load):
     assert str(spread) == "4.00 (3.00 to 4.00)"
 
 
-def test_a_missing_partner_is_told(load):
+def test_a_missing_partner_is_reported(load):
     with pytest.raises(ValueError, match="zip"):
         load("grpo_workload").paired_ratios([1.0, 2.0], [1.0])
 
@@ -141,7 +141,7 @@ def test_the_peer_gets_our_versions_without_their_local_part(load, monkeypatch):
     assert {"trl==1.16.*", "torch==2.15.0", "transformers==2.15.0"} <= set(module.packages())
 
 
-def test_a_missing_environment_is_told_with_how_to_make_it(load, monkeypatch, capsys, tmp_path):
+def test_a_missing_environment_is_reported_with_how_to_make_it(load, monkeypatch, capsys, tmp_path):
     monkeypatch.setattr(sys, "argv", ["benchmark", "--trl", str(tmp_path / "none")])
     with pytest.raises(SystemExit):
         load("grpo_vs_trl").main()
@@ -154,7 +154,7 @@ def test_the_reward_is_the_share_of_even_digits(load):
     assert reward("") == 0.0
 
 
-def test_looks_lie_inside_the_view_and_depend_on_what_was_said(load):
+def test_looks_lie_inside_the_view_and_depend_on_the_generated_text(load):
     regions_of = load("grpo_workload").regions_of
     seen = {tuple(regions_of([i, i + 1], 256)) for i in range(50)}
     assert len(seen) == 50
@@ -189,7 +189,7 @@ def test_a_side_that_fails_tells_what_it_wrote(load):
         load("grpo_vs_trl").run_side([sys.executable, "-S", "-c", "exit('boom')"], threads=1)
 
 
-def test_silenced_words_are_never_likely_and_the_others_as_before(load):
+def test_silenced_tokens_are_never_likely_and_the_others_as_before(load):
     model, processor = build_tiny(tiny_texts(), size="micro")
     ids = torch.tensor([[5, 700, 3, 900]])
     load("random_weights").silence(model, processor)

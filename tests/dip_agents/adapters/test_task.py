@@ -39,21 +39,21 @@ def test_the_scripts_see_crops_and_errors_and_siblings_change_what_looks_earn(pa
     assert any(a.reward > 0 for a in alone)
 
 
-def test_a_task_says_what_it_does_not_know():
+def test_a_task_refuses_what_it_does_not_know():
     with pytest.raises(ConfigError, match="unknown keyword 'view'"):
         Task("toy", view=3)
     with pytest.raises(IndexError, match=r"expected 0\.\."):
         Task("toy").episode(10**6)
 
 
-def test_words_played_as_a_group_earn_what_its_members_earn_step_by_step(parity, seed):
+def test_texts_played_as_a_group_earn_what_its_members_earn_step_by_step(parity, seed):
     task = Task(**parity.RULES)
     group = task.play(task.scene_of(seed), parity.SCRIPTS)
     terms = [score.as_dict() for score in group.terms]
     assert terms == [one.terms for one in parity.expected_group(seed)]
 
 
-def test_a_member_that_says_too_little_has_not_answered():
+def test_a_member_with_too_few_actions_has_not_answered():
     group = Task("toy").play(0, [["<think>a</think>"], [], ["<answer>[]</answer>"]])
     assert group.done
     assert [episode.answered for episode in group.episodes] == [False, False, True]

@@ -40,7 +40,7 @@ def test_a_version_out_of_range_is_named(monkeypatch):
     assert "nowhere-to-be-found is missing" in check.found and "expected >=99" in check.found
 
 
-def test_versions_that_differ_from_the_tested_set_are_told(monkeypatch, tmp_path):
+def test_versions_that_differ_from_the_tested_set_are_reported(monkeypatch, tmp_path):
     (tmp_path / "lock").write_text("# tested\nnumpy==0.1\n")
     monkeypatch.setattr(doctor, "LOCK", tmp_path / "lock")
     assert "(tested 0.1)" in doctor._tested().found

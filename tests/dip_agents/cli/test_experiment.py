@@ -20,7 +20,7 @@ def test_an_experiment_writes_its_table_and_its_plot(run, tmp_path):
     assert json.loads((tmp_path / "run.json").read_text())["state"] == "finished"
 
 
-def test_an_unknown_kind_is_told_with_a_suggestion(run):
+def test_an_unknown_kind_is_refused_with_a_suggestion(run):
     code, _, error = run("experiment", "look-budge")
     assert code == 2
     assert "did you mean 'look-budget'?" in error

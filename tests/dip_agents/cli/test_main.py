@@ -34,7 +34,7 @@ def test_the_version_names_what_results_depend_on(run):
         ("--vershun", "dip: no option '--vershun'; dip --help lists them"),
     ],
 )
-def test_a_misspelled_command_is_told_in_one_line(run, word, message):
+def test_a_misspelled_command_is_reported_in_one_line(run, word, message):
     assert run(word) == (2, "", message + "\n")
     if not word.startswith("-"):
         assert run("help", word) == (2, "", message + "\n")

@@ -35,7 +35,7 @@ def test_on_a_terminal_a_bar_of_80_columns_holds_count_and_time():
     ("seconds", "text"),
     [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min 0 s"), (3599, "59 min 59 s"), (7500, "2 h 5 min")],
 )
-def test_durations_are_told_in_two_units_at_most(seconds, text):
+def test_durations_have_two_units_at_most(seconds, text):
     assert duration(seconds) == text
 
 

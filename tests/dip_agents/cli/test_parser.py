@@ -50,7 +50,7 @@ def test_only_what_was_typed_is_returned():
         ([], "the following arguments are required: RUNS"),
     ],
 )
-def test_a_mistake_is_told_with_the_option_as_it_was_typed(words, message):
+def test_a_mistake_is_reported_with_the_option_as_it_was_typed(words, message):
     with pytest.raises(UsageError) as error:
         parse(OPTIONS, words)
     assert str(error.value) == message

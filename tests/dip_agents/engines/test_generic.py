@@ -86,7 +86,7 @@ def test_ragged_turns_with_new_images_have_the_logprobs_of_the_trainer(
     assert logprob_gap(vlm, table.buffers, temperature) < 1e-4
 
 
-def test_a_lost_image_or_a_wrong_place_would_show(generic_micro, monkeypatch):
+def test_a_lost_image_or_a_wrong_position_would_show(generic_micro, monkeypatch):
     vlm = generic_micro("llava")
     forward = vlm._forward
 
@@ -155,7 +155,7 @@ def test_banned_tokens_are_never_drawn_and_turns_end_at_the_limit(generic_micro,
         assert len(sample.ids) == 12 or not sample.truncated
 
 
-def test_a_full_row_says_nothing_and_a_chunk_too_long_is_refused(generic_micro):
+def test_a_full_row_generates_nothing_and_a_chunk_too_long_is_refused(generic_micro):
     vlm = generic_micro("llava")
     length = len(prompts(vlm)[0].ids)
     near = play(vlm, 1, 1, budget=length + 3, turns=lambda row: 1)

@@ -309,7 +309,7 @@ def test_banned_tokens_are_never_drawn_and_turns_end_at_the_limit(micro):
         assert len(sample.ids) == 12 or not sample.truncated
 
 
-def test_a_full_row_says_nothing_and_a_chunk_too_long_is_refused(micro):
+def test_a_full_row_generates_nothing_and_a_chunk_too_long_is_refused(micro):
     vlm = micro("qwen3_vl")
     length = len(prompts(vlm)[0].ids)
     played = play(vlm, 1, SIZES[:1], budget=length + 3, turns=lambda row: 1)

@@ -131,7 +131,7 @@ def test_the_servers_own_token_ids_and_logprobs_are_kept(server, micro):
 
 
 @pytest.mark.parametrize("what", ["other prompt", "no logprobs", "no ids"])
-def test_logprobs_of_other_tokens_are_not_kept_and_that_is_said_once(server, micro, caplog, what):
+def test_logprobs_of_other_tokens_are_dropped_with_one_warning(server, micro, caplog, what):
     chat = micro().chat
     ids = chat.policy_ids(ANSWER)
     places = None if what == "no logprobs" else {"content": [{"logprob": -0.5} for _ in ids]}
@@ -147,7 +147,7 @@ def test_logprobs_of_other_tokens_are_not_kept_and_that_is_said_once(server, mic
     assert len(caplog.records) == 1
 
 
-def test_text_the_tokenizer_cannot_write_is_said_once(engine, caplog, monkeypatch):
+def test_text_the_tokenizer_cannot_represent_is_warned_of_once(engine, caplog, monkeypatch):
     monkeypatch.setattr(engine.chat, "text", lambda ids: "unknown")
     with caplog.at_level(logging.WARNING):
         play(engine, rows=3)

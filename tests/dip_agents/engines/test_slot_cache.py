@@ -13,7 +13,7 @@ def keys(cache):
     return cache.store[0, 0, :, 0, :4, 0].tolist()
 
 
-def test_rows_change_places_all_at_once():
+def test_rows_change_slots_all_at_once():
     cache = make()
     cache.move([2, 0], [0, 2], 3)
     assert keys(cache) == [[8, 9, 10, 3], [4, 5, 6, 7], [0, 1, 2, 11]]

@@ -350,7 +350,7 @@ def test_the_table_names_every_metric_and_the_gain():
     assert format_interval(Interval(0.5, 0.25, 0.75), sign=True) == "+0.500 [+0.250, +0.750]"
 
 
-def test_progress_is_told_after_each_batch():
+def test_progress_is_reported_after_each_batch():
     told = []
     evaluate(
         say("<answer>[]</answer>"),

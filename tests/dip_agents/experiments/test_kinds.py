@@ -87,7 +87,7 @@ def test_several_looks_are_taken_away_one_by_one():
     assert names[:4] == ["own looks", "no looks", "1 look at most", "2 looks at most"]
 
 
-def test_the_single_pass_pays_looks_whose_crops_nobody_sees():
+def test_the_single_pass_rewards_looks_whose_crops_nobody_sees():
     # Everybody it would answer after a look is answered; the looks are taken, no crop is there.
     source = ToyScenes()
     found = run_experiment(
@@ -127,7 +127,7 @@ def test_coordinates_change_what_is_printed_and_nothing_else():
     assert list(found.values()) == [1, 0, 1, 0]
 
 
-def test_what_looks_bring_is_said_at_every_step_and_in_every_format():
+def test_the_effect_of_looks_is_reported_at_every_step_and_in_every_format():
     for kind in ("coordinates", "resolution"):
         conditions = report(kind)["conditions"]
         gains = {
@@ -194,7 +194,7 @@ def test_oracle_looks_go_on_where_the_first_look_ended():
     assert len({tuple(region) for region in episode.looks.tolist()}) == 2
 
 
-def test_the_oracle_can_look_at_tiles_in_a_policys_place():
+def test_the_oracle_can_look_at_tiles_in_place_of_a_policy():
     config = EpisodeConfig(view_size=256, crop_size=64, max_looks=1, max_regions=2)
     for tiles in (False, True):
         controls = standard_controls(config, tiles=tiles)

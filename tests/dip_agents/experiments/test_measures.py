@@ -33,7 +33,7 @@ def test_the_f1_of_a_scene_counts_dropped_boxes_for_nothing():
     assert f1.tolist() == pytest.approx([0.5, 0, 1, 0, 1])
 
 
-def test_what_arms_are_compared_by_is_what_an_evaluation_measures():
+def test_conditions_are_compared_by_the_metrics_of_an_evaluation():
     # One box finds somebody of scene 1, one lies in its ignore region, one finds nobody.
     said = "<answer>[[70,80,140,280],[300,42,380,78],[0,0,9,9]]</answer>"
     policy = CallablePolicy(lambda transcript: said)
@@ -97,7 +97,7 @@ def test_p_no_look_or_people_nothing_is_covered():
     assert look_coverage_of(unseen) == LookCoverage(0, 0.0, 0.0, 0.0)
 
 
-def test_means_of_landings_leave_out_scenes_where_nothing_is_ambiguous():
+def test_mean_look_coverage_leaves_out_scenes_where_nothing_is_ambiguous():
     found = mean_look_coverage([LookCoverage(2, 0.5, 0.75, 0.25), LookCoverage(0, 0.0, 0.0, 0.0)])
     with_empty = mean_look_coverage(
         [

@@ -45,7 +45,7 @@ def test_looks_and_people_are_drawn_where_they_are():
     assert red == 255 and 48 <= green <= 190 and blue < 60
 
 
-def test_the_caption_says_what_was_covered():
+def test_the_caption_names_what_was_covered():
     # Blank but for the caption: what differs between two captions is text.
     episode = Episode(ToyScenes()[2], CONFIG)
     quiet = np.asarray(looking_picture(episode, 320))[240:]

@@ -97,7 +97,7 @@ def lookers(*rollouts):
     return group(*rollouts, weights=LOOKER_WEIGHTS)
 
 
-def test_causal_credit_pays_the_look_to_the_turns_that_could_look():
+def test_causal_credit_gives_the_look_term_to_the_turns_that_could_look():
     groups = [lookers(looker(1.0, 0.0), looker(0.0, 0.4), looker(0.2, 0.2, left=(2, 1, 1)))]
     # Rewards 0.5, 0.2, 0.2, mean 0.3; without the look 0, 0.2, 0.1, mean 0.1.
     got = compute_advantages(groups, "dr_grpo", look_credit="causal")
@@ -137,7 +137,7 @@ def test_causal_credit_adds_up_over_many_groups_to_the_credit_of_episodes():
     assert float(pulls.var()) < 0.8 * float(every.var())  # with less variance
 
 
-def test_causal_credit_says_what_it_lacks():
+def test_causal_credit_names_what_it_lacks():
     with pytest.raises(ValueError, match=r"causal look_credit: expected RolloutGroup.weights"):
         compute_advantages([group(rollout(0.0), rollout(1.0))], look_credit="causal")
     one = rollout(1.0, terms={"accuracy": 1.0})

@@ -24,7 +24,7 @@ def play(vlm, toy, rules, **changes):
     )
 
 
-def test_buffers_hold_what_was_said_and_the_rewards_of_the_environment(
+def test_buffers_hold_the_generated_text_and_the_rewards_of_the_environment(
     micro, toy, minimal_prompt_rules
 ):
     vlm = micro("qwen3_vl")
@@ -48,7 +48,7 @@ def test_buffers_hold_what_was_said_and_the_rewards_of_the_environment(
 @pytest.mark.grpo_property(8)
 @pytest.mark.parametrize("temperature", [1.0, 0.6])
 @torch.no_grad()
-def test_sampler_and_trainer_speak_of_the_same_distribution(
+def test_sampler_and_trainer_agree_on_the_distribution(
     micro, toy, minimal_prompt_rules, temperature
 ):
     vlm = micro("qwen3_vl")
@@ -106,7 +106,7 @@ TURNS = st.one_of(
 
 
 @pytest.mark.grpo_property(7)
-def test_whatever_is_said_and_however_little_room_there_is_every_image_is_whole(
+def test_whatever_is_generated_and_however_little_room_there_is_every_image_is_whole(
     micro, minimal_prompt_rules, speaker
 ):
     chat, scenes, seen = micro("qwen3_vl").chat, ToyScenes(), Counter()

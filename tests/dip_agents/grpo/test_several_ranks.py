@@ -267,7 +267,7 @@ def test_what_is_evaluated_are_the_weights_after_that_step(played, run):
     assert updates - 0.5 < rows[1]["eval/moved"] < updates + 0.5
 
 
-def test_the_same_is_said_on_whatever_rank_and_the_table_holds_all_of_it(played):
+def test_the_same_is_generated_on_whatever_rank_and_the_table_holds_all_of_it(played):
     tables = [
         [json.loads(line) for line in (played / run / "completions" / "step_000002.jsonl").open()]
         for run in ("alone", "ddp", "fsdp")

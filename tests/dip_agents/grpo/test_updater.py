@@ -304,7 +304,7 @@ def test_the_reference_is_asked_once_however_many_updates_there_are():
     assert sorted(asked) == [2, 4]
 
 
-def test_tokens_of_one_rollout_may_be_paid_differently():
+def test_tokens_of_one_rollout_may_have_different_advantages():
     flat, steep = batch(), batch()
     per_token = torch.zeros(6, 7)
     for row, buffer in enumerate(flat.buffers):

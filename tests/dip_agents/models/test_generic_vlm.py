@@ -140,7 +140,7 @@ def test_recomputing_activations_changes_nothing(generic_micro, family):
         assert float((grads[name] - grad).norm()) <= 1e-5 * float(grad.norm()) + 1e-7, name
 
 
-def test_a_family_without_marked_layers_is_told(generic_micro, monkeypatch):
+def test_a_family_without_marked_layers_is_refused(generic_micro, monkeypatch):
     vlm = generic_micro("llava")
     monkeypatch.setattr(
         "dip_agents.models.generic_vlm.GradientCheckpointingLayer", type("Other", (), {})
@@ -150,7 +150,9 @@ def test_a_family_without_marked_layers_is_told(generic_micro, monkeypatch):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_update_raises_the_logprob_of_what_paid(fresh, family, toy, minimal_prompt_rules):
+def test_an_update_raises_the_logprob_of_what_was_rewarded(
+    fresh, family, toy, minimal_prompt_rules
+):
     """Pay for odd first tokens: after one step they must have gained on the others."""
     vlm = fresh(family)
     engine = engine_for(vlm)
@@ -238,7 +240,7 @@ class TestRefusals:
     def parts(self, build_generic):
         return build_generic(tiny_texts(), "llava")
 
-    def test_a_model_without_a_placeholder_or_with_places_in_three_axes(
+    def test_a_model_without_a_placeholder_or_with_positions_in_three_axes(
         self, parts, micro, monkeypatch
     ):
         model, processor = parts

@@ -133,7 +133,7 @@ def test_the_id_of_a_masked_token_is_context_for_all_that_follows_it(talk, turn)
 
 
 @pytest.mark.grpo_property(14)
-def test_a_rollout_in_which_the_policy_said_nothing_gives_a_zero_that_has_a_gradient(talk):
+def test_a_rollout_without_policy_tokens_gives_a_zero_that_has_a_gradient(talk):
     vlm, buffers = talk
     silent = buffers[0].copy()
     silent.loss_mask = [0] * len(silent)

@@ -100,7 +100,9 @@ def test_with_its_adapter_off_a_model_is_its_base_bit_for_bit(fresh_micro, lora,
 
 @pytest.mark.grpo_property(9)
 @torch.no_grad()
-def test_merged_weights_say_what_the_adapter_says(lora, buffers, tmp_path, minimal_prompt_rules):
+def test_merged_weights_give_the_logprobs_of_the_adapter(
+    lora, buffers, tmp_path, minimal_prompt_rules
+):
     before = {name: tensor.clone() for name, tensor in lora.state_dict().items()}
     wanted = lora.token_logprobs(buffers).logprobs
     save_model(lora, tmp_path, minimal_prompt_rules)
@@ -135,7 +137,7 @@ def test_the_decoder_samples_with_the_adapter_and_leaves_the_weights_alone(
 
 @pytest.mark.grpo_property(9)
 @torch.no_grad()
-def test_merging_in_place_and_back_changes_neither_what_is_said_nor_what_is_decoded(lora, buffers):
+def test_merging_in_place_and_back_changes_neither_logprobs_nor_samples(lora, buffers):
     wanted = lora.token_logprobs(buffers).logprobs
     before = [merged_weight(module).clone() for module in _adapted(lora)]
     decoder = TextDecoder(lora)

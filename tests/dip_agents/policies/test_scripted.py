@@ -101,7 +101,7 @@ def test_same_observation_and_seed_give_the_same_action_and_seeds_differ():
         assert len(set(texts)) > 5
 
 
-def test_the_perfect_oracle_finds_everyone_and_is_paid_in_full():
+def test_the_perfect_oracle_finds_everyone_and_earns_the_full_reward():
     _, turns = play(OraclePolicy(Row(), CONFIG), Row(), 0)
     assert len(turns) == 2
     terms = turns[-1].result.terms.as_dict()
@@ -186,7 +186,7 @@ def test_where_there_is_one_turn_everybody_looks_and_answers_in_it():
     }  # fmt: skip
 
 
-def test_oracle_noise_has_the_size_it_is_told():
+def test_oracle_noise_has_the_configured_size():
     source = Row()
     scene, view = source[0], Episode(source[0], CONFIG).view
     oracle = OraclePolicy(
@@ -355,7 +355,7 @@ def test_regions_go_to_ambiguity_and_join_neighbours():
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(0, 30), st.integers(1, 4))
-def test_regions_stay_inside_within_budget_and_pay(seed, n, max_regions):
+def test_regions_stay_inside_within_budget_and_earn_reward(seed, n, max_regions):
     rng = np.random.default_rng(seed)
     boxes = random_boxes(n, (640, 480), rng, (0.05, 0.4))
     weights = rng.uniform(0, 1, n)

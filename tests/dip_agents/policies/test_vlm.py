@@ -47,7 +47,7 @@ def test_an_unknown_conversation_is_read_from_its_text(micro, toy, minimal_promp
     assert len(completion.token_ids) == len(completion.logprobs) <= 5
 
 
-def test_a_conversation_beyond_the_budget_is_told_as_truncated(micro, toy, minimal_prompt_rules):
+def test_a_conversation_beyond_the_budget_is_marked_as_truncated(micro, toy, minimal_prompt_rules):
     policy = VLMPolicy(HFEngine(micro("qwen3_vl")), token_budget=10)
     completion = policy.act([Episode(toy[0], minimal_prompt_rules).observation()], [0])[0]
     assert completion.truncated

@@ -51,7 +51,7 @@ def test_after_a_resume_every_step_is_there_once(tmp_path):
     assert scalars(tmp_path, "reward/total") == expected
 
 
-def test_a_broken_line_in_the_middle_is_damage_and_said(tmp_path):
+def test_a_broken_line_in_the_middle_is_damage_and_reported(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
     with pytest.raises(ValueError, match=r"metrics.jsonl, line 2: expected JSON"):

@@ -18,7 +18,9 @@ def data(micro, toy, minimal_prompt_rules):
     )
 
 
-def test_a_lesson_is_the_demonstrated_conversation(data, micro, minimal_prompt_rules, toy):
+def test_a_demonstration_is_the_conversation_of_the_demonstrator(
+    data, micro, minimal_prompt_rules, toy
+):
     chat = micro("qwen3_vl").chat
     demonstration = data[0]
     spoken = [
@@ -47,7 +49,7 @@ def test_boxes_lie_in_the_pixels_of_their_image(data):
         assert (boxes <= np.array([w, h, w, h]) * 16).all()
 
 
-def test_lessons_repeat(data):
+def test_demonstrations_repeat(data):
     assert data[1].buffer.ids == data[1].buffer.ids
     assert len(data) == 4
 
@@ -61,7 +63,7 @@ def reading(micro, toy, minimal_prompt_rules):
     )
 
 
-def test_a_blurred_lesson_hides_in_the_overview_what_its_crops_show(reading, data):
+def test_a_blurred_demonstration_hides_in_the_overview_what_its_crops_show(reading, data):
     p_blurred_overview, plain = reading[0].buffer, data[0].buffer
     assert p_blurred_overview.images[0].key != plain.images[0].key
     # A Gaussian of 4 pixels flattens edges of people who are 16 pixels wide.
@@ -75,7 +77,7 @@ def test_a_blurred_lesson_hides_in_the_overview_what_its_crops_show(reading, dat
     ]
 
 
-def test_the_looks_of_a_blurred_lesson_are_given_and_its_answer_is_learned(reading, micro):
+def test_the_looks_of_a_blurred_demonstration_are_given_and_its_answer_is_learned(reading, micro):
     buffer = reading[0].buffer
     learned = [i for i, m in zip(buffer.ids, buffer.loss_mask, strict=True) if m]
     text = micro("qwen3_vl").chat.tokenizer.decode(learned)
@@ -105,7 +107,7 @@ def test_who_is_only_blurred_is_neither_answered_nor_a_dense_target_of_the_overv
     assert len(answered) < 3
 
 
-def test_lessons_are_shared_out_between_forms(micro, toy, minimal_prompt_rules):
+def test_demonstrations_are_divided_between_forms(micro, toy, minimal_prompt_rules):
     chat = micro("qwen3_vl").chat
     made = DemonstrationDataset(
         toy, 4, minimal_prompt_rules, OracleConfig(), chat, p_no_look=0.25, p_blurred_overview=0.5
@@ -132,7 +134,9 @@ def test_nothing_is_blurred_where_no_look_can_make_up_for_it(
     assert p_blurred_overview[0].buffer.images[0].key == plain[0].buffer.images[0].key
 
 
-def test_a_lesson_under_a_control_says_where_was_really_looked(micro, toy, minimal_prompt_rules):
+def test_a_demonstration_under_a_control_holds_the_looks_that_were_taken(
+    micro, toy, minimal_prompt_rules
+):
     chat = micro("qwen3_vl").chat
     demonstration = play_demonstration(
         toy[0],

@@ -62,7 +62,7 @@ def test_members_stay_together_where_lengths_alone_would_part_them():
     assert micro_batches(group, token_budget=40) == [[0, 1], [2, 3]]
 
 
-def test_a_group_too_large_is_cut_and_pays_for_its_prefix_again():
+def test_a_group_too_large_is_cut_and_repeats_its_prefix():
     group = rollouts(*[(1, 10, 6)] * 5)  # 10 + 5 tokens each
     assert micro_batches(group, token_budget=20, share_prefix=True) == [[0, 1], [2, 3], [4]]
     assert micro_batches(group, token_budget=14, share_prefix=True) == [[0], [1], [2], [3], [4]]

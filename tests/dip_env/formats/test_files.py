@@ -57,7 +57,7 @@ def test_what_is_no_json_is_one_error(text):
         parse_json(text, "here")
 
 
-def test_where_json_breaks_is_told_by_the_column_and_by_the_line_where_there_are_several():
+def test_where_json_breaks_is_named_by_the_column_and_by_the_line_where_there_are_several():
     with pytest.raises(SceneError, match=r"^f: line 7: expected JSON: Extra data at column 4$"):
         parse_json("{} {}", "f: line 7")
     with pytest.raises(SceneError, match=r"^f: expected JSON: Extra data at line 2 column 1$"):

@@ -75,13 +75,13 @@ def test_numbers_come_as_they_are():
     assert json_rows.integers([2**63 - 1]).dtype == np.int64
 
 
-def test_the_first_wrong_row_is_named_by_its_place():
+def test_the_first_wrong_row_is_named_by_its_index():
     rows = Rows.of([{"x": 1}, {"x": 2}, {"x": "3"}, {"x": None}], "f.json", "things")
     with pytest.raises(SceneError, match=r"^f.json: things\[2\].x: expected a number, got '3'$"):
         rows.column("x", json_rows.numbers, "a number")
 
 
-def test_places_are_those_of_the_file_where_only_some_rows_have_the_key():
+def test_indices_are_those_of_the_file_where_only_some_rows_have_the_key():
     rows = Rows.of([{}, {"id": 4}, {}, {"id": 4}], "f.json", "things").having("id")
     assert rows.column("id", json_rows.integers, "an integer").tolist() == [4, 4]
     expected = r"^f.json: things\[3\].id: expected ids that differ, got 4 as in things\[1\]$"

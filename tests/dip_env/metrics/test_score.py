@@ -113,7 +113,7 @@ def test_nobody_to_find_is_null_with_a_reason(write, protocol, scores):
     json.dumps(found, allow_nan=False)
 
 
-def test_scores_are_needed_unless_told_otherwise(write):
+def test_scores_are_needed_by_default(write):
     rows = [{k: v for k, v in row.items() if k != "score"} for row in found_json()]
     truth, found = write("t.json", truth_json()), write("d.json", rows)
     with pytest.raises(SceneError, match=r"d\.json.*\[0\].*score"):

@@ -47,7 +47,7 @@ def test_each_box_needs_a_score():
 
 
 @given(found, st.floats(0.1, 0.9))
-def test_of_overlapping_boxes_the_surest_is_kept(detections, threshold):
+def test_of_overlapping_boxes_the_highest_scoring_is_kept(detections, threshold):
     kept = suppressed(detections, threshold)
     assert (np.diff(kept.scores) <= 0).all()
     overlap = box_iou(kept.boxes, kept.boxes) - np.eye(len(kept))

@@ -20,7 +20,7 @@ def test_boxes_come_back_from_the_scene_and_back(numbers):
     assert one.from_scene(one.to_scene(box)) == pytest.approx(box, abs=1e-9)
 
 
-def test_pixels_of_a_picture_are_places_of_the_scene():
+def test_pixels_of_a_picture_are_positions_in_the_scene():
     # 80 x 40 pixels of the scene in 40 x 20.
     one = picture([20, 10, 100, 50])
     assert one.scale == (0.5, 0.5)

@@ -21,7 +21,7 @@ def test_weights_are_summed_where_centres_lie():
     assert found == pytest.approx(np.array([[0.75, 0], [0, 0.5]]))
 
 
-def test_a_centre_counts_for_every_place_that_it_lies_in():
+def test_a_centre_counts_for_every_region_that_it_lies_in():
     places = np.array([[0, 0, 10, 10], [5, 0, 20, 10], [30, 0, 40, 10]])
     # Their centres: (2, 4), (10, 4) and (10, 10).
     boxes = np.array([[0, 0, 4, 8], [4, 2, 16, 6], [8, 0, 12, 20]])

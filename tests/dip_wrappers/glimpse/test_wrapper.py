@@ -166,7 +166,7 @@ def test_a_detector_that_finds_more_than_an_answer_may_hold_gives_the_highest_sc
         ({}, {"keys": ("cells",), "looks": BoxLooks()}, "budget, got .'cells'"),
     ],
 )
-def test_what_cannot_work_is_said_at_once(rules, settings, message):
+def test_what_cannot_work_is_refused_at_once(rules, settings, message):
     with pytest.raises(ConfigError, match=message):
         make(rules={**RULES, **rules}, **settings)
 
@@ -219,7 +219,7 @@ def half_outside():
     )  # fmt: skip
 
 
-def test_the_potential_is_what_the_environment_pays_for_people_half_outside():
+def test_the_potential_is_the_reward_of_the_environment_for_people_half_outside():
     def outside(picture):
         return Detections(picture.from_scene(np.array([[-50.0, 100, 50, 300]])), [0.9])
 
@@ -274,7 +274,7 @@ def test_what_a_look_would_bring_is_foretold_under_the_control_too():
 
 
 @pytest.mark.parametrize("control", [random_looks(), own_looks()])
-def test_a_control_of_places_is_played_with_any_detector(control):
+def test_a_control_of_positions_is_played_with_any_detector(control):
     crowd = LookControl(gym.make("DIPCrowd-v0", scenes="toy", **RULES), control)
     env = Glimpse(crowd, SimulatedDetector(), GridLooks((2,)))
     env.reset(seed=0)

@@ -128,7 +128,7 @@ def test_the_scripts_see_and_earn_what_they_do_in_the_local_environment(parity, 
     assert (terminations ^ truncations).all()
 
 
-def test_every_group_is_paid_as_a_group(parity, seed, pair):
+def test_every_group_is_rewarded_as_a_group(parity, seed, pair):
     *_, (_, rewards, _, _, infos) = played(pair()[1], parity, seed=seed)
     expected = [member for p in range(3) for member in parity.expected_group(seed + p)]
     assert rewards.tolist() == [member.reward for member in expected]

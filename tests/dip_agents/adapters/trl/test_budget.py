@@ -41,7 +41,7 @@ def test_the_budget_counts_what_trl_appends(tools, parity, processors, family):
         assert environment._budget.reply(reply) == len(ids)
 
 
-def test_a_look_without_room_is_refused_in_words_and_counted(tools, parity, processor):
+def test_a_look_without_room_is_refused_with_a_reason_and_counted(tools, parity, processor):
     task, logged = Task(**parity.RULES), {}
     look, answer = parity.SCRIPTS[0]
     roomy = tools.factory(task, processor)()
@@ -83,7 +83,7 @@ def test_each_crop_is_cut_once(tools, parity, processor, monkeypatch):
     assert len(times) == len(environment.episode.crops) == 2
 
 
-def test_a_quarter_of_the_budget_is_reserved_unless_told_otherwise(tools, parity, processor):
+def test_a_quarter_of_the_budget_is_reserved_by_default(tools, parity, processor):
     task = Task(**parity.RULES)
     environment = tools.factory(task, processor, max_completion_length=1000)()
     assert environment._budget.room == 750

@@ -60,7 +60,7 @@ def test_a_reply_keeps_text_and_crops_in_the_order_they_are_read(tools, parity, 
         ("a", [[500, 500, 600, 600]]),
     ],
 )
-def test_a_call_outside_the_grammar_costs_a_turn_and_is_told_why(
+def test_a_call_outside_the_grammar_costs_a_turn_and_gets_the_reason(
     tools, parity, processor, thought, regions
 ):
     environment = tools.factory(Task(**parity.RULES), processor)()

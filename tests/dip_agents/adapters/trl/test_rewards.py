@@ -35,7 +35,7 @@ def test_groups_of_an_evaluation_with_more_rollouts_stay_whole():
     assert _group_size(larger, [5, 5, 7, 7]) == 2
 
 
-def test_a_rollout_that_stops_without_an_answer_is_paid_as_truncated(tools, parity, processor):
+def test_a_rollout_that_stops_without_an_answer_is_rewarded_as_truncated(tools, parity, processor):
     task = Task(**parity.RULES)
     environments = [tools.factory(task, processor)() for _ in range(4)]
     group = task.group(2, 4)
@@ -75,7 +75,7 @@ def test_siblings_in_another_process_count_like_those_at_home(
 
 
 @pytest.mark.parametrize("form", ["text", "chat"])
-def test_a_single_pass_earns_what_an_episode_group_pays(tools, parity, processor, seed, form):
+def test_a_single_pass_earns_what_an_episode_group_earns(tools, parity, processor, seed, form):
     task = Task(**parity.RULES)
     scene = task.scene_of(seed)
     texts = [script[0] for script in parity.SCRIPTS]

@@ -31,7 +31,7 @@ def test_a_model_that_wants_nothing_but_placeholders_samples_none(tools):
     assert not torch.isin(sampled(**banned_tokens(processor)), placeholders).any()
 
 
-def test_vllm_is_told_in_its_own_words(processor):
+def test_vllm_gets_the_bans_in_its_own_keywords(processor):
     ids = [processor.image_token_id, processor.video_token_id]
     # The lowest that its server takes.
     assert banned_tokens(processor, use_vllm=True) == {"logit_bias": dict.fromkeys(ids, -100.0)}

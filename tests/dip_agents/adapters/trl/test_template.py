@@ -76,7 +76,7 @@ def test_trl_accepts_the_template_and_refuses_the_one_it_replaces(tools, process
         assert ours == stock
 
 
-def test_what_the_model_says_is_marked_and_parsed_back(processors):
+def test_generated_text_is_marked_and_parsed_back(processors):
     tokenizer = processors["qwen2_5_vl"].tokenizer
     chat = conversation(None)
     out = tokenizer.apply_chat_template(

@@ -136,7 +136,7 @@ def played(parity, trace, model):
     )
 
 
-def test_an_episode_shows_and_pays_what_an_episode_on_its_own_does(parity, build, seed):
+def test_an_episode_shows_and_rewards_what_an_episode_on_its_own_does(parity, build, seed):
     env, model = build(), Model(parity.SCRIPTS)
     scene = Task(**parity.RULES).scene_of(seed)
     episodes = play(env, scene, model, len(parity.SCRIPTS))
@@ -146,7 +146,7 @@ def test_an_episode_shows_and_pays_what_an_episode_on_its_own_does(parity, build
     assert [trace.info for trace in traces] == [{"ambiguity": "annotation"}] * len(traces)
 
 
-def test_attempts_of_one_episode_are_paid_by_what_their_siblings_saw(parity, build, seed):
+def test_attempts_of_one_episode_are_rewarded_by_what_their_siblings_saw(parity, build, seed):
     env, model = build(attempts=len(parity.SCRIPTS)), Model(parity.SCRIPTS)
     (episode,) = play(env, Task(**parity.RULES).scene_of(seed), model)
     assert episode.ok
@@ -226,7 +226,7 @@ def test_an_attempt_that_a_limit_stops_is_scored_without_an_answer(parity, build
     assert (trace.reward, dict(trace.metrics)) == (turn.reward, turn.result.terms.as_dict())
 
 
-def test_nobody_is_paid_when_the_model_fails_one_of_a_group(parity, build):
+def test_nobody_is_rewarded_when_the_model_fails_one_of_a_group(parity, build):
     env = build(attempts=3)
     model = Model((parity.SCRIPTS[0], None, parity.SCRIPTS[1]))
     (episode,) = play(env, 0, model)

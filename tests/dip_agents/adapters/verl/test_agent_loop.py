@@ -137,7 +137,7 @@ def features(processor, images, **kwargs):
 
 
 @pytest.mark.parametrize("family", list(PATCHES))
-def test_the_loop_shows_and_pays_what_an_episode_alone_does(parity, seed, tiny, row, family):
+def test_the_loop_shows_and_rewards_what_a_single_episode_does(parity, seed, tiny, row, family):
     processor = tiny(family)[1]
     rules = parity.RULES | {"size_multiple": PATCHES[family]}
     task = row(Task(**rules).scene_of(seed), **rules)

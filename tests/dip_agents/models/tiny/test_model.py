@@ -63,7 +63,7 @@ def test_roles_of_an_integer_begin_apart():
     )
 
 
-def test_places_of_a_row_share_half_of_their_embedding_and_neighbours_are_close():
+def test_positions_of_a_row_share_half_of_their_embedding_and_neighbours_are_close():
     table = torch.zeros(64, 32)
     fourier_positions(table)
     grid = table.view(8, 8, 32)

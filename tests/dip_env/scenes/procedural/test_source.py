@@ -128,7 +128,7 @@ def test_a_far_crowd_is_one_ignore_region_inside_the_image() -> None:
         assert box[2] - box[0] > 5 * (box[3] - box[1])
 
 
-def test_people_with_a_sliver_in_sight_are_ignored_and_the_unseen_are_left_out() -> None:
+def test_people_with_a_visible_sliver_are_ignored_and_the_unseen_are_left_out() -> None:
     truth = PaintedTruth(
         boxes=[(0, 0, 10, 20), (5, 0, 15, 20), (30, 0, 40, 20)],
         visible=[(0, 0, 1, 20), None, (30, 0, 40, 20)],

@@ -192,7 +192,7 @@ def test_unknown_options_are_refused(root, options):
 
 
 @pytest.mark.parametrize("place", ["GT", "."])
-def test_files_are_found_in_other_places(root, place):
+def test_files_are_found_in_other_folders(root, place):
     folder = root / "UAV-benchmark-MOTD_v1.0" / "GT"
     (root / place).mkdir(exist_ok=True)
     for file in folder.iterdir():

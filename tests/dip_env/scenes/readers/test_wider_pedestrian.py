@@ -192,7 +192,7 @@ def test_unknown_options_are_refused(root_2018, options):
 
 
 @pytest.mark.parametrize("year", [2018, "2018"])
-def test_the_year_may_be_said(root_2018, year):
+def test_the_year_may_be_given(root_2018, year):
     assert WiderPedestrianScenes(root_2018, split="val", year=year).year == 2018
 
 

@@ -33,7 +33,7 @@ def names(source):
     return [scene.scene_id for scene in source]
 
 
-def test_the_place_of_a_name_is_the_first_53_bits_of_its_digest():
+def test_the_position_of_a_name_is_the_first_53_bits_of_its_digest():
     digest = blake2b(b"salt-a", digest_size=8).hexdigest()
     # Worked by hand: 53 bits are 13 hexadecimal digits and one bit of the next.
     bits = bin(int(digest, 16))[2:].zfill(64)[:53]
@@ -88,7 +88,7 @@ def test_another_salt_is_another_split():
     assert names(HashSplit(source, "val", THREE)) != names(HashSplit(source, "val", THREE, "b"))
 
 
-def test_names_that_are_no_text_have_a_place():
+def test_names_that_are_no_text_have_a_position():
     assert 0 <= unit_hash("caf\udce9.jpg") < 1
 
 

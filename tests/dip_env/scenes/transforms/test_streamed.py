@@ -107,7 +107,7 @@ def test_a_stream_that_is_never_begun_starts_no_process():
     assert set(children()) == before
 
 
-def test_errors_come_out_in_their_place_as_they_are(write_coco):
+def test_errors_come_out_in_their_order_as_they_are(write_coco):
     images = [{"id": k, "file_name": f"{k}.png", "width": 100, "height": 80} for k in range(3)]
     root = write_coco([], images=images)
     (root / "images" / "1.png").unlink()

@@ -25,7 +25,7 @@ def test_every_run_comes_once_and_after_the_one_it_needs(jobs):
         assert job.needs is None or job.needs.folder in folders[:place]
 
 
-def test_arms_of_a_seed_learn_as_often_from_as_much_of_the_same(jobs, toy_study):
+def test_variants_of_a_seed_learn_as_often_from_as_much_of_the_same(jobs, toy_study):
     learned = trainings(jobs)
     for seed in toy_study.seeds:
         settings = {variant: job.setting for (variant, at), job in learned.items() if at == seed}
@@ -43,7 +43,7 @@ def test_arms_of_a_seed_learn_as_often_from_as_much_of_the_same(jobs, toy_study)
     assert first[0]["first"] + first[0]["count"] <= first[1]["first"]
 
 
-def test_each_arm_changes_what_it_says(jobs):
+def test_each_variant_changes_what_its_name_says(jobs):
     rules = {
         variant: job.setting["rules"]
         for (variant, seed), job in trainings(jobs).items()
@@ -66,7 +66,7 @@ def test_each_arm_changes_what_it_says(jobs):
     assert changed("f_beta_2") == {"beta": 2.0}
 
 
-def test_measurements_pay_all_arms_alike_on_the_same_scenes(jobs):
+def test_measurements_reward_all_variants_alike_on_the_same_scenes(jobs):
     measured = [job for job in jobs if job.kind == "measure"]
     assert {json.dumps(job.setting["scenes"]) for job in measured} == {
         '{"preset": "toy", "first": 2000000, "count": 4}'

@@ -55,7 +55,7 @@ def prepared(small):
     return make
 
 
-def test_a_model_is_taught_on_and_measured(load, prepared):
+def test_a_model_is_trained_further_and_measured(load, prepared):
     worker = load("worker")
     trained = prepared("train", "sft_longer")
     worker.do(trained)

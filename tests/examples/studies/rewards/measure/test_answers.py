@@ -17,7 +17,7 @@ def policy(toy):
     )
 
 
-def test_the_columns_hold_what_an_evaluation_says(load, toy, policy):
+def test_the_columns_hold_what_an_evaluation_measures(load, toy, policy):
     stats, indices = load("report.stats"), range(len(toy))
     measured = load("measure.answers").measure(policy, toy, indices, RULES)
     expected = evaluate(policy, toy, indices, RULES).score

@@ -29,7 +29,7 @@ def test_the_default_size_has_110_million_weights(load):
     assert small.config.text_config.hidden_size == 64  # untouched
 
 
-def test_the_model_is_a_folder_that_can_be_taught(load, tmp_path, monkeypatch, capsys):
+def test_the_model_is_a_folder_that_can_be_fine_tuned(load, tmp_path, monkeypatch, capsys):
     larger = load("measure.larger")
     size = ["--hidden", "128", "--layers", "1", "--vision", "64", "--vision-layers", "2"]
     monkeypatch.setattr(sys, "argv", ["larger.py", "--out", str(tmp_path), *size])
@@ -52,7 +52,7 @@ def test_the_model_is_a_folder_that_can_be_taught(load, tmp_path, monkeypatch, c
 
 
 @pytest.mark.parametrize("flag", ["--quick", "--gpu"])
-def test_a_flag_brings_defaults_that_other_words_change(load, flag):
+def test_a_flag_brings_defaults_that_other_options_change(load, flag):
     defaults = load("config").defaults
     assert defaults([]) == load("config").Study()
     assert defaults([flag]) != defaults([])

@@ -63,7 +63,7 @@ def test_seeds_are_drawn_in_pairs(load, columns):
     assert (gain.value, gain.low, gain.high) == (1.0, 1.0, 1.0)
 
 
-def test_only_seeds_that_both_arms_have_are_compared(load, columns):
+def test_only_seeds_that_both_variants_have_are_compared(load, columns):
     stats = load("report.stats")
     one, two, nine = (columns((1, 1), (1, 1), (1, 1), boxes=(n, n)) for n in (1, 2, 9))
     assert stats.difference("boxes", {0: one}, {0: two, 1: nine}).value == 1.0

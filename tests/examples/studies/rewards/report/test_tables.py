@@ -27,7 +27,7 @@ def test_a_table_is_markdown_with_numbers_to_the_right(load):
     assert markdown(["a", "b"], [], numbers=False) == ["| a | b |", "| --- | --- |"]
 
 
-def test_arms_stand_with_intervals_and_each_seed(load, variants):
+def test_variants_are_listed_with_intervals_and_each_seed(load, variants):
     header, _, base, sft, grpo = load("report.tables").by_metric(variants, ("F1", "recall"))
     assert cells(header) == ["variant", "seeds", "F1", "recall", "F1 of each seed"]
     assert cells(base) == [
