@@ -5,8 +5,8 @@
 
 The overview has a small part of the scene's pixels, so that most people are too small for the
 detector there, and three looks must do. PPO is compared with random looks, with a scan of fixed
-places, with a rule by hand and with looks that know the truth: as many looks, the same held-out
-scenes.
+cells, with a rule by hand and with looks that know the ground truth: as many looks, the same
+held-out scenes.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ def main(settings: Settings) -> None:
     rules: dict[str, Agent] = {
         "random": RandomLooks(held_out), "random, large cells": RandomLooks(held_out, cells=large),
         "grid scan": GridScan(held_out), "most detections": MostDetections(held_out),
-        "knowing the truth": OracleLooks(held_out),
+        "knowing the ground truth": OracleLooks(held_out),
     }  # fmt: skip
     print("| looks | precision | recall | F1 |\n|---|---:|---:|---:|")
     for name, rule in rules.items():

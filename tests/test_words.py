@@ -35,7 +35,6 @@ NAMES = {
     "SceneRandom": r"Dice",
     "DetectorInput": r"[Ss]ights?",
     "CellPolicy": r"PlacesPolicy|PlaceScores",
-    "compute_advantages": r"credit\(",
     "source_arg": r"reader_args",
 }
 """What to write -> names that are retired, as whole tokens of Python."""
@@ -62,6 +61,7 @@ PROSE = {
     "package layout": r"\bthe rooms\b",
     "non-ignored instances": r"people (?:that|who) count\b",
     "inconsistent answers": r"\bwaver(?:s|ed|ing)?\b",
+    "ground truth": r"\b(?:[Ii]n|[Oo]f|[Kk]now(?:s|ing)?|[Rr]eads|[Bb]eside) the truth\b",
     "highest-scoring": r"\bsurest\b",
     "is rewarded, is credited": r"\b(?:is|are|be|was|were|being) paid\b|\bpays\b",
     "weight sync": r"\bhand(?:s|ed)? over\b",

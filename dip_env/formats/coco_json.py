@@ -130,7 +130,7 @@ def as_detections(rows: Any, truth: Truth, where: str, *, scores_needed: bool = 
         SceneError: for anything else; the message names the field and what was expected.
     """
     if not isinstance(rows, list):
-        hint = "an object (is this the truth?)" if isinstance(rows, dict) else short(rows)
+        hint = "an object (is this the ground truth?)" if isinstance(rows, dict) else short(rows)
         raise SceneError(f"{where}: expected a list of detections, got {hint}")
     found = Rows.of(rows, where, "detections")
     score = NEEDED if scores_needed else [1.0] * len(rows)

@@ -71,7 +71,7 @@ def test_a_tie_does_not_depend_on_the_order():
     assert (
         len({len(match_boxes(p, truth, ignore).dropped) for p in permutations([left, right])}) == 1
     )
-    # The same from the side of the truth: who of two is missed.
+    # The same from the side of the ground truth: who of two is missed.
     missed = [
         truth_boxes[match_boxes([[0, 0, 10, 10]], truth_boxes).unmatched_truth[0]]
         for truth_boxes in permutations([left, right])

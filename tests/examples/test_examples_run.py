@@ -108,7 +108,7 @@ def test_a_numeric_agent_learns_from_stable_baselines3(tmp_path):
     out = run("train_sb3.py", *(word for pair in small.items() for word in pair))
     rows = re.findall(r"^\| ([\w ,]+) \| ([\d.]+ \S+ \S+ \| ){2}([\d.]+)", out, re.M)
     assert [row[0] for row in rows] == [
-        "random", "random, large cells", "grid scan", "most detections", "knowing the truth",
+        "random", "random, large cells", "grid scan", "most detections", "knowing the ground truth",
         "PPO, seed 5",
     ]  # fmt: skip
     assert all(0 <= float(row[2]) <= 1 for row in rows)

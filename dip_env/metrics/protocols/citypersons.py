@@ -257,4 +257,4 @@ def _nobody(setup: Setup) -> str:
     if setup.height[1] < inf:
         heights = f"{setup.height[0]:g} to {setup.height[1]:g} pixels tall"
     low, high = (max(0.0, min(1.0, limit)) for limit in setup.visibility)
-    return f"no person {heights} and {low:.0%} to {high:.0%} visible in the truth"
+    return f"no person {heights} and {low:.0%} to {high:.0%} visible in the ground truth"

@@ -133,7 +133,7 @@ class CocoScore:
         """
         missing = [key for key, value in self.values().items() if value is None]
         sizes = {f"AP_{size}": f"{size} " for size in SIZES}
-        return {key: f"no {sizes.get(key, '')}person in the truth" for key in missing}
+        return {key: f"no {sizes.get(key, '')}person in the ground truth" for key in missing}
 
     def details(self) -> dict[str, Any]:
         """Return further results.

@@ -58,7 +58,9 @@ class UavdtScore:
             A fragment of a sentence by key, for those keys only.
         """
         return {
-            key: "no person in the truth" for key, value in self.values().items() if value is None
+            key: "no person in the ground truth"
+            for key, value in self.values().items()
+            if value is None
         }
 
     def details(self) -> dict[str, Any]:

@@ -62,9 +62,9 @@ class WiderScore:
         Returns:
             A fragment of a sentence by key, for those keys only.
         """
-        why = "no person in the truth"
+        why = "no person in the ground truth"
         if self.people:
-            why = "ignore regions cover every person of the truth"
+            why = "ignore regions cover every person of the ground truth"
         return {key: why for key, value in self.values().items() if value is None}
 
     def details(self) -> dict[str, Any]:

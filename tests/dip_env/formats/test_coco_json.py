@@ -256,7 +256,7 @@ def test_a_wrong_field_of_a_detection_is_named(key, value, message):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        ({}, r"expected a list of detections, got an object \(is this the truth\?\)"),
+        ({}, r"expected a list of detections, got an object \(is this the ground truth\?\)"),
         (None, "expected a list of detections, got None"),
         ([[1, 2]], r"detections\[0\]: expected an object, got \[1, 2\]"),
     ],

@@ -184,7 +184,8 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
         if not getattr(self.detector, "reads_pixels", True):
             raise ConfigError(
                 f"detector: expected one that reads pixels under the control {control.name!r}, "
-                f"which changes pictures, got {type(self.detector).__name__}, which reads the truth"
+                f"which changes images, got {type(self.detector).__name__}, "
+                "which reads the ground truth"
             )
 
     def _answered(self, found: Detections) -> Detections:

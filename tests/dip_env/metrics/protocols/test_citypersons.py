@@ -200,7 +200,7 @@ def test_nothing_detected_misses_everybody_and_nobody_gives_no_value(make_sets):
     reasons = score.reasons()
     assert set(reasons) == set(ROWS) - {"MR_all"}
     assert reasons["MR_small"] == (
-        "no person 50 to 75 pixels tall and 65% to 100% visible in the truth"
+        "no person 50 to 75 pixels tall and 65% to 100% visible in the ground truth"
     )
 
 

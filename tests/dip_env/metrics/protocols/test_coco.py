@@ -157,8 +157,8 @@ def test_a_single_person_found_scores_one(make_sets):
     one = pytest.approx(1.0, abs=1e-15)
     assert score.values() == {**dict.fromkeys(KEYS, one), "AP_small": None, "AP_large": None}
     assert score.reasons() == {
-        "AP_small": "no small person in the truth",
-        "AP_large": "no large person in the truth",
+        "AP_small": "no small person in the ground truth",
+        "AP_large": "no large person in the ground truth",
     }
 
 
@@ -177,7 +177,7 @@ def test_nothing_detected_scores_zero_and_nobody_gives_no_value(make_sets):
     assert empty.values() == {**dict.fromkeys(KEYS, 0.0), "AP_small": None, "AP_large": None}
     nobody = measure_coco(*make_sets([[]], [[(0, 0, 40, 40, 0.9)]], [[(9, 9, 9, 9)]]))
     assert nobody.values() == dict.fromkeys(KEYS)
-    assert nobody.reasons()["AP"] == nobody.reasons()["AR"] == "no person in the truth"
+    assert nobody.reasons()["AP"] == nobody.reasons()["AR"] == "no person in the ground truth"
     assert set(nobody.reasons()) == set(KEYS)
 
 

@@ -94,7 +94,7 @@ def test_nothing_detected_scores_zero_and_nobody_gives_no_value(make_sets):
     assert measure_uavdt(*make_sets([[(0, 0, 9, 9)]], [[]])).values() == {"AP70": 0.0}
     nobody = measure_uavdt(*make_sets([[]], [[(0, 0, 9, 9, 0.9)]], [[(20, 20, 9, 9)]]))
     assert nobody.values() == {"AP70": None}
-    assert nobody.reasons() == {"AP70": "no person in the truth"}
+    assert nobody.reasons() == {"AP70": "no person in the ground truth"}
 
 
 @pytest.mark.parametrize("images", [0, 2])

@@ -120,7 +120,7 @@ def test_nothing_detected_scores_zero_and_nobody_gives_no_value(make_sets):
     assert measure_wider(*make_sets([[person]], [[]])).values() == {"AP": 0.0, "AP50": 0.0}
     nobody = measure_wider(*make_sets([[]], [[(*person, 0.9)]]))
     assert nobody.values() == {"AP": None, "AP50": None}
-    assert nobody.reasons() == dict.fromkeys(["AP", "AP50"], "no person in the truth")
+    assert nobody.reasons() == dict.fromkeys(["AP", "AP50"], "no person in the ground truth")
     hidden = measure_wider(*make_sets([[person]], [[]], [[person]]))
     assert hidden.values() == {"AP": None, "AP50": None}
     assert "cover every person" in hidden.reasons()["AP"]
