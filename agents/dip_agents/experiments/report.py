@@ -49,7 +49,7 @@ class ConditionReport:
         """Return plain values; each interval as value, low and high."""
         data: dict[str, Any] = {
             "series": self.series,
-            "place": self.position,
+            "position": self.position,
             "without": self.without,
             "metrics": _plain(self.metrics),
             "looks": _plain(self.looks),
@@ -67,7 +67,7 @@ class ConditionReport:
         reference, split = data.get("against_reference"), data.get("gain_harm")
         return cls(
             series=data["series"],
-            position=data["place"],
+            position=data["position"],
             without=data["without"],
             metrics=_intervals(data["metrics"]),
             looks=_intervals(data["looks"]),
@@ -112,7 +112,7 @@ class ExperimentReport:
             "n": self.n,
             "reference": self.reference,
             "conditions": {name: one.to_json() for name, one in self.conditions.items()},
-            "own_places": dict(self.own_positions),
+            "own_positions": dict(self.own_positions),
             "left_out": dict(self.left_out),
             **HOW_MEASURED,
             "seed": self.seed,
@@ -142,7 +142,7 @@ class ExperimentReport:
                 conditions={
                     name: ConditionReport.from_json(one) for name, one in data["conditions"].items()
                 },
-                own_positions=data["own_places"],
+                own_positions=data["own_positions"],
                 left_out=data["left_out"],
                 seed=data["seed"],
                 scene_indices=tuple(data["scene_indices"]),

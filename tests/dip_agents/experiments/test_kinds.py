@@ -77,7 +77,7 @@ def test_a_smaller_budget_costs_what_the_policy_needed_it_for():
     # Two quarters of the overview; half as wide is a quarter of that.
     assert conditions["own looks"]["looks"]["area"]["value"] == pytest.approx(0.5)
     assert conditions["regions 0.5x as wide"]["looks"]["area"]["value"] == pytest.approx(0.125)
-    assert found["own_places"] == {
+    assert found["own_positions"] == {
         "looks that are allowed": 1, "regions of a look": 2, "size of regions": 1.0
     }  # fmt: skip
 

@@ -45,13 +45,13 @@ def test_a_report_comes_back_from_its_json():
 def test_the_json_has_the_documented_keys():
     data = REPORT.to_json()
     assert list(data) == [
-        "experiment", "n", "reference", "conditions", "own_places", "left_out", "interval_level",
+        "experiment", "n", "reference", "conditions", "own_positions", "left_out", "interval_level",
         "interval_method", "iou_threshold", "seed", "scene_indices", "config",
     ]  # fmt: skip
     assert data["n"] == 2
     own, none = data["conditions"].values()
-    assert list(own) == ["series", "place", "without", "metrics", "looks", "gain_harm"]
-    assert list(none) == ["series", "place", "without", "metrics", "looks", "against_reference"]
+    assert list(own) == ["series", "position", "without", "metrics", "looks", "gain_harm"]
+    assert list(none) == ["series", "position", "without", "metrics", "looks", "against_reference"]
     assert own["gain_harm"] == {
         "rose": 1, "fell": 0, "stayed": 2, "mean_rise": 0.5, "mean_fall": None,
         "mean": {"value": 0.25, "low": -0.5, "high": 1.0},
