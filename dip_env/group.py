@@ -81,7 +81,7 @@ class EpisodeGroup:
         if self.done:
             raise EpisodeOverError("expected no action, as the group has ended; got another step")
         if len(actions) != len(self.episodes):
-            raise ValueError(f"expected {len(self.episodes)} actions, got {len(actions)}")
+            raise ValueError(f"actions: expected {len(self.episodes)}, got {len(actions)}")
         # Checked before any member moves, so that a wrong call leaves the group as it was.
         for k, (episode, action) in enumerate(zip(self.episodes, actions, strict=True)):
             if not episode.done and not isinstance(action, str):

@@ -106,7 +106,7 @@ def test_abandoning_the_last_member_scores_the_group(toy):
 
 def test_a_wrong_call_leaves_every_member_as_it_was(toy):
     group = EpisodeGroup(toy[0], group_size=2)
-    with pytest.raises(ValueError, match="expected 2 actions, got 1"):
+    with pytest.raises(ValueError, match="actions: expected 2, got 1"):
         group.step([EMPTY])
     with pytest.raises(TypeError, match=r"actions\[1\]: expected str, got NoneType"):
         group.step([EMPTY, None])

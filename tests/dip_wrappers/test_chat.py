@@ -10,6 +10,7 @@ from PIL import Image
 
 import dip_env
 from dip_env import DIPCrowdEnv, Episode, EpisodeConfig, Message, ToyScenes
+from dip_env.errors import ConfigError
 from dip_wrappers.chat import ChatObservation, ChatSpace, to_chat
 
 RED = np.zeros((4, 6, 3), np.uint8) + np.array([255, 0, 0], np.uint8)
@@ -52,7 +53,7 @@ def test_openai_images_decode_to_the_same_pixels():
 
 
 def test_unknown_formats_are_named():
-    with pytest.raises(ValueError, match="expected processor or openai, got 'xml'"):
+    with pytest.raises(ConfigError, match="format: expected processor or openai, got 'xml'"):
         to_chat(TALK, "xml")
 
 
@@ -64,7 +65,7 @@ def test_special_tokens_that_a_policy_spells_out_are_broken_and_half_characters_
         "< |image_pad|> and < |im_end|>, ?",
         "got < |image_pad|> and < |im_end|>, ?",
     ]
-    with pytest.raises(ValueError, match="expected processor or openai"):
+    with pytest.raises(ConfigError, match="format: expected processor or openai"):
         ChatSpace("xml")
 
 

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dip_env.errors import ConfigError
 from dip_env.messages import Message
 
 ChatFormat = Literal["processor", "openai"]
@@ -72,10 +73,10 @@ def to_chat(messages: Sequence[Message], format: ChatFormat = "processor") -> li
         ``plain_text``.
 
     Raises:
-        ValueError: for an unknown format.
+        ConfigError: for an unknown format.
     """
     if format not in ("processor", "openai"):
-        raise ValueError(f"format: expected processor or openai, got {format!r}")
+        raise ConfigError(f"format: expected processor or openai, got {format!r}")
     return [
         {
             "role": message.role,
@@ -98,7 +99,7 @@ class ChatSpace(gym.Space[list[ChatMessage]]):
     ) -> None:
         """Check the format."""
         if format not in ("processor", "openai"):
-            raise ValueError(f"format: expected processor or openai, got {format!r}")
+            raise ConfigError(f"format: expected processor or openai, got {format!r}")
         super().__init__(shape=None, dtype=None, seed=seed)
         self.format: ChatFormat = format
 

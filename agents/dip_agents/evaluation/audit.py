@@ -82,8 +82,8 @@ class Exploit:
         adversary: its name.
         arrangement: ``single`` or ``group``.
         reward: its mean reward.
-        rival: name of the honest policy that earned less.
-        rival_reward: mean reward of that policy.
+        baseline: name of the honest policy that earned less.
+        baseline_reward: mean reward of that policy.
     """
 
     adversary: str
@@ -111,7 +111,7 @@ class AuditReport:
 
     @property
     def exploits(self) -> list[Exploit]:
-        """Every adversary that earned more than its honest rival, per arrangement and rival."""
+        """Every adversary that earned more than an honest policy, by arrangement and policy."""
         weak, reference = self.honest[0], self.honest[1]
         found = []
         for row in self.adversaries:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from dip_agents.objectives.choices import AdvantageKind
+from dip_env.errors import ConfigError
 
 SAME_REWARD = 1e-6
 """Rewards of a group that spread less than this are equal: the rest is float rounding."""
@@ -119,8 +120,8 @@ def group_advantages(
         The advantages and the mask of informative groups; each group's advantages sum to 0.
 
     Raises:
-        ValueError: for another shape, a number that is not finite, an unknown kind, or gdpo
-            without terms.
+        ValueError: for another shape or a number that is not finite.
+        ConfigError: for an unknown kind, or gdpo without terms.
     """
     if rewards_P_G.ndim != 2 or rewards_P_G.numel() == 0:
         raise ValueError(f"rewards: expected shape (P, G), got {tuple(rewards_P_G.shape)}")
@@ -163,6 +164,7 @@ def term_part(
 
     Raises:
         ValueError: as ``group_advantages``.
+        ConfigError: as ``group_advantages``.
     """
     weights = torch.as_tensor(term_weights, dtype=torch.float64)
     rewards = terms_P_G_K.double() @ weights
@@ -179,7 +181,7 @@ def term_part(
 def _scaled(differences: Tensor, rewards: Tensor, kind: str, eps: float) -> Tensor:
     """Scale differences (P, G) to the mean of a group as a kind scales those of the rewards."""
     if kind not in SCALES:
-        raise ValueError(f"kind: expected one of {(*SCALES, 'gdpo')}, got {kind!r}")
+        raise ConfigError(f"kind: expected one of {(*SCALES, 'gdpo')}, got {kind!r}")
     return SCALES[kind](differences, rewards, eps)
 
 
@@ -210,7 +212,7 @@ def _checked_terms(
 ) -> tuple[Tensor, Tensor]:
     """Return terms (P, G, K) and weights (K,) as float64."""
     if terms is None or weights is None:
-        raise ValueError("gdpo: expected terms and their weights, got none")
+        raise ConfigError("terms: expected terms and their weights for gdpo, got none")
     weights = torch.as_tensor(weights, dtype=torch.float64)
     expected = (*rewards.shape, len(weights))
     if tuple(terms.shape) != expected:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from dip_agents.objectives.choices import AggregationKind
+from dip_env.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,7 @@ def rollout_weights(
         float32 (B,), each > 0; 0 for a rollout without active tokens.
 
     Raises:
-        ValueError: for an unknown kind.
+        ConfigError: for an unknown kind.
     """
     if kind == "token_mean":
         weights = [1.0 / max(counts.tokens, 1)] * len(lengths)
@@ -72,7 +73,7 @@ def rollout_weights(
     elif kind == "constant_length":
         weights = [1.0 / (counts.rollouts * constant_length)] * len(lengths)
     else:
-        raise ValueError(f"kind: expected one of {get_args(AggregationKind)}, got {kind!r}")
+        raise ConfigError(f"kind: expected one of {get_args(AggregationKind)}, got {kind!r}")
     return torch.tensor(
         [weight if length else 0.0 for weight, length in zip(weights, lengths, strict=True)],
         dtype=torch.float32,

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from dip_agents.objectives.choices import KlKind
 from dip_agents.objectives.importance import MAX_LOG_RATIO
+from dip_env.errors import ConfigError
 
 
 def kl_to_reference(logprobs: Tensor, ref_logprobs: Tensor, kind: KlKind = "k2") -> Tensor:
@@ -26,11 +27,11 @@ def kl_to_reference(logprobs: Tensor, ref_logprobs: Tensor, kind: KlKind = "k2")
         (B, T), each >= 0.
 
     Raises:
-        ValueError: for an unknown kind.
+        ConfigError: for an unknown kind.
     """
     d = (ref_logprobs - logprobs).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
     if kind == "k2":
         return 0.5 * d.square()
     if kind == "k3":
         return torch.expm1(d) - d
-    raise ValueError(f"kl kind: expected 'k2' or 'k3', got {kind!r}")
+    raise ConfigError(f"kind: expected 'k2' or 'k3', got {kind!r}")

@@ -15,6 +15,7 @@ from dip_agents.objectives.choices import CLIPS, Clips, KlKind
 from dip_agents.objectives.kl import kl_to_reference
 from dip_agents.objectives.surrogates import LOSSES, SurrogateInputs
 from dip_agents.objectives.token_stats import TokenStats
+from dip_env.errors import ConfigError
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,11 +93,12 @@ def policy_loss(
         The loss and its statistics.
 
     Raises:
-        ValueError: when shapes do not fit, or for an unknown kind.
+        ValueError: when shapes do not fit.
+        ConfigError: for an unknown kind.
     """
     _check_shapes(inputs)
     if kind not in LOSSES:
-        raise ValueError(f"loss: expected one of {tuple(LOSSES)}, got {kind!r}")
+        raise ConfigError(f"kind: expected one of {tuple(LOSSES)}, got {kind!r}")
     inputs = inputs.prepared()
     mask, log_ratio = inputs.mask, inputs.log_ratio
     surrogate = LOSSES[kind](inputs, clips or CLIPS[kind])

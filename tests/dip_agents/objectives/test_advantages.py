@@ -195,7 +195,7 @@ def test_a_constant_added_to_all_rewards_changes_nothing(rewards, kind, shift):
         (torch.zeros(3), "grpo", r"expected shape \(P, G\), got \(3,\)"),
         (torch.zeros(0, 2), "grpo", r"expected shape \(P, G\), got \(0, 2\)"),
         (torch.tensor([[0.0, float("nan")]]), "grpo", "expected finite numbers"),
-        (torch.zeros(1, 2), "gdpo", "gdpo: expected terms and their weights"),
+        (torch.zeros(1, 2), "gdpo", "terms: expected terms and their weights for gdpo"),
         (torch.zeros(1, 2), "ppo", "expected one of .*'dr_grpo'.*got 'ppo'"),
     ],
 )

@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dip_agents.objectives.aggregation import Counts, rollout_weights
+from dip_env.errors import ConfigError
 
 LENGTHS = [1, 3, 4]
 
@@ -47,5 +48,5 @@ def test_a_rollout_without_active_tokens_weighs_nothing():
 
 
 def test_an_unknown_kind_is_named():
-    with pytest.raises(ValueError, match=r"expected one of .*'sequence_mean'.*got 'mean'"):
+    with pytest.raises(ConfigError, match=r"kind: expected one of .*'sequence_mean'.*got 'mean'"):
         rollout_weights([1], Counts.of([1]), "mean")

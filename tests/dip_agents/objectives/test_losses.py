@@ -17,6 +17,7 @@ from dip_agents.objectives.aggregation import Counts, rollout_weights
 from dip_agents.objectives.choices import CLIPS, Clips, LossKind
 from dip_agents.objectives.losses import EntropyBonus, KlPenalty, policy_loss
 from dip_agents.objectives.surrogates import LOSSES, Surrogate, SurrogateInputs, register_loss
+from dip_env.errors import ConfigError
 
 KINDS = ["clipped", "gspo", "cispo", "dppo_tv"]
 LOW, HIGH, DUAL, BETA, BONUS = 0.2, 0.28, 1.6, 0.3, 0.1
@@ -303,9 +304,9 @@ def test_an_unknown_loss_or_estimator_is_named():
     inputs = SurrogateInputs(
         torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2), torch.ones(2, 3).bool()
     )
-    with pytest.raises(ValueError, match="expected 'k2' or 'k3', got 'k1'"):
+    with pytest.raises(ConfigError, match="kind: expected 'k2' or 'k3', got 'k1'"):
         policy_loss(inputs, kl=KlPenalty(torch.zeros(2, 3), kind="k1"))
-    with pytest.raises(ValueError, match=r"loss: expected one of .*'cispo'.*got 'ppo'"):
+    with pytest.raises(ConfigError, match=r"kind: expected one of .*'cispo'.*got 'ppo'"):
         policy_loss(inputs, kind="ppo")
 
 

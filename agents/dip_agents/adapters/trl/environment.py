@@ -8,6 +8,7 @@ from typing import Any
 from dip_agents.adapters.task import Task
 from dip_agents.adapters.trl.budget import BudgetedEpisode, Parts, TokenBudget, parts_of
 from dip_env.actions import Think, as_thought
+from dip_env.errors import ConfigError
 from dip_env.messages import Message
 from dip_wrappers.chat import plain_text
 
@@ -39,14 +40,14 @@ class DIPEnvironment:
             The first message.
 
         Raises:
-            ValueError: for a row with neither or both.
+            ConfigError: for a row with neither or both.
         """
         if scene is not None and seed is None:
             index = self._task.check_index(scene)
         elif seed is not None and scene is None:
             index = self._task.scene_of(seed)
         else:
-            raise ValueError(
+            raise ConfigError(
                 "dataset row: expected a scene or a seed, so that all rollouts of a prompt share "
                 f"one scene, got scene {scene} and seed {seed} beside columns {sorted(row)}"
             )

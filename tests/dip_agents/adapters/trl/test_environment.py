@@ -11,6 +11,7 @@ from transformers.utils import get_json_schema
 from dip_agents.adapters import Task
 from dip_agents.adapters.trl.environment import DIPEnvironment
 from dip_agents.adapters.trl.rewards import dip_rewards
+from dip_env.errors import ConfigError
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -124,7 +125,9 @@ def test_only_look_and_answer_are_tools(parity):
 @pytest.mark.parametrize("row", [{}, {"scene": 1, "seed": 1}])
 def test_a_row_must_say_which_scene_its_rollouts_share(tools, parity, processor, row):
     environment = tools.factory(Task(**parity.RULES), processor)()
-    with pytest.raises(ValueError, match="expected a scene or a seed, so that all rollouts"):
+    with pytest.raises(
+        ConfigError, match="dataset row: expected a scene or a seed, so that all rollouts"
+    ):
         environment.reset(prompt=[], **row)
     with pytest.raises(IndexError, match=r"expected 0\.\."):
         environment.reset(scene=10**6)
