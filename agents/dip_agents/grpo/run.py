@@ -35,6 +35,8 @@ from dip_wrappers.traces import TraceWriter, describe_source
 
 OTHER_ENGINE_CAP = 2.0
 """Cap of the importance weights where another engine than the trainer's model samples."""
+LARGE_SOURCE = 1_000_000
+"""Number of scenes above which a run takes them in sequence: a permutation would be too large."""
 
 
 @dataclass(frozen=True)
@@ -302,7 +304,7 @@ def scene_indices(step: int, config: GRPOConfig, count: int, round_: int = 0) ->
         draw = random.Random(derived_seed(config.seed, "resample", step, round_))
         return draw.sample(range(count), wanted)
     steps_per_epoch = count // wanted
-    if count > 1_000_000:
+    if count > LARGE_SOURCE:
         first = (step - 1) * wanted
         return [(config.seed * 1_000_003 + first + i) % count for i in range(wanted)]
     epoch, position = divmod(step - 1, steps_per_epoch)

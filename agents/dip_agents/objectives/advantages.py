@@ -42,7 +42,7 @@ SCALES: dict[str, ScaleFunction] = {}
 
 
 def register_advantage(name: str) -> Callable[[ScaleFunction], ScaleFunction]:
-    """Return a decorator that makes a scaling of reward differences available as an advantage.
+    """Return a decorator that makes a scaling of reward differences a kind of advantage.
 
     Args:
         name: of the advantage.

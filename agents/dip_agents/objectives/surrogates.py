@@ -88,11 +88,11 @@ LOSSES: dict[str, SurrogateFunction] = {}
 
 
 def register_loss(name: str, clips: Clips) -> Callable[[SurrogateFunction], SurrogateFunction]:
-    """Return a decorator that makes a surrogate available as a loss.
+    """Return a decorator that makes a surrogate a loss of ``policy_loss``.
 
     Args:
         name: of the loss.
-        clips: its bounds where a run sets none.
+        clips: its bounds where a call gives none.
 
     Returns:
         The decorator; it returns the function as it is.

@@ -49,8 +49,8 @@ class Glimpse(gym.Wrapper[Arrays, Any, dict[str, Any], str], gym.utils.RecordCon
     detections in it, and of the sum x of their scores; share that has been looked at |
 
     ## Answer
-    The detections with a score of at least ``answer_score``: those of the overview, corrected by
-    those of each crop, without boxes that a crop cuts off, after non-maximum suppression.
+    The detections with a score of at least ``answer.min_score``: those of the overview, corrected
+    by those of each crop, without boxes that a crop cuts off, after non-maximum suppression.
 
     ## Reward
     That of the environment at the end. With ``shaping`` above 0, also at every step the gain of a
