@@ -127,10 +127,10 @@ def main(settings: Settings) -> None:
             torch.nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
 
-        mixed = int(advantages.informative.sum())
+        informative = int(advantages.informative.sum())
         print(
             f"step {step:3}: reward {float(rewards_P_G.mean()):.3f}, "
-            f"{mixed} of {len(groups)} scenes with unequal rewards, {tokens} tokens",
+            f"{informative} of {len(groups)} scenes with unequal rewards, {tokens} tokens",
             flush=True,
         )
 

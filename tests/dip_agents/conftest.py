@@ -112,7 +112,7 @@ class _Speaker:
 
 @pytest.fixture(scope="session")
 def speaker() -> type[_Speaker]:
-    """Return an engine that says what it is told: chat tokens, and lines for each row."""
+    """Return an engine that generates given texts: chat tokens, and lines for each row."""
     return _Speaker
 
 

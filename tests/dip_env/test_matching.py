@@ -119,7 +119,7 @@ def test_the_order_of_boxes_never_matters(pred, truth, ignore, rng):
 
 
 def test_a_repeat_never_matches():
-    # Two people almost on one spot: without this rule a box said twice would find both.
+    # Two people almost on one spot: without this rule a box given twice would find both.
     truth = [[0, 0, 10, 10], [0, 0, 10, 9]]
     match = match_boxes([[0, 0, 10, 10]] * 3, truth)
     assert len(match.pred) == 1

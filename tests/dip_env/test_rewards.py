@@ -218,7 +218,7 @@ def test_the_look_term_worked_by_hand():
     # Said twice, or with a part outside the scene, it is the same look.
     twice = [[0, 0, 25, 20], [-5, -5, 25, 20], [0, 0, 25, 20]]
     assert look_reward(items, twice, (100, 100)) == pytest.approx(0.7)
-    # At a place where nothing is ambiguous, what it covers is what it costs.
+    # At a position where nothing is ambiguous, what it covers is what it costs.
     assert look_reward(items, [[50, 50, 100, 100]], (100, 100)) == 0
 
 

@@ -57,11 +57,12 @@ def test_random_looks_keep_the_size_and_forget_the_position():
         sides = episode.looks[:, 2:] - episode.looks[:, :2]
         assert sides.tolist() == [[30, 20], [56, 56]]
         assert (episode.looks >= 0).all() and (episode.looks <= 256).all()
-        # The red of a crop's left edge is the x of its region: it shows where it says it looks.
+        # The red of a crop's left edge is the x of its region: it shows the region that its text
+        # names.
         for crop in turn.crops:
             assert crop.image[0, 0, 0] == pytest.approx(crop.region[0], abs=1.5)
         places.add(tuple(episode.looks[:, 0]))
-        # Asked for elsewhere at the same size, the same place comes.
+        # Asked for elsewhere at the same size, the same region comes.
         other = words(random_looks(), "<look>[[90,90,120,110],[1,1,57,57]]</look>", scene)
         assert other == episode.transcript[1].text
     assert len(places) == 8
@@ -118,7 +119,7 @@ def test_placed_looks_as_asked_change_positions_and_nothing_else():
     episode.step("<look>[[100,100,120,110]]</look>")
     assert episode.looks.tolist() == [[15, 20, 35, 30]]
     episode.step("<look>[[100,100,140,120],[0,0,20,20]]</look>")
-    # The second place, then the first again, each as large as the region that was asked for.
+    # The second region, then the first again, each as large as the region that was asked for.
     assert episode.looks.tolist()[1:] == [[216, 236, 256, 256], [15, 15, 35, 35]]
 
 

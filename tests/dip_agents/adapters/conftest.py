@@ -1,4 +1,4 @@
-"""The parity suite: what every adapter must show and pay, whatever its trainer looks like."""
+"""The parity suite: what every adapter must show and reward, whatever its trainer looks like."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def one_thread() -> Iterator[None]:
 
 
 def built(family: str) -> tuple[Any, Any]:
-    """Return a new micro model that knows the words of tool conversations, and its processor."""
+    """Return a new micro model with the vocabulary of tool conversations, and its processor."""
     # Here, since the environment of verl has no TRL.
     from transformers.utils import get_json_schema
 

@@ -1,4 +1,4 @@
-"""Against a small server on this machine that speaks the protocol."""
+"""Against a small server on this machine that follows the protocol."""
 
 import base64
 import io

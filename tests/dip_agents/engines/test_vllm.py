@@ -115,7 +115,7 @@ class FakeParams:
 
 
 class FakeLLM:
-    """Says the same three words to everyone, one request per step, the newest first."""
+    """Generates the same three tokens for every row, one request per step, the newest first."""
 
     reset_works = True
     break_prompt = False
@@ -230,7 +230,7 @@ def picture(vlm, columns, rows, seed):
 
 
 def test_rows_go_on_with_their_own_tokens_images_and_seeds(engine, micro):
-    """Two prompts, two rows each; row 1 ends at once, the others see a crop and speak again."""
+    """Two prompts, two rows each; row 1 ends at once, the others see a crop and go on."""
     vlm = micro()
     chunks = [prompt(vlm, 2, 2, 0), prompt(vlm, 3, 2, 1)]
     told: dict[int, list] = {}

@@ -13,7 +13,7 @@ from dip_env.errors import ConfigError
 
 
 class Crowd:
-    """Twelve people at seeded places below a far crowd that is ignored; no picture to see."""
+    """Twelve people at seeded positions below a far crowd that is ignored; no picture to see."""
 
     def __len__(self):
         return 100

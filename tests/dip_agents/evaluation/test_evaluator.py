@@ -158,7 +158,7 @@ def test_groups_of_three_read_their_siblings():
         result = evaluate(policy, ToyScenes(), [0, 1], CONFIG, group_size=size)
         assert result.look_reference == reference
         assert result.score.counters["episodes"].tolist() == [size, size]
-    # Siblings that agree leave nothing ambiguous; the prior would have paid these looks.
+    # Siblings that agree leave nothing ambiguous; the prior would have rewarded these looks.
     same = evaluate(OraclePolicy(ToyScenes(), CONFIG), ToyScenes(), [1], CONFIG, group_size=3)
     alone = evaluate(OraclePolicy(ToyScenes(), CONFIG), ToyScenes(), [1], CONFIG)
     assert same.metrics["look"].value == 0

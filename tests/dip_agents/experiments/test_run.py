@@ -167,7 +167,7 @@ def test_differences_are_paired_with_own_looks(report, found):
     assert none["against_reference"]["recall"]["value"] == pytest.approx(-1 / 4)
     assert none["against_reference"]["precision"]["value"] == 0
     assert "against_reference" not in found["conditions"][OWN_LOOKS]
-    # What sees the same says the same: the interval has no width either.
+    # Equal observations give equal actions: the interval has no width either.
     blurred = found["conditions"]["overview blurred"]["against_reference"]
     assert blurred["F1"] == blurred["recall"] == {"value": 0.0, "low": 0.0, "high": 0.0}
     assert report.conditions["oracle looks"].against_reference["recall"].value == pytest.approx(

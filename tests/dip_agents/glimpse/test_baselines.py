@@ -70,7 +70,7 @@ def test_a_scan_looks_at_the_middle_first_and_at_each_cell_once(env):
 
 
 def test_the_rule_goes_where_most_detections_have_not_been_looked_at(env):
-    # In thirds of 100 x 100: three unsure detections in cell 8, two sure ones in cell 0.
+    # In thirds of 100 x 100: three uncertain detections in cell 8, two confident ones in cell 0.
     size = np.tile(env.crowd.source[0].size, 2) / 100
     boxes = np.array([[5, 5, 9, 9], [15, 15, 19, 19], *[[x, 85, x + 3, 88] for x in (85, 90, 95)]])
     scores = np.array([0.9, 0.9, 0.1, 0.1, 0.1])
@@ -96,7 +96,7 @@ def test_an_answer_is_foretold_as_it_comes(env):
     foretold = env.answer_after(env.looks.cells[4])
     assert env.answer().tolist() == before.tolist()
     env.step(4)
-    # What is said is rounded to a hundredth of a pixel of the overview, so the crop is, too.
+    # The text of a look is rounded to a hundredth of a pixel of the overview, so the crop is, too.
     said = env.answer()
     assert np.sort(said, axis=0) == pytest.approx(np.sort(foretold, axis=0), abs=1)
     assert len(said) > len(before)

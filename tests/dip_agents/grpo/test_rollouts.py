@@ -81,7 +81,7 @@ def test_an_observation_without_room_ends_the_episode_before_it_is_appended(
     for rollout in (r for g in tight for r in g.rollouts):
         assert rollout.stats.ending == "token_budget"
         assert len(rollout.buffer) <= 60
-        assert rollout.buffer.loss_mask[-1] == 1  # the last thing in it was said by the policy
+        assert rollout.buffer.loss_mask[-1] == 1  # the last token in it is the policy's
         assert rollout.stats.turns == 1
 
 
@@ -198,7 +198,7 @@ def test_anchors_name_what_each_turn_was_shown(micro, toy, minimal_prompt_rules)
         for rollout, row in zip(group.rollouts, anchors, strict=True):
             assert len(row) == len(turn_segments(rollout.buffer.loss_mask)) == rollout.stats.turns
             assert len(set(row)) == len(row)
-        # Random words are no look: who failed in the same way reads the same message.
+        # Random tokens are no look: who failed in the same way reads the same message.
         env = {}
         for rollout, row in zip(group.rollouts, anchors, strict=True):
             said = [m["text"] for m in rollout.stats.transcript if m["role"] == "user"]

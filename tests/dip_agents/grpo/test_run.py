@@ -164,7 +164,7 @@ def test_the_scheduled_reward_is_the_one_that_is_computed(tuned, toy, config, tm
 
 
 class OtherEngine(HFEngine):
-    """The same weights, said to be another engine that rounds a little."""
+    """The same weights, presented as another engine that rounds a little."""
 
     exact_logprobs = False
 

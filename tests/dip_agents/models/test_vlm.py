@@ -120,7 +120,7 @@ def test_the_id_of_a_masked_token_is_context_for_all_that_follows_it(talk, turn)
     mask = buffers[0].loss_mask
     starts = [t for t in range(1, len(mask)) if mask[t] and not mask[t - 1]]
     changed = buffers[0].copy()
-    at = starts[turn] - 2  # an environment token right before the policy speaks
+    at = starts[turn] - 2  # an environment token right before a turn of the policy
     changed.ids[at] += 1
     other, other_grads = learned(vlm, [changed])
     assert torch.equal(clean.mask, other.mask)

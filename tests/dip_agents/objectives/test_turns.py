@@ -1,4 +1,4 @@
-"""Turns are compared with siblings that stood at the same place; golden values by hand."""
+"""Turns are compared with siblings that had seen the same; golden values by hand."""
 
 import numpy as np
 import pytest

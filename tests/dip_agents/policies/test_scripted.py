@@ -113,7 +113,7 @@ def test_the_perfect_oracle_finds_everyone_and_earns_the_full_reward():
 def test_the_oracle_thinks_the_truth_then_looks_then_answers_by_left_edge():
     _, first, _, second = demonstration(Row(), 0)
     think, look = segments_of(first.text)
-    # Ten people of 67 view pixels; those with four tenths visible are in doubt by the prior.
+    # Ten people of 67 view pixels; those with four tenths visible are uncertain by the prior.
     assert think == Think("10 people, 5 unclear.")
     assert isinstance(look, Look)
     assert len(look.regions) <= CONFIG.max_regions

@@ -27,7 +27,8 @@ STREAK = THRESHOLDS.min_streak
 
 
 class Crowd:
-    """Twelve people at any places below a far crowd that is ignored; scenes 4, 9, ... are empty."""
+    """Twelve people at any positions below a far crowd that is ignored; scenes 4, 9, ... are
+    empty."""
 
     def __getitem__(self, index):
         rng = np.random.default_rng(index)
@@ -123,11 +124,11 @@ def test_the_honest_give_no_diagnostic(play, honest):
     assert names(honest, honest) == []
     assert names(play(scenes=[5, 6, 7, 8]), honest) == []
     # Nobody is the right answer where there is nobody.
-    informative = play(scenes=[4, 9, 14, 5])
+    mixed_scenes = play(scenes=[4, 9, 14, 5])
     assert (
-        informative["rollout/empty_scenes"] == 0.75 and informative["rollout/empty_answers"] > 0.5
+        mixed_scenes["rollout/empty_scenes"] == 0.75 and mixed_scenes["rollout/empty_answers"] > 0.5
     )
-    assert names(informative, honest) == []
+    assert names(mixed_scenes, honest) == []
 
 
 @pytest.mark.grpo_property(12)

@@ -64,17 +64,14 @@ def reading(micro, toy, minimal_prompt_rules):
 
 
 def test_a_blurred_demonstration_hides_in_the_overview_what_its_crops_show(reading, data):
-    p_blurred_overview, plain = reading[0].buffer, data[0].buffer
-    assert p_blurred_overview.images[0].key != plain.images[0].key
+    blurred, plain = reading[0].buffer, data[0].buffer
+    assert blurred.images[0].key != plain.images[0].key
     # A Gaussian of 4 pixels flattens edges of people who are 16 pixels wide.
     steps = [
-        np.abs(np.diff(b.images[0].pixels.astype(float), axis=1)).max()
-        for b in (p_blurred_overview, plain)
+        np.abs(np.diff(b.images[0].pixels.astype(float), axis=1)).max() for b in (blurred, plain)
     ]
     assert steps[0] < steps[1] / 4
-    assert [image.key for image in p_blurred_overview.images[1:]] == [
-        image.key for image in plain.images[1:]
-    ]
+    assert [image.key for image in blurred.images[1:]] == [image.key for image in plain.images[1:]]
 
 
 def test_the_looks_of_a_blurred_demonstration_are_given_and_its_answer_is_learned(reading, micro):
@@ -126,12 +123,10 @@ def test_nothing_is_blurred_where_no_look_can_make_up_for_it(
 ):
     chat, config = micro("qwen3_vl").chat, replace(minimal_prompt_rules, **rules)
     demonstrator = OracleConfig(min_visible_height=13.0)
-    p_blurred_overview = DemonstrationDataset(
-        toy, 4, config, demonstrator, chat, p_blurred_overview=1.0
-    )
+    blurred = DemonstrationDataset(toy, 4, config, demonstrator, chat, p_blurred_overview=1.0)
     plain = DemonstrationDataset(toy, 4, config, demonstrator, chat)
-    assert p_blurred_overview[0].buffer.ids == plain[0].buffer.ids
-    assert p_blurred_overview[0].buffer.images[0].key == plain[0].buffer.images[0].key
+    assert blurred[0].buffer.ids == plain[0].buffer.ids
+    assert blurred[0].buffer.images[0].key == plain[0].buffer.images[0].key
 
 
 def test_a_demonstration_under_a_control_holds_the_looks_that_were_taken(

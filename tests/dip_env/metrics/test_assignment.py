@@ -98,7 +98,7 @@ def test_of_a_star_the_heaviest_pair_is_taken_and_of_equal_ones_the_smaller_numb
 
 
 def test_components_do_not_influence_each_other():
-    # The chain a thousand times, far apart in number, with a lone pair and a star between them.
+    # The chain a thousand times, far apart in number, with a single pair and a star between them.
     rows = []
     for k in range(1000):
         rows += [(100 * k + a, 70 * k + b, weight) for a, b, weight in CHAIN]

@@ -124,8 +124,8 @@ def test_boxes_are_not_clipped(make_sets):
 
 
 def test_exactly_half_in_a_region_is_dropped_by_cocos_rule_only(make_sets):
-    # One person found. The spare box has half its area in the region: COCO's rule at .50 drops it
-    # (>=), the fixed rule (> .5) never does; above .50 both keep it.
+    # One person found. The unmatched box has half its area in the region: COCO's rule at .50 drops
+    # it (>=), the fixed rule (> .5) never does; above .50 both keep it.
     truth, detections = make_sets(
         [[(0, 0, 10, 10)]], [[(0, 0, 10, 10, 1), (50, 0, 10, 10, 1)]], [[(55, 0, 40, 40)]]
     )

@@ -52,7 +52,7 @@ def test_of_overlapping_boxes_the_highest_scoring_is_kept(detections, threshold)
     assert (np.diff(kept.scores) <= 0).all()
     overlap = box_iou(kept.boxes, kept.boxes) - np.eye(len(kept))
     assert (overlap <= threshold).all()
-    # Whoever is missing overlaps somebody at least as sure who was kept.
+    # Whoever is missing overlaps somebody with at least its score who was kept.
     for box, score in zip(detections.boxes, detections.scores, strict=True):
         iou = box_iou([box], kept.boxes)[0]
         assert (

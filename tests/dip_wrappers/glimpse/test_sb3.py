@@ -34,7 +34,7 @@ def test_its_own_checker_finds_nothing_wrong(looks):
         warnings.simplefilter("error")
         # It would rather have maps as vectors; its extractor of features makes them so by itself.
         warnings.filterwarnings("ignore", message=".*unconventional shape.*")
-        # Squares have their places in [0, 1], and SAC scales its own actions.
+        # Squares have their positions in [0, 1], and SAC scales its own actions.
         warnings.filterwarnings("ignore", message=".*symmetric.*")
         check_env(make(looks), warn=True)
         sizes = ObservationSizes(image=40, crop=40, maps=4)

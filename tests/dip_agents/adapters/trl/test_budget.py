@@ -1,4 +1,4 @@
-"""Replies are counted as TRL appends them, and a look that has no room is refused in words."""
+"""Replies are counted as TRL appends them, and a look that has no room is refused with a reason."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TRL's environments show what an episode shows, and refuse in words what it would refuse."""
+"""TRL's environments show what an episode shows, and refuse with a reason what it would refuse."""
 
 from __future__ import annotations
 

@@ -51,7 +51,7 @@ def random_set(seed, ids, categories=1):
         people = np.arange(truth.starts[image], truth.starts[image + 1])
         if len(people):
             xywh[i] = truth.xywh[rng.choice(people)] + rng.choice([-4, 0, 0, 4], 4)
-    # Also a category that the truth does not know.
+    # Also a category that the ground truth does not have.
     category = rng.integers(1, categories + 2, len(xywh)) * 3
     scores = rng.integers(0, 15, len(xywh)) / 15
     return truth, Detections(xywh, starts, category, scores)

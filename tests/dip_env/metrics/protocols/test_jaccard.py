@@ -39,8 +39,8 @@ def test_the_sum_of_iou_decides_even_against_more_pairs(make_sets):
 
 def test_unmatched_detections_and_persons_in_regions_count_nowhere(make_sets):
     region = [0, 0, 300, 300]
-    # In the region: a pair (it counts), a lone detection and a lone person (they do not).
-    # Outside: a lone detection and a lone person (they do): 1 / (2 + 2 - 1).
+    # In the region: a pair (it counts), a single detection and a single person (they do not).
+    # Outside: a single detection and a single person (they do): 1 / (2 + 2 - 1).
     people = [BOX, [0, 0, 50, 90], FAR]
     found = unscored([BOX, [200, 0, 40, 90], [800, 0, 40, 90]])
     jaccard = jaccard_index(*make_sets([people], [found], [[region]]), [0.5])

@@ -90,5 +90,5 @@ def test_a_model_plays_two_groups_in_every_scene(load, tmp_path, micro_folder):
     columns = module.load_noise(tmp_path)
     assert columns["episodes"].tolist() == [1, 1]
     assert json.loads((tmp_path / "result.json").read_text())["indices"] == [0, 1]
-    # Random words find nobody: all agree, and there is nothing to correlate.
+    # Random tokens find nobody: all agree, and there is nothing to correlate.
     assert load("report.stats").value("same_people", {None: columns}).value is None
