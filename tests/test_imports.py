@@ -173,8 +173,8 @@ INSIDE: dict[str, str] = {
     ),
     "dip_agents.policies": "base formatting oracle_looks scripted server vlm oracle",
     "dip_agents.runtime": (
-        "completions diagnostics distributed dtensors errors interrupts optimizers optional "
-        "random_state schedules seeds checkpoints logger"
+        "completions diagnostics distributed dtensors durations errors interrupts optimizers "
+        "optional random_state schedules seeds checkpoints logger"
     ),
     "dip_agents.sft": "config demonstrations dense optimizer loss trainer run",
     "dip_agents.tokens": (

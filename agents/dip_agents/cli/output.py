@@ -12,6 +12,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from dip_agents.runtime.durations import format_duration
+
 PIPED_WIDTH = 100
 """Characters in a line where no terminal says how many fit."""
 
@@ -79,21 +81,13 @@ class _Lines:
         self.tenth, self.printed = tenth, now
         seconds = now - self.began
         left = seconds / done * (total - done)
-        time_left = f", {duration(left)} left" if done < total else f" in {duration(seconds)}"
+        time_left = (
+            f", {format_duration(left)} left" if done < total else f" in {format_duration(seconds)}"
+        )
         self._print(f"{self.label} {done}/{total}{time_left}")
 
     def _print(self, line: str) -> None:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
-
-
-def duration(seconds: float) -> str:
-    """Return a time as ``45 s``, ``3 min 20 s`` or ``2 h 5 min``."""
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
 
 
 def columns(rows: Sequence[Sequence[str]], indent: Mapping[int, int] | None = None) -> list[str]:

@@ -101,7 +101,7 @@ class GRPOConfig:
     seed: int = 0
     """Of the run."""
     print_interval: int = 1
-    """Steps between printed lines where there is no terminal; 0 for none."""
+    """Steps between printed lines; 0 for none."""
     completions_interval: int = 10
     """Steps between completions tables; 0 for none."""
     eval_interval: int = 0

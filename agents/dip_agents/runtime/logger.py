@@ -24,6 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from dip_agents.runtime.completions import drop_completions_after, write_completions
 from dip_agents.runtime.diagnostics import DiagnosticsMonitor
+from dip_agents.runtime.durations import format_duration
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -32,11 +33,15 @@ HEADLINE = {
     "reward/total": "reward",
     "reward/accuracy": "accuracy",
     "reward/look": "look",
+    "sft/loss": "loss",
+    "sft/token_accuracy": "token accuracy",
+    "time/step": "s/step",
     "rollout/regions": "regions",
     "train/entropy": "entropy",
-    "time/step": "s/step",
 }
-"""Metrics of a step that the terminal shows, where the step has them, and their short names."""
+"""Metrics in the line of a step, where the step has them, and their short names.
+
+A terminal that is too narrow for all shows the first ones."""
 
 
 class PhaseTimer:
@@ -71,7 +76,8 @@ class RunLogger:
     Args:
         folder: of the run, made when missing.
         total_steps: for the progress bar.
-        print_interval: without a terminal, one line is printed each so many steps; 0 for none.
+        print_interval: one line is printed at the first step, each so many steps, and at the last;
+            0 for none.
         completions_interval: the completions table is written each so many steps, and at step 1;
             0 for never.
         console: where to print; default standard output.
@@ -94,6 +100,7 @@ class RunLogger:
         self.console = console or Console()
         self._writer: SummaryWriter | None = None
         self._progress: Progress | None = None
+        self._first, self._started = 1, 0.0
         self._monitor = DiagnosticsMonitor()
 
     @property
@@ -120,16 +127,17 @@ class RunLogger:
         drop_completions_after(self.folder / "completions", step)
         self._replay_metrics()
         self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
+        self._first, self._started = step + 1, time.monotonic()
         if self.console.is_terminal:
             self._progress = Progress(
                 TextColumn("train"),
-                BarColumn(),
+                BarColumn(bar_width=None),
                 MofNCompleteColumn(),
                 TimeRemainingColumn(),
-                TextColumn("{task.fields[headline]}"),
                 console=self.console,
+                transient=True,  # the lines of the steps stay
             )
-            self._progress.add_task("train", total=self.total_steps, completed=step, headline="")
+            self._progress.add_task("train", total=self.total_steps, completed=step)
             self._progress.start()
 
     def log(self, step: int, metrics: Mapping[str, float]) -> None:
@@ -203,16 +211,25 @@ class RunLogger:
         return lines
 
     def _print_step(self, step: int, metrics: Mapping[str, float]) -> None:
-        shown = {name: metrics[key] for key, name in HEADLINE.items() if key in metrics}
-        headline = "  ".join(f"{name} {value:.3f}" for name, value in shown.items())
         if self._progress is not None:
-            self._progress.update(
-                self._progress.task_ids[0], completed=step, headline=headline, refresh=True
-            )
-        elif self.print_interval and (step % self.print_interval == 0 or step == self.total_steps):
-            self.console.print(
-                f"step {step}/{self.total_steps}  {headline}", highlight=False, soft_wrap=True
-            )
+            self._progress.update(self._progress.task_ids[0], completed=step, refresh=True)
+        every = self.print_interval
+        if every and (step % every == 0 or step in (self._first, self.total_steps)):
+            line = self._step_line(step, metrics)
+            self.console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+    def _step_line(self, step: int, metrics: Mapping[str, float]) -> str:
+        """Return a step's numbers: what fits on a terminal, which has a bar for the time left."""
+        line = f"step {step}/{self.total_steps}"
+        for name, value in ((HEADLINE[key], metrics[key]) for key in HEADLINE if key in metrics):
+            longer = f"{line}  {name} {value:.3f}"
+            if self._progress is not None and len(longer) > self.console.width:
+                break
+            line = longer
+        if self._progress is not None or step == self.total_steps:
+            return line
+        per_step = (time.monotonic() - self._started) / (step - self._first + 1)
+        return f"{line}  {format_duration(per_step * (self.total_steps - step))} left"
 
 
 def read_metrics(path: Path | str) -> list[dict[str, float | None]]:

@@ -19,7 +19,7 @@ from dip_agents.sft.trainer import SFTTrainer
 from dip_env.config import EpisodeConfig
 from dip_env.scenes.base import SceneSource
 
-PRINT_INTERVAL = 20
+PRINT_INTERVAL = 5
 
 
 def train_sft(

@@ -2,10 +2,9 @@ from __future__ import annotations
 
 import io
 
-import pytest
 from rich.console import Console
 
-from dip_agents.cli.output import columns, duration, progress
+from dip_agents.cli.output import columns, progress
 
 
 def test_without_a_terminal_each_tenth_is_a_line_with_the_time_left(monkeypatch):
@@ -29,14 +28,6 @@ def test_on_a_terminal_a_bar_of_80_columns_holds_count_and_time():
         on_done(3, 7)
     assert "measuring" in text.getvalue() and "3/7" in text.getvalue()
     assert "…" not in text.getvalue()
-
-
-@pytest.mark.parametrize(
-    ("seconds", "text"),
-    [(0.4, "0 s"), (59.4, "59 s"), (60, "1 min 0 s"), (3599, "59 min 59 s"), (7500, "2 h 5 min")],
-)
-def test_durations_have_two_units_at_most(seconds, text):
-    assert duration(seconds) == text
 
 
 def test_columns_are_aligned_and_as_wide_as_they_must_be():

@@ -1,8 +1,10 @@
 """A run's log has every step once, also after a kill and a resume."""
 
 import io
+import itertools
 import json
 import math
+import re
 import time
 
 import pytest
@@ -67,25 +69,70 @@ def test_a_log_that_does_not_exist_is_empty(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_without_a_terminal_one_line_each_n_steps_and_at_the_end(tmp_path):
+def test_without_a_terminal_one_line_each_n_steps_with_the_time_left(tmp_path, monkeypatch):
+    clock = itertools.count(0, 100)  # a step takes 100 seconds
+    monkeypatch.setattr("dip_agents.runtime.logger.time.monotonic", lambda: next(clock))
     out = io.StringIO()
-    with RunLogger(tmp_path, 5, print_interval=2, console=Console(file=out)) as logger:
+    values = {"reward/total": 0.25, "reward/accuracy": 0.125, "other": 9.0}
+    with RunLogger(tmp_path, 7, print_interval=1, console=Console(file=out)) as logger:
+        logger.start(step=4)
+        for step in (5, 6, 7):
+            logger.log(step, values)
+    assert out.getvalue().splitlines() == [
+        "step 5/7  reward 0.250  accuracy 0.125  3 min 20 s left",
+        "step 6/7  reward 0.250  accuracy 0.125  1 min 40 s left",
+        "step 7/7  reward 0.250  accuracy 0.125",
+    ]
+    out = io.StringIO()
+    with RunLogger(tmp_path / "few", 5, print_interval=2, console=Console(file=out)) as logger:
         logger.start()
         for step in range(1, 6):
-            logger.log(step, {"reward/total": 0.25, "reward/accuracy": 0.125, "other": 9.0})
-    assert out.getvalue().splitlines() == [
-        f"step {step}/5  reward 0.250  accuracy 0.125" for step in (2, 4, 5)
+            logger.log(step, values)
+    assert [line.partition("  ")[0] for line in out.getvalue().splitlines()] == [
+        f"step {step}/5" for step in (1, 2, 4, 5)
     ]
 
 
-def test_on_a_terminal_a_bar_shows_step_and_reward(tmp_path):
+ALL_NUMBERS = {
+    **{"reward/total": 0.217, "reward/accuracy": 0.095, "reward/look": 0.408},
+    **{"rollout/regions": 3.0, "train/entropy": 1.859, "time/step": 12.5},
+}
+
+
+def test_an_80_column_terminal_keeps_count_time_left_and_a_line_of_each_step(tmp_path):
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=True, width=80, legacy_windows=False)
+    with RunLogger(tmp_path, 120, console=console) as logger:
+        logger.start(step=117)
+        for step in (118, 119):
+            logger.log(step, ALL_NUMBERS)
+        text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", out.getvalue()).replace("\r", "\n")
+    lines = text.splitlines()
+    assert max(map(len, lines)) <= 80
+    bars = [line for line in lines if line.startswith("train")]
+    assert bars[-1].split()[-2] == "119/120"
+    assert re.fullmatch(r"[-\d]+:[-\d]+:[-\d]+", bars[-1].split()[-1])
+    steps = [line for line in lines if line.startswith("step")]
+    assert [line.partition("  ")[0] for line in steps] == ["step 118/120", "step 119/120"]
+    assert all("reward 0.217" in line and "s/step 12.500" in line for line in steps)
+
+
+def test_a_wide_terminal_shows_all_numbers_of_a_step(tmp_path):
     out = io.StringIO()
     console = Console(file=out, force_terminal=True, width=120)
     with RunLogger(tmp_path, 5, console=console) as logger:
         logger.start(step=2)
-        logger.log(3, {"reward/total": 0.25})
+        logger.log(3, ALL_NUMBERS)
     assert "3/5" in out.getvalue()
-    assert "reward 0.250" in out.getvalue()
+    assert "regions 3.000  entropy 1.859" in out.getvalue()
+
+
+def test_fine_tuning_shows_its_loss(tmp_path):
+    out = io.StringIO()
+    with RunLogger(tmp_path, 1, console=Console(file=out)) as logger:
+        logger.start()
+        logger.log(1, {"sft/loss": 2.5, "sft/token_accuracy": 0.5, "time/step": 1.0})
+    assert out.getvalue() == "step 1/1  loss 2.500  token accuracy 0.500  s/step 1.000\n"
 
 
 def test_completions_are_written_at_the_first_and_each_nth_step_and_cut_on_resume(tmp_path):
