@@ -36,13 +36,15 @@ def read_config(path: Path | str, command: str, options: Iterable[Option]) -> di
     by_name = {option.name: option for option in options}
     found = {}
     for key, value in values.items():
-        name = key.replace("-", "_")
-        where = f"{path}, line {line_of(text, key)}: {key}"
+        name = str(key).replace("-", "_")
+        where = f"{path}, line {line_of(text, str(key))}: {key}"
         if name == COMMAND:
             if value != command:
                 raise UsageError(f"{where}: expected {command!r}, got {value!r}")
         elif name not in by_name:
             hint = did_you_mean(name, by_name)
+            if isinstance(value, dict):
+                hint = "; all options stand at the top of the file, in no table"
             raise UsageError(f"{where}: expected the name of an option of dip {command}{hint}")
         else:
             found[name] = _value(by_name[name], value, where)

@@ -7,6 +7,7 @@ adds the fields of that one, under a heading of their own. The sentence below a 
 from __future__ import annotations
 
 import inspect
+import math
 import types
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
@@ -168,7 +169,7 @@ def kind_of(hint: Any) -> Kind:
         int: Kind("INT", _int),
         float: Kind("NUMBER", _float),
         str: Kind("TEXT", str),
-        Path: Kind("PATH", Path),
+        Path: Kind("PATH", _path),
     }
     if hint not in simple:
         raise TypeError(f"expected a type that an option can have, got {hint}")
@@ -190,9 +191,18 @@ def _int(word: str) -> int:
 
 def _float(word: str) -> float:
     try:
-        return float(word)
+        number = float(word)
     except ValueError:
         raise ValueError(f"expected a number, got {word!r}") from None
+    if not math.isfinite(number):
+        raise ValueError(f"expected a finite number, got {word!r}")
+    return number
+
+
+def _path(word: str) -> Path:
+    if not word:  # would be the current folder
+        raise ValueError("expected a path, got ''")
+    return Path(word)
 
 
 def _one_of(values: tuple[Any, ...]) -> Callable[[str], Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -16,9 +17,20 @@ class _Parser(argparse.ArgumentParser):
     """An argparse parser that raises instead of printing its usage and leaving."""
 
     def error(self, message: str) -> NoReturn:
-        """Raise what argparse would print, without its prefix."""
+        """Raise what argparse would print, in the words of all other messages."""
         message = message.removeprefix("argument ")
-        raise UsageError(message.replace("expected one argument", "expected a value, got none"))
+        for theirs, ours in _WORDING.items():
+            message = re.sub(theirs, ours, message)
+        raise UsageError(message)
+
+
+_WORDING = {
+    "expected one argument$": "expected a value, got none",
+    "expected at least one argument$": "expected at least one value, got none",
+    "^the following arguments are required: (.*)": r"\1: expected a value, got none",
+}
+_NEGATIVE = re.compile(r"-(\d|\.\d|inf|nan)", re.IGNORECASE)
+"""How a negative number begins; argparse would take -1e-5 for an option."""
 
 
 def parse(options: Iterable[Option], words: Sequence[str]) -> dict[str, Any]:
@@ -35,6 +47,7 @@ def parse(options: Iterable[Option], words: Sequence[str]) -> dict[str, Any]:
         UsageError: for an unknown option or a value that cannot be read; names it as typed.
     """
     parser = _Parser(add_help=False, allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser._negative_number_matcher = _NEGATIVE
     parser.add_argument("--config", metavar="FILE")
     known = {"--config", "--help"}
     for option in options:

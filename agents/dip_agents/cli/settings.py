@@ -15,6 +15,7 @@ from typing import Any, Generic, TypeVar
 from dip_agents.cli.config_files import read_config
 from dip_agents.cli.options import Option, options_of
 from dip_agents.cli.parser import CONFIG, parse
+from dip_env.errors import ConfigError
 
 Settings = TypeVar("Settings")
 _NAMES = re.compile(r"[a-z0-9_]+(?:, [a-z0-9_]+)*(?=: )")
@@ -70,7 +71,18 @@ def resolve(kind: type[Settings], command: str, words: Sequence[str]) -> Resolve
     given = {**file, **typed}
     defaults = getattr(kind, "defaults", None)
     start = kind(**_positional(options, given)) if defaults is None else defaults(given)
-    return Resolved(assemble(start, options, given), options, typed, file, tuple(words))
+    found = Resolved(assemble(start, options, given), options, typed, file, tuple(words))
+    _check_seeds(found.values)
+    return found
+
+
+def _check_seeds(values: Mapping[str, Any]) -> None:
+    """Refuse seeds below 0, which no generator takes, before anything is measured."""
+    for name in ("seed", "scene_seed", "seeds"):
+        seeds = values.get(name, ())
+        for seed in seeds if isinstance(seeds, tuple) else (seeds,):
+            if seed < 0:
+                raise ConfigError(f"{name}: expected at least 0, got {seed}")
 
 
 def _positional(options: Iterable[Option], given: Mapping[str, Any]) -> dict[str, Any]:

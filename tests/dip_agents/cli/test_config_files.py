@@ -39,7 +39,7 @@ OPTIONS = options_of(Some)
     st.fixed_dictionaries(
         {
             "steps": st.integers(-(10**12), 10**12),
-            "rate": st.floats(allow_nan=False),
+            "rate": st.floats(allow_nan=False, allow_infinity=False),
             "name": st.text(st.characters(exclude_categories=["Cs"])),
             "root": st.none() | st.just(Path("a b/c")),
             "fast": st.booleans(),
@@ -93,6 +93,9 @@ def test_three_forms_say_the_same(tmp_path, name, text):
         ("c.yaml", "steps: [1\n", "c.yaml: while parsing"),
         ("c.json", "{", "c.json: Expecting"),
         ("c.json", "[1]", "expected keys with values, got list"),
+        ("c.yaml", "1: 2\n", "line 1: 1: expected the name of an option"),
+        ("c.toml", "[grpo]\nsteps = 1\n", "all options stand at the top of the file, in no table"),
+        ("c.toml", "rate = nan\n", "rate: expected a finite number, got 'nan'"),
         ("c.txt", "", "expected a .toml, .yaml, .yml or .json file"),
     ],
 )
