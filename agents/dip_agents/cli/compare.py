@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from dip_agents.cli.run_folder import seed_folders
 from dip_agents.cli.settings import Resolved
 from dip_env.errors import ConfigError
 from dip_env.metrics.intervals import Interval
@@ -101,8 +102,7 @@ def _load(folders: Sequence[Path]) -> list[EvalResult]:
 
 def _seeds(folder: Path) -> list[Path]:
     """Return the runs of a folder of several seeds, by seed; the folder itself where it is one."""
-    found = [path for path in folder.glob("seed_*") if path.name[5:].isdecimal()]
-    return sorted(found, key=lambda path: int(path.name[5:])) or [folder]
+    return seed_folders(folder) or [folder]
 
 
 def _before_and_after(folder: Path) -> dict[str, list[Path]]:
@@ -113,7 +113,8 @@ def _before_and_after(folder: Path) -> dict[str, list[Path]]:
 
 def _evaluations(folder: Path) -> list[Path]:
     if not folder.is_dir():
-        raise ConfigError(f"runs: expected the folder of a run, got {folder}, which is missing")
+        what = "no folder" if folder.exists() else "missing"
+        raise ConfigError(f"runs: expected the folder of a run, got {folder}, which is {what}")
     if parts := _before_and_after(folder):
         return parts["after"]
     return _seeds(folder)

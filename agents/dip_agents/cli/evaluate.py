@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
+import shlex
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dip_agents.cli.arguments import HEADINGS, ModelDefaults, PlayArgs
+from dip_agents.cli.run_folder import EVALUATION, clear_evaluation, recorded
 from dip_agents.cli.settings import Resolved
 from dip_env.errors import ConfigError
 
@@ -19,8 +20,6 @@ EXAMPLES = (
     "dip evaluate --policy oracle --miss-rate 0.2 --scenes crowd --n 32",
     "dip evaluate --model runs/train/model --scenes easy --out runs/easy",
 )
-FILES = ("metrics.json", "detections.json", "truth.json", "scenes.json", "traces")
-"""What an evaluation writes beside ``config.toml`` and ``run.json``."""
 
 
 @dataclass(frozen=True)
@@ -78,7 +77,6 @@ def run(resolved: Resolved[Settings]) -> int:
     """
     from dip_agents.cli.output import make_console, progress, say
     from dip_agents.cli.policies import policy_for
-    from dip_agents.cli.run_folder import recorded
     from dip_agents.cli.tables import HEADLINE, result_lines
     from dip_agents.evaluation.evaluator import evaluate
     from dip_agents.evaluation.result import print_results
@@ -86,11 +84,13 @@ def run(resolved: Resolved[Settings]) -> int:
     args = resolved.settings
     console = make_console(errors=args.json)
     if args.out is not None:
-        _make_room(args.out, args.overwrite)
+        _check_room(args.out, args.overwrite)
     source = args.source.open(args.split)
     policy = policy_for(args, "evaluate", args.rules, source)(args.rules)
     record = nullcontext() if args.out is None else recorded(args.out, "evaluate", resolved)
     with record as kept, progress(console, f"measuring {args.policy}") as on_batch:
+        if args.out is not None:
+            clear_evaluation(args.out)
         result = evaluate(
             policy,
             source,
@@ -113,7 +113,7 @@ def run(resolved: Resolved[Settings]) -> int:
         print(json.dumps(result.to_json(), allow_nan=False, indent=2))
     if args.out is not None:
         say(console, f"metrics, detections and traces: {args.out}")
-        say(console, f"beside another: dip compare {args.out} OTHER")
+        say(console, f"beside another: {shlex.join(['dip', 'compare', str(args.out)])} OTHER")
     else:
         say(
             console,
@@ -122,16 +122,11 @@ def run(resolved: Resolved[Settings]) -> int:
     return 0
 
 
-def _make_room(out: Path, overwrite: bool) -> None:
-    """Refuse a folder that holds an evaluation, or clear it of one."""
-    there = [out / name for name in FILES if (out / name).exists()]
+def _check_room(out: Path, overwrite: bool) -> None:
+    """Refuse a folder that holds an evaluation, unless that may go."""
+    there = [out / name for name in EVALUATION if (out / name).exists()]
     if there and not overwrite:
         raise ConfigError(
             f"out: expected a folder without an evaluation, got {out} with {there[0].name}; "
             "--overwrite replaces it"
         )
-    for path in there:
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink()

@@ -12,21 +12,28 @@ import os
 import platform
 import shlex
 import subprocess
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dip_agents.cli.config_files import config_toml, read_config
 from dip_agents.cli.options import Option
 from dip_agents.cli.settings import Resolved, differences
+from dip_agents.runtime.interrupts import StopRequestedError
 from dip_env.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 CONFIG, RECORD = "config.toml", "run.json"
 FORMAT = 1
+EVALUATION = ("metrics.json", "detections.json", "truth.json", "scenes.json", "traces")
+"""What an evaluation writes into its folder."""
 UNSAVED = frozenset({"out", "resume", "overwrite", "seeds", "stop_at", "verbose", "json"})
 """Options that say how a command is run, not what it does."""
 PACKAGES = (
@@ -64,19 +71,28 @@ def recorded(
         write: False for all processes of a run but the first.
 
     Yields:
-        The record. An exception ends the run as ``failed``, Ctrl-C as ``stopped``.
+        The record. An exception ends the run as ``failed``, a signal as ``stopped``.
+
+    Raises:
+        ConfigError: for a folder that cannot be written, or that another process writes to.
     """
     record = RunRecord(out)
     if not write:
         yield record
         return
-    out.mkdir(parents=True, exist_ok=True)
     values = {name: v for name, v in resolved.values.items() if name not in UNSAVED}
-    _write(out / CONFIG, config_toml(command, resolved.options, values))
+    with _locked(out):
+        _write(out / CONFIG, config_toml(command, resolved.options, values))
+        yield from _kept(record, command, resolved.words)
+
+
+def _kept(record: RunRecord, command: str, words: Sequence[str]) -> Iterator[RunRecord]:
+    """Keep ``run.json`` up to date around the run."""
+    out = record.out
     began = time.time()
     earlier = read_record(out).get("sessions", [])
     session: dict[str, Any] = {
-        "command": shlex.join(["dip", command, *resolved.words]),
+        "command": shlex.join(["dip", command, *words]),
         "started": _moment(began),
         "versions": package_versions(),
         "machine": machine(),
@@ -98,7 +114,7 @@ def recorded(
     try:
         yield record
         state = "finished"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, StopRequestedError):
         state = "stopped"
         raise
     except BaseException as error:
@@ -106,6 +122,44 @@ def recorded(
         raise
     finally:
         save(state)
+
+
+@contextmanager
+def _locked(out: Path) -> Iterator[None]:
+    """Make a folder and keep other processes from beginning a run in it; a kill ends that, too."""
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ConfigError(
+            f"out: expected a folder that can be written, got {out}: {error.strerror}"
+        ) from error
+    descriptor = _lock(out)
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _lock(folder: Path) -> int | None:
+    """Lock a folder until the descriptor that is returned is closed; None where none can be."""
+    try:
+        import fcntl
+    except ModuleNotFoundError:  # no such locks on Windows
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(descriptor)
+        raise ConfigError(
+            f"out: expected a folder of its own, got {folder}, which a running process writes to"
+        ) from error
+    except OSError:  # some network file systems lock no folders
+        pass
+    return descriptor
 
 
 def read_record(folder: Path) -> dict[str, Any]:
@@ -157,6 +211,11 @@ def saved_settings(
             raise ConfigError(
                 f"{path}: expected the settings of the run to go on with, got no such file"
             )
+        if seeds := [int(run.name[5:]) for run in seed_folders(folder)]:
+            raise ConfigError(
+                f"--resume: expected --seeds {' '.join(map(str, seeds))}, for each of which "
+                f"{folder} holds a run"
+            )
         return {}
     saved = read_config(path, command, options)
     other = differences(saved, given, may_differ | UNSAVED)
@@ -166,6 +225,41 @@ def saved_settings(
             "leave them out, or begin anew with another --out"
         )
     return saved
+
+
+def seed_folders(folder: Path) -> list[Path]:
+    """Return the runs of a folder of several seeds, by seed.
+
+    Args:
+        folder: of the runs.
+    """
+    found = [path for path in folder.glob("seed_*") if path.name[5:].isdecimal()]
+    return sorted(found, key=lambda path: int(path.name[5:]))
+
+
+def say_how_it_resumes(out: Path, steps: int, console: Console) -> None:
+    """Tell where a resumed run goes on, if there is anything special about it.
+
+    Args:
+        out: folder of the run.
+        steps: of the whole run.
+        console: where to print.
+
+    Raises:
+        ConfigError: where more steps are done already.
+    """
+    from dip_agents.cli.output import say
+    from dip_agents.runtime.checkpoints import latest_checkpoint
+
+    found = latest_checkpoint(out / "checkpoints")
+    if found is None:
+        say(console, f"no checkpoint in {out} yet: from the first step on")
+        return
+    done = int(found.name.split("_")[1])
+    if done > steps:
+        raise ConfigError(f"steps: expected at least the {done} that are done, got {steps}")
+    if done == steps:
+        say(console, f"all {steps} steps are done already")
 
 
 def refuse_other_run(out: Path) -> None:
@@ -182,8 +276,25 @@ def refuse_other_run(out: Path) -> None:
     try:
         check_new_run(out / "checkpoints")
     except CheckpointError as error:
-        error.add_note("go on with --resume, or choose another folder with --out")
+        error.add_note("--out names another folder")
         raise
+
+
+def clear_evaluation(folder: Path) -> None:
+    """Remove an evaluation, and nothing else, from a folder.
+
+    Args:
+        folder: may not exist.
+    """
+    traces = folder / "traces"
+    for path in (*traces.glob("turns-*.jsonl"), *traces.glob("images/*.png")):
+        path.unlink()
+    for empty in (traces / "images", traces):
+        if empty.is_dir() and not any(empty.iterdir()):
+            empty.rmdir()
+    for name in EVALUATION:
+        if (folder / name).is_file():
+            (folder / name).unlink()
 
 
 def free_folder(out: Path) -> Path:

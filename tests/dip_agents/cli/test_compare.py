@@ -44,6 +44,7 @@ def test_the_same_numbers_come_as_csv_markdown_and_json(run, runs):
         (["{0}"], "--runs: expected at least two, or one of dip train"),
         (["{0}", "{0}"], "--runs: expected different folders"),
         (["{0}", "nowhere"], "--runs: expected the folder of a run, got nowhere, which is missing"),
+        (["{0}", "{0}/run.json"], "run.json, which is no folder"),
         (["{0}", "."], "metrics.json: expected a file of an evaluation"),
         (["{0}", "{1}", "--metrics", "f1"], "--metrics: expected all, or some of precision"),
     ],

@@ -40,6 +40,31 @@ def test_a_second_evaluation_in_the_same_folder_is_refused_or_replaces_the_first
     assert sum(len(text.splitlines()) for text in traces) < 30  # nothing of the first is left
 
 
+def test_overwriting_removes_an_evaluation_only_once_another_can_begin(run, tmp_path):
+    out = tmp_path / "eval"
+    assert run(*ORACLE, "--out", out)[0] == 0
+    mine = [out / name for name in ("notes.txt", "traces/mine.txt", "traces/images/mine.jpg")]
+    for path in mine:
+        path.write_text("mine")
+    kept = (out / "metrics.json").read_text()
+    words = ("evaluate", "--model", "nowhere", "--out", out, "--overwrite")
+    assert run(*words)[0] == 2
+    assert run(*ORACLE, "--root", "/nowhere", "--out", out, "--overwrite")[0] == 2
+    if not torch_cuda():
+        assert run("evaluate", "--device", "cuda", "--out", out, "--overwrite")[0] == 2
+    assert (out / "metrics.json").read_text() == kept
+    assert run(*ORACLE, "--n", 1, "--out", out, "--overwrite")[0] == 0
+    assert json.loads((out / "metrics.json").read_text())["n"] == 1
+    assert [path.name for path in (out / "traces").glob("*.jsonl")] == ["turns-0000.jsonl"]
+    assert [path.read_text() for path in mine] == ["mine"] * 3
+
+
+def torch_cuda():
+    import torch
+
+    return torch.cuda.is_available()
+
+
 def test_one_json_object_stands_alone_on_standard_output(run):
     code, shown, error = run(*ORACLE, "--json")
     assert code == 0
@@ -64,6 +89,10 @@ def test_lines_fit_80_columns(run, monkeypatch):
     [
         (["--n", "0"], "--n: expected at least 1, got 0"),
         (["--group-size", "0"], "--group-size: expected at least 1, got 0"),
+        (["--seed", "-1"], "--seed: expected at least 0, got -1"),
+        (["--temperature", "inf"], "--temperature: expected a finite number, got 'inf'"),
+        (["--out", ""], "--out: expected a path, got ''"),
+        (["--out", "/dev/null/x", "--policy", "grid"], "--out: expected a folder that can be"),
         (["--scenes", "nowhere"], "--scenes: expected one of easy"),
         (["--model", "nowhere"], "--model: expected tiny"),
         (["--scenes", "coco", "--root", "/nowhere"], "/nowhere: expected the folder"),
