@@ -1,7 +1,8 @@
 """The entry point of ``dip``: finds the command, runs it, and tells errors in one line.
 
-Exits with 0, with 1 where a check found something (an audit, ``dip doctor``), and with 2 on bad
-input and on errors. Arguments are read without loading what trains and samples: that takes seconds.
+Exits with 0, with 1 where a check found something (an audit, ``dip doctor``), with 2 on bad input
+and on errors, and with 130 where a signal stopped it. Arguments are read without loading what
+trains and samples: that takes seconds.
 """
 
 from __future__ import annotations
@@ -26,7 +27,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         arguments: instead of those of the process.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    sys.exit(run(words))
+    try:
+        code = run(words)
+        sys.stdout.flush()
+    except BrokenPipeError:  # as of ``dip help train | head``
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141  # as a shell names the end by SIGPIPE
+    sys.exit(code)
 
 
 def run(words: Sequence[str]) -> int:
@@ -65,7 +72,7 @@ def versions() -> str:
 
 
 def _help(words: Sequence[str]) -> int:
-    if not words:
+    if not words or words[0] in ("-h", "--help", "help"):
         print(overview(), end="")
         return 0
     from dip_agents.cli.help import long_help
@@ -88,6 +95,8 @@ def _unknown(word: str) -> int:
 
 
 def _run_command(command: Command, words: Sequence[str]) -> int:
+    from dip_agents.runtime.errors import error_line
+    from dip_agents.runtime.interrupts import StopRequestedError
     from dip_env.errors import DipError
 
     try:
@@ -98,6 +107,8 @@ def _run_command(command: Command, words: Sequence[str]) -> int:
             print(short_help(command), end="")
             return 0
         return _run_module(command, module, words)
+    except StopRequestedError as error:
+        return _tell(command, KeyboardInterrupt(), error_line(error))
     except DipError as error:
         return _tell(command, error, str(error))
     except ModuleNotFoundError as error:
@@ -111,6 +122,8 @@ def _run_command(command: Command, words: Sequence[str]) -> int:
     except KeyboardInterrupt:
         return _tell(command, KeyboardInterrupt(), "interrupted")
     except Exception as error:
+        if isinstance(error, BrokenPipeError) and _reader_is_gone():
+            raise
         if os.environ.get(DEBUG):
             raise
         return _tell(command, error, _unexpected(error))
@@ -119,19 +132,44 @@ def _run_command(command: Command, words: Sequence[str]) -> int:
 def _run_module(command: Command, module: object, words: Sequence[str]) -> int:
     from dip_agents.cli.options import options_of
     from dip_agents.cli.settings import as_typed, resolve
+    from dip_agents.runtime.interrupts import StopRequestedError
     from dip_env.errors import DipError
 
     settings = module.Settings  # type: ignore[attr-defined]
     try:
         return int(module.run(resolve(settings, command.name, words)))  # type: ignore[attr-defined]
+    except StopRequestedError:
+        raise
     except DipError as error:
         return _tell(command, error, as_typed(str(error), options_of(settings)))
 
 
+def _name_options(message: str) -> str:
+    """Name the option where a message of the library speaks of resuming."""
+    for theirs, ours in _RESUMING.items():
+        message = message.replace(theirs, ours)
+    return message
+
+
+_RESUMING = {
+    "go on from there with resume": "go on from there with --resume",
+    "set resume to go on from there": "--resume goes on from there",
+}
+
+
+def _reader_is_gone() -> bool:
+    """Return whether it was standard output that broke, and not a pipe to a process of the run."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return True
+    return False
+
+
 def _tell(command: Command, error: BaseException, message: str) -> int:
-    print(f"dip {command.name}: {message}", file=sys.stderr)
+    print(f"dip {command.name}: {_name_options(message)}", file=sys.stderr)
     for note in getattr(error, "__notes__", ()):
-        print(f"  {note}", file=sys.stderr)
+        print(f"  {_name_options(note)}", file=sys.stderr)
     return 130 if isinstance(error, KeyboardInterrupt) else 2
 
 

@@ -11,7 +11,7 @@ from dip_agents.cli import main as main_module
 from dip_agents.cli.commands import COMMANDS
 
 
-@pytest.mark.parametrize("words", [(), ("--help",), ("-h",), ("help",)])
+@pytest.mark.parametrize("words", [(), ("--help",), ("-h",), ("help",), ("help", "--help")])
 def test_without_a_command_the_commands_are_listed(run, words):
     code, shown, error = run(*words)
     assert (code, error) == (0, "")
@@ -91,3 +91,12 @@ def test_the_module_runs_for_launchers():
     )
     assert done.returncode == 0
     assert done.stdout.startswith("dip-env")
+
+
+def test_a_reader_that_stops_reading_is_no_error():
+    command = f"{sys.executable} -m dip_agents.cli help train | head -1"
+    done = subprocess.run(
+        ["bash", "-c", f"set -o pipefail; {command}"], capture_output=True, text=True
+    )
+    assert done.stdout == "usage: dip train [OPTIONS]\n"
+    assert done.stderr == ""
