@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -10,7 +11,13 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from dip_agents.cli.arguments import HEADINGS, ModelDefaults, SceneArgs, TrainedModelArgs
 from dip_agents.cli.options import Option
-from dip_agents.cli.run_folder import free_folder, recorded, refuse_other_run, saved_settings
+from dip_agents.cli.run_folder import (
+    free_folder,
+    recorded,
+    refuse_other_run,
+    saved_settings,
+    say_how_it_resumes,
+)
 from dip_agents.cli.settings import Resolved
 from dip_agents.sft.config import SFTConfig
 from dip_env.config import EpisodeConfig
@@ -140,10 +147,12 @@ def run(resolved: Resolved[Settings]) -> int:
     disable_progress_bar()  # the loading of weights is no news
     args = resolved.settings
     with DistributedContext.launched(args.rank_timeout, args.policy.device) as distributed:
-        if not args.resume:
+        console = make_console() if distributed.is_main else Console(quiet=True)
+        if args.resume:
+            say_how_it_resumes(args.out, args.sft.steps, console)
+        else:
             refuse_other_run(args.out)
         with recorded(args.out, "sft", resolved, write=distributed.is_main) as record:
-            console = make_console() if distributed.is_main else Console(quiet=True)
             record.device = _fine_tune(args, distributed, console)
     return 0
 
@@ -180,7 +189,8 @@ def _fine_tune(args: Settings, distributed: DistributedContext, console: Any) ->
         distributed=distributed,
     )
     model = args.out / "model"
-    say(console, f"model: {model}", f"measure it: dip evaluate --model {model} --scenes easy")
+    measure = shlex.join(["dip", "evaluate", "--model", str(model), "--scenes", "easy"])
+    say(console, f"model: {model}", f"measure it: {measure}")
     return str(loaded.vlm.device)
 
 

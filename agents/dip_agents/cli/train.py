@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 from dip_agents.cli.settings import Resolved
-from dip_agents.cli.train_settings import Settings, saved_run
+from dip_agents.cli.train_settings import Settings, seed_folder
 
 EXAMPLES = (
     "dip train",
@@ -27,15 +28,15 @@ def run(resolved: Resolved[Settings]) -> int:
     from dip_agents.cli.train_run import TrainingRun, report_seeds
 
     args = resolved.settings
-    if not args.seeds:
-        TrainingRun.launch(resolved, "train")
-        return 0
     done: list[TrainingRun] = []
     for seed in args.seeds:
-        out = args.out / f"seed_{seed}"
-        if args.resume:
-            saved_run(out, resolved.options, {**resolved.file, **resolved.typed, "seed": seed})
+        out = seed_folder(args.out, seed)
         one = replace(args, grpo=replace(args.grpo, seed=seed), out=out, seeds=())
         done.append(TrainingRun.launch(replace(resolved, settings=one), "train"))
-    report_seeds(done, args)
+    if args.seeds:
+        result = report_seeds(done, args)
+    else:
+        result = TrainingRun.launch(resolved, "train").result
+    if args.json and result is not None:
+        print(json.dumps(result, indent=2))
     return 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -13,7 +14,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from dip_agents.cli.compare import comparison_lines
 from dip_agents.cli.output import make_console, progress, say
-from dip_agents.cli.run_folder import RunRecord, recorded, refuse_other_run
+from dip_agents.cli.run_folder import (
+    RunRecord,
+    clear_evaluation,
+    recorded,
+    refuse_other_run,
+    say_how_it_resumes,
+)
 from dip_agents.cli.settings import Resolved
 from dip_agents.cli.tables import HEADLINE, gain_lines
 from dip_agents.cli.train_settings import Settings
@@ -48,6 +55,8 @@ class TrainingRun:
     ) -> None:
         """Store the settings; nothing is loaded yet."""
         self.args, self.distributed, self.console = resolved.settings, distributed, console
+        self.result: dict[str, Any] | None = None
+        """What ``--json`` prints, on the first process of a finished run."""
         self.before: EvalResult | None = None
         self.after: EvalResult | None = None
 
@@ -105,7 +114,9 @@ class TrainingRun:
                 f"scenes_per_step: expected at most the {len(self.scenes)} scenes there are, "
                 f"got {args.grpo.scenes_per_step}"
             )
-        if not args.resume:
+        if args.resume:
+            say_how_it_resumes(args.out, args.grpo.steps, self.console)
+        else:
             refuse_other_run(args.out)
         _ = self.held_out
 
@@ -188,8 +199,10 @@ class TrainingRun:
         if name == "before" and repr(self.scenes) == repr(self.held_out):
             say(
                 self.console,
-                f"{args.source.root} has no {args.eval_split} split: measuring on training scenes",
+                f"{args.source.root or args.source.scenes} has no {args.eval_split} split: "
+                "measuring on training scenes",
             )
+        clear_evaluation(args.out / name)  # of an earlier session, which would be mixed in
         with progress(self.console, f"measuring {name}") as on_batch:
             return evaluate_model(
                 loaded.vlm,
@@ -228,22 +241,22 @@ class TrainingRun:
         """Print the few numbers that matter, where the files are, and what to do next."""
         args, console = self.args, self.console
         if self.before is not None and self.after is not None:
-            result = write_gain(self.before, self.after, args.out)
+            self.result = write_gain(self.before, self.after, args.out)
             record.headline = headline(self.before, self.after)
             if args.verbose:
                 print_results({"before": self.before, "after": self.after}, console)
             title = f"{args.source.scenes}, {self.after.n} held-out scenes"
             say(console, "", *gain_lines(title, self.before, self.after))
-            if args.json:
-                print(json.dumps(result, indent=2))
-        elif args.json and self.distributed.is_main:
-            print(json.dumps({"out": str(args.out)}))
+        elif self.distributed.is_main:
+            self.result = {"out": str(args.out)}
         say(
             console,
             "",
             f"model, logs, traces and completions: {args.out}",
-            f"curves:    tensorboard --logdir {args.out}",
-            f"elsewhere: dip evaluate --model {args.out / 'model'} --scenes crowd",
+            f"curves:    {shlex.join(['tensorboard', '--logdir', str(args.out)])}",
+            "elsewhere: "
+            + shlex.join(["dip", "evaluate", "--model", str(args.out / "model")])
+            + " --scenes crowd",
         )
 
 
@@ -266,23 +279,26 @@ def headline(before: EvalResult, after: EvalResult) -> dict[str, Any]:
     }
 
 
-def report_seeds(runs: Sequence[TrainingRun], args: Settings) -> None:
+def report_seeds(runs: Sequence[TrainingRun], args: Settings) -> dict[str, Any] | None:
     """Print what all seeds came to together, and keep it as ``seeds.json``.
 
     Args:
         runs: one for each seed.
         args: the settings they share.
+
+    Returns:
+        What ``--json`` prints; None for all processes but the first.
     """
     if not all(run.before and run.after for run in runs):
-        return
+        return None if runs[0].result is None else {"out": str(args.out), "seeds": args.seeds}
     groups: Mapping[str, list[EvalResult]] = {
         "before": [run.before for run in runs if run.before],
         "after": [run.after for run in runs if run.after],
     }
     comparison = compare_runs(groups)
-    (args.out / "seeds.json").write_text(json.dumps(comparison.to_json(), indent=2) + "\n")
+    found: dict[str, Any] = comparison.to_json()
+    (args.out / "seeds.json").write_text(json.dumps(found, indent=2) + "\n")
     console = make_console(errors=args.json)
     say(console, "", f"{args.source.scenes}, seeds {' '.join(map(str, args.seeds))}")
     say(console, *comparison_lines(comparison))
-    if args.json:
-        print(json.dumps(comparison.to_json(), indent=2))
+    return found

@@ -95,8 +95,8 @@ class Settings:
         """
         given = {**file, **typed}
         out = Path(given.get("out", cls.out))
-        if given.get("resume") and not given.get("seeds"):
-            return {**saved_run(out, options, given), **file}
+        if given.get("resume"):
+            return {**saved_runs(out, options, given), **file}
         # A run that is repeated by its own file must not end up in the folder of the first.
         return {"out": free_folder(out), **file} if file and "out" not in given else dict(file)
 
@@ -137,6 +137,42 @@ def saved_run(out: Path, options: Sequence[Option], given: Mapping[str, Any]) ->
     Raises:
         ConfigError: where a setting that moves learning differs; names each.
     """
-    constant = given.get("lr_schedule", "constant") == "constant"
-    schedule = GRPOConfig(lr_schedule="constant" if constant else "cosine")
-    return saved_settings(out, "train", options, given, CHANGEABLE | schedule.changeable)
+    saved = saved_settings(out, "train", options, given, CHANGEABLE | GRPOConfig().changeable)
+    if saved.get("lr_schedule") == "cosine":  # looks ahead to the last step
+        cosine = GRPOConfig(lr_schedule="cosine").changeable
+        saved_settings(out, "train", options, given, CHANGEABLE | cosine)
+    return saved
+
+
+def saved_runs(out: Path, options: Sequence[Option], given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings of the run that goes on, or those that the runs of all seeds share.
+
+    Args:
+        out: folder of the run, or of the runs.
+        options: of the command.
+        given: what is set now, by name.
+
+    Returns:
+        The saved values by name; a seed that has not begun takes those of the others.
+
+    Raises:
+        ConfigError: where a setting that moves learning differs; names each.
+    """
+    if not given.get("seeds"):
+        return saved_run(out, options, given)
+    shared: dict[str, Any] = {}
+    for seed in given["seeds"]:
+        here = {**shared, **given, "seed": seed}
+        shared = {**saved_run(seed_folder(out, seed), options, here), **shared}
+        shared.pop("seed", None)
+    return shared
+
+
+def seed_folder(out: Path, seed: int) -> Path:
+    """Return the folder of one of several runs.
+
+    Args:
+        out: folder of all.
+        seed: of the run.
+    """
+    return out / f"seed_{seed}"

@@ -119,13 +119,9 @@ def test_several_seeds_are_several_runs_and_one_table(run, small, tmp_path):
     out = tmp_path / "run"
     code, shown, error = run("train", *small, "--steps", 1, "--seeds", 0, 3, "--out", out, "--json")
     assert code == 0, error
-    printed, at = [], 0
-    while at < len(shown):
-        value, end = json.JSONDecoder().raw_decode(shown, at)
-        printed.append(value)
-        at = end + len(shown[end:]) - len(shown[end:].lstrip())
-    assert printed[-1]["seeds"] == {"before": 2, "after": 2}
-    assert json.loads((out / "seeds.json").read_text()) == printed[-1]
+    printed = json.loads(shown)  # one object, though there are several runs
+    assert printed["seeds"] == {"before": 2, "after": 2}
+    assert json.loads((out / "seeds.json").read_text()) == printed
     for seed in (0, 3):
         saved = tomllib.loads((out / f"seed_{seed}" / "config.toml").read_text())
         assert saved["seed"] == seed
@@ -140,11 +136,13 @@ def test_several_seeds_are_several_runs_and_one_table(run, small, tmp_path):
         (["--lora-rank", "-1"], "--lora-rank: expected at least 0, got -1"),
         (["--group-size", "1"], "--group-size: expected at least 2, got 1"),
         (["--scenes", "toy"], "--scenes-per-step: expected at most the 4 scenes there are, got 8"),
-        (["--source-arg"], "--source-arg: expected at least one argument"),
+        (["--source-arg"], "--source-arg: expected at least one value, got none"),
         (["--engine", "openai"], "--engine: expected native or vllm, whose weights can learn"),
         (["--engine", "vllm", "--sleep", "2"], "--sleep: expected 0 or 1 with n above 0, got 2"),
         (["--sleep", "1"], "--sleep: expected 0 unless engine is vllm, got 1 with engine native"),
         (["--eval-interval", "2", "--n", "0"], "--eval-interval: expected 0 with n 0, got 2"),
+        (["--seed", "-1"], "--seed: expected at least 0, got -1"),
+        (["--seeds", "0", "-1"], "--seeds: expected at least 0, got -1"),
         (["--seeds", "1", "1"], "--seeds: expected different numbers"),
     ],
 )
@@ -202,3 +200,79 @@ def test_what_several_processes_cannot_do_is_refused(words, message, tmp_path):
     for index in range(2):
         with pytest.raises(ConfigError, match=message):
             TrainingRun(resolved, DistributedContext(index, 2), Console(quiet=True)).check()
+
+
+def test_several_seeds_are_resumed_under_their_own_settings(run, small, tmp_path):
+    out = tmp_path / "run"
+    words = [*small, "--steps", 1, "--look-weight", 0.3, "--n", 0, "--out", out]
+    code, shown, error = run("train", *words, "--seeds", 3, "--json")
+    assert code == 0, error
+    assert json.loads(shown) == {"out": str(out), "seeds": [3]}
+    kept = (out / "seed_3" / "config.toml").read_text()
+    # Also a seed that has not begun takes the settings of the others.
+    code, shown, error = run("train", "--resume", "--seeds", 3, 4, "--steps", 2, "--out", out)
+    assert code == 0, error
+    for seed in (3, 4):
+        saved = (out / f"seed_{seed}" / "config.toml").read_text()
+        assert saved == kept.replace("steps = 1", "steps = 2", 1).replace(
+            "seed = 3", f"seed = {seed}"
+        )
+        assert [row["step"] for row in rows_of(out / f"seed_{seed}")] == [1, 2]
+    code, _, error = run("train", "--resume", "--seeds", 3, 4, "--scenes", "night", "--out", out)
+    assert code == 2 and "--scenes: 'easy' there, 'night' here" in error
+    code, _, error = run("train", "--resume", "--out", out)
+    assert code == 2 and "expected --seeds 3 4, for each of which" in error
+    assert not (out / "config.toml").exists()
+
+
+def test_a_resume_says_where_it_goes_on_and_refuses_to_go_back(run, small, tmp_path):
+    out = tmp_path / "the run"
+    code, shown, _ = run("train", *small, "--out", out, "--resume")
+    assert code == 0
+    assert f"no checkpoint in {out} yet" in shown
+    assert f"dip evaluate --model '{out / 'model'}'" in shown
+    code, shown, _ = run("train", "--resume", "--out", out)
+    assert code == 0
+    assert "all 2 steps are done already" in shown
+    for name in ("before", "after"):  # no traces of the earlier session are mixed in
+        assert [p.name for p in (out / name / "traces").glob("*.jsonl")] == ["turns-0000.jsonl"]
+    kept = (out / "config.toml").read_text()
+    code, _, error = run("train", "--resume", "--steps", 1, "--out", out)
+    assert (code, error) == (
+        2,
+        "dip train: --steps: expected at least the 2 that are done, got 1\n",
+    )
+    assert (out / "config.toml").read_text() == kept
+
+
+def test_the_length_of_a_run_whose_rate_falls_cannot_be_changed(run, small, tmp_path):
+    from dip_agents.cli.run_folder import recorded
+
+    words = [*map(str, small), "--lr-schedule", "cosine"]
+    with recorded(tmp_path, "train", resolve(COMMANDS["train"].load().Settings, "train", words)):
+        pass
+    code, _, error = run("train", "--resume", "--steps", 3, "--out", tmp_path)
+    assert code == 2
+    assert "--steps: 2 there, 3 here" in error
+
+
+def test_an_interrupted_run_is_one_line_and_stopped(run, small, tmp_path, monkeypatch):
+    import signal
+
+    from dip_agents.runtime.logger import RunLogger
+
+    monkeypatch.setattr(RunLogger, "completions", lambda *_: signal.raise_signal(signal.SIGINT))
+    code, _, error = run("train", *small, "--n", 0, "--out", tmp_path)
+    assert code == 130
+    assert len(error.splitlines()) == 1
+    assert error.startswith("dip train: stopped by SIGINT at step 1")
+    assert error.endswith("step_000001: go on from there with --resume\n")
+    assert json.loads((tmp_path / "run.json").read_text())["state"] == "stopped"
+    monkeypatch.undo()
+    assert run("train", "--resume", "--out", tmp_path)[0] == 0
+    assert [row["step"] for row in rows_of(tmp_path)] == [1, 2]
+
+
+def test_a_source_without_parts_is_named_where_training_scenes_are_measured(run, small, tmp_path):
+    shown = run("train", *small, "--scenes", "toy", "--out", tmp_path)[1]
+    assert "toy has no val split: measuring on training scenes" in shown
