@@ -65,9 +65,10 @@ def run(resolved: Resolved[Settings]) -> int:
             say(console, f"{mark}  {check.name:<12}{check.found}")
             if check.ok is False:
                 say(console, f"      {check.remedy}")
+    works = all(check.ok is not False for check in found)
     if resolved.settings.json:
-        print(json.dumps([asdict(check) for check in found], indent=2))
-    return 1 if any(check.ok is False for check in found) else 0
+        print(json.dumps({"ok": works, "checks": [asdict(check) for check in found]}, indent=2))
+    return 0 if works else 1
 
 
 def checks() -> Iterator[Check]:

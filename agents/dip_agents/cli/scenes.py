@@ -73,6 +73,7 @@ def run(resolved: Resolved[Settings]) -> int:
     from dip_env.scenes.readers.base import DatasetScenes
 
     args, errors = resolved.settings, make_console(errors=True)
+    _check_format(args.out)
     source = args.source.open(args.split)
     indices = range(args.first, min(args.first + args.n, len(source)))
     if not indices:
@@ -93,3 +94,12 @@ def run(resolved: Resolved[Settings]) -> int:
         raise SceneError(f"{args.out}: the contact sheet cannot be written: {error}") from error
     say(errors, f"contact sheet: {args.out}")
     return 0
+
+
+def _check_format(out: Path) -> None:
+    """Refuse a name of which no image format can be told, before anything is drawn."""
+    from PIL import Image
+
+    known = Image.registered_extensions()
+    if known.get(out.suffix.lower()) not in Image.SAVE:
+        raise ConfigError(f"out: expected a name that ends in .png, .jpg or .webp, got {out}")

@@ -9,8 +9,9 @@ from dip_agents.cli import doctor
 
 def test_a_sound_installation_has_no_cross(run):
     code, shown, error = run("doctor", "--json")
-    found = {check["name"]: check for check in json.loads(shown)}
-    assert (code, error) == (0, ""), found
+    report = json.loads(shown)
+    found = {check["name"]: check for check in report["checks"]}
+    assert (code, report["ok"], error) == (0, True, ""), found
     assert found["episode"]["found"].endswith("recorded and replayed")
     assert found["scene"]["ok"] and found["model"]["ok"]
     assert {"packages", "memory", "disk", "device", "extras"} <= found.keys()

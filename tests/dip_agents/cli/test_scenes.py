@@ -98,3 +98,10 @@ def test_a_number_that_cannot_be_is_named_before_anything_is_opened(run, words):
     code, shown, error = run("scenes", *words)
     assert (code, shown) == (2, "")
     assert error.startswith(f"dip scenes: {words[0]}: expected at least")
+
+
+@pytest.mark.parametrize("name", ["sheet", "sheet.foo", "sheet.toml"])
+def test_a_name_that_tells_no_image_format_is_refused_before_anything_is_drawn(run, tmp_path, name):
+    code, shown, error = run("scenes", "--scenes", "toy", "--out", tmp_path / name)
+    assert (code, shown) == (2, "")
+    assert error.startswith("dip scenes: --out: expected a name that ends in .png, .jpg or .webp")
