@@ -53,9 +53,12 @@ def run(resolved: Resolved[Settings]) -> int:
     Returns:
         The exit code.
     """
-    from dip_agents.cli.output import make_console
-    from dip_agents.evaluation.audit import audit_main
+    from dip_agents.cli.output import make_console, progress
+    from dip_agents.evaluation.audit import print_report, run_audit
 
     args = resolved.settings
     source = args.source.open("val")
-    return audit_main(source, args.rules, args.n, args.seed, make_console())
+    with progress(make_console(errors=True), "playing adversaries") as on_scene:
+        report = run_audit(source, args.rules, args.n, args.seed, on_scene=on_scene)
+    print_report(report, make_console())
+    return 0 if report.passed else 1

@@ -11,10 +11,11 @@ Audit on crowds: where a scene holds one or two people, one certain box is a goo
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
+from rich.box import HEAVY_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -171,6 +172,7 @@ def run_audit(
     seed: int = 0,
     *,
     adversaries: Sequence[Adversary] = ADVERSARIES,
+    on_scene: Callable[[int, int], None] | None = None,
 ) -> AuditReport:
     """Play every adversary and the honest policies on the same scenes.
 
@@ -180,6 +182,7 @@ def run_audit(
         n: number of scenes.
         seed: seed of all policies.
         adversaries: which attacks.
+        on_scene: called with (scenes done, scenes in all) after each scene.
 
     Returns:
         The mean rewards of all policies.
@@ -210,6 +213,8 @@ def run_audit(
             # The last rollout of every policy, so that the reference policy is not its own sibling.
             scores = score_group([outcomes[-1], *siblings], scene, config)[:1]
             single[name].add(scores, config)
+        if on_scene is not None:
+            on_scene(index + 1, n)
     claims = [("", False)] * len(HONEST) + [(a.claim, a.tampers) for a in adversaries]
     rows = tuple(
         AuditRow(name, single[name].mean, group[name].mean, group[name].f1, *claim)
@@ -252,21 +257,31 @@ def _play_scene(
 def print_report(report: AuditReport, console: Console | None = None) -> None:
     """Print the mean rewards of all policies, exploits in red.
 
+    A terminal that is too narrow for what must not be rewarded shows the numbers alone.
+
     Args:
         report: of ``run_audit``.
         console: where to, standard output by default.
     """
     console = console or Console()
+    # A file or a pipe takes lines of any length; the claims would not fit into the default width.
+    if not console.is_terminal and console.width < TABLE_WIDTH:
+        console = Console(file=console.file, width=TABLE_WIDTH)
+    narrow = console.width < TABLE_WIDTH
     exploiting = {exploit.adversary for exploit in report.exploits}
     table = Table(
         title=f"mean reward on {report.scenes} scenes, groups of {GROUP_SIZE}; "
         "single: among honest F1 0.5 siblings",
         title_justify="left",
+        box=None if narrow else HEAVY_HEAD,
+        pad_edge=not narrow,
     )
     table.add_column("policy", no_wrap=True)
     for name in ("F1", "single", "group", "format", "look single", "look group", "accuracy"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("what must not be rewarded")
+        heading = name.replace(" ", "\n") if narrow else name
+        table.add_column(heading, justify="right", no_wrap=True)
+    if not narrow:
+        table.add_column("what must not be rewarded")
     for row in (*report.honest, *report.adversaries):
         numbers = (
             row.f1,
@@ -278,12 +293,10 @@ def print_report(report: AuditReport, console: Console | None = None) -> None:
             row.group.accuracy,
         )
         style = "red" if row.name in exploiting else "" if row.claim else "bold"
-        table.add_row(row.name, *(f"{v:.3f}" for v in numbers), row.claim, style=style)
+        claim = () if narrow else (row.claim,)
+        table.add_row(row.name, *(f"{v:.3f}" for v in numbers), *claim, style=style)
         if row is report.honest[-1]:
             table.add_section()
-    # A file or a pipe takes lines of any length; the claims would not fit into the default width.
-    if not console.is_terminal and console.width < TABLE_WIDTH:
-        console = Console(file=console.file, width=TABLE_WIDTH)
     console.print(table)
     for exploit in report.exploits:
         console.print(
@@ -293,27 +306,3 @@ def print_report(report: AuditReport, console: Console | None = None) -> None:
         )
     if report.passed:
         console.print("No adversary wins.")
-
-
-def audit_main(
-    source: SceneSource,
-    config: EpisodeConfig,
-    n: int = 16,
-    seed: int = 0,
-    console: Console | None = None,
-) -> int:
-    """Audit a reward and print the report.
-
-    Args:
-        source: where the scenes come from.
-        config: the rules and the reward.
-        n: number of scenes.
-        seed: seed of all policies.
-        console: where to, standard output by default.
-
-    Returns:
-        Exit code: 0 when the audit passes, else 1.
-    """
-    report = run_audit(source, config, n, seed)
-    print_report(report, console)
-    return 0 if report.passed else 1

@@ -4,9 +4,10 @@ from dip_env.config import EpisodeConfig
 
 
 def test_an_audit_that_an_adversary_wins_exits_with_1(run):
-    code, shown, _ = run("audit", "--n", 4, "--look-weight", 1)
+    code, shown, error = run("audit", "--n", 4, "--look-weight", 1)
     assert code == 1
     assert "look" in shown
+    assert error.startswith("playing adversaries ...")  # a sign of life, apart from the table
 
 
 def test_the_defaults_are_those_of_the_environment(settings):

@@ -7,7 +7,7 @@ from PIL import Image
 from rich.console import Console
 
 from dip_agents.evaluation.adversaries import ADVERSARIES, Adversary, AttackContext
-from dip_agents.evaluation.audit import audit_main, print_report, run_audit
+from dip_agents.evaluation.audit import print_report, run_audit
 from dip_env import Episode, EpisodeConfig, RewardConfig, Scene, ToyScenes
 from dip_env.errors import ConfigError
 
@@ -202,12 +202,25 @@ def test_same_seed_same_report_and_other_seed_another():
     assert one.honest != other.honest
 
 
-def test_exit_code_says_whether_an_adversary_won():
+def test_an_adversary_that_wins_is_named():
     out = io.StringIO()
-    console = Console(file=out, width=200)
     reward = {"accuracy": "weighted_sum", "precision_weight": 1.0}
-    assert audit_main(Crowd(), config(**reward), n=2, console=console) == 1
+    done = []
+    found = run_audit(Crowd(), config(**reward), n=2, on_scene=lambda *at: done.append(at))
+    print_report(found, Console(file=out, width=200))
+    assert not found.passed
     assert "one certain box (single) earns" in out.getvalue()
+    assert done == [(1, 2), (2, 2)]
+
+
+def test_a_terminal_of_80_columns_shows_every_number(report):
+    out = io.StringIO()
+    print_report(report, Console(file=out, width=80, force_terminal=True, color_system=None))
+    lines = out.getvalue().splitlines()
+    assert max(map(len, lines)) <= 80 and "…" not in out.getvalue()
+    for row in (*report.honest, *report.adversaries):
+        (line,) = (line for line in lines if line.startswith(f"{row.name}  "))
+        assert line.split()[-7:][1] == f"{row.single.reward:.3f}"
 
 
 def test_the_report_prints_everybody_and_the_verdict(report):
