@@ -60,7 +60,10 @@ def bash_script() -> str:
     """Return the completion of bash, which zsh reads as well."""
     lines = ["_dip() {", '  local word="${COMP_WORDS[COMP_CWORD]}"']
     lines += ['  local previous="${COMP_WORDS[COMP_CWORD-1]}" words=""']
-    lines += ['  if [ "$COMP_CWORD" -eq 1 ]; then', f'    words="{" ".join(COMMANDS)} help"']
+    lines += [
+        '  if [ "$COMP_CWORD" -eq 1 ]; then',
+        f'    words="{" ".join(COMMANDS)} help --help --version"',
+    ]
     lines += ['  elif [ "${COMP_WORDS[1]}" = help ]; then', f'    words="{" ".join(COMMANDS)}"']
     lines += ["  else", '    case "${COMP_WORDS[1]} $previous" in']
     for name, options in _all_options():
@@ -68,6 +71,12 @@ def bash_script() -> str:
             if option.kind.choices and not option.positional:
                 choices = " ".join(option.kind.choices)
                 lines.append(f'      "{name} {option.flag}") words="{choices}" ;;')
+        # Without words, bash completes names of files.
+        files = [o.flag for o in options if not (o.positional or o.kind.switch or o.kind.choices)]
+        patterns = "|".join(f'"{name} {flag}"' for flag in ["--config", *files])
+        lines.append(f"      {patterns}) COMPREPLY=(); return ;;")
+        if any(o.positional and not o.kind.choices for o in options):
+            lines.append(f'      "{name} "*) [[ "$word" != -* ]] && COMPREPLY=() && return ;;')
     lines += ["    esac", '    [ -z "$words" ] && case "${COMP_WORDS[1]}" in']
     for name, options in _all_options():
         words = [choice for o in options if o.positional for choice in o.kind.choices]

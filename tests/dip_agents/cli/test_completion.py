@@ -28,6 +28,12 @@ _dip; printf '%s\\n' "${{COMPREPLY[@]}}"
         (("dip", "train", "--loss", "c"), ["clipped", "cispo"]),
         (("dip", "experiment", "look"), ["look-budget"]),
         (("dip", "help", "sc"), ["scenes", "score"]),
+        (("dip", "--v"), ["--version"]),
+        (("dip", "train", "--out", ""), []),  # bash then completes names of files
+        (("dip", "train", "--config", ""), []),
+        (("dip", "compare", ""), []),
+        (("dip", "compare", "--format", ""), ["table", "markdown", "csv", "json"]),
+        (("dip", "compare", "--form"), ["--format"]),
     ],
 )
 def test_bash_offers_commands_options_and_choices(words, offered):
