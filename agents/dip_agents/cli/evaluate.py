@@ -86,7 +86,7 @@ def run(resolved: Resolved[Settings]) -> int:
     if args.out is not None:
         _check_room(args.out, args.overwrite)
     source = args.source.open(args.split)
-    policy = policy_for(args, "evaluate", args.rules, source)(args.rules)
+    policy = policy_for(args, "evaluate", args.rules, source, console)(args.rules)
     record = nullcontext() if args.out is None else recorded(args.out, "evaluate", resolved)
     with record as kept, progress(console, f"measuring {args.policy}") as on_batch:
         if args.out is not None:

@@ -6,12 +6,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dip_agents.cli.arguments import HEADINGS, ModelDefaults, PlayArgs, SceneArgs
 from dip_agents.cli.settings import Resolved
 from dip_agents.experiments.kinds import ExperimentKind
 from dip_env.errors import ConfigError
+from dip_env.metrics.intervals import Interval
+
+if TYPE_CHECKING:
+    from dip_agents.experiments import ExperimentReport
 
 EXAMPLES = (
     "dip experiment look-budget --scenes crowd --n 64",
@@ -96,7 +100,7 @@ def run(resolved: Resolved[Settings]) -> int:
     every = dict.fromkeys(way.condition.config for way in ways)
     largest = max(rules.view_size for rules in every)
     source = args.source.open(args.split)
-    who = policy_for(args, "experiment", replace(args.rules, view_size=largest), source)
+    who = policy_for(args, "experiment", replace(args.rules, view_size=largest), source, console)
     policies = {rules: who(rules) for rules in every}  # before anything is measured
     out = args.out or Path("runs/experiment") / args.kind
     with recorded(out, "experiment", resolved), progress(console, args.kind) as on_batch:
@@ -111,12 +115,33 @@ def run(resolved: Resolved[Settings]) -> int:
             workers=args.workers,
             on_batch=on_batch,
         )
-        text = experiment_markdown(report)
         (out / "experiment.json").write_text(json.dumps(report.to_json(), indent=2) + "\n")
-        (out / "experiment.md").write_text(text, encoding="utf-8")
+        (out / "experiment.md").write_text(experiment_markdown(report), encoding="utf-8")
         experiment_plot(report, out / "experiment.png")
-    say(console, *text.splitlines())
+    say(console, *report_lines(report))
     if args.json:
         print(json.dumps(report.to_json(), indent=2))
-    say(console, f"experiment.json, experiment.md and experiment.png: {out}")
+    say(console, f"all metrics and the plot: {out / 'experiment.md'}, {out / 'experiment.png'}")
     return 0
+
+
+def report_lines(report: ExperimentReport) -> list[str]:
+    """Return the F1 of every condition, and its change, as columns that fit 80 characters.
+
+    Args:
+        report: of the experiment.
+    """
+    from dip_agents.cli.output import columns
+    from dip_agents.cli.tables import with_interval
+
+    missing = Interval(None, None, None)
+    rows: list[tuple[str, ...]] = [
+        (f"F1, {report.n} scenes", "mean [95 % CI]", f"change to {report.reference}")
+    ]
+    for name, condition in report.conditions.items():
+        change = condition.against_reference
+        value = with_interval(condition.metrics.get("F1", missing))
+        gain = "" if change is None else with_interval(change.get("F1", missing), sign=True)
+        rows.append((name, value, gain))
+    left_out = [f"left out: {what}: {why}" for what, why in report.left_out.items()]
+    return [*columns(rows, dict.fromkeys(range(1, len(rows)), 2)), *left_out]

@@ -90,6 +90,12 @@ class _Lines:
         self.console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
+def say_libraries_load(console: Console) -> None:
+    """Tell that torch is being imported, which takes seconds, unless it has been."""
+    if "torch" not in sys.modules and os.environ.get("RANK", "0") == "0":
+        say(console, "loading torch ...")
+
+
 def columns(rows: Sequence[Sequence[str]], indent: Mapping[int, int] | None = None) -> list[str]:
     """Align rows of cells: the first column to the left, the others to the right.
 

@@ -5,7 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 
+from rich.console import Console
+
 from dip_agents.cli.arguments import PlayArgs
+from dip_agents.cli.output import say, say_libraries_load
 from dip_agents.policies.base import Policy
 from dip_agents.policies.oracle import OracleConfig, OraclePolicy
 from dip_agents.policies.scripted import GridScanPolicy, RandomPolicy
@@ -18,7 +21,7 @@ PolicyFor = Callable[[EpisodeConfig], Policy]
 
 
 def policy_for(
-    args: PlayArgs, command: str, largest: EpisodeConfig, source: SceneSource
+    args: PlayArgs, command: str, largest: EpisodeConfig, source: SceneSource, console: Console
 ) -> PolicyFor:
     """Return who acts under given rules; a scripted policy loads no torch.
 
@@ -27,6 +30,7 @@ def policy_for(
         command: that asks, for messages.
         largest: rules with the largest overview that will be asked for.
         source: the scenes.
+        console: where to tell that a model is being loaded.
 
     Returns:
         A function of the rules; it raises ``ConfigError`` where an episode has no room in the
@@ -40,6 +44,7 @@ def policy_for(
     if args.policy != "model":
         return {"random": RandomPolicy, "grid": GridScanPolicy}[args.policy]
     args.sampler.check_measuring(command)
+    say_libraries_load(console)
     from transformers.utils.logging import disable_progress_bar
 
     from dip_agents.engines.choose import open_engine
@@ -47,6 +52,7 @@ def policy_for(
     from dip_agents.policies.vlm import VLMPolicy
 
     disable_progress_bar()  # the loading of weights is no news
+    say(console, f"loading {args.model.model} ...")
     vlm = load_model(args.model.model, device=args.model.device, dtype=args.model.dtype).vlm
     policy = VLMPolicy(
         open_engine(args.sampler, vlm, largest, args.model.token_budget),

@@ -139,9 +139,12 @@ def run(resolved: Resolved[Settings]) -> int:
         The exit code.
     """
     from rich.console import Console
+
+    from dip_agents.cli.output import make_console, say_libraries_load
+
+    say_libraries_load(make_console())
     from transformers.utils.logging import disable_progress_bar
 
-    from dip_agents.cli.output import make_console
     from dip_agents.runtime.distributed import DistributedContext
 
     disable_progress_bar()  # the loading of weights is no news

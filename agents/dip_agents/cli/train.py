@@ -25,9 +25,12 @@ def run(resolved: Resolved[Settings]) -> int:
     Returns:
         The exit code.
     """
-    from dip_agents.cli.train_run import TrainingRun, report_seeds
+    from dip_agents.cli.output import make_console, say_libraries_load
 
     args = resolved.settings
+    say_libraries_load(make_console(errors=args.json))
+    from dip_agents.cli.train_run import TrainingRun, report_seeds
+
     done: list[TrainingRun] = []
     for seed in args.seeds:
         out = seed_folder(args.out, seed)

@@ -11,8 +11,14 @@ def test_an_experiment_writes_its_table_and_its_plot(run, tmp_path):
     words = ["--policy", "grid", "--scenes", "toy", "--split", "train", "--n", 3]
     code, shown, error = run("experiment", "look-budget", *words, "--out", tmp_path)
     assert code == 0, error
-    assert "| no looks |" in shown
-    assert (tmp_path / "experiment.md").read_text() in shown
+    table = (tmp_path / "experiment.md").read_text()
+    names = [line.split(" |")[0][2:] for line in table.split("\n\n")[1].splitlines()[2:]]
+    assert "no looks" in names
+    lines = shown.splitlines()
+    assert all(sum(line.startswith(f"  {name}  ") for line in lines) == 1 for name in names)
+    at = next(k for k, line in enumerate(lines) if line.startswith("F1, 3 scenes"))
+    assert max(map(len, lines[at : at + 1 + len(names)])) <= 80
+    assert str(tmp_path / "experiment.md") in shown
     report = json.loads((tmp_path / "experiment.json").read_text())
     assert report["experiment"] == "look-budget"
     assert (report["n"], report["reference"]) == (3, "own looks")
