@@ -19,6 +19,13 @@ from dip_agents.cli.commands import COMMANDS, Command, overview
 DEBUG = "DIP_TRACEBACK"
 """Environment variable that, when set, lets unexpected exceptions print their whole traceback."""
 
+EXTRAS = {
+    **dict.fromkeys(("docstring_parser", "rich", "yaml"), "cli"),
+    **dict.fromkeys(("torch", "transformers"), "train"),
+    "matplotlib": "play",
+}
+"""The smallest extra that has a package, whatever the command."""
+
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
@@ -114,9 +121,9 @@ def _run_command(command: Command, words: Sequence[str]) -> int:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] in ("dip_env", "dip_agents"):
             raise
+        extra = EXTRAS.get(error.name.partition(".")[0], command.extra)
         message = (
-            f"expected the package {error.name!r}, which is missing: "
-            f'pip install "dip-env[{command.extra}]"'
+            f'expected the package {error.name!r}, which is missing: pip install "dip-env[{extra}]"'
         )
         return _tell(command, error, message)
     except KeyboardInterrupt:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import io
 import subprocess
 import sys
 from importlib.metadata import version
@@ -100,3 +101,35 @@ def test_a_reader_that_stops_reading_is_no_error():
     )
     assert done.stdout == "usage: dip train [OPTIONS]\n"
     assert done.stderr == ""
+
+
+@pytest.mark.parametrize(
+    ("package", "command", "extra"),
+    [("rich", "evaluate", "cli"), ("docstring_parser", "train", "cli"), ("torch", "sft", "train")],
+)
+def test_a_missing_package_names_the_smallest_extra(run, monkeypatch, package, command, extra):
+    from dip_agents.cli.commands import Command
+
+    def breaks(self):
+        raise ModuleNotFoundError("gone", name=f"{package}.part")
+
+    monkeypatch.setattr(Command, "load", breaks)
+    assert f'"dip-env[{extra}]"' in run(command)[2]
+
+
+def test_the_slow_import_is_announced_once_for_all_processes(monkeypatch):
+    from rich.console import Console
+
+    from dip_agents.cli.output import say_libraries_load
+
+    def shown():
+        console = Console(file=io.StringIO())
+        say_libraries_load(console)
+        return console.file.getvalue()
+
+    monkeypatch.setitem(sys.modules, "torch", sys)
+    assert shown() == ""
+    monkeypatch.delitem(sys.modules, "torch")
+    assert shown() == "loading torch ...\n"
+    monkeypatch.setenv("RANK", "1")
+    assert shown() == ""
