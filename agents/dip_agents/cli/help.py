@@ -39,13 +39,16 @@ def short_help(command: Command) -> str:
         default = _default(values.get(name), option)
         default = default if len(default) <= INDENT else ""
         left = _left(option)
-        room = max(20, width - len(left) - len(default))
+        room = max(10, width - len(left) - len(default))
         lines.append(left + textwrap.shorten(sentence, room, placeholder=" ...") + default)
     lines += ["", "examples:", *_examples(module), ""]
     if len(usual) < len(options):
         lines.append(f"dip help {command.name} lists all {len(options) + 1} options.")
     else:
-        lines.append("  --config FILE           read settings from a .toml, .yaml or .json file")
+        about = textwrap.shorten(
+            "read settings from a .toml, .yaml or .json file", width - INDENT, placeholder=" ..."
+        )
+        lines.append(f"{'  --config FILE':<{INDENT}}{about}")
     return "\n".join(lines) + "\n"
 
 

@@ -48,3 +48,12 @@ def test_the_headings_are_words(run):
         "Sampling engine",
     ):
         assert f"\n{heading}\n" in shown
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_60_columns_but_for_its_examples(run, name, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    examples = "\n".join(COMMANDS[name].load().EXAMPLES)
+    for words in ((name, "--help"), ("help", name)):
+        lines = run(*words)[1].splitlines()
+        assert [line for line in lines if len(line) > 60 and line.strip() not in examples] == []
