@@ -146,7 +146,7 @@ INSIDE: dict[str, str] = {
     "dip_agents.adapters.verl": "dataset agent_loop",
     "dip_agents.cli": (
         "arguments commands options output config_files parser policies tables settings audit "
-        "compare completion doctor help run_folder scenes score config evaluate experiment "
+        "completion doctor help run_folder scenes score compare config evaluate experiment "
         "main sft train_settings __main__ train_run train"
     ),
     "dip_agents.engines": (

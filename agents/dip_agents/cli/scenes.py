@@ -79,6 +79,7 @@ def run(resolved: Resolved[Settings]) -> int:
     if not indices:
         raise ConfigError(f"first: expected under {len(source)}, got {args.first}")
     counted = indices if is_endless(source) else range(len(source))
+    say(errors, f"counting {len(counted)} scenes ...")
     summary = summarise(source, counted)
     print(json.dumps(summary, indent=2))
     if isinstance(source, DatasetScenes) and summary["images_missing"] == len(source):
@@ -87,6 +88,7 @@ def run(resolved: Resolved[Settings]) -> int:
             file=sys.stderr,
         )
         return 0
+    say(errors, f"drawing {len(indices)} scenes ...")
     try:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(source, indices, columns=args.columns).save(args.out)
