@@ -91,6 +91,9 @@ def _kept(record: RunRecord, command: str, words: Sequence[str]) -> Iterator[Run
     out = record.out
     began = time.time()
     earlier = read_record(out).get("sessions", [])
+    for one in earlier:
+        if one.get("state") == "running":  # the lock says that it is not
+            one.update(state="failed", error="ended without a record, as a killed process does")
     session: dict[str, Any] = {
         "command": shlex.join(["dip", command, *words]),
         "started": _moment(began),

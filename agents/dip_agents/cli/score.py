@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from dip_agents.cli.settings import Resolved
+from dip_env.errors import ConfigError
 from dip_env.metrics.curves import MissRateRule
 from dip_env.metrics.score import Protocol
 
@@ -48,6 +49,15 @@ class Settings:
     """Of the bootstrap."""
 
     POSITIONAL = ("truth", "detections")
+
+    def __post_init__(self) -> None:
+        """Check the number of resamplings.
+
+        Raises:
+            ConfigError: for one below 0.
+        """
+        if self.bootstrap < 0:
+            raise ConfigError(f"bootstrap: expected at least 0, got {self.bootstrap}")
 
 
 def run(resolved: Resolved[Settings]) -> int:

@@ -55,6 +55,15 @@ def test_a_free_folder_is_the_one_asked_for_or_has_a_number(tmp_path):
     assert free_folder(out) == tmp_path / "train-3"
 
 
+def test_a_killed_session_does_not_stay_running(tmp_path, resolved):
+    text = '{"sessions": [{"state": "running"}, {"state": "stopped"}]}'
+    (tmp_path / "run.json").write_text(text)
+    with recorded(tmp_path, "audit", resolved):
+        pass
+    states = [session["state"] for session in read_record(tmp_path)["sessions"]]
+    assert states == ["failed", "stopped", "finished"]
+
+
 def test_two_processes_do_not_write_to_one_folder(tmp_path, resolved):
     with recorded(tmp_path, "audit", resolved):
         kept = (tmp_path / "config.toml").read_text()

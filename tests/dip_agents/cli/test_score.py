@@ -61,3 +61,8 @@ def test_a_missing_file_and_a_useless_rule_are_one_clear_line(run, files):
         code, shown, error = run("score", *words)
         assert (code, shown) == (2, "")
         assert len(error.strip().splitlines()) == 1
+
+
+def test_fewer_than_no_resamplings_are_refused_by_the_name_of_the_option(run):
+    words = ("score", "truth.json", "detections.json", "--bootstrap", "-1")
+    assert run(*words) == (2, "", "dip score: --bootstrap: expected at least 0, got -1\n")
