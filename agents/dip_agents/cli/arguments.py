@@ -102,7 +102,7 @@ class ModelArgs:
     device: DeviceName = "auto"
     """auto takes the GPU when there is one."""
     dtype: DtypeName = "auto"
-    """Of matrix products; auto is bfloat16 where the hardware has it."""
+    """Precision of matrix products; auto is bfloat16 where the hardware has it."""
     max_new_tokens: int = 256
     """Tokens of one turn."""
     token_budget: int = 2048
@@ -152,15 +152,15 @@ class PlayArgs:
     sampler: EngineArgs = field(default_factory=EngineArgs)
     oracle: OracleArgs = field(default_factory=OracleArgs)
     split: str = "val"
-    """Which part of the source."""
+    """Part of the source to use: train, val or test."""
     temperature: float = 0.0
-    """Of sampling from the model; 0 is greedy decoding."""
+    """Sampling temperature of the model; 0 is greedy decoding."""
     batch_size: int = 64
     """Episodes in progress at once."""
     workers: int = 0
     """Processes that prepare scenes ahead; the results are the same with any number."""
     seed: int = 0
-    """Of sampling and of the bootstrap."""
+    """Seed of sampling and of the bootstrap."""
 
 
 HEADINGS: Mapping[type, str] = {

@@ -19,9 +19,9 @@ class Settings:
     source: SceneArgs = field(default_factory=lambda: SceneArgs(scenes="crowd"))
     rules: EpisodeConfig = field(default_factory=EpisodeConfig)
     n: int = 16
-    """Scenes."""
+    """Number of scenes."""
     seed: int = 0
-    """Of the adversaries."""
+    """Seed of the adversaries."""
 
     HEADINGS = HEADINGS
     USUAL = (

@@ -35,11 +35,11 @@ class Settings:
     """Folders of dip evaluate --out, or of dip train: its measurement after training, or before and
     after where it is the only one. A folder of several seeds counts as one run."""
     metrics: tuple[str, ...] = HEADLINE
-    """Which metrics, or all."""
+    """Metrics to show, or all."""
     format: Literal["table", "markdown", "csv", "json"] = "table"
     """How to print."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Seed of the bootstrap."""
 
     POSITIONAL = ("runs",)
 

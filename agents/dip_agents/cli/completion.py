@@ -22,7 +22,7 @@ class Settings:
     """Print a script that completes commands, options and choices in a shell."""
 
     shell: Literal["bash", "zsh", "fish"]
-    """Which shell."""
+    """Shell to print the script for."""
 
     POSITIONAL = ("shell",)
 

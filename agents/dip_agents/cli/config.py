@@ -19,7 +19,7 @@ class Settings:
     """Print every setting of a command with its default and help, as TOML for --config."""
 
     command: Literal["train", "sft", "evaluate", "experiment", "audit", "scenes"]
-    """Whose settings."""
+    """Command whose settings are printed."""
     model: str = "tiny"
     """The model whose rules are the defaults."""
 

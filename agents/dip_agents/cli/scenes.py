@@ -24,7 +24,7 @@ class Settings:
 
     source: SceneArgs = field(default_factory=SceneArgs)
     split: str = "train"
-    """Which part of the source."""
+    """Part of the source to use: train, val or test."""
     n: int = 12
     """Scenes on the sheet; an endless source is counted over these only."""
     first: int = 0

@@ -30,11 +30,11 @@ class Settings:
     detections: Path
     """COCO results: a list of image_id, bbox, score."""
     protocol: Protocol = "coco"
-    """Whose rules."""
+    """Published evaluator whose rules apply."""
     scores: bool = True
     """Read the scores; without them: precision, recall, F1 and metrics that need no order."""
     mr_rule: MissRateRule | None = None
-    """Which point of the curve a miss rate is read at; the protocol's own by default."""
+    """Point of the curve at which a miss rate is read; the protocol's own by default."""
     images: Literal["all", "annotated"] = "all"
     """Count all images of the ground truth, or only those with annotations."""
     categories: tuple[str, ...] = ()
@@ -46,7 +46,7 @@ class Settings:
     compare: Path | None = None
     """Other detections on the same truth: adds the paired difference with its interval."""
     seed: int = 0
-    """Of the bootstrap."""
+    """Seed of the bootstrap."""
 
     POSITIONAL = ("truth", "detections")
 

@@ -52,7 +52,7 @@ class Settings:
     eval_split: str = "val"
     """Part of the source they are from; uavdt has a test part instead."""
     eval_temperature: float = 0.0
-    """Of that measurement; 0 is greedy decoding, as in dip evaluate."""
+    """Sampling temperature of that measurement; 0 is greedy decoding, as in dip evaluate."""
     seeds: tuple[int, ...] = ()
     """Several runs, one for each seed, in OUT/seed_0 and so on, and a table of all."""
     out: Path = Path("runs/train")

@@ -43,7 +43,7 @@ class GRPOConfig:
     """After the warm-up: stay, or follow a cosine from the peak that would reach 0 one step after
     the last, which therefore still learns."""
     weight_decay: float = 0.0
-    """Of AdamW."""
+    """Weight decay of AdamW."""
     max_grad_norm: float = 1.0
     """Gradients with a larger norm are scaled down to it."""
     updates_per_batch: int = 1
@@ -95,11 +95,11 @@ class GRPOConfig:
     """Numbers of the reward over the steps, such as look_weight:1=0.1,200=0.0 iou:1=0.5,300=0.75,
     with straight lines between."""
     temperature: float = 1.0
-    """Of sampling, and therefore of the logprobs here."""
+    """Temperature of sampling, and therefore of the logprobs here."""
     mask_truncated: bool = True
     """Leave rollouts that ran out of tokens out of the loss; their rewards still count."""
     seed: int = 0
-    """Of the run."""
+    """Seed of the run."""
     print_interval: int = 1
     """Steps between printed lines; 0 for none."""
     completions_interval: int = 10

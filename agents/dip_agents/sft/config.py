@@ -52,7 +52,7 @@ class SFTConfig:
     workers: int = 1
     """Processes that draw scenes and play demonstrations; 0 does it in this one."""
     seed: int = 0
-    """Of the order of demonstrations."""
+    """Seed of the order of demonstrations."""
     checkpoint_interval: int = 500
     """Steps between checkpoints."""
 
