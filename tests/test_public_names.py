@@ -120,6 +120,9 @@ def test_every_dotted_name_in_the_readme_is_there():
         if name.startswith(ADAPTERS):
             continue
         module, _, attribute = name.rpartition(".")
+        # What an extra brings is named by the face, whether or not it is installed here.
+        if attribute in faces().get(module, {}):
+            continue
         try:
             importlib.import_module(name)
         except ModuleNotFoundError:

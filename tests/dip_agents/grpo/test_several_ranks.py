@@ -358,7 +358,7 @@ def test_accelerate_launch_survives_the_loss_of_a_process(played, tmp_path, conf
         r"dip train: (rank 0 of 2 lost another rank|stopped by SIGTERM) at step \d+, ", said
     )
     saved = latest_checkpoint(tmp_path / "run" / "checkpoints")
-    assert f"the last complete checkpoint is {saved}: go on from there with resume" in said
+    assert f"the last complete checkpoint is {saved}: go on from there with --resume" in said
     finished = len(metrics(tmp_path / "run"))
     # Data parallel processes hold everything: the last finished step is saved too.
     at_least = finished if config == "ddp_cpu" else finished - 1
