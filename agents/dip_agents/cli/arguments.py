@@ -211,3 +211,19 @@ class ModelDefaults:
         if not self.small:
             return made
         return replace(made, max_new_tokens=TINY_NEW_TOKENS, token_budget=TINY_BUDGET)
+
+
+def check_at_least(settings: object, **lowest: int) -> None:
+    """Check numbers of a command's settings.
+
+    Args:
+        settings: of the command.
+        **lowest: lowest value of each field.
+
+    Raises:
+        ConfigError: for the first number that is too low.
+    """
+    for name, low in lowest.items():
+        value = getattr(settings, name)
+        if value < low:
+            raise ConfigError(f"{name}: expected at least {low}, got {value}")

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-from dip_agents.cli.arguments import HEADINGS, SceneArgs
+from dip_agents.cli.arguments import HEADINGS, SceneArgs, check_at_least
 from dip_agents.cli.settings import Resolved
 from dip_env.config import EpisodeConfig
-from dip_env.errors import ConfigError
 
 EXAMPLES = ("dip audit", "dip audit --look-weight 1", "dip audit --accuracy weighted_sum --n 64")
 
@@ -40,8 +39,7 @@ class Settings:
         Raises:
             ConfigError: for none.
         """
-        if self.n < 1:
-            raise ConfigError(f"n: expected at least 1, got {self.n}")
+        check_at_least(self, n=1)
 
 
 def run(resolved: Resolved[Settings]) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dip_agents.cli.arguments import HEADINGS, ModelDefaults, PlayArgs
+from dip_agents.cli.arguments import HEADINGS, ModelDefaults, PlayArgs, check_at_least
 from dip_agents.cli.run_folder import EVALUATION, clear_evaluation, recorded
 from dip_agents.cli.settings import Resolved
 from dip_env.errors import ConfigError
@@ -58,9 +58,7 @@ class Settings(PlayArgs):
         Raises:
             ConfigError: for numbers that cannot be, or a folder with another evaluation.
         """
-        for name in ("n", "group_size", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        check_at_least(self, n=1, group_size=1, batch_size=1)
 
 
 def run(resolved: Resolved[Settings]) -> int:

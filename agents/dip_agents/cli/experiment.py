@@ -8,10 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dip_agents.cli.arguments import HEADINGS, ModelDefaults, PlayArgs, SceneArgs
+from dip_agents.cli.arguments import HEADINGS, ModelDefaults, PlayArgs, SceneArgs, check_at_least
 from dip_agents.cli.settings import Resolved
 from dip_agents.experiments.kinds import ExperimentKind
-from dip_env.errors import ConfigError
 from dip_env.metrics.intervals import Interval
 
 if TYPE_CHECKING:
@@ -66,9 +65,7 @@ class Settings(PlayArgs):
         Raises:
             ConfigError: for numbers that cannot be.
         """
-        for name in ("n", "batch_size"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        check_at_least(self, n=1, batch_size=1)
 
 
 def run(resolved: Resolved[Settings]) -> int:

@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dip_agents.cli.arguments import HEADINGS, SceneArgs
+from dip_agents.cli.arguments import HEADINGS, SceneArgs, check_at_least
 from dip_agents.cli.settings import Resolved
 from dip_env.errors import ConfigError, SceneError
 
@@ -47,9 +47,7 @@ class Settings:
         Raises:
             ConfigError: for one that cannot be.
         """
-        for name, low in (("n", 1), ("first", 0), ("columns", 1)):
-            if getattr(self, name) < low:
-                raise ConfigError(f"{name}: expected at least {low}, got {getattr(self, name)}")
+        check_at_least(self, n=1, first=0, columns=1)
 
 
 def run(resolved: Resolved[Settings]) -> int:

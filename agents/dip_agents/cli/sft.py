@@ -9,7 +9,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from dip_agents.cli.arguments import HEADINGS, ModelDefaults, SceneArgs, TrainedModelArgs
+from dip_agents.cli.arguments import (
+    HEADINGS,
+    ModelDefaults,
+    SceneArgs,
+    TrainedModelArgs,
+    check_at_least,
+)
 from dip_agents.cli.options import Option
 from dip_agents.cli.run_folder import (
     free_folder,
@@ -122,9 +128,7 @@ class Settings:
         Raises:
             ConfigError: for a number of scenes or a mix that cannot be.
         """
-        for name in ("n", "views"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        check_at_least(self, n=1, views=1)
         for part in self.mix:
             read_part(part)
 

@@ -7,13 +7,14 @@ import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from transformers.utils.logging import disable_progress_bar
 
 from dip_agents.cli.compare import comparison_lines
-from dip_agents.cli.output import make_console, progress, say
+from dip_agents.cli.output import OnDone, make_console, progress, say
 from dip_agents.cli.run_folder import (
     RunRecord,
     clear_evaluation,
@@ -204,38 +205,34 @@ class TrainingRun:
             )
         clear_evaluation(args.out / name)  # of an earlier session, which would be mixed in
         with progress(self.console, f"measuring {name}") as on_batch:
-            return evaluate_model(
-                loaded.vlm,
-                self.held_out,
-                self._indices,
-                args.rules,
-                max_new_tokens=args.policy.max_new_tokens,
-                token_budget=args.policy.token_budget,
-                temperature=args.eval_temperature,
-                engine=engine,
-                out=args.out / name,
-                on_batch=on_batch,
-            )
+            return self._evaluate(loaded, engine, args.out / name, on_batch)
 
     def _watch(self, loaded: LoadedModel, engine: Engine) -> dict[str, float]:
         """Measure the model in the middle of training."""
+        result = self._evaluate(loaded, engine)
+        values = {name: result.metrics[name].value for name in WATCHED}
+        return {name: value for name, value in values.items() if value is not None}
+
+    def _evaluate(
+        self,
+        loaded: LoadedModel,
+        engine: Engine,
+        out: Path | None = None,
+        on_batch: OnDone | None = None,
+    ) -> EvalResult:
         args = self.args
-        result = evaluate_model(
+        return evaluate_model(
             loaded.vlm,
             self.held_out,
-            self._indices,
+            range(min(args.n, len(self.held_out))),
             args.rules,
             max_new_tokens=args.policy.max_new_tokens,
             token_budget=args.policy.token_budget,
             temperature=args.eval_temperature,
             engine=engine,
+            out=out,
+            on_batch=on_batch,
         )
-        values = {name: result.metrics[name].value for name in WATCHED}
-        return {name: value for name, value in values.items() if value is not None}
-
-    @property
-    def _indices(self) -> range:
-        return range(min(self.args.n, len(self.held_out)))
 
     def _report(self, record: RunRecord) -> None:
         """Print the few numbers that matter, where the files are, and what to do next."""
