@@ -145,8 +145,8 @@ INSIDE: dict[str, str] = {
     "dip_agents.adapters.verifiers": "harness env",
     "dip_agents.adapters.verl": "dataset agent_loop",
     "dip_agents.cli": (
-        "arguments commands options output config_files parser policies tables settings audit "
-        "completion doctor help run_folder scenes score compare config evaluate experiment "
+        "arguments commands options output config_files parser policies settings audit "
+        "completion doctor help run_folder tables scenes score compare config evaluate experiment "
         "main sft train_settings __main__ train_run train"
     ),
     "dip_agents.engines": (

@@ -6,8 +6,9 @@ a function of image weights, so that boxes are matched once.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -58,7 +59,7 @@ def bootstrap(
     """
     estimate = values(np.ones(n))
     samples = [values(counts) for counts in resamples(n, rounds, seed)]
-    return _intervals(estimate, samples, n, reasons or {})
+    return percentile_intervals(estimate, samples, n, reasons or {})
 
 
 def paired(
@@ -88,12 +89,7 @@ def paired(
     """
 
     def difference(counts: Floats) -> dict[str, float | None]:
-        first, second = before(counts), after(counts)
-        pairs = {name: (first[name], second[name]) for name in first if name in second}
-        return {
-            name: None if was is None or now is None else now - was
-            for name, (was, now) in pairs.items()
-        }
+        return differences(before(counts), after(counts))
 
     return bootstrap(difference, n, rounds=rounds, seed=seed, reasons=reasons)
 
@@ -114,12 +110,42 @@ def resamples(n: int, rounds: int, seed: int) -> Iterator[Floats]:
         yield np.bincount(rng.integers(n, size=n), minlength=n).astype(np.float64)
 
 
-def _intervals(
+def differences(
+    before: Mapping[str, float | None], after: Mapping[str, float | None]
+) -> dict[str, float | None]:
+    """Subtract metrics by name.
+
+    Args:
+        before: the first.
+        after: the second.
+
+    Returns:
+        For each metric that both have, after minus before; None where either is not defined.
+    """
+    pairs = {name: (before[name], after[name]) for name in before if name in after}
+    return {
+        name: None if was is None or now is None else now - was
+        for name, (was, now) in pairs.items()
+    }
+
+
+def percentile_intervals(
     estimate: Mapping[str, float | None],
-    samples: list[Mapping[str, float | None]],
+    samples: Sequence[Mapping[str, float | None]],
     n: int,
-    reasons: Mapping[str, str],
+    reasons: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Interval]:
+    """Put an interval around every metric, from its values in bootstrap samples.
+
+    Args:
+        estimate: the metrics of all images.
+        samples: the metrics of each bootstrap sample.
+        n: number of images.
+        reasons: why a metric is not defined, by name.
+
+    Returns:
+        An interval for each metric.
+    """
     found = {}
     for name, value in estimate.items():
         if value is None:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dip_agents.cli.run_folder import seed_folders
+from dip_agents.cli.run_folder import HEADLINE, seed_folders
 from dip_agents.cli.settings import Resolved
 from dip_env.errors import ConfigError
 from dip_env.metrics.intervals import Interval
@@ -24,7 +24,6 @@ EXAMPLES = (
     "dip compare runs/base runs/night runs/crowd --format markdown",
     "dip compare runs/a runs/b --metrics F1 recall count_mae",
 )
-HEADLINE = ("F1", "precision", "recall", "reward", "look", "boxes_per_truth")
 
 
 @dataclass(frozen=True)

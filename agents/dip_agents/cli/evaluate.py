@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dip_agents.cli.arguments import HEADINGS, ModelDefaults, PlayArgs, check_at_least
-from dip_agents.cli.run_folder import EVALUATION, clear_evaluation, recorded
+from dip_agents.cli.run_folder import EVALUATION, HEADLINE, clear_evaluation, recorded
 from dip_agents.cli.settings import Resolved
 from dip_env.errors import ConfigError
 
@@ -75,7 +75,7 @@ def run(resolved: Resolved[Settings]) -> int:
     """
     from dip_agents.cli.output import make_console, progress, say
     from dip_agents.cli.policies import policy_for
-    from dip_agents.cli.tables import HEADLINE, result_lines
+    from dip_agents.cli.tables import result_lines
     from dip_agents.evaluation.evaluator import evaluate
     from dip_agents.evaluation.result import print_results
 

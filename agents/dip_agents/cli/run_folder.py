@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 CONFIG, RECORD = "config.toml", "run.json"
 FORMAT = 1
+HEADLINE = ("F1", "precision", "recall", "reward", "look", "boxes_per_truth")
+"""Metrics that ``run.json`` and the last lines of a command hold, in their order."""
 EVALUATION = ("metrics.json", "detections.json", "truth.json", "scenes.json", "traces")
 """What an evaluation writes into its folder."""
 UNSAVED = frozenset({"out", "resume", "overwrite", "seeds", "stop_at", "verbose", "json"})
@@ -307,6 +309,17 @@ def free_folder(out: Path) -> Path:
         number += 1
         folder = out.with_name(f"{out.name}-{number}")
     return folder
+
+
+def repeated(file: Mapping[str, Any], given: Mapping[str, Any], out: Path) -> dict[str, Any]:
+    """Return the settings of a file; a run that it repeats does not end up in the first's folder.
+
+    Args:
+        file: settings of the file, by name; none where no file was named.
+        given: what the file and the command line give.
+        out: folder of the run.
+    """
+    return {"out": free_folder(out), **file} if file and "out" not in given else dict(file)
 
 
 def package_versions() -> dict[str, str]:

@@ -18,9 +18,9 @@ from dip_agents.cli.arguments import (
 )
 from dip_agents.cli.options import Option
 from dip_agents.cli.run_folder import (
-    free_folder,
     recorded,
     refuse_other_run,
+    repeated,
     saved_settings,
     say_how_it_resumes,
 )
@@ -119,7 +119,7 @@ class Settings:
         given = {**file, **typed}
         out = Path(given.get("out", cls.out))
         if not given.get("resume"):
-            return {"out": free_folder(out), **file} if file and "out" not in given else dict(file)
+            return repeated(file, given, out)
         return {**saved_settings(out, "sft", options, given, CHANGEABLE), **file}
 
     def __post_init__(self) -> None:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 
 from dip_agents.cli.output import columns
+from dip_agents.cli.run_folder import HEADLINE
 from dip_agents.evaluation.result import EvalResult, paired_gain
 from dip_env.metrics.intervals import Interval
 
-HEADLINE = ("F1", "precision", "recall", "reward", "look", "boxes_per_truth")
-"""Metrics that the last lines show, in their order."""
 NAMES = {
     "F1": "F1",
     "precision": "precision",

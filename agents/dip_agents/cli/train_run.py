@@ -16,6 +16,7 @@ from transformers.utils.logging import disable_progress_bar
 from dip_agents.cli.compare import comparison_lines
 from dip_agents.cli.output import OnDone, make_console, progress, say
 from dip_agents.cli.run_folder import (
+    HEADLINE,
     RunRecord,
     clear_evaluation,
     recorded,
@@ -23,7 +24,7 @@ from dip_agents.cli.run_folder import (
     say_how_it_resumes,
 )
 from dip_agents.cli.settings import Resolved
-from dip_agents.cli.tables import HEADLINE, gain_lines
+from dip_agents.cli.tables import gain_lines
 from dip_agents.cli.train_settings import Settings
 from dip_agents.engines.base import Engine, new_version
 from dip_agents.engines.choose import open_engine

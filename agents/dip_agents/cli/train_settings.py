@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 
 from dip_agents.cli.arguments import HEADINGS, ModelDefaults, SceneArgs, TrainedModelArgs
 from dip_agents.cli.options import Option
-from dip_agents.cli.run_folder import free_folder, saved_settings
+from dip_agents.cli.run_folder import repeated, saved_settings
 from dip_agents.engines.config import EngineArgs
 from dip_agents.grpo.config import GRPOConfig
 from dip_env.config import EpisodeConfig
@@ -97,8 +97,7 @@ class Settings:
         out = Path(given.get("out", cls.out))
         if given.get("resume"):
             return {**saved_runs(out, options, given), **file}
-        # A run that is repeated by its own file must not end up in the folder of the first.
-        return {"out": free_folder(out), **file} if file and "out" not in given else dict(file)
+        return repeated(file, given, out)
 
     def __post_init__(self) -> None:
         """Check at once what needs no model and no scene.

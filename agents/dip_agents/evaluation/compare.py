@@ -18,7 +18,7 @@ from dip_agents.evaluation.result import EvalResult
 from dip_agents.evaluation.scores import METRICS
 from dip_env.errors import ConfigError
 from dip_env.formats.box_sets import Floats
-from dip_env.metrics.intervals import Interval, resamples
+from dip_env.metrics.intervals import Interval, differences, percentile_intervals, resamples
 
 ROUNDS = 1000
 """Samples of the bootstrap."""
@@ -92,11 +92,12 @@ def compare_runs(runs: Mapping[str, Sequence[EvalResult]], *, seed: int = 0) -> 
     return Comparison(
         n=n,
         seeds={name: len(results) for name, results in runs.items()},
-        metrics={name: _intervals(whole[name], samples[name]) for name in runs},
+        metrics={name: percentile_intervals(whole[name], samples[name], n) for name in runs},
         differences={
-            name: _intervals(
-                _minus(whole[name], whole[reference]),
-                [_minus(a, b) for a, b in zip(samples[name], samples[reference], strict=True)],
+            name: percentile_intervals(
+                differences(whole[reference], whole[name]),
+                list(map(differences, samples[reference], samples[name])),
+                n,
             )
             for name in runs
             if name != reference
@@ -128,29 +129,3 @@ def _mean(results: Sequence[EvalResult], counts: Floats) -> dict[str, float | No
         defined = [v for value in values if (v := value[name]) is not None]
         means[name] = sum(defined) / len(defined) if len(defined) == len(values) else None
     return means
-
-
-def _minus(
-    after: Mapping[str, float | None], before: Mapping[str, float | None]
-) -> dict[str, float | None]:
-    found: dict[str, float | None] = {}
-    for name, value in after.items():
-        other = before[name]
-        found[name] = None if value is None or other is None else value - other
-    return found
-
-
-def _intervals(
-    whole: Mapping[str, float | None], samples: Sequence[Mapping[str, float | None]]
-) -> dict[str, Interval]:
-    found = {}
-    for name, value in whole.items():
-        defined = [v for sample in samples if (v := sample[name]) is not None]
-        if value is None or not defined:
-            found[name] = Interval(value, None, None)
-        else:
-            low, high = np.quantile(defined, [0.025, 0.975])
-            found[name] = Interval(
-                value, float(low), float(high), None, len(samples) - len(defined)
-            )
-    return found
