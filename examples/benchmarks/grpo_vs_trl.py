@@ -36,7 +36,7 @@ from random_weights import silence
 from dip_agents import VLM, save_model
 from dip_agents.models.tiny.model import Size, build_tiny
 from dip_agents.models.tiny.vocabulary import tiny_texts
-from dip_env import EpisodeConfig
+from dip_env import Episode, EpisodeConfig
 from dip_env.views import View, overview
 
 HERE = Path(__file__).parent
@@ -97,6 +97,7 @@ def prepare(work: Workload, folder: Path, size: Size = "tiny") -> None:
     rules = rules_of(work)
     save_model(VLM(model, processor), folder / MODEL_FOLDER, rules)
     source = scenes_of(work)
+    work = with_texts(work, Episode(source[0], rules))
     for i in range(work.scenes):
         image = source[i].image
         view = View.of(image.size, rules.view_size, rules.size_multiple, rules.coordinate_format)
@@ -105,6 +106,16 @@ def prepare(work: Workload, folder: Path, size: Size = "tiny") -> None:
         if work.turns > 1:
             image.save(folder / f"scene_{i:04d}.bmp")
     work.save(folder)
+
+
+def with_texts(work: Workload, episode: Episode) -> Workload:
+    """Return the workload with what the environment says in an episode of it."""
+    work = replace(work, prompt=episode.opening.text)
+    if work.turns == 1:
+        return work
+    reply = episode.step(f"<look>[[0,0,{work.view},{work.view}]]</look>").message
+    assert reply is not None
+    return replace(work, after_crops=reply.text.rpartition("\n")[2])
 
 
 def run_side(command: list[str], threads: int) -> Run:

@@ -54,6 +54,10 @@ class Workload:
     """Longest rollout, prompt and crops included; never reached."""
     seed: int = 0
     """Of scenes, weights and sampling."""
+    prompt: str = ""
+    """What the environment says under the overview, see ``grpo_vs_trl.with_texts``."""
+    after_crops: str = ""
+    """The last line of what it says to a look."""
 
     @property
     def rollouts(self) -> int:

@@ -105,19 +105,19 @@ class LookEnvironment:
             regions: boxes in the view frame.
 
         Returns:
-            One crop per region, and a text that says what they show.
+            A line for each region and its crop after it, then what is left.
         """
         scale = self.work.scene / self.work.view
         size = (self.work.crop, self.work.crop)
         parts: list[dict[str, Any]] = []
-        lines = []
-        for box in regions:
+        for number, box in enumerate(regions):
             source = [value * scale for value in box]
             crop = self._image.resize(size, Pillow.Resampling.BICUBIC, box=source)
+            times = self.work.crop / (source[2] - source[0])
+            line = f"[{','.join(map(str, box))}] {times:.1f}x"
+            parts.append({"type": "text", "text": "\n" + line if number else line})
             parts.append({"type": "image", "image": crop})
-            times = self.work.crop / (box[2] - box[0])
-            lines.append(f"[{','.join(map(str, box))}] {times:.1f}x")
-        return [*parts, {"type": "text", "text": "\n".join(lines)}]
+        return [*parts, {"type": "text", "text": "\n" + self.work.after_crops}]
 
 
 def scene_file(folder: Path, scene: int, kind: str) -> Path:
@@ -127,8 +127,7 @@ def scene_file(folder: Path, scene: int, kind: str) -> Path:
 
 def dataset(work: Workload, folder: Path) -> Dataset:
     """Return one row per scene, in the order they are played."""
-    text = f"{work.view}x{work.view}"
-    content = [{"type": "image", "text": None}, {"type": "text", "text": text}]
+    content = [{"type": "image", "text": None}, {"type": "text", "text": work.prompt}]
     rows = [
         {
             "prompt": [{"role": "user", "content": content}],
