@@ -115,7 +115,9 @@ INSIDE: dict[str, str] = {
     ),
     "dip_env.formats": "box_sets files json_rows coco_json",
     "dip_env.metrics": "assignment curves intervals pairs protocols unscored breakdown score",
-    "dip_env.metrics.protocols": ("citypersons coco crowd_overlaps wider jaccard uavdt crowdhuman"),
+    "dip_env.metrics.protocols": (
+        "citypersons coco_matching coco crowd_overlaps wider jaccard uavdt crowdhuman"
+    ),
     "dip_env.scenes": "base procedural readers toy transforms preview sources",
     "dip_env.scenes.preview": "contact_sheet summary",
     "dip_env.scenes.procedural": "parameters drawing source",

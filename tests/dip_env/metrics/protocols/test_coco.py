@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import io
 import json
 
 import numpy as np
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from dip_env.formats.box_sets import Detections, Truth
 from dip_env.metrics.protocols.coco import measure_coco
@@ -57,46 +55,26 @@ def random_set(seed, ids, categories=1):
     return truth, Detections(xywh, starts, category, scores)
 
 
-def pycocotools(truth, detections, tmp_path, limits=(1, 10, 1000)):
-    """Evaluate the ordinary way: through files, loadRes and accumulate."""
-
-    def columns(boxes, more):
-        return [
-            {
-                "image_id": truth.image_ids[boxes.image[n]],
-                "category_id": int(boxes.category[n]),
-                "bbox": boxes.xywh[n].tolist(),
-                **more(n),
-            }
-            for n in range(len(boxes))
-        ]
-
-    people = columns(
-        truth,
-        lambda n: {"id": n + 1, "area": float(truth.area[n]), "iscrowd": int(truth.ignore[n])},
-    )
-    found = columns(detections, lambda n: {"score": float(detections.scores[n])})
-    names = [{"id": number, "name": name} for number, name in truth.category_names.items()]
-    file = tmp_path / "truth.json"
-    images = [{"id": number} for number in truth.image_ids]
-    file.write_text(json.dumps({"images": images, "annotations": people, "categories": names}))
-    with contextlib.redirect_stdout(io.StringIO()):
-        coco = COCO(str(file))
-        evaluator = COCOeval(coco, coco.loadRes(found), "bbox")
-        evaluator.params.maxDets = list(limits)
-        evaluator.evaluate()
-        evaluator.accumulate()
-    precision = evaluator.eval["precision"][:, :, :, :, -1]
+def averages(precision, recall):
+    """Return our values of COCO's arrays (T, R, K, A) and (T, K, A), -1 where not defined."""
     each = [
         precision[:, :, :, 0],
         precision[0, :, :, 0],
         precision[5, :, :, 0],
         *(precision[:, :, :, size] for size in (1, 2, 3)),
-        evaluator.eval["recall"][:, :, 0, -1],
+        recall[:, :, 0],
     ]
     return {
         key: float(np.mean(values[values > -1])) if (values > -1).any() else None
         for key, values in zip(KEYS, each, strict=True)
+    }
+
+
+def close(values):
+    """Return values to compare with, to 1e-12; None only equals None."""
+    return {
+        key: value if value is None else pytest.approx(value, rel=0, abs=1e-12)
+        for key, value in values.items()
     }
 
 
@@ -107,22 +85,35 @@ NAMES = ["b", "a", "frame_10", "frame_9", "Z", "0"]
 @pytest.mark.parametrize("categories", [1, 3])
 @pytest.mark.parametrize("ids", [GAPS, NAMES], ids=["gaps", "strings"])
 @pytest.mark.parametrize("seed", range(6))
-def test_every_value_is_that_of_pycocotools(seed, ids, categories, tmp_path):
+def test_every_value_is_that_of_pycocotools(seed, ids, categories, pycocotools):
     truth, detections = random_set(seed, ids, categories)
-    expected = pycocotools(truth, detections, tmp_path)
+    found = pycocotools(truth, detections, (1, 10, 1000)).eval
     values = measure_coco(truth, detections).values()
     assert list(values) == KEYS
-    assert values == {
-        key: value if value is None else pytest.approx(value, abs=1e-12)
-        for key, value in expected.items()
-    }
+    assert values == close(averages(found["precision"][..., -1], found["recall"][..., -1]))
 
 
 @pytest.mark.parametrize("limit", [1, 4])
-def test_fewer_detections_are_read_as_pycocotools_reads_them(limit, tmp_path):
+def test_fewer_detections_are_read_as_pycocotools_reads_them(limit, pycocotools):
     truth, detections = random_set(3, GAPS, 2)
-    expected = pycocotools(truth, detections, tmp_path, (1, limit))
-    assert measure_coco(truth, detections, limit).values() == pytest.approx(expected, abs=1e-12)
+    found = pycocotools(truth, detections, (1, limit)).eval
+    expected = averages(found["precision"][..., -1], found["recall"][..., -1])
+    assert measure_coco(truth, detections, limit).values() == close(expected)
+
+
+@settings(max_examples=300, deadline=None)
+@given(data=st.data(), limit=st.sampled_from([1, 3, 1000]))
+def test_any_set_has_the_values_of_pycocotools_in_every_category(
+    data, limit, crowd_sets, pycocotools
+):
+    truth, detections = data.draw(crowd_sets)
+    found = pycocotools(truth, detections, (limit,)).eval
+    precision, recall = found["precision"][..., -1], found["recall"][..., -1]
+    score = measure_coco(truth, detections, limit)
+    assert score.values() == close(averages(precision, recall))
+    for k, values in enumerate(score.per_category().values()):
+        expected = averages(precision[:, :, [k]], recall[:, [k]])
+        assert values == close({key: expected[key] for key in ("AP", "AP50", "AP75")})
 
 
 def crowd(make_sets, number):
