@@ -265,9 +265,10 @@ def observe(episode: Episode) -> Arrays:
     crop_boxes = np.zeros((slots, 4), np.float32)
     for k, crop in enumerate(episode.crops):
         crops[k, : crop.image.shape[0], : crop.image.shape[1]] = crop.image
-        crop_boxes[k] = episode.view.scene_to_view(crop.region[None])[0]
-    # float32 may round a border just past the view.
-    np.clip(crop_boxes, 0, side, out=crop_boxes)
+    if shown := len(episode.crops):
+        crop_boxes[:shown] = episode.view.scene_to_view([crop.region for crop in episode.crops])
+        # float32 may round a border just past the view.
+        np.clip(crop_boxes, 0, side, out=crop_boxes)
     text = transcript_text(episode.transcript)
     return {"image": image, "crops": crops, "crop_boxes": crop_boxes, "text": text}
 

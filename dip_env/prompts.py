@@ -70,13 +70,14 @@ def crops_message(
     Returns:
         One line per crop, which stands before it, then what is left; coordinates in the text frame.
     """
+    regions = view.scene_to_text([crop.region for crop in crops]).tolist()
+    places = ["[" + ",".join(str(round(v)) for v in region) + "]" for region in regions]
+    scales = [f"{crop.magnification:.1f}x" for crop in crops]
+    shown = enumerate(zip(places, scales, strict=True), start=first)
     if minimal_prompt:
-        places = [f"[{_printed(crop, view)}] {crop.magnification:.1f}x" for crop in crops]
-        return "\n".join([*places, count(looks_left, "look")])
-    lines = [
-        f"Crop {k} shows [{_printed(crop, view)}] of the image at {crop.magnification:.1f}x."
-        for k, crop in enumerate(crops, start=first)
-    ]
+        lines = [f"{place} {scale}" for _, (place, scale) in shown]
+        return "\n".join([*lines, count(looks_left, "look")])
+    lines = [f"Crop {k} shows {place} of the image at {scale}." for k, (place, scale) in shown]
     return "\n".join([*lines, _left(turns_left, looks_left)])
 
 
@@ -108,8 +109,3 @@ def plural(noun: str) -> str:
     if noun == "person":
         return "people"
     return noun + ("es" if noun.endswith(("s", "x", "ch", "sh")) else "s")
-
-
-def _printed(crop: Crop, view: View) -> str:
-    """Return a crop's region as integers of the text frame."""
-    return ",".join(str(round(v)) for v in view.scene_to_text(crop.region[None])[0].tolist())

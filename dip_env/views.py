@@ -116,7 +116,7 @@ class Crop:
     """One region as a look shows it.
 
     Args:
-        image: RGB uint8 (h, w, 3); both sides are multiples of ``size_multiple``.
+        image: RGB uint8 (h, w, 3), read-only; both sides are multiples of ``size_multiple``.
         region: float64 (4,) xyxy in the scene frame, exactly what ``image`` shows.
         magnification: crop pixels per view pixel along the longer side of the crop.
     """
@@ -198,7 +198,7 @@ def cut_crop(
     pixels = image.resize(size, Image.Resampling.BICUBIC, box=shown)
     axis = 0 if size[0] >= size[1] else 1
     view_px = (shown[axis + 2] - shown[axis]) * view.view_size[axis] / view.scene_size[axis]
-    return Crop(np.array(pixels), np.array(shown), size[axis] / view_px)
+    return Crop(np.asarray(pixels), np.array(shown), size[axis] / view_px)
 
 
 def _rescale(boxes: BoxesLike, source: tuple[int, int], target: tuple[int, int]) -> Boxes:

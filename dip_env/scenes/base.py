@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dip_env.errors import SceneError
+from dip_env.views import View, overview
 
 ENDLESS = 10_000_000
 """Longer sources are never read as a whole; procedural ones have 2**31 - 1 scenes."""
@@ -83,6 +84,27 @@ class Scene:
                 f"got {image.mode} of {image.size}"
             )
         return image
+
+    def overview(self, view: View) -> NDArray[np.uint8]:
+        """Return the scene's overview; the last one is kept, as further episodes start with it.
+
+        Args:
+            view: the frames of the scene.
+
+        Returns:
+            RGB uint8 (h, w, 3) of ``view.view_size``, read-only.
+        """
+        kept = self._overviews
+        if (shown := kept.get(view.view_size)) is None:
+            shown = np.asarray(overview(self.image, view))
+            kept.clear()
+            kept[view.view_size] = shown
+        return shown
+
+    @cached_property
+    def _overviews(self) -> dict[tuple[int, int], NDArray[np.uint8]]:
+        """The last overview by its size, if there was one."""
+        return {}
 
     @property
     def truth(self) -> NDArray[np.float32]:
