@@ -136,7 +136,7 @@ INSIDE: dict[str, str] = {
         "coco crowdhuman uavdt wider_pedestrian"
     ),
     "dip_env.scenes.transforms": (
-        "checks sliced stored augmented filtered hash_split mixed streamed prefetched"
+        "cached checks sliced stored augmented filtered hash_split mixed streamed prefetched"
     ),
     "dip_wrappers": "chat controlled trace_files trace_writer controls glimpse traces",
     "dip_wrappers.glimpse": "detections looks maps detectors observations simulated wrapper",

@@ -9,6 +9,7 @@ from .readers.wider_pedestrian import WiderPedestrianScenes as WiderPedestrianSc
 from .sources import make_source as make_source
 from .toy import ToyScenes as ToyScenes
 from .transforms.augmented import AugmentedScenes as AugmentedScenes
+from .transforms.cached import CachedScenes as CachedScenes
 from .transforms.filtered import FilteredScenes as FilteredScenes
 from .transforms.hash_split import HashSplit as HashSplit
 from .transforms.mixed import MixedScenes as MixedScenes
