@@ -4,11 +4,14 @@
 
 Whatever is compared runs in turns, in random order, on the same input and right after the same
 reset, so that the state of caches and the other jobs of the machine hit all sides alike. Times are
-medians of CPU time. The exit code is 1 when a limit is missed. Needs the core install only.
+medians of CPU time; images are decoded before. The exit code is 1 when a limit is missed. Needs the
+core install only.
 
     look     a look step, against the bare Pillow crop-and-resize it contains
     answer   an answer step with 100 boxes for 100 people, against bare IoU and assignment
     group    scoring 8 rollouts of 100 boxes each for 100 people, in milliseconds
+    episode  a reset, a look at 2 or 3 regions of 10 to 25 % of the width, an answer and its score,
+             against the crops it contains, and on a new scene also against the overview
 """
 
 from __future__ import annotations
@@ -17,20 +20,32 @@ import argparse
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import gymnasium
 import numpy as np
 from PIL import Image
 from scipy.optimize import linear_sum_assignment
 
-from dip_env import Answer, Episode, EpisodeConfig, Grammar, Look, Scene, Think, make_source
+from dip_env import (
+    Answer,
+    Episode,
+    EpisodeConfig,
+    EpisodeGroup,
+    Grammar,
+    Look,
+    Scene,
+    Think,
+    make_source,
+)
 from dip_env.actions import Segment
 from dip_env.boxes import Boxes, box_iou
 from dip_env.rewards import Outcome, score_group
-from dip_env.views import View, fit_size, shown_region
+from dip_env.views import View, fit_size, overview, shown_region
 
 LOOK_LIMIT = 1.5
+EPISODE_LIMIT = 1.9
+NEW_SCENE_LIMIT = 1.25
 ANSWER_LIMIT = 3.0
 GROUP_LIMIT_MS = 20.0
 
@@ -42,13 +57,14 @@ GRAMMAR = Grammar(CONFIG.max_regions, CONFIG.max_boxes)
 
 @dataclass(frozen=True)
 class Row:
-    """One measurement: a ratio or milliseconds, and the limit if there is one."""
+    """One measurement: a ratio or milliseconds, the limit if there is one, and the rate."""
 
     what: str
     milliseconds: float
     value: float
     unit: str = "x"
     limit: float | None = None
+    per_second: bool = False
 
     @property
     def verdict(self) -> str:
@@ -111,11 +127,10 @@ def random_regions(share: float, size: tuple[int, int], rng: np.random.Generator
     return np.concatenate([corners, corners + shape], axis=1)
 
 
-def look_case(
-    env: gymnasium.Env, index: int, scene: Scene, share: float, rng: np.random.Generator
-) -> Case:
+def look_at(regions: Boxes, scene: Scene) -> tuple[str, Callable[[], None]]:
+    """Return the action that looks at regions, scene frame, and the bare work in it."""
     view = View.of(scene.size, CONFIG.view_size, CONFIG.size_multiple)
-    regions = np.round(view.scene_to_text(random_regions(share, scene.size, rng)))
+    regions = np.round(view.scene_to_text(regions))
     # The same regions and crop sizes as the episode's, so both resample the same pixels.
     crops = []
     for region in view.text_to_scene(regions):
@@ -127,7 +142,13 @@ def look_case(
         for size, box in crops:
             scene.image.resize(size, Image.Resampling.BICUBIC, box=box)
 
-    action = GRAMMAR.format((Think("who is behind the kiosk?"), Look(regions)))
+    return GRAMMAR.format((Think("who is behind the kiosk?"), Look(regions))), bare
+
+
+def look_case(
+    env: gymnasium.Env, index: int, scene: Scene, share: float, rng: np.random.Generator
+) -> Case:
+    action, bare = look_at(random_regions(share, scene.size, rng), scene)
     return Case(env, index, scene, action, {"Pillow": bare})
 
 
@@ -168,10 +189,10 @@ def crowd(rng: np.random.Generator) -> Scene:
 
 
 def guess(scene: Scene, rng: np.random.Generator) -> Boxes:
-    """Return 100 predictions near the truth in random order, (100, 4) scene frame."""
+    """Return a prediction near each true box in random order, (N, 4) scene frame."""
     sides = np.tile(scene.truth[:, 2:] - scene.truth[:, :2], 2)
-    shaken = scene.truth + rng.normal(0, 0.12, (PEOPLE, 4)) * sides
-    return shaken[rng.permutation(PEOPLE)].astype(np.float64)
+    shaken = scene.truth + rng.normal(0, 0.12, scene.truth.shape) * sides
+    return shaken[rng.permutation(len(shaken))].astype(np.float64)
 
 
 def textbook_iou(a: Boxes, b: Boxes) -> Boxes:
@@ -236,13 +257,129 @@ def time_groups(rounds: int, rng: np.random.Generator) -> list[Row]:
     return [Row(what, ms, ms, unit="ms", limit=GROUP_LIMIT_MS)]
 
 
+# --- episode: reset, one look, one answer, and the score -----------------------------------------
+
+
+@dataclass(frozen=True)
+class Play:
+    """One whole episode as it is played in every way.
+
+    Args:
+        env: on all scenes.
+        index: of the scene.
+        scene: the scene, its image decoded and its overview kept.
+        look: the first action of each member of a group; a lone episode takes the first.
+        answers: the second action of each.
+        crops: the bare crops of the look of each.
+    """
+
+    env: gymnasium.Env
+    index: int
+    scene: Scene
+    look: list[str]
+    answers: list[str]
+    crops: list[Callable[[], None]]
+
+    def bare_crops(self) -> None:
+        """Resample the crops of a lone episode."""
+        self.crops[0]()
+
+    def bare_overview_and_crops(self) -> None:
+        """Resample what an episode on a new scene shows."""
+        overview(self.scene.image, Episode(self.scene, CONFIG).view)
+        self.crops[0]()
+
+    def bare_group(self) -> None:
+        """Resample the crops of every member."""
+        for crops in self.crops:
+            crops()
+
+    def gym(self) -> None:
+        """Play through gymnasium."""
+        self.env.reset(options={"scene": self.index})
+        self.env.step(self.look[0])
+        self.env.step(self.answers[0])
+
+    def episode(self) -> None:
+        """Play a lone episode on a scene that was played before."""
+        self._play(self.scene)
+
+    def new_scene(self) -> None:
+        """Play a lone episode on a scene that was not."""
+        image = self.scene.image
+        # A copy keeps no overview yet, and its image is decoded like that of the original.
+        self._play(replace(self.scene, load_image=lambda: image))
+
+    def group(self) -> None:
+        """Play a group; its look term compares siblings."""
+        group = EpisodeGroup(self.scene, CONFIG, GROUP_SIZE)
+        group.episodes[0].observation()
+        group.step(self.look)
+        group.step(self.answers)
+
+    def _play(self, scene: Scene) -> None:
+        episode = Episode(scene, CONFIG)
+        episode.observation()  # as any policy would: it makes the overview
+        episode.step(self.look[0])
+        episode.step(self.answers[0])
+
+
+def play_of(env: gymnasium.Env, index: int, scene: Scene, rng: np.random.Generator) -> Play:
+    view = View.of(scene.size, CONFIG.view_size, CONFIG.size_multiple)
+    looks, answers, crops = [], [], []
+    for _ in range(GROUP_SIZE):
+        regions = random_regions(rng.uniform(0.1, 0.25), scene.size, rng)
+        action, bare = look_at(regions[: rng.integers(2, 4)], scene)
+        boxes = np.round(view.scene_to_text(guess(scene, rng)))
+        looks.append(action)
+        crops.append(bare)
+        answers.append(GRAMMAR.format((Think("that is all."), Answer(boxes))))
+    return Play(env, index, scene, looks, answers, crops)
+
+
+def time_episodes(scenes: list[Scene], rounds: int, rng: np.random.Generator) -> list[Row]:
+    env = gymnasium.make("DIPCrowd-v0", scenes=scenes)
+    # Several plays of a scene: their regions differ in number and size.
+    plays = [play_of(env, i, scene, rng) for i, scene in enumerate(scenes) for _ in range(4)]
+    names = ["bare_crops", "bare_overview_and_crops", "bare_group"]
+    names += ["gym", "episode", "new_scene", "group"]
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for play in plays:
+        play.gym()  # decodes the image and keeps the overview
+    # All plays in a row, as a rollout would: their work is unequal, and only its sum compares.
+    for _ in range(rounds):
+        for name in rng.permutation(names):
+            start = time.process_time()
+            for play in plays:
+                getattr(play, name)()
+            seconds[name].append((time.process_time() - start) / len(plays))
+    ms = {name: 1e3 * float(np.median(times)) for name, times in seconds.items()}
+    ms["group"], ms["bare_group"] = ms["group"] / GROUP_SIZE, ms["bare_group"] / GROUP_SIZE
+    group, new = ms["bare_group"], ms["bare_overview_and_crops"]
+
+    def row(what: str, name: str, bare: float, limit: float | None = None) -> Row:
+        return Row(f"episode, {what}", ms[name], ms[name] / bare, limit=limit, per_second=True)
+
+    return [
+        row("bare Pillow crops", "bare_crops", ms["bare_crops"]),
+        row("Episode", "episode", ms["bare_crops"], EPISODE_LIMIT),
+        row("gymnasium.make", "gym", ms["bare_crops"], EPISODE_LIMIT),
+        row(f"one of a group of {GROUP_SIZE}, bare Pillow crops", "bare_group", group),
+        row(f"one of an EpisodeGroup of {GROUP_SIZE}", "group", group, EPISODE_LIMIT),
+        row("new scene: bare Pillow overview and crops", "bare_overview_and_crops", new),
+        row("new scene: Episode", "new_scene", new, NEW_SCENE_LIMIT),
+    ]
+
+
 def table(rows: list[Row]) -> str:
     """Return rows as a Markdown table."""
-    lines = ["| what | median ms | value | limit | |", "|---|---:|---:|---:|---|"]
+    lines = ["| what | ms | per second | value | limit | |", "|---|---:|---:|---:|---:|---|"]
     for row in rows:
         limit = "" if row.limit is None else f"{row.limit:g} {row.unit}"
         value = f"{row.value:.2f} {row.unit}"
-        lines.append(f"| {row.what} | {row.milliseconds:.3f} | {value} | {limit} | {row.verdict} |")
+        rate = f"{1e3 / row.milliseconds:.0f}" if row.per_second else ""
+        ms = f"{row.milliseconds:.3f}"
+        lines.append(f"| {row.what} | {ms} | {rate} | {value} | {limit} | {row.verdict} |")
     return "\n".join(lines)
 
 
@@ -270,6 +407,7 @@ def main() -> int:
     rows = [row for share in (0.1, 0.25, 0.5) for row in time_looks(scenes, share, rounds, rng)]
     rows += time_answers(rounds, rng)
     rows += time_groups(rounds, rng)
+    rows += time_episodes(scenes, rounds, rng)
     return report(rows)
 
 

@@ -46,6 +46,13 @@ def test_env_speed_measures_every_claim(load, monkeypatch, capsys):
     limits = [line.split("|")[-3].strip() for line in out.splitlines() if line.startswith("| ")]
     assert limits.count("1.5 x") == 6
     assert limits.count("3 x") == 1
+    assert limits.count("1.9 x") == 3
+    assert limits.count("1.25 x") == 1
+    rows = [line.split(" | ") for line in out.splitlines() if line.startswith("| episode, ")]
+    for row in rows:
+        # Both are rounded: to a microsecond, and to a whole number of episodes.
+        assert float(row[1]) * float(row[2]) == pytest.approx(1000, rel=0.02)
+    assert len(rows) == 7
     assert limits.count("20 ms") == 1
     assert code == ("MISSED" in out)
 
