@@ -12,10 +12,13 @@ from typing import Any
 import numpy as np
 
 from dip_env.formats.box_sets import Detections, Floats, Truth
-from dip_env.metrics.protocols.coco_matching import SIZES, THRESHOLDS, Matches, match_coco
-
-RECALLS: Floats = np.linspace(0.0, 1.0, 101)
-"""(R,) recalls at which precision is read."""
+from dip_env.metrics.protocols.coco_matching import (
+    RECALLS,
+    SIZES,
+    THRESHOLDS,
+    Matches,
+    match_coco,
+)
 
 
 @dataclass(frozen=True, eq=False)

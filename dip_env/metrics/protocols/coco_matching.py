@@ -11,18 +11,22 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from pycocotools.cocoeval import Params
 
 from dip_env.formats.box_sets import BoxSet, Detections, Floats, Indices, Truth
 from dip_env.metrics.pairs import Pairs, shared_pairs
 
-THRESHOLDS: Floats = np.linspace(0.5, 0.95, 10)
+_PARAMS = Params("bbox")
+
+THRESHOLDS: Floats = _PARAMS.iouThrs
 """(T,) IoU .50 to .95."""
 
+RECALLS: Floats = _PARAMS.recThrs
+"""(R,) recalls at which precision is read."""
+
 SIZES: Mapping[str, tuple[float, float]] = {
-    "all": (0.0, 1e5**2),
-    "small": (0.0, 32.0**2),
-    "medium": (32.0**2, 96.0**2),
-    "large": (96.0**2, 1e5**2),
+    label: (float(low), float(high))
+    for label, (low, high) in zip(_PARAMS.areaRngLbl, _PARAMS.areaRng, strict=True)
 }
 """Least and greatest area of each size, both inclusive."""
 
