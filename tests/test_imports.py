@@ -152,7 +152,7 @@ INSIDE: dict[str, str] = {
         "main sft train_settings __main__ train_run train"
     ),
     "dip_agents.engines": (
-        "base config sampling slot_cache chat_client decoder generic prefill vllm_requests "
+        "base config replies sampling slot_cache chat_client decoder generic prefill vllm_requests "
         "cuda_graphs openai vllm hf choose"
     ),
     "dip_agents.evaluation": (
@@ -175,8 +175,8 @@ INSIDE: dict[str, str] = {
     ),
     "dip_agents.policies": "base formatting oracle_looks scripted server vlm oracle",
     "dip_agents.runtime": (
-        "completions diagnostics distributed dtensors durations errors interrupts optimizers "
-        "optional random_state schedules seeds checkpoints logger"
+        "completions diagnostics distributed dtensors durations errors interrupts memory "
+        "optimizers optional random_state schedules seeds checkpoints logger"
     ),
     "dip_agents.sft": "config demonstrations dense optimizer loss trainer run",
     "dip_agents.tokens": (

@@ -62,10 +62,14 @@ def decoder_for(vlm: VLM) -> Decoder:
 
 @dataclass(eq=False)
 class _Layer:
-    """The weights of one decoder layer; fused ones are copies, norms are the model's own."""
+    """The weights of one decoder layer; fused ones are copies, norms are the model's own.
+
+    ``gain`` (heads, D) multiplies queries and keys: the weights of their norms (Qwen3), and the
+    scale of attention for the queries.
+    """
 
     source: Any
-    gain: Tensor | None
+    gain: Tensor
     qkv: Tensor
     bias: Tensor | None
     out: Tensor
@@ -99,11 +103,16 @@ class TextDecoder:
         self.kv_heads = config.num_key_value_heads
         first = text.layers[0].self_attn
         self.head_size = first.head_dim
+        self.normalised = hasattr(first, "q_norm")
         self.text = text
         self.layers = [
             _Layer(
                 layer,
-                self._empty_gain(layer.self_attn),
+                torch.empty(
+                    self.heads + self.kv_heads,
+                    self.head_size,
+                    device=layer.self_attn.q_proj.weight.device,
+                ),
                 *self._fused(
                     layer.self_attn.q_proj, layer.self_attn.k_proj, layer.self_attn.v_proj
                 ),
@@ -114,16 +123,18 @@ class TextDecoder:
             for layer in text.layers
         ]
         self.head = self._empty(core.lm_head)
-        self._rope = torch.empty(0)
+        self._rope = torch.empty(2, 0, self.head_size)
 
     @torch.no_grad()
     def refresh(self) -> None:
         """Copy the model's weights as they are now."""
         for layer in self.layers:
             attention, mlp = layer.source.self_attn, layer.source.mlp
-            if layer.gain is not None:
-                layer.gain[: self.heads] = attention.q_norm.weight
-                layer.gain[self.heads :] = attention.k_norm.weight
+            layer.gain[: self.heads] = self.head_size**-0.5
+            layer.gain[self.heads :] = 1.0
+            if self.normalised:
+                layer.gain[: self.heads] *= attention.q_norm.weight
+                layer.gain[self.heads :] *= attention.k_norm.weight
             projections = (attention.q_proj, attention.k_proj, attention.v_proj)
             _fill(layer.qkv, [merged_weight(p) for p in projections])
             if layer.bias is not None:
@@ -136,7 +147,8 @@ class TextDecoder:
     def new_cache(self, slots: int, capacity: int) -> SlotCache:
         """Return an empty cache for rows of up to ``capacity`` tokens."""
         # Positions never run ahead of columns: an image takes more tokens than positions.
-        self._rope = self._rotary_table(capacity + 1)
+        if self._rope.shape[1] <= capacity:
+            self._rope = self._rotary_table(capacity + 1)
         return _new_cache(self.vlm, slots, capacity, self.dtype)
 
     @torch.no_grad()
@@ -166,22 +178,21 @@ class TextDecoder:
         cos, sin = self._rope[:, positions][:, :, None]
         # Whole keys are read on a CPU, see ``SlotCache``.
         width = cache.store.shape[4] if ids.device.type == "cpu" else width
-        unread = (torch.arange(width, device=ids.device) > columns[:, None])[:, None, None]
-        rows = torch.arange(n, device=ids.device)
-        scale = self.head_size**-0.5
+        unread = torch.arange(width, device=ids.device) > columns[:, None]
+        mask = torch.zeros(n, 1, 1, width, dtype=self.dtype, device=ids.device)
+        mask.masked_fill_(unread[:, None, None], -torch.inf)
+        places = cache.places(columns)
         for number, layer in enumerate(self.layers):
             source = layer.source
             h = self._norm(x, source.input_layernorm)
             qkv = F.linear(h, layer.qkv, layer.bias).view(n, -1, self.head_size)
             qk = self._rotated(qkv[:, : q_heads + heads], layer.gain, source.self_attn, cos, sin)
-            keys, values = cache.store[number, :, :n]
-            keys[rows, :, columns] = qk[:, q_heads:]
-            values[rows, :, columns] = qkv[:, q_heads + heads :]
+            cache.write(number, places, qk[:, q_heads:], qkv[:, q_heads + heads :])
+            keys, values = cache.store[number, :, :n, :, :width]
             query = qk[:, :q_heads].reshape(n, heads, -1, self.head_size)
-            scores = query @ keys[:, :, :width].transpose(-1, -2)
-            weights = (scores.float() * scale).masked_fill_(unread, -torch.inf).softmax(-1)
-            seen = weights.to(self.dtype) @ values[:, :, :width]
-            x = x + F.linear(seen.view(n, -1), layer.out)
+            # The scale is in the queries, and softmax computes in float32 whatever it is given.
+            weights = (query @ keys.transpose(-1, -2) + mask).softmax(-1)
+            x = x + F.linear((weights @ values).view(n, -1), layer.out)
             h = self._norm(x, source.post_attention_layernorm)
             gate, up = F.linear(h, layer.gate_up).chunk(2, -1)
             x = x + F.linear(F.silu(gate) * up, layer.down)
@@ -197,13 +208,14 @@ class TextDecoder:
         return F.rms_norm(x, x.shape[-1:], norm.weight, norm.variance_epsilon).to(self.dtype)
 
     def _rotated(
-        self, qk: Tensor, gain: Tensor | None, attention: Any, cos: Tensor, sin: Tensor
+        self, qk: Tensor, gain: Tensor, attention: Any, cos: Tensor, sin: Tensor
     ) -> Tensor:
-        """Normalise (Qwen3) and rotate queries and keys together, (n, heads, D)."""
+        """Normalise (Qwen3), scale and rotate queries and keys together, (n, heads, D)."""
         full = qk.float()
-        if gain is not None:
+        if self.normalised:
             eps = attention.q_norm.variance_epsilon
-            full = F.rms_norm(full, full.shape[-1:], None, eps) * gain
+            full = F.rms_norm(full, full.shape[-1:], None, eps)
+        full = full * gain
         # The sign of the rotated half is in ``sin``.
         turned = full.roll(self.head_size // 2, -1)
         return torch.addcmul(full * cos, turned, sin).to(self.dtype)
@@ -217,11 +229,6 @@ class TextDecoder:
         cos, sin = (part.reshape(-1, count, self.head_size)[0] for part in (cos, sin))
         half = self.head_size // 2
         return torch.stack([cos, torch.cat([-sin[:, :half], sin[:, half:]], -1)])
-
-    def _empty_gain(self, attention: Any) -> Tensor | None:
-        if not hasattr(attention, "q_norm"):
-            return None
-        return attention.q_norm.weight.new_empty(self.heads + self.kv_heads, self.head_size)
 
     def _empty(self, module: Any) -> Tensor:
         weight = base_layer(module).weight

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -19,6 +19,7 @@ from dip_agents.engines.base import Chunk, Reply, RolloutRequest, Sample, Sampli
 from dip_agents.engines.cuda_graphs import graphed
 from dip_agents.engines.decoder import Decoder, decoder_for
 from dip_agents.engines.prefill import Prefiller, Row
+from dip_agents.engines.replies import environment_executor
 from dip_agents.engines.sampling import draw
 from dip_agents.models.base import VisionLanguageModel
 from dip_agents.models.vlm import VLM
@@ -92,7 +93,7 @@ class HFEngine:
         request = RolloutRequest(prompts, repeats, reply, sampling, turn_seed)
         slots = min(request.rows, self.slots)
         # One context around everything: autocast then converts each weight once.
-        with self.vlm.precision(), ThreadPoolExecutor(1, "environment") as environment:
+        with self.vlm.precision(), environment_executor(self.vlm.device) as environment:
             cache = self._decoder.new_cache(slots, sampling.token_budget)
             prefiller = Prefiller(
                 self.vlm, cache, self._decoder.dtype, sampling.token_budget, self.prefill_tokens
@@ -131,7 +132,7 @@ class _Play:
         decoder: feeds one token to each live row.
         prefiller: feeds prompts and chunks; its cache holds all rows.
         slots: rows that are generated at once.
-        environment: one thread for the replies.
+        environment: computes the replies.
     """
 
     def __init__(
@@ -140,7 +141,7 @@ class _Play:
         decoder: Decoder,
         prefiller: Prefiller,
         slots: int,
-        environment: ThreadPoolExecutor,
+        environment: Executor,
     ) -> None:
         self.request, self.sampling = request, request.sampling
         self.decoder, self.prefiller, self.cache = decoder, prefiller, prefiller.cache

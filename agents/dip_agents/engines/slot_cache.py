@@ -83,6 +83,31 @@ class SlotCache:
         """
         self._rows, self._columns, self._width = rows, columns, width
 
+    def places(self, columns: Tensor) -> Tensor:
+        """Return where one new token of each of the first n slots is written, for ``write``.
+
+        Args:
+            columns: column of each token, long (n,).
+
+        Returns:
+            Numbers of vectors of a layer, those of keys first, long (2 * n * heads,).
+        """
+        _, two, slots, heads, held, _ = self.store.shape
+        lines = torch.arange(two * slots * heads, device=columns.device).view(two, slots, heads)
+        return (lines[:, : len(columns)] * held + columns[:, None]).flatten()
+
+    def write(self, layer: int, places: Tensor, keys: Tensor, values: Tensor) -> None:
+        """Write one token of each of the first n slots.
+
+        Args:
+            layer: index of the layer.
+            places: from ``places``, since the cache last grew.
+            keys: (n, H, D).
+            values: (n, H, D).
+        """
+        new = torch.stack([keys, values]).flatten(0, 2)
+        self.store[layer].view(-1, new.shape[-1]).index_copy_(0, places, new)
+
     def update(
         self, key_states: Tensor, value_states: Tensor, layer_idx: int, *_: Any, **__: Any
     ) -> tuple[Tensor, Tensor]:

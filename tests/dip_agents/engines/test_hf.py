@@ -1,6 +1,7 @@
 import logging
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import pairwise
 from types import SimpleNamespace
@@ -281,10 +282,17 @@ def test_rows_do_not_depend_on_slots_neighbours_or_the_clock(micro):
     assert alone.buffers[0].ids == usual.buffers[0].ids
 
 
-def test_the_environment_works_beside_the_engine_one_call_at_a_time(micro):
-    played = play(micro("qwen3_vl"))
-    assert len(played.threads) == 1
-    assert threading.get_ident() not in played.threads
+def test_the_environment_works_one_call_at_a_time_and_where_it_works_changes_nothing(
+    micro, monkeypatch
+):
+    at_once = play(micro("qwen3_vl"))
+    assert at_once.threads == {threading.get_ident()}
+    # As on a GPU.
+    monkeypatch.setattr(hf, "environment_executor", lambda _: ThreadPoolExecutor(1))
+    beside = play(micro("qwen3_vl"))
+    assert len(beside.threads) == 1
+    assert threading.get_ident() not in beside.threads
+    assert beside.samples == at_once.samples
 
 
 def test_an_error_of_the_environment_ends_the_play(micro):
