@@ -19,7 +19,6 @@ TINY_GRPO = GRPOConfig(
     steps=30,
     learning_rate=6e-5,
     temperature=0.5,
-    micro_batch_tokens=4096,
     checkpoint_interval=20,
 )
 """GRPO settings of the tiny model: all weights are trained, a few minutes on two CPU cores."""

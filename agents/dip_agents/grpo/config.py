@@ -48,9 +48,9 @@ class GRPOConfig:
     """Gradients with a larger norm are scaled down to it."""
     updates_per_batch: int = 1
     """Updates on each batch of rollouts, each over the whole batch."""
-    micro_batch_tokens: int | None = 16384
+    micro_batch_tokens: int | None = None
     """Tokens that go through the model at once, a prompt shared by several rollouts counted once;
-    lower it when memory runs out."""
+    lower it when memory runs out. By default 2,048 on a CPU and 16,384 on a GPU."""
     micro_batch_size: int | None = None
     """Rollouts that go through the model at once, if that is the tighter limit."""
     advantage: AdvantageKind = "batch_std"

@@ -41,6 +41,7 @@ from dip_agents.runtime.dtensors import gather_full, shard_optimizer_state
 from dip_agents.runtime.errors import NonFiniteUpdateError
 from dip_agents.runtime.interrupts import InterruptHandler, StopRequestedError
 from dip_agents.runtime.logger import PhaseTimer, RunLogger
+from dip_agents.runtime.memory import trim_memory
 from dip_agents.runtime.optimizers import make_adamw
 from dip_agents.runtime.random_state import rng_state, seed_everything, set_rng_state
 from dip_env.errors import ConfigError
@@ -168,6 +169,7 @@ class GRPOTrainer:
         metrics = rollout_metrics(groups, advantages) | batch.dropped
         with self._phase(step, "update"):
             metrics |= self.update(batch, config.learning_rate_at(step))
+            trim_memory()
         if self.evaluate and _due(step, config.eval_interval):
             with self._phase(step, "evaluate", interruptible=True):
                 results = self.evaluate(step)
@@ -322,6 +324,7 @@ class GRPOTrainer:
         """Collect a round and return the groups of all ranks."""
         with self._phase(step, "collect", interruptible=True):
             groups = self.collect(step, round_)
+            trim_memory()
         if self.distributed.world_size > 1:
             with self._phase(step, "wait", interruptible=True):
                 groups = all_gather_groups(groups, self.distributed)

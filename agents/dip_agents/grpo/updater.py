@@ -23,7 +23,7 @@ from dip_agents.objectives.token_stats import TokenStats, merge
 from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.runtime.dtensors import gather_full
 from dip_agents.runtime.errors import NonFiniteUpdateError
-from dip_agents.tokens.batching import micro_batches, padded_tokens
+from dip_agents.tokens.batching import micro_batches, padded_tokens, token_limit
 from dip_env.errors import DipError
 
 if TYPE_CHECKING:
@@ -96,7 +96,7 @@ class Updater:
         self.reference = reference
         self.distributed = distributed or DistributedContext()
         self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        self.token_limit = config.micro_batch_tokens
+        self.token_limit = token_limit(config.micro_batch_tokens, self.parameters[0].device.type)
         """Padded tokens of a micro-batch; falls when memory runs out."""
         self.moves = 0
         """How often the weights have begun to move."""
@@ -209,7 +209,7 @@ class Updater:
     def _shares_prefix(self) -> bool:
         return bool(getattr(self.model, "shares_prefix", False))
 
-    def _split(self, batch: TrainingBatch, limit: int | None) -> list[list[int]]:
+    def _split(self, batch: TrainingBatch, limit: int) -> list[list[int]]:
         """Return the rows of each micro-batch of this process."""
         local = batch.local_rows
         parts = micro_batches(
@@ -288,7 +288,7 @@ class Updater:
         """Halve the limit until the micro-batches change, and free memory."""
         longest = self._longest(batch, rows)
         padded = padded_tokens([batch.buffers[row] for row in rows], self._shares_prefix)
-        limit = padded if self.token_limit is None else min(self.token_limit, padded)
+        limit = min(self.token_limit, padded)
         again = splits
         while again == splits and limit > 1 and len(rows) > 1:
             limit //= 2

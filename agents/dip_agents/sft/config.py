@@ -22,6 +22,9 @@ class SFTConfig:
     """Optimizer steps."""
     batch_size: int = 32
     """Demonstrations per step."""
+    micro_batch_tokens: int | None = None
+    """Tokens of demonstrations that go through the model at once; lower it when memory runs out. By
+    default 2,048 on a CPU and 16,384 on a GPU."""
     optimizer: OptimizerName = "adamw"
     """``adamw``, or ``muon`` for the matrices of layers, which trains random weights faster."""
     learning_rate: float = 1e-3
@@ -65,6 +68,10 @@ class SFTConfig:
         for name in ("steps", "batch_size", "checkpoint_interval"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
+        if self.micro_batch_tokens is not None and self.micro_batch_tokens < 1:
+            raise ConfigError(
+                f"micro_batch_tokens: expected at least 1 or None, got {self.micro_batch_tokens}"
+            )
         for name in ("learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: expected above 0, got {getattr(self, name)}")

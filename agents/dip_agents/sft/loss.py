@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -28,12 +29,20 @@ _JOINED_IDS = slice(INTEGER_ROLES[","].start, INTEGER_ROLES[","].start + JOINED)
 """The role of most coordinates of an answer."""
 
 
+class SFTCounts(NamedTuple):
+    """The terms of the means of the loss: policy tokens, quarters of cells, and people in them."""
+
+    tokens: int
+    cells: int
+    people: int
+
+
 @dataclass(frozen=True, eq=False)
 class SFTLoss:
-    """Losses of one batch, or of one rank's shard of it; ``total`` carries the gradient.
+    """Losses of one batch, or of a part of it; ``total`` carries the gradient.
 
     Args:
-        total: what is minimised; those of all ranks add up to the batch's.
+        total: what is minimised; those of all parts add up to the batch's.
         text: plain or smoothed cross-entropy per policy token of the batch.
         dense: dense loss, 0 when off.
         accuracy: share of policy tokens whose most likely prediction is the demonstrated one.
@@ -65,27 +74,25 @@ def sft_loss(
     heads: DenseHeads | None,
     sigma: float = 0.0,
     dense_weight: float = 0.0,
-    distributed: DistributedContext | None = None,
+    counts: SFTCounts | None = None,
 ) -> SFTLoss:
-    """Compute the loss of a batch of demonstrations, or of this rank's shard of it.
+    """Compute the loss of a batch of demonstrations, or of a part of it.
 
     Args:
         vlm: the learner.
-        demonstrations: the batch, or this rank's shard of it.
+        demonstrations: the batch or the part.
         heads: of the dense loss, or None.
         sigma: width of smoothed coordinates, 0 for plain cross-entropy.
         dense_weight: weight of the dense loss.
-        distributed: the processes with the other shards; means are over the whole batch.
+        counts: what the means are over, of the whole batch; by default of what is given.
 
     Returns:
         The losses.
     """
     buffers = [demonstration.buffer for demonstration in demonstrations]
     targets = [] if heads is None else dense_targets(vlm, demonstrations)
-    counts = [sft_counts(demonstrations, targets)]
-    if distributed is not None:
-        counts = distributed.all_gather(counts[0])
-    tokens, cells, people = (max(1, sum(one)) for one in zip(*counts, strict=True))
+    counts = counts or sft_counts(demonstrations, targets)
+    tokens, cells, people = (max(1, count) for count in counts)
     features = vlm.features_of(image for buffer in buffers for image in buffer.images)
     hidden = vlm.hidden(buffers, features)
     ids, mask = vlm.targets(buffers)
@@ -124,18 +131,34 @@ def _token_losses(
 
 def sft_counts(
     demonstrations: Sequence[Demonstration], targets: Sequence[DenseTarget]
-) -> tuple[int, int, int]:
+) -> SFTCounts:
     """Count the terms of the means of the loss.
 
     Args:
         demonstrations: a batch or a part of it.
         targets: its dense targets; none where there is no dense loss.
-
-    Returns:
-        Policy tokens, quarters of cells, and people in them.
     """
     tokens = sum(sum(demonstration.buffer.loss_mask) for demonstration in demonstrations)
-    return tokens, sum(t.flags.size for t in targets), sum(len(t.own) for t in targets)
+    return SFTCounts(tokens, sum(t.flags.size for t in targets), sum(len(t.own) for t in targets))
+
+
+def batch_counts(
+    vlm: VisionLanguageModel,
+    demonstrations: Sequence[Demonstration],
+    heads: DenseHeads | None,
+    distributed: DistributedContext,
+) -> SFTCounts:
+    """Count the terms of the loss in the shards of all ranks; all must call this.
+
+    Args:
+        vlm: the learner.
+        demonstrations: this rank's shard of the batch.
+        heads: of the dense loss, or None.
+        distributed: the processes with the other shards.
+    """
+    targets = [] if heads is None else dense_targets(vlm, demonstrations)
+    shards = distributed.all_gather(sft_counts(demonstrations, targets))
+    return SFTCounts(*(sum(one) for one in zip(*shards, strict=True)))
 
 
 def dense_targets(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -23,12 +23,14 @@ from dip_agents.runtime.checkpoints import (
 from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.runtime.errors import NonFiniteUpdateError
 from dip_agents.runtime.logger import RunLogger
+from dip_agents.runtime.memory import trim_memory
 from dip_agents.runtime.random_state import seed_everything, set_rng_state
 from dip_agents.runtime.schedules import warmup_stable_decay
 from dip_agents.sft.config import ENDING, SFTConfig, sigma_at
 from dip_agents.sft.demonstrations import Demonstration
-from dip_agents.sft.loss import DenseHeads, SFTLoss, sft_loss
+from dip_agents.sft.loss import DenseHeads, SFTLoss, batch_counts, sft_loss
 from dip_agents.sft.optimizer import SFTOptimizer
+from dip_agents.tokens.batching import micro_batches, token_limit
 from dip_env.errors import ConfigError
 
 
@@ -141,7 +143,9 @@ class SFTTrainer:
         source = path or self.checkpoints
         if source is None:
             raise ConfigError("resume: expected a path or a checkpoint folder, got neither")
-        found = load_checkpoint(source, asdict(self.config), may_differ=(*ENDING, "workers"))
+        found = load_checkpoint(
+            source, asdict(self.config), may_differ=(*ENDING, "workers", "micro_batch_tokens")
+        )
         _check_ending(found, self.config)
         check_random_state(found)
         self.vlm.load_state_dict(found.weights)
@@ -160,8 +164,7 @@ class SFTTrainer:
         rate = learning_rate_at(step, config)
         self.optimizer.set_learning_rate(rate)
         sigma = sigma_at(step, config)
-        loss = sft_loss(self.vlm, batch, self.heads, sigma, config.dense_weight, self.distributed)
-        loss.total.backward()
+        losses = self._backward(batch, sigma)
         self.distributed.all_reduce_gradients(self.parameters)
         norm = nn.utils.clip_grad_norm_(self.parameters, config.max_grad_norm)
         # The norm is the same on all ranks and not finite where any of their losses is not.
@@ -169,14 +172,29 @@ class SFTTrainer:
             raise NonFiniteUpdateError(f"step {step}: expected a finite gradient, got norm {norm}")
         self.optimizer.step()
         self.optimizer.zero_grad()
+        trim_memory()
         self.step = step
-        metrics = self._metrics(loss) | {"sft/grad_norm": float(norm), "sft/learning_rate": rate}
+        metrics = self._metrics(losses) | {"sft/grad_norm": float(norm), "sft/learning_rate": rate}
         if self.logger is not None:
             self.logger.log(step, metrics | {"time/step": time.perf_counter() - began})
 
-    def _metrics(self, loss: SFTLoss) -> dict[str, float]:
+    def _backward(self, batch: list[Demonstration], sigma: float) -> list[SFTLoss]:
+        """Add up the gradient of a batch, one micro-batch after the other."""
+        config = self.config
+        counts = batch_counts(self.vlm, batch, self.heads, self.distributed)
+        limit = token_limit(config.micro_batch_tokens, self.vlm.device.type)
+        losses = []
+        for rows in micro_batches([one.buffer for one in batch], limit):
+            part = [batch[row] for row in rows]
+            loss = sft_loss(self.vlm, part, self.heads, sigma, config.dense_weight, counts)
+            loss.total.backward()
+            losses.append(loss)
+        return losses
+
+    def _metrics(self, losses: Sequence[SFTLoss]) -> dict[str, float]:
         """Return the losses of all ranks; all must call this."""
-        parts = self.distributed.all_gather((loss.text, loss.dense, loss.accuracy))
+        mine = [(loss.text, loss.dense, loss.accuracy) for loss in losses]
+        parts = [part for of_rank in self.distributed.all_gather(mine) for part in of_rank]
         text, dense, accuracy = (sum(one) for one in zip(*parts, strict=True))
         return {"sft/loss": text, "sft/dense_loss": dense, "sft/token_accuracy": accuracy}
 

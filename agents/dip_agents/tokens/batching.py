@@ -9,6 +9,22 @@ from dip_agents.tokens.buffer import TokenBuffer
 from dip_agents.tokens.packing import needed_length, packed_tokens, prefix_key, prefix_length
 from dip_env.errors import ConfigError
 
+CPU_TOKENS, GPU_TOKENS = 2048, 16384
+"""Tokens of a micro-batch by default. On a CPU more are no faster and only take memory
+(measured)."""
+
+
+def token_limit(setting: int | None, device: str) -> int:
+    """Return how many tokens go through a model at once.
+
+    Args:
+        setting: what was asked for, or None.
+        device: type of the device, such as ``cpu``.
+    """
+    if setting is not None:
+        return setting
+    return CPU_TOKENS if device == "cpu" else GPU_TOKENS
+
 
 def micro_batches(
     buffers: Sequence[TokenBuffer],

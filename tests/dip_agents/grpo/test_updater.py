@@ -14,6 +14,7 @@ from dip_agents.grpo.batch import TrainingBatch
 from dip_agents.grpo.config import GRPOConfig
 from dip_agents.grpo.updater import RolloutTooLongError, Updater, out_of_memory
 from dip_agents.runtime.distributed import DistributedContext
+from dip_agents.tokens.batching import CPU_TOKENS
 from dip_agents.tokens.buffer import TokenBuffer
 
 
@@ -54,9 +55,7 @@ class Follower(nn.Module):
         return Logprobs(nn.functional.pad(chosen, pad), nn.functional.pad(entropy, pad), mask)
 
 
-CONFIG = GRPOConfig(
-    learning_rate=0.1, updates_per_batch=3, micro_batch_tokens=None, clip_low=0.05, clip_high=0.05
-)
+CONFIG = GRPOConfig(learning_rate=0.1, updates_per_batch=3, clip_low=0.05, clip_high=0.05)
 
 
 def make(config=CONFIG, model=None, **more):
@@ -171,7 +170,7 @@ def test_other_errors_are_not_taken_for_a_full_memory():
     broken = make(model=Follower(memory=24, error=RuntimeError("expected scalar type Half")))
     with pytest.raises(RuntimeError, match="scalar type Half"):
         broken.update(batch(), 0.1)
-    assert broken.token_limit is None
+    assert broken.token_limit == CPU_TOKENS
 
 
 @pytest.mark.grpo_property(2)

@@ -4,7 +4,7 @@ import torch
 from dip_agents.policies.oracle import OracleConfig
 from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.sft.demonstrations import DemonstrationDataset
-from dip_agents.sft.loss import DenseHeads, dense_targets, sft_counts, sft_loss
+from dip_agents.sft.loss import DenseHeads, batch_counts, dense_targets, sft_counts, sft_loss
 
 
 def demonstrations(vlm, toy, rules):
@@ -39,7 +39,8 @@ def test_shards_of_a_batch_add_up_to_its_loss(micro, toy, minimal_prompt_rules):
     with torch.no_grad():
         whole = sft_loss(vlm, batch, heads, 1.0, 0.5)
         counts = [sft_counts(part, dense_targets(vlm, part)) for part in (batch[:1], batch[1:])]
-        parts = [sft_loss(vlm, part, heads, 1.0, 0.5, Two()) for part in (batch[:1], batch[1:])]
+        of_both = batch_counts(vlm, batch[:1], heads, Two())
+        parts = [sft_loss(vlm, part, heads, 1.0, 0.5, of_both) for part in (batch[:1], batch[1:])]
     assert whole.dense > 0
     for name in ("total", "text", "dense", "accuracy"):
         both = sum(float(getattr(part, name)) for part in parts)

@@ -56,6 +56,21 @@ def test_demonstrations_are_learned(fresh_micro, toy, minimal_prompt_rules, conf
     assert after.accuracy > before.accuracy
 
 
+def test_micro_batches_add_up_to_the_gradient_of_the_batch(
+    fresh_micro, toy, minimal_prompt_rules, config
+):
+    gradients = []
+    for limit in (1, 100_000):  # every demonstration alone, and all at once
+        vlm = fresh_micro()
+        data = demonstrations(vlm, toy, minimal_prompt_rules)
+        learner = SFTTrainer(vlm, data, replace(config, micro_batch_tokens=limit))
+        losses = learner._backward([data[i] for i in range(3)], sigma=1.0)
+        assert len(losses) == (3 if limit == 1 else 1)
+        gradients.append([p.grad.clone() for p in vlm.trainable_parameters()])
+    for parts, whole in zip(*gradients, strict=True):
+        torch.testing.assert_close(parts, whole, atol=1e-6, rtol=1e-4)
+
+
 def test_an_interrupted_run_goes_on_bit_for_bit(
     fresh_micro, toy, minimal_prompt_rules, config, tmp_path
 ):

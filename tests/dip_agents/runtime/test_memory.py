@@ -1,0 +1,35 @@
+import subprocess
+import sys
+
+import pytest
+
+from dip_agents.runtime import memory
+
+HOLES = """
+import torch
+from dip_agents.runtime.memory import trim_memory
+
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096 / 2**20
+
+kept, freed = [], []
+for _ in range(4000):  # 64 KB each: too small for a mapping of its own
+    freed.append(torch.zeros(16384))
+    kept.append(torch.zeros(16))
+before = resident()
+freed.clear()
+trim_memory()
+print(before - resident())
+"""
+
+
+@pytest.mark.skipif(memory._malloc_trim() is None, reason="no glibc")
+def test_memory_between_tensors_that_live_on_goes_back_to_the_system():
+    done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
+    assert float(done.stdout) > 200  # of 250 MB
+
+
+def test_without_glibc_nothing_happens(monkeypatch):
+    monkeypatch.setattr(memory, "_malloc_trim", lambda: None)
+    memory.trim_memory()
