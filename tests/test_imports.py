@@ -165,9 +165,9 @@ INSIDE: dict[str, str] = {
         "completion_rows updater trainer run"
     ),
     "dip_agents.models": (
-        "activation_checkpointing chunked_logprobs lora packed_attention precision rules tiny "
-        "vision_tower logprob_head base feature_cache weights wrapper generic_vlm "
-        "vision_encoder vlm fsdp loading"
+        "activation_checkpointing chunked_logprobs dense_logprobs lora "
+        "packed_attention precision rules tiny vision_tower logprob_head base "
+        "feature_cache weights wrapper generic_vlm vision_encoder vlm fsdp loading"
     ),
     "dip_agents.models.tiny": "tokenizer vocabulary model",
     "dip_agents.objectives": (
