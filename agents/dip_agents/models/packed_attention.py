@@ -15,6 +15,7 @@ from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
+from dip_agents.models.block_attention import block_attention
 from dip_agents.tokens.packing import Layout
 
 NAME = "dip_packed"
@@ -76,7 +77,7 @@ def packed_attention(
     if packed.branches[0]:
         own = [_rectangle(part[rows * length :], packed.branches[0]) for part in parts]
         k, v = (
-            torch.cat([root[:, :, : packed.prefix].index_select(0, packed.parents), branch], dim=2)
+            torch.cat([_Repeat.apply(root[:, :, : packed.prefix], packed.parents), branch], dim=2)
             for root, branch in ((k, own[1]), (v, own[2]))
         )
         branches = _attend(own[0], k, v, packed.mask, scaling)
@@ -94,7 +95,9 @@ def _attend(
 ) -> Tensor:
     """Attend within rows, causally where there is no mask."""
     if query.device.type == "cpu" and query.dtype == torch.bfloat16:
-        return _products(query, key, value, mask, scaling)
+        if mask is None:
+            mask = torch.ones(query.shape[2], query.shape[2], dtype=torch.bool).tril()[None, None]
+        return block_attention(query, key, value, mask, scaling)
     repeats = query.shape[1] // key.shape[1]
     key, value = (part.repeat_interleave(repeats, dim=1) for part in (key, value))
     return F.scaled_dot_product_attention(
@@ -102,19 +105,24 @@ def _attend(
     )
 
 
-def _products(
-    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scaling: float
-) -> Tensor:
-    """Attend by plain products, which CPUs do faster in bf16 than their fused kernel (measured)."""
-    rows, heads, length, _ = query.shape
-    if mask is None:
-        mask = torch.ones(length, length, dtype=torch.bool, device=query.device).tril()[None, None]
-    never = torch.zeros(mask.shape, dtype=query.dtype).masked_fill(~mask, -torch.inf)
-    # Query heads that share a key head are one longer list of queries to it.
-    query = (query * scaling).reshape(rows, key.shape[1], -1, query.shape[-1])
-    scores = (query @ key.transpose(-1, -2)).view(rows, heads, length, -1) + never
-    weights = torch.softmax(scores, dim=-1).view(rows, key.shape[1], -1, key.shape[2])
-    return (weights @ value).view(rows, heads, length, -1)
+class _Repeat(torch.autograd.Function):
+    """Rows repeated by number, whose gradients are summed by a product.
+
+    The scattered sums of plain indexing are slow on CPUs.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, states: Tensor, numbers: Tensor) -> Tensor:
+        ctx.count = len(states)
+        ctx.save_for_backward(numbers)
+        return states.index_select(0, numbers)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (numbers,) = ctx.saved_tensors
+        member = torch.arange(ctx.count, device=numbers.device)[:, None] == numbers
+        total = member.to(grads[0].dtype) @ grads[0].flatten(1)
+        return total.view(ctx.count, *grads[0].shape[1:]), None
 
 
 class _Reindex(torch.autograd.Function):

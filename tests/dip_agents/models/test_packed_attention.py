@@ -195,28 +195,6 @@ def test_under_bf16_autocast_it_is_as_close_to_fp32_as_plain_batching(vlm):
     assert cosine > 0.98
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_products_equal_the_fused_attention(dtype):
-    generator = torch.Generator().manual_seed(0)
-    query = torch.randn(3, 4, 5, 8, generator=generator).to(dtype)
-    key, value = (torch.randn(3, 2, 7, 8, generator=generator).to(dtype) for _ in range(2))
-    mask = torch.ones(5, 7, dtype=torch.bool).tril(2).expand(3, 1, 5, 7)
-    expected = torch.nn.functional.scaled_dot_product_attention(
-        query.float(),
-        *(part.repeat_interleave(2, dim=1).float() for part in (key, value)),
-        attn_mask=mask,
-        scale=0.3,
-    )
-    got = packed_attention._products(query, key, value, mask, 0.3).float()
-    torch.testing.assert_close(
-        got, expected, atol=2e-2 if dtype == torch.bfloat16 else 1e-6, rtol=0
-    )
-    causal = packed_attention._products(query[:, :, :5], key[:, :, :5], value[:, :, :5], None, 0.3)
-    lower = torch.ones(5, 5, dtype=torch.bool).tril()[None, None]
-    expected = packed_attention._products(query, key[:, :, :5], value[:, :, :5], lower, 0.3)
-    assert torch.equal(causal, expected)
-
-
 @torch.no_grad()
 def test_another_attention_is_left_alone_and_the_log_says_once_what_that_costs(
     micro, caplog, monkeypatch
