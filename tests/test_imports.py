@@ -165,7 +165,7 @@ INSIDE: dict[str, str] = {
         "completion_rows updater trainer run"
     ),
     "dip_agents.models": (
-        "activation_checkpointing block_attention chunked_logprobs dense_logprobs lora "
+        "activation_checkpointing block_attention chunked_logprobs dense_logprobs lora norm_rotate "
         "packed_attention precision rules tiny vision_tower logprob_head base "
         "feature_cache weights wrapper generic_vlm vision_encoder vlm fsdp loading"
     ),

@@ -10,7 +10,7 @@ import types
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import groupby
+from itertools import accumulate, groupby
 from typing import Any
 
 import torch
@@ -25,6 +25,8 @@ from transformers.vision_utils import (
     get_vision_position_ids,
     get_vision_window_index,
 )
+
+from dip_agents.models.norm_rotate import rotate
 
 Grid = tuple[int, int, int]
 
@@ -66,6 +68,21 @@ class Segments:
 
 
 @dataclass(frozen=True, eq=False)
+class Taps:
+    """Where the learned position table is read, once for all images of one size.
+
+    Args:
+        indices: into the table, (P, taps), for the P patches of one image of each size.
+        weights: of the rows that are read, (P, taps).
+        patches: which of the P each patch of the batch is, (N,).
+    """
+
+    indices: Tensor
+    weights: Tensor
+    patches: Tensor
+
+
+@dataclass(frozen=True, eq=False)
 class _Layout:
     """One image: rotary positions, position table taps and weights, window order and lengths."""
 
@@ -91,7 +108,8 @@ def order_of(grids: Sequence[Grid]) -> list[int]:
 def plan(grids: tuple[Grid, ...], shape: TowerShape, device: torch.device) -> dict[str, Any]:
     """Return arguments that a transformers tower would otherwise compute itself at every call.
 
-    In place of boundaries the tower passes ``Segments`` to its attention. With windows, the
+    In place of boundaries the tower passes ``Segments`` to its attention, and ``Taps`` in place of
+    indices to its position table. With windows, the
     windows of all images are sorted by length, so that each length is one batch.
 
     Args:
@@ -117,12 +135,23 @@ def plan(grids: tuple[Grid, ...], shape: TowerShape, device: torch.device) -> di
             out["cu_window_seqlens"] = Segments(_runs(lengths.sort().values * unit))
             out["max_window_seqlen"] = int(lengths.max()) * unit
         if shape.table:
-            out["interp_indices"], out["interp_weights"] = (
-                torch.cat(part) for part in zip(*(part.taps for part in layouts), strict=True)
-            )
+            out["interp_indices"] = _taps(grids, shape, device)
+            # The table's forward has weighed and summed already.
+            out["interp_weights"] = torch.ones(1, 1)
         out["cu_seqlens"] = _frame_segments(frames, permutation, device)
         out["max_seqlen"] = int(frames.max())
         return {k: v.to(device) if isinstance(v, Tensor) else v for k, v in out.items()}
+
+
+def _taps(grids: Sequence[Grid], shape: TowerShape, device: torch.device) -> Taps:
+    sizes = {grid: grid[0] * grid[1] * grid[2] for grid in grids}
+    starts = dict(zip(sizes, accumulate(sizes.values(), initial=0), strict=False))
+    indices, weights = (
+        torch.cat(part).to(device)
+        for part in zip(*(_layout(grid, shape).taps for grid in sizes), strict=True)
+    )
+    patches = torch.cat([torch.arange(sizes[grid]) + starts[grid] for grid in grids])
+    return Taps(indices, weights, patches.to(device))
 
 
 def _frame_segments(frames: Tensor, permutation: Tensor | None, device: torch.device) -> Segments:
@@ -181,6 +210,8 @@ def speed_up_vision(visual: nn.Module) -> bool:
         return False
     visual.forward = types.MethodType(_planned_forward, visual)
     visual.patch_embed.forward = types.MethodType(_linear_patches, visual.patch_embed)
+    if hasattr(visual, "pos_embed"):
+        visual.pos_embed.forward = types.MethodType(_interpolated, visual.pos_embed)
     for block in visual.blocks:
         block.attn.forward = types.MethodType(_batched_attention, block.attn)
     return True
@@ -212,6 +243,17 @@ def _linear_patches(self: Any, hidden_states: Tensor) -> Tensor:
     )
 
 
+def _interpolated(self: Any, indices: Tensor | Taps) -> Tensor:
+    """Return weighted sums of table rows (N, 1, d); the tower adds up the axis of size 1."""
+    if not isinstance(indices, Taps):  # called by another forward
+        out: Tensor = type(self).forward(self, indices)
+        return out
+    weights = indices.weights.to(self.weight.dtype)
+    sums = F.embedding_bag(indices.indices, self.weight, per_sample_weights=weights, mode="sum")
+    # Looked up, since the gradient of plain indexing is slow on CPUs.
+    return F.embedding(indices.patches, sums)[:, None]
+
+
 def _batched_attention(
     self: Any,
     hidden_states: Tensor,
@@ -227,9 +269,10 @@ def _batched_attention(
             position_embeddings=position_embeddings,
             **kwargs,
         )
-    qkv = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1))
-    cos, sin = (part.unsqueeze(1).float() for part in position_embeddings)
-    parts = [_rotate(qkv[:, 0], cos, sin), _rotate(qkv[:, 1], cos, sin), qkv[:, 2]]
+    # Unlike three slices, whose gradients would be filled up with zeros and added.
+    query, key, value = self.qkv(hidden_states).unflatten(-1, (3, self.num_heads, -1)).unbind(1)
+    cos, sin = (part.unsqueeze(1) for part in position_embeddings)
+    parts = [rotate(query, cos, sin), rotate(key, cos, sin), value]
     if cu_seqlens.order is not None:
         parts = [part.index_select(0, cu_seqlens.order) for part in parts]
     # Segments of one length are one batch; padding them to the longest would cost more.
@@ -254,9 +297,3 @@ def _attend(query: Tensor, key: Tensor, value: Tensor, scale: float) -> Tensor:
     else:
         out = F.scaled_dot_product_attention(query, key, value, scale=scale)
     return out.transpose(1, 2)
-
-
-def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    full = states.float()
-    first, second = full.chunk(2, dim=-1)
-    return (full * cos + torch.cat([-second, first], dim=-1) * sin).to(states.dtype)

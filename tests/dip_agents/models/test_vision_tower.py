@@ -262,6 +262,14 @@ def test_the_same_sizes_are_planned_once():
     assert plan.cache_info().maxsize is not None
 
 
+def test_the_position_table_is_read_once_for_images_of_one_size():
+    grids = ((1, 4, 4), (1, 2, 2), (1, 4, 4))
+    taps = plan(grids, TowerShape(merge=2, patch=16, table=8), CPU)["interp_indices"]
+    assert taps.indices.shape == taps.weights.shape == (16 + 4, 4)
+    assert taps.patches.tolist() == [*range(16), *range(16, 20), *range(16)]
+    torch.testing.assert_close(taps.weights.sum(1), torch.ones(20))
+
+
 @pytest.mark.parametrize("shape", [WINDOWS, PLAIN])
 def test_a_plan_made_while_sampling_serves_training(shape):
     plan.cache_clear()
