@@ -166,7 +166,7 @@ INSIDE: dict[str, str] = {
     ),
     "dip_agents.models": (
         "activation_checkpointing block_attention chunked_logprobs dense_logprobs lora norm_rotate "
-        "packed_attention precision rules tiny vision_tower logprob_head base "
+        "packed_attention precision rules text_layers tiny vision_tower logprob_head base "
         "feature_cache weights wrapper generic_vlm vision_encoder vlm fsdp loading"
     ),
     "dip_agents.models.tiny": "tokenizer vocabulary model",

@@ -15,6 +15,7 @@ from dip_agents.models.activation_checkpointing import enable_activation_checkpo
 from dip_agents.models.base import Features, NativeEngine
 from dip_agents.models.lora import base_model
 from dip_agents.models.packed_attention import attend_packed
+from dip_agents.models.text_layers import speed_up_text
 from dip_agents.models.vision_encoder import VisionEncoder
 from dip_agents.models.wrapper import ModelWrapper
 from dip_agents.tokens.buffer import EncodedImage, PlaceholderError, TokenBuffer
@@ -46,12 +47,13 @@ class VLM(ModelWrapper):
     native_engine: NativeEngine = "hf"
 
     def __init__(self, model: Any, processor: Any, autocast: torch.dtype | None = None) -> None:
-        """Read the sizes once and make the vision tower fast."""
+        """Read the sizes once and make text model and vision tower fast."""
         core = base_model(model)
         rows = core.get_input_embeddings().weight.shape[0]
         super().__init__(model, processor, autocast, ChatTokens(processor), rows)
         self.merge = int(core.config.vision_config.spatial_merge_size)
         self.vision = VisionEncoder(core, autocast)
+        speed_up_text(core.model.language_model)
         self.shares_prefix = attend_packed(core.model.language_model)
         """Whether a common prefix of several buffers goes through the model once."""
         self._warned = False

