@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from PIL import Image, ImageFilter
+import numpy as np
+from PIL import Image
 
 from dip_env.scenes.procedural.drawing.arrange import draw_people, furnish, place_people
 from dip_env.scenes.procedural.drawing.compose import (
@@ -20,6 +21,7 @@ from dip_env.scenes.procedural.drawing.placement import BODY, random_camera
 from dip_env.scenes.procedural.drawing.render.camera import Camera
 from dip_env.scenes.procedural.drawing.render.light import Light, random_light
 from dip_env.scenes.procedural.drawing.render.photo import Photo, finish
+from dip_env.scenes.procedural.drawing.render.pixels import blurred
 from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
 from dip_env.scenes.procedural.drawing.render.stage import (
     Stage,
@@ -84,7 +86,7 @@ def draw_scene(parameters: CrowdParameters, rng: SceneRandom) -> Drawing:
     if not from_above:
         draw_skyline(plate, camera, light, stage, rng)
     if parameters.background_blur:
-        plate = plate.filter(ImageFilter.BoxBlur(parameters.background_blur))
+        plate = Image.fromarray(blurred(np.asarray(plate), parameters.background_blur))
     regions: tuple[Box, ...] = ()
     if crowded:
         regions = _far_crowd(plate, camera, stage, room, light, rng)

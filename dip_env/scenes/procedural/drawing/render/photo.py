@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from io import BytesIO
 
-from PIL import Image, ImageChops, ImageFilter
+import numpy as np
+from PIL import Image
 
+from dip_env.scenes.procedural.drawing.render.pixels import blurred, grained
 from dip_env.scenes.procedural.drawing.render.textures import film_grain
 
 
@@ -37,12 +39,14 @@ def finish(image: Image.Image, photo: Photo) -> Image.Image:
     Returns:
         RGB image of the same size.
     """
+    pixels = np.asarray(image)
     if photo.blur >= 0.2:  # less would cost time and change next to nothing
-        image = image.filter(ImageFilter.BoxBlur(photo.blur))
+        pixels = blurred(pixels, photo.blur)
     if photo.noise:
-        x, y = photo.grain
-        noise = film_grain(image.size, photo.noise).crop((x, y, x + image.width, y + image.height))
-        image = ImageChops.add(image, noise, 1, -128)
+        (x, y), (height, width) = photo.grain, pixels.shape[:2]
+        grain = film_grain(image.size, photo.noise)
+        pixels = grained(pixels, grain[y : y + height, x : x + width])
+    image = Image.fromarray(pixels)
     if photo.quality:
         stored = BytesIO()
         image.save(stored, "JPEG", quality=photo.quality, subsampling=2)

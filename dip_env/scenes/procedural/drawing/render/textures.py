@@ -143,11 +143,30 @@ def clouds() -> Image.Image:
 
 
 @lru_cache(maxsize=8)
-def film_grain(size: tuple[int, int], strength: int) -> Image.Image:
-    """Return sensor noise around 128, RGB, larger than ``size`` so that crops of it differ."""
+def film_grain(size: tuple[int, int], strength: int) -> NDArray[np.uint8]:
+    """Return sensor noise around 128, (h, w, 3), larger than ``size`` so that crops of it differ.
+
+    Args:
+        size: (width, height) in pixels.
+        strength: of the noise, grey levels.
+    """
     rng = np.random.default_rng(51)
     shape = (size[1] + 64, size[0] + 64)
-    common = rng.random(shape) + rng.random(shape) - 1
-    channels = [common * 0.8 + 0.5 * (rng.random(shape) + rng.random(shape) - 1) for _ in range(3)]
-    value = 128 + strength * np.stack(channels, axis=-1)
-    return Image.fromarray(np.clip(np.rint(value), 0, 255).astype(np.uint8))
+
+    def triangular() -> NDArray[np.float64]:
+        values = rng.random(shape)
+        values += rng.random(shape)
+        values -= 1
+        return values
+
+    common = triangular()
+    common *= 0.8
+    grain = np.empty((*shape, 3), dtype=np.uint8)
+    for channel in range(3):
+        values = triangular()
+        values *= 0.5
+        values += common
+        values *= strength
+        values += 128
+        grain[..., channel] = np.clip(np.rint(values, out=values), 0, 255, out=values)
+    return grain

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops
+from PIL import Image
 
 from dip_env.scenes.procedural.drawing.render.camera import Camera
+from dip_env.scenes.procedural.drawing.render.pixels import enlarged, multiplied
 from dip_env.scenes.procedural.drawing.render.stage import LAMP_GAIN
 from dip_env.scenes.procedural.drawing.render.textures import SIDE, ground_tile
 
@@ -51,11 +52,12 @@ def lay_surface(
         gain = (ambient + (256 - ambient) * np.arange(256) / 255).astype(np.uint16)
         values *= gain[np.asarray(glow)]
         values >>= 8
-    shade = Image.fromarray(values.astype(np.uint8)).resize(
-        (width, height - top), Image.Resampling.BILINEAR
-    )
+    shade = Image.fromarray(enlarged(values.astype(np.uint8), (width, height - top)))
     region = (0, top, width, height)
-    plate.paste(ImageChops.multiply(plate.crop(region), Image.merge("RGB", (shade,) * 3)), region)
+    ground = multiplied(
+        np.asarray(plate.crop(region)), np.asarray(Image.merge("RGB", (shade,) * 3))
+    )
+    plate.paste(Image.fromarray(ground), region)
 
 
 def _grain(
