@@ -126,7 +126,7 @@ INSIDE: dict[str, str] = {
         "person stance joints carried heads figures far_crowd"
     ),
     "dip_env.scenes.procedural.drawing.render": (
-        "camera colours rng pixels textures canvas light photo stage"
+        "camera colours rng pixels textures outlines filler canvas light photo stage"
     ),
     "dip_env.scenes.procedural.drawing.scenery": (
         "backdrop sky solids surface ground props skyline lookalikes"

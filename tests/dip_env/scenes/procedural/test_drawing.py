@@ -18,8 +18,8 @@ from dip_env.scenes.procedural.drawing.render.canvas import (
     FRONT,
     Sketch,
     Sprite,
-    convex_hull,
 )
+from dip_env.scenes.procedural.drawing.render.outlines import convex_hull
 from dip_env.scenes.procedural.drawing.render.photo import Photo, finish
 from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
 

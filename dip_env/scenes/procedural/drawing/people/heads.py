@@ -9,8 +9,9 @@ from dip_env.scenes.procedural.drawing.people.joints import Joints
 from dip_env.scenes.procedural.drawing.people.person import Person
 from dip_env.scenes.procedural.drawing.people.stance import EIGHT, Stance
 from dip_env.scenes.procedural.drawing.render.camera import Point, Vector
-from dip_env.scenes.procedural.drawing.render.canvas import Sketch, ellipse_outline
+from dip_env.scenes.procedural.drawing.render.canvas import Sketch
 from dip_env.scenes.procedural.drawing.render.colours import Colour, Tone, dimmed
+from dip_env.scenes.procedural.drawing.render.outlines import ellipse_outline
 
 OnHead = Callable[[float, float, float], Vector]
 """Body point from (right, up, ahead) of the head's middle, metres."""

@@ -64,7 +64,10 @@ class Stance:
     def ring(self, centre: Vector, rx: float, rz: float) -> list[Point]:
         """Return eight scene pixels around a level ellipse of a body."""
         x, y, z = centre
-        return [self.at((x + rx * c, y, z + rz * s)) for c, s in EIGHT]
+        (ax, ay, az, a), (bx, by, bz, b) = self.column, self.row
+        ay, by = ay * y, by * y
+        ring = [(x + rx * c, z + rz * s) for c, s in EIGHT]
+        return [(ax * u + ay + az * v + a, bx * u + by + bz * v + b) for u, v in ring]
 
 
 def mix(p: Vector, q: Vector, t: float) -> Vector:

@@ -4,17 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil, cos, floor, hypot, pi, sin
+from math import ceil, floor
+from operator import itemgetter
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops, ImageDraw, ImageFilter
+from PIL import Image, ImageChops, ImageFilter
 
 from dip_env.scenes.procedural.drawing.render.camera import Point
 from dip_env.scenes.procedural.drawing.render.colours import Colour, ink
+from dip_env.scenes.procedural.drawing.render.filler import Filler
+from dip_env.scenes.procedural.drawing.render.outlines import (
+    Outline,
+    capsule_outline,
+    convex_hull,
+    joined,
+)
 from dip_env.scenes.procedural.drawing.render.textures import cloth
 
-Shape = tuple[int, float, list[Point], Colour, list[Point] | None, int]
+Shape = tuple[int, float, Outline, Colour, Outline | None, int]
 """Layer, nearness, outline, colour, lit part, brightness of the rest."""
 
 LARGE = 240
@@ -23,17 +31,12 @@ LARGE = 240
 BEHIND, BODY, FRONT = 0, 1, 2
 """Layers of a sprite: carried things behind a body, the body, carried things before it."""
 
+_CARRIED = 1
+"""Coverage of carried things, of 255: next to nothing where the body is measured."""
+_EDGE = (60, 55, 52)
+"""Colour that shows through at the edges."""
 _SHADED = 45.0
 """Pixels per metre from which shading is drawn; below it a limb is a few pixels wide."""
-
-
-def _arc(points: int) -> list[Point]:
-    steps = points - 1
-    return [(cos(pi * k / steps - pi / 2), sin(pi * k / steps - pi / 2)) for k in range(points)]
-
-
-_ARC, _COARSE_ARC = _arc(8), _arc(4)
-_RING = [(cos(2 * pi * k / 20), sin(2 * pi * k / 20)) for k in range(20)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,46 +58,6 @@ class Sprite:
     origin: tuple[int, int]
 
 
-def convex_hull(points: Sequence[Point]) -> list[Point]:
-    """Return the corners of the convex hull in order (Andrew's monotone chain)."""
-    ordered = sorted(set(points))
-    if len(ordered) < 3:
-        return ordered
-    chains: list[list[Point]] = []
-    for run in (ordered, ordered[::-1]):
-        chain: list[Point] = []
-        for p in run:
-            while (
-                len(chain) > 1
-                and (chain[-1][0] - chain[-2][0]) * (p[1] - chain[-2][1])
-                - (chain[-1][1] - chain[-2][1]) * (p[0] - chain[-2][0])
-                <= 0
-            ):
-                chain.pop()
-            chain.append(p)
-        chains.append(chain[:-1])
-    return chains[0] + chains[1]
-
-
-def capsule_outline(p: Point, q: Point, p_radius: float, q_radius: float) -> list[Point]:
-    """Return the outline of a tapered limb between two points."""
-    dx, dy = q[0] - p[0], q[1] - p[1]
-    length = hypot(dx, dy)
-    if length <= abs(p_radius - q_radius) + 1e-6:
-        (x, y), r = (p, p_radius) if p_radius > q_radius else (q, q_radius)
-        return [(x + r * c, y + r * s) for c, s in _RING]
-    ca, sa = dx / length, dy / length
-    arc = _ARC if max(p_radius, q_radius) > 3 else _COARSE_ARC
-    return [
-        (q[0] + q_radius * (ca * c - sa * s), q[1] + q_radius * (sa * c + ca * s)) for c, s in arc
-    ] + [(p[0] - p_radius * (ca * c - sa * s), p[1] - p_radius * (sa * c + ca * s)) for c, s in arc]
-
-
-def ellipse_outline(centre: Point, rx: float, ry: float) -> list[Point]:
-    """Return the outline of an upright ellipse."""
-    return [(centre[0] + rx * c, centre[1] + ry * s) for c, s in _RING]
-
-
 class Sketch:
     """Shapes of one sprite, in scene pixels, sorted by layer and depth when rendered.
 
@@ -111,15 +74,15 @@ class Sketch:
 
     def add(
         self,
-        outline: list[Point],
+        outline: Outline,
         colour: Colour,
         depth: float,
         layer: int = BODY,
-        lit: list[Point] | None = None,
+        lit: Outline | None = None,
         shade: int = 205,
     ) -> None:
         """Add a shape; ``lit`` is its brightest part, ``shade`` the brightness of the rest."""
-        if len(outline) > 2:
+        if isinstance(outline, tuple) or len(outline) > 2:
             self._shapes.append((layer, -depth, outline, colour, lit, shade))
 
     def capsule(
@@ -166,71 +129,123 @@ class Sketch:
         """
         if not self._shapes:
             return None
-        shapes = sorted(self._shapes, key=lambda s: (s[0], s[1]))
-        points = np.array([p for s in shapes for p in s[2]])
-        ends = np.cumsum([2 * len(s[2]) for s in shapes]).tolist()
-        x0, y0 = (floor(v) - 1 for v in points.min(axis=0).tolist())
-        x1, y1 = (ceil(v) + 2 for v in points.max(axis=0).tolist())
+        shapes = sorted(self._shapes, key=itemgetter(0, 1))
+        shaded = self.scale > _SHADED
+        lit = [s[4] for s in shapes if s[4] is not None] if shaded else []
+        points, ends = joined([s[2] for s in shapes] + lit)
+        points, lit_points = np.split(points, [ends[len(shapes) - 1]], axis=1)
+        x0, y0 = (floor(v) - 1 for v in points.min(axis=1).tolist())
+        x1, y1 = (ceil(v) + 2 for v in points.max(axis=1).tolist())
         size = (x1 - x0, y1 - y0)
-        mixed = any(s[0] != BODY for s in shapes) and any(s[0] == BODY for s in shapes)
-        mask = Image.new("L", (size[0] * samples, size[1] * samples), 0)
-        # Inside a large sprite the shading softens every edge: colours need no subpixels there.
-        coarse = size[1] > LARGE
-        canvas = Image.new("RGB", size if coarse else mask.size, (60, 55, 52))
-        paint, cover = ImageDraw.Draw(canvas), ImageDraw.Draw(mask)
-        half = (samples - 1) / 2 - 0.5
-        points -= (x0, y0)
-        fine = (points * samples - half).astype(np.int32).ravel().tolist()
-        flat = (points + 0.5).astype(np.int32).ravel().tolist() if coarse else fine
-        body: Image.Image | None = None
-        start = 0
-        for (layer, _, _, colour, _, _), end in zip(shapes, ends, strict=True):
-            if layer == FRONT and body is None:
-                body = mask.copy()
-            cover.polygon(fine[start:end], 128 if mixed and layer != BODY else 255)
-            paint.polygon(flat[start:end], ink(colour))
-            start = end
-        image = canvas if coarse else canvas.reduce(samples)
-        if self.scale > _SHADED:
-            shading = self._shading(shapes, points, ends, (x0, y0), size, texture)
+        points -= [[x0], [y0]]
+        ends = [2 * end for end in ends]  # in lists of columns and rows in turns
+        image, alpha, own, body = _paint(shapes, points, ends, size, samples)
+        if shaded:
+            step = 2 if self.scale > 110 else 1
+            lit_points -= [[x0 - step / 2], [y0 - step / 2]]
+            shading = self._shading(shapes, points, lit_points, ends, size, step)
+            if texture is not None:
+                shading = ImageChops.multiply(shading, cloth(size, self.scale, texture))
             image = ImageChops.multiply(image, Image.merge("RGB", (shading,) * 3))
-        if mixed:
-            own = _body_pixels(mask, samples)
-            full = own if body is None else _body_pixels(body, samples)
-            return Sprite(image, ImageChops.add(mask, mask).reduce(samples), full, own, (x0, y0))
-        alpha = mask.reduce(samples)
-        seen = np.asarray(alpha) >= 128 if shapes[0][0] == BODY else None
-        return Sprite(image, alpha, seen, seen, (x0, y0))
+        if all(s[0] != BODY for s in shapes):
+            return Sprite(image, alpha, None, None, (x0, y0))
+        seen = np.asarray(own) >= 128
+        whole = seen if body is None else np.asarray(body) >= 128
+        return Sprite(image, alpha, whole, seen, (x0, y0))
 
     def _shading(
         self,
         shapes: Sequence[Shape],
         points: NDArray[np.float64],
+        lit_points: NDArray[np.float64],
         ends: Sequence[int],
-        origin: tuple[int, int],
         size: tuple[int, int],
-        texture: tuple[int, int] | None,
+        step: int,
     ) -> Image.Image:
-        """Return the brightness of every pixel: lit parts, soft edges and folds of cloth."""
-        step = 2 if self.scale > 110 else 1
+        """Return the brightness of every pixel: lit parts and soft edges.
+
+        Args:
+            shapes: in painting order.
+            points: of all outlines, pixels of the sprite.
+            lit_points: of all lit parts, likewise.
+            ends: of each outline in the flat list of points, then of each lit part.
+            size: of the sprite.
+            step: pixels per pixel of the shading while it is drawn.
+        """
         layer = Image.new("L", (-(-size[0] // step), -(-size[1] // step)), 215)
-        tint = ImageDraw.Draw(layer)
-        flat = (points / step + 0.5).astype(np.int32).ravel().tolist()
-        x0, y0 = origin[0] - step / 2, origin[1] - step / 2
-        start = 0
-        for (_, _, _, _, lit, shade), end in zip(shapes, ends, strict=True):
+        tint = Filler(layer)
+        flat = _in_turns(points / step + 0.5)
+        flat += _in_turns(lit_points / step)
+        lit_ends = iter(ends[len(shapes) :])
+        start, lit_start = 0, ends[len(shapes) - 1]
+        for (_, _, _, _, lit, shade), end in zip(shapes, ends, strict=False):
             tint.polygon(flat[start:end], shade)
             start = end
             if lit is not None:
-                tint.polygon([(int((x - x0) / step), int((y - y0) / step)) for x, y in lit], 255)
+                lit_end = next(lit_ends)
+                tint.polygon(flat[lit_start:lit_end], 255)
+                lit_start = lit_end
         layer = layer.filter(ImageFilter.BoxBlur(max(1, int(self.scale * 0.022 / step))))
-        if step > 1:
-            layer = layer.resize(size, Image.Resampling.BILINEAR)
-        if texture is None:
-            return layer
-        return ImageChops.multiply(layer, cloth(size, self.scale, texture))
+        return layer.resize(size, Image.Resampling.BILINEAR) if step > 1 else layer
 
 
-def _body_pixels(mask: Image.Image, samples: int) -> NDArray[np.bool_]:
-    """Return where at least half of the subpixels are body (255), not something carried (128)."""
-    return np.asarray(ImageChops.add(mask, mask, 1, -255).reduce(samples)) >= 128
+def _paint(
+    shapes: Sequence[Shape],
+    points: NDArray[np.float64],
+    ends: Sequence[int],
+    size: tuple[int, int],
+    samples: int,
+) -> tuple[Image.Image, Image.Image, Image.Image, Image.Image | None]:
+    """Fill the outlines of shapes.
+
+    Args:
+        shapes: in painting order.
+        points: of all outlines, pixels of the sprite.
+        ends: of each outline in the flat list of points.
+        size: of the sprite.
+        samples: subpixels per pixel side.
+
+    Returns:
+        The colours (RGB), the coverage, the coverage by what is seen of the body, and that by
+        the whole body where something is carried before it (all L).
+    """
+    mixed = any(s[0] != BODY for s in shapes) and any(s[0] == BODY for s in shapes)
+    # Inside a large sprite the shading softens every edge: colours need no subpixels there.
+    coarse = size[1] > LARGE
+    fine_size = (size[0] * samples, size[1] * samples)
+    # Otherwise the coverage is the fourth channel of the colours, and filled along with them.
+    mask = Image.new("L", fine_size, 0) if coarse else Image.new("RGBX", fine_size, (*_EDGE, 0))
+    canvas = Image.new("RGB", size, _EDGE) if coarse else mask
+    cover, paint = Filler(mask), Filler(canvas)
+    half = (samples - 1) / 2 - 0.5
+    fine = _in_turns(points * samples - half)
+    flat = _in_turns(points + 0.5) if coarse else fine
+    body: Image.Image | None = None
+    start = 0
+    for (layer, _, _, colour, _, _), end in zip(shapes, ends, strict=False):
+        if mixed and layer == FRONT and body is None:
+            body = _last_channel(mask).reduce(samples)
+        level = _CARRIED if mixed and layer != BODY else 255
+        if coarse:
+            cover.polygon(fine[start:end], level)
+            paint.polygon(flat[start:end], ink(colour))
+        else:
+            cover.polygon(fine[start:end], (*ink(colour), level))
+        start = end
+    small = mask.reduce(samples)
+    own = _last_channel(small)
+    image = canvas if coarse else small.convert("RGB")
+    if not mixed:
+        return image, own, own, None
+    all_of_it = _last_channel(mask)
+    alpha = ImageChops.add(all_of_it, all_of_it, _CARRIED / 255).reduce(samples)
+    return image, alpha, own, body
+
+
+def _in_turns(points: NDArray[np.float64]) -> list[int]:
+    """Return column and row of each point (2, n) in turns, cut to whole numbers."""
+    return points.T.astype(np.int32).ravel().tolist()
+
+
+def _last_channel(image: Image.Image) -> Image.Image:
+    return image.getchannel(len(image.getbands()) - 1)

@@ -8,9 +8,10 @@ from math import cos, pi, sin
 from PIL import Image, ImageChops
 
 from dip_env.scenes.procedural.drawing.render.camera import Camera, Point, Vector
-from dip_env.scenes.procedural.drawing.render.canvas import BEHIND, Sketch, Sprite, ellipse_outline
+from dip_env.scenes.procedural.drawing.render.canvas import BEHIND, Sketch, Sprite
 from dip_env.scenes.procedural.drawing.render.colours import Colour, Tone, dimmed
 from dip_env.scenes.procedural.drawing.render.light import Light
+from dip_env.scenes.procedural.drawing.render.outlines import ellipse_outline
 from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
 from dip_env.scenes.procedural.drawing.render.textures import frayed, leaf_grain
 
