@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from math import hypot, pi
 
+import numpy as np
+
 from dip_env.scenes.procedural.drawing.compose import Thing
 from dip_env.scenes.procedural.drawing.people.figures import draw_figure
 from dip_env.scenes.procedural.drawing.people.person import Person, random_person
@@ -152,9 +154,7 @@ def _too_small(sprite: Sprite | None, least: float) -> bool:
     """Return whether the longer side of a drawn body is under the least height."""
     if sprite is None or sprite.body is None:
         return True
-    rows = sprite.body.any(axis=1).sum()
-    columns = sprite.body.any(axis=0).sum()
-    return bool(max(rows, columns) < least)
+    return all(np.count_nonzero(sprite.body.any(axis=axis)) < least for axis in (1, 0))
 
 
 def _grown(person: Person) -> Person:

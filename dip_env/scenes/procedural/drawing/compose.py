@@ -164,8 +164,7 @@ def paint(plate: Image.Image, things: list[Thing]) -> PaintedTruth:
             inside = x1 > x0 and y1 > y0
             if inside:
                 window = seen[y + y0 : y + y1, x + x0 : x + x1]
-                cover = np.asarray(sprite.alpha)[y0:y1, x0:x1]
-                np.copyto(window, 0, where=cover >= 128)
+                window *= (np.asarray(sprite.alpha)[y0:y1, x0:x1] < 128).view(np.uint8)
             if sprite.body is None or sprite.own is None:
                 continue
             box = mask_box(sprite.body)
@@ -173,7 +172,8 @@ def paint(plate: Image.Image, things: list[Thing]) -> PaintedTruth:
                 continue
             number += 1
             if inside:
-                np.copyto(window, number, where=sprite.own[y0:y1, x0:x1])
+                # What is seen of a body is covered by its sprite, hence 0 by now.
+                window += sprite.own[y0:y1, x0:x1].view(np.uint8) * np.uint8(number)
             total = int(np.count_nonzero(sprite.body))
             kept = int(np.count_nonzero(sprite.body[y0:y1, x0:x1])) if inside else 0
             truth.boxes.append((box[0] + x, box[1] + y, box[2] + x, box[3] + y))

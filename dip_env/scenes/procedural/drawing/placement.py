@@ -170,10 +170,18 @@ def _allowed(camera: Camera, spot: Spot, rule: Crowding, taken: list[Spot]) -> b
         return False
     if share_inside(spot, camera.size) < rule.inside:
         return False
+    left, top, right, bottom = spot.box
+    area = (right - left) * (bottom - top)
     for other in taken:
         if hypot(spot.x - other.x, spot.z - other.z) < spot.radius + other.radius:
             return False
-        far, near = (spot, other) if spot.z > other.z else (other, spot)
-        if covered(far.box, near.box) > rule.occlusion:
-            return False
+        # The share of the farther box under the nearer one, as ``covered`` computes it: written
+        # out, since every spot that is tried meets all that are taken.
+        x0, y0, x1, y1 = other.box
+        wide = (right if right < x1 else x1) - (left if left > x0 else x0)
+        high = (bottom if bottom < y1 else y1) - (top if top > y0 else y0)
+        if wide > 0 and high > 0:
+            far = area if spot.z > other.z else (x1 - x0) * (y1 - y0)
+            if wide * high / far > rule.occlusion:
+                return False
     return True

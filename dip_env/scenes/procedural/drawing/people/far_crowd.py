@@ -53,7 +53,6 @@ def draw_far_crowd(
     Returns:
         The pixel box around the crowd inside the image, or None if it is out of view.
     """
-    width, height = plate.size
     back = Image.new("RGB", plate.size)
     cover = Image.new("L", plate.size, 0)
     red, green, blue = light.tone(depth)((255.0, 255.0, 255.0))
@@ -86,11 +85,16 @@ def draw_far_crowd(
             cover.paste(ImageChops.lighter(cover.crop((*corner, corner[0] + image.width,
                         corner[1] + tall)), alpha), corner)  # fmt: skip
             x += rng.uniform(0.3, 0.6)
-    box = cover.point(_SOLID).getbbox()
-    if box is None:
+    drawn = cover.getbbox()
+    if drawn is None:
         return None
-    plate.paste(back, (0, 0), cover)
-    return max(0, box[0]), max(0, box[1]), min(width, box[2]), min(height, box[3])
+    cover = cover.crop(drawn)
+    plate.paste(back.crop(drawn), drawn, cover)
+    solid = cover.point(_SOLID).getbbox()
+    if solid is None:
+        return None
+    left, top = drawn[:2]
+    return left + solid[0], top + solid[1], left + solid[2], top + solid[3]
 
 
 _SOLID = [0] * 128 + [255] * 128

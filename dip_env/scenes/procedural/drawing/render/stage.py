@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cache
 from math import hypot
 
 from PIL import Image, ImageChops
@@ -130,14 +131,19 @@ def add_glow(
     x1, y1 = min(image.width, centre[0] + rx), min(image.height, centre[1] + ry)
     if x1 <= x0 or y1 <= y0 or rx < 1 or ry < 1:
         return
-    disc = Image.radial_gradient("L").point([int(level * max(0.0, 1 - v / 180) ** 2)
-                                             for v in range(256)])  # fmt: skip
     part = (
         (x0 - centre[0] + rx) * 128 / rx, (y0 - centre[1] + ry) * 128 / ry,
         (x1 - centre[0] + rx) * 128 / rx, (y1 - centre[1] + ry) * 128 / ry,
     )  # fmt: skip
-    glow = disc.resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=part)
+    glow = _disc(level).resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=part)
     box = (x0, y0, x1, y1)
     if colour is not None:
         glow = Image.merge("RGB", [glow.point([v * c // 255 for v in range(256)]) for c in colour])
     image.paste(ImageChops.add(image.crop(box), glow), box)
+
+
+@cache
+def _disc(level: int) -> Image.Image:
+    """Return a round light that fades from a level at its centre, mode L, 256 x 256 pixels."""
+    fading = [int(level * max(0.0, 1 - v / 180) ** 2) for v in range(256)]
+    return Image.radial_gradient("L").point(fading)

@@ -8,6 +8,7 @@ from PIL import Image, ImageChops, ImageDraw
 
 from dip_env.scenes.procedural.drawing.render.camera import Camera, Point, Vector
 from dip_env.scenes.procedural.drawing.render.colours import Colour, dimmed, ink
+from dip_env.scenes.procedural.drawing.render.filler import Filler
 from dip_env.scenes.procedural.drawing.render.light import Light
 from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
 from dip_env.scenes.procedural.drawing.render.textures import frayed, leaf_grain
@@ -43,6 +44,7 @@ class Backdrop:
         """Store what every shape needs."""
         self.plate = plate
         self.draw = ImageDraw.Draw(plate)
+        self.filler = Filler(plate)
         self.camera = camera
         self.light = light
         self.rng = rng
@@ -51,12 +53,15 @@ class Backdrop:
         self, wall: Wall, along: tuple[float, float], up: tuple[float, float], colour: Colour
     ) -> None:
         """Fill a rectangle of a wall."""
-        corners = ((along[0], up[0]), (along[1], up[0]), (along[1], up[1]), (along[0], up[1]))
-        points = [self.camera.project(wall.at(a, h)) for a, h in corners]
-        self.draw.polygon(
-            [(round(u), round(v)) for u, v in points],
-            ink(colour),
-        )
+        project = self.camera.project
+        (low, high), (x0, z0), (x1, z1) = up, wall.start, wall.end
+        points: list[int] = []
+        for a, bottom, top in ((along[0], high, low), (along[1], low, high)):
+            x, z = x0 + (x1 - x0) * a, z0 + (z1 - z0) * a
+            for h in (bottom, top):
+                u, v = project((x, h, z))
+                points += (round(u), round(v))
+        self.filler.polygon(points, ink(colour))
 
     def facade(self, wall: Wall, facing: float = 1.0) -> None:
         """Draw a house front: wall, plinth, shop or doors below, windows above, a cornice.
