@@ -11,6 +11,7 @@ import pytest
 
 from dip_env.actions import Grammar
 from dip_env.boxes import box_iou
+from dip_env.scenes.procedural.parameters import PRESETS
 
 BENCHMARKS = Path(__file__).parents[2] / "examples" / "benchmarks"
 
@@ -147,3 +148,25 @@ def test_cli_speed_measures_help_and_usage_errors_beside_a_bare_import(load, mon
     monkeypatch.setattr(module, "LIMIT_SECONDS", 0.0)
     assert main(module, monkeypatch, "--rounds", "1") == 1
     assert "over 0 s or 150 MB: dip --help" in capsys.readouterr().out
+
+
+def test_scene_speed_measures_every_preset_beside_a_yardstick(load, monkeypatch, capsys):
+    # On scenes this small a limit may be missed: what is tested is that all are measured.
+    tiny = ("--scenes", "2", "--warm", "1", "--size", "96", "64")
+    code = main(load("scene_speed"), monkeypatch, *tiny)
+    out = capsys.readouterr().out
+    for preset in PRESETS:
+        assert f"| {preset} | " in out
+    assert "the yardstick: " in out
+    assert code == ("MISSED" in out)
+
+
+def test_scene_speed_fails_where_scenes_are_slow_or_large(load, capsys):
+    module = load("scene_speed")
+    kept = module.Measured(scenes=[0.010, 0.012, 0.090], yardsticks=[0.020] * 3, megabytes=100.0)
+    slow = module.Measured(scenes=[0.110, 0.120, 0.130], yardsticks=[0.020] * 3, megabytes=100.0)
+    large = module.Measured(scenes=[0.010] * 3, yardsticks=[0.020] * 3, megabytes=900.0)
+    assert module.report({"easy": kept, "crowd": kept}) == 0
+    assert "| easy | 12.0 | 26.8 | 100 | 0.60 | 0.7 | pass |" in capsys.readouterr().out
+    assert module.report({"easy": kept, "crowd": slow, "night": large}) == 1
+    assert "MB: crowd, night" in capsys.readouterr().out

@@ -49,7 +49,7 @@ class CrowdParameters:
     noise: tuple[int, int] = (2, 8)
     """Sensor noise, grey levels."""
     background_blur: float = 0.5
-    """Blur of ground, walls and sky in pixels; 0 saves a fifth of the drawing time."""
+    """Blur of ground, walls and sky in pixels; 0 saves a twentieth of the drawing time."""
     blur: tuple[float, float] = (0.0, 0.4)
     """Radius of the lens blur, pixels."""
     jpeg: tuple[int, int] = (70, 95)
