@@ -118,7 +118,7 @@ def train(
     engine: HFEngine | None = None,
     source: SceneSource | None = None,
     policy: PolicyModel | None = None,
-    micro_batch_tokens: int = 16384,
+    micro_batch_tokens: int | None = None,
 ) -> Trained:
     """Run the workload on a model.
 
@@ -129,7 +129,7 @@ def train(
         engine: samples, by default with the model itself.
         source: the scenes, if they are drawn already.
         policy: what the trainer sees of the model, by default all of it.
-        micro_batch_tokens: of the update.
+        micro_batch_tokens: of the update; by default as many as suit the device.
     """
     engine = engine or HFEngine(vlm)
     if work.turns > 1:
