@@ -51,6 +51,17 @@ TRL_SETTINGS = (
 )
 SINGLE_TURN = Workload()
 MULTI_TURN = Workload(turns=2, new_tokens=47, scene=1024)
+SMOKE: dict[str, int] = {
+    "groups": 2,
+    "group_size": 2,
+    "new_tokens": 8,
+    "warmup": 1,
+    "steps": 1,
+    "view": 64,
+    "crop": 64,
+    "scene": 128,
+}
+"""Changes to a workload that make it small: they show that both sides still do the same work."""
 
 
 def packages() -> list[str]:
@@ -246,6 +257,7 @@ def main() -> int:
     parser.add_argument("--setting", choices=TRL_SETTINGS, help="of TRL; the fastest by default")
     parser.add_argument("--profile", type=Path, help="write where our time goes; ours runs alone")
     parser.add_argument("--markdown", action="store_true", help="print a section for RESULTS.md")
+    parser.add_argument("--smoke", action="store_true", help="a tiny task; its times say nothing")
     arguments = parser.parse_args()
     if arguments.setup:
         set_up(arguments.setup)
@@ -254,9 +266,9 @@ def main() -> int:
         parser.error(f"--trl: expected an environment, make it with --setup {arguments.trl}")
     work = MULTI_TURN if arguments.multi_turn else SINGLE_TURN
     changes = {k: v for k in ("steps", "warmup") if (v := getattr(arguments, k)) is not None}
-    work = replace(work, **changes)
+    work = replace(work, **(SMOKE if arguments.smoke else {}), **changes)
     with tempfile.TemporaryDirectory() as name:
-        prepare(work, Path(name))
+        prepare(work, Path(name), "micro" if arguments.smoke else "tiny")
         if arguments.trl and not arguments.profile:
             compare(arguments, work, Path(name))
         else:

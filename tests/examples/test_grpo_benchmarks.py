@@ -113,6 +113,64 @@ def test_the_table_shows_medians_and_the_ratio_of_pairs(load, run_of):
     assert "| peak memory, MB | 100 | 200 | 0.50 (0.50 to 0.50) |" in lines
 
 
+def test_growth_compares_rollouts_of_the_largest_step_with_the_smallest(load, run_of):
+    growth = load("grpo_growth")
+    runs = {
+        1: run_of(step_seconds=[1.0, 1.0], rollouts=16),
+        8: run_of(step_seconds=[12.0, 12.0], rollouts=128, total_tokens=3200),
+    }
+    assert growth.per_rollout(runs[1]) == 125.0
+    assert "| 8 | 64 | 1600 | 12.00 | 187.5 | 1.50 x | 100 |" in growth.table(runs)
+
+
+@pytest.mark.slow
+def test_growth_is_measured_for_every_size(load, monkeypatch, capsys):
+    growth = load("grpo_growth")
+    monkeypatch.setattr(growth, "SIZES", (1, 2))
+    monkeypatch.setattr(sys, "argv", ["benchmark", "--smoke"])
+    code = growth.main()
+    out = capsys.readouterr().out
+    assert "| 1 | 2 | " in out and "| 2 | 4 | " in out
+    assert code == ("MISSED" in out)
+
+
+def test_a_soak_sees_memory_that_grows_and_a_command_that_fails(load, monkeypatch, tmp_path):
+    soak = load("soak")
+    flat = soak.Soak("train", 100, 1.0, 500.0, 510.0)
+    assert flat.growth < soak.GROWTH_LIMIT < soak.Soak("train", 100, 1.0, 500.0, 550.0).growth
+    (tmp_path / "metrics.jsonl").write_text('{"step": 7}\n{"step": 8}\n{"st')
+    assert soak.last_step(tmp_path / "metrics.jsonl") == 8
+    assert soak.last_step(tmp_path / "none") == 0
+    with pytest.raises(RuntimeError, match="unknown option"):
+        soak.soak(["train", "--stepz", "1"], 20, tmp_path / "run")
+
+
+def test_scaling_follows_from_sizes_and_rates(load):
+    scaling = load("scaling")
+    model, step = scaling.Model(weights=10, layers=2, kv_heads=3, head_size=4), scaling.Step(
+        groups=2, group_size=4, prompt=100, looks=1, crops=1, sampled=76
+    )  # fmt: skip
+    assert model.kv_bytes == 2 * 2 * 2 * 3 * 4
+    assert (step.tokens, step.unique_tokens) == (300, 2 * (100 + 4 * 200))
+    cluster = scaling.Cluster(2, efficiency=0.5, bandwidth=200.0, operations=600.0, link=4.0)
+    found = scaling.cost(model, step, cluster, episodes_per_second=2.0)
+    # Each of 76 steps reads 20 bytes of weights and 4 rows of 225 tokens, at 100 bytes a second.
+    assert found.decode == pytest.approx(76 * (20 + 4 * 96 * 225) / 100)
+    assert found.update == pytest.approx(6 * 10 * 1800 / 600)
+    assert found.sync == pytest.approx(20 / 4)
+    assert found.workers == pytest.approx(8 / (found.decode + found.prefill) / 2)
+
+
+def test_the_guide_shows_what_the_script_prints(load, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["scaling"])
+    assert load("scaling").main() == 0
+    guide = (BENCHMARKS.parents[1] / "docs" / "guides" / "scaling.md").read_text()
+    printed = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert len(printed) == 5
+    for line in printed:
+        assert line in guide
+
+
 def test_both_sides_offer_the_same_settings(load):
     # TRL is not installed here, so its side is read and not imported.
     tree = ast.parse((BENCHMARKS / "trl_side.py").read_text())
