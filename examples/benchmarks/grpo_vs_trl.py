@@ -53,8 +53,8 @@ SINGLE_TURN = Workload()
 MULTI_TURN = Workload(turns=2, new_tokens=47, scene=1024)
 SMOKE: dict[str, int] = {
     "groups": 2,
-    "group_size": 2,
-    "new_tokens": 8,
+    "group_size": 4,
+    "new_tokens": 24,
     "warmup": 1,
     "steps": 1,
     "view": 64,

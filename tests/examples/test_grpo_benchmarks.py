@@ -130,7 +130,7 @@ def test_growth_is_measured_for_every_size(load, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["benchmark", "--smoke"])
     code = growth.main()
     out = capsys.readouterr().out
-    assert "| 1 | 2 | " in out and "| 2 | 4 | " in out
+    assert "| 1 | 4 | " in out and "| 2 | 8 | " in out
     assert code == ("MISSED" in out)
 
 
@@ -226,7 +226,7 @@ def test_looks_lie_inside_the_view_and_depend_on_the_generated_text(load):
 @pytest.mark.parametrize("turns", [1, 2])
 def test_our_side_samples_and_learns_exactly_the_tokens_of_the_workload(load, tmp_path, turns):
     work = load("grpo_workload").Workload(
-        groups=2, group_size=2, turns=turns, new_tokens=9, warmup=1, steps=2, view=64, crop=64,
+        groups=2, group_size=2, turns=turns, new_tokens=31, warmup=1, steps=2, view=64, crop=64,
         scene=64,
     )  # fmt: skip
     load("grpo_vs_trl").prepare(work, tmp_path, size="micro")
@@ -236,10 +236,10 @@ def test_our_side_samples_and_learns_exactly_the_tokens_of_the_workload(load, tm
     assert len(run.step_seconds) == work.steps
     assert min(run.step_seconds) > 0
     assert run.rollouts == 8
-    assert run.lengths == (9 * turns, 9 * turns)
-    assert run.sampled_tokens == 8 * 9 * turns
+    assert run.lengths == (31 * turns, 31 * turns)
+    assert run.sampled_tokens == 8 * 31 * turns
     # Overview of 2 x 2 tokens; of two turns, two crops of 2 x 2 in between.
-    assert (run.total_tokens > 8 * (run.prompt_tokens + 18 + 8)) == (turns == 2)
+    assert (run.total_tokens > 8 * (run.prompt_tokens + 62 + 8)) == (turns == 2)
 
 
 def test_a_side_that_fails_tells_what_it_wrote(load):

@@ -17,5 +17,5 @@ def test_trl_does_the_same_work_token_by_token(scripts, monkeypatch, capsys, tur
     )
     assert scripts("benchmarks")("grpo_vs_trl").main() == 0
     out = capsys.readouterr().out
-    assert f"{8 * turns} sampled tokens per rollout" in out
+    assert f"{24 * turns} sampled tokens per rollout" in out
     assert "| rollouts/s |" in out and "| peak memory, MB |" in out

@@ -24,6 +24,7 @@ from dip_agents.engines.sampling import draw
 from dip_agents.models.base import VisionLanguageModel
 from dip_agents.models.vlm import VLM
 from dip_agents.models.weights import copy_weights
+from dip_agents.tokens.batching import token_limit
 
 REPLY_LAG = {"cpu": 4, "cuda": 16}
 """Decoding steps that the environment has for its reply before the engine waits for it, by device:
@@ -41,7 +42,8 @@ class HFEngine:
     Args:
         vlm: the model; in eval mode, its weights fixed while rows are generated.
         slots: most rows that are generated at once.
-        prefill_tokens: most padded tokens of prompts and replies in one forward pass.
+        prefill_tokens: most padded tokens of prompts and replies in one forward pass; by default
+            as many as suit the device, see ``token_limit``.
         cuda_graphs: on a GPU, replay decoding steps as CUDA graphs; costs memory per size.
     """
 
@@ -51,14 +53,14 @@ class HFEngine:
         self,
         vlm: VLM,
         slots: int = 256,
-        prefill_tokens: int = 16384,
+        prefill_tokens: int | None = None,
         cuda_graphs: bool = True,
     ) -> None:
         """Store the model; memory is taken when rows are generated."""
         self.vlm = vlm
         self.chat = vlm.chat
         self.slots = slots
-        self.prefill_tokens = prefill_tokens
+        self.prefill_tokens = token_limit(prefill_tokens, vlm.device.type)
         self.cuda_graphs = cuda_graphs
         self._decoder: Decoder | None = None
         self._version: int | None = None
