@@ -147,7 +147,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--efficiency", type=float, default=0.35, help="share of the data sheet")
     parser.add_argument(
-        "--episodes-per-second", type=float, default=377.0, help="of one core, see env_speed.py"
+        "--episodes-per-second", type=float, default=393.0, help="of one core, see env_speed.py"
     )
     arguments = parser.parse_args()
     model, step = Model(), Step()
