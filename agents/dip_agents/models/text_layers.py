@@ -88,13 +88,8 @@ def _attention(
     cos, sin = (part[0, :, None] for part in position_embeddings)
     query = _turn(query, cos, sin, getattr(self, "q_norm", None))
     key = _turn(key, cos, sin, getattr(self, "k_norm", None))
-    states, weights = packed_attention(
-        self,
-        *(part.transpose(0, 1)[None] for part in (query, key, value)),
-        None,
-        scaling=self.scaling,
-        packed=packed,
-    )
+    q, k, v = (part.transpose(0, 1)[None] for part in (query, key, value))
+    states, weights = packed_attention(self, q, k, v, None, scaling=self.scaling, packed=packed)
     return self.o_proj(states.flatten(2)), weights
 
 
