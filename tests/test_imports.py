@@ -165,9 +165,10 @@ INSIDE: dict[str, str] = {
         "completion_rows updater trainer run"
     ),
     "dip_agents.models": (
-        "activation_checkpointing block_attention chunked_logprobs dense_logprobs lora norm_rotate "
-        "packed_attention precision rules text_layers tiny vision_tower logprob_head base "
-        "feature_cache weights wrapper generic_vlm vision_encoder vlm fsdp loading"
+        "activation_checkpointing block_attention precision row_blocks chunked_logprobs "
+        "dense_logprobs lora norm_rotate packed_attention rules text_layers tiny "
+        "vision_tower logprob_head base feature_cache weights wrapper generic_vlm "
+        "vision_encoder vlm fsdp loading"
     ),
     "dip_agents.models.tiny": "tokenizer vocabulary model",
     "dip_agents.objectives": (

@@ -12,6 +12,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
 
+from dip_agents.models.precision import autocast_dtype
+
 # Logits that exist at one time: large enough to keep a GPU busy, 32 MB in float32.
 ROWS = 1024
 COLUMNS = 8192
@@ -56,8 +58,7 @@ def tiled_logprobs(
     Source:
         Running logsumexp: Milakov and Gimelshein, 2018 (arXiv 1805.02867); gradients: ours.
     """
-    device = hidden.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    dtype = autocast_dtype(hidden.device) or weight.dtype
     logprobs, entropy = _TiledLogprobs.apply(
         hidden, weight, bias, ids, banned, temperature, (rows, columns), dtype
     )

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 from torch.nn import functional as F
+
+from dip_agents.models.precision import autocast_dtype
+from dip_agents.models.row_blocks import row_blocks
 
 # Rows worked on at one time by a CPU thread, so that their logits stay in its caches; fewer would
 # make the products slow. A GPU takes all of them in one go.
@@ -44,8 +46,7 @@ def dense_logprobs(
         Logprobs (N,), at most 0 and -inf for banned ids, and entropies (N,) in nats, at least 0
         up to rounding; float32, or float64 for float64 states.
     """
-    device = hidden.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else weight.dtype
+    dtype = autocast_dtype(hidden.device) or weight.dtype
     logprobs, entropy = _DenseLogprobs.apply(
         hidden, weight, bias, ids, banned, temperature, rows, dtype
     )
@@ -73,7 +74,7 @@ class _DenseLogprobs(torch.autograd.Function):
             shift = _shift(weights, bias, banned)
             probs = states.new_empty(len(states), len(weights))
             logprobs, entropy = (states.new_empty(len(states), dtype=sums) for _ in range(2))
-            for part in _blocks(probs, step):
+            for part in row_blocks(probs, step * probs.shape[1]):
                 logits = F.linear(states[part], weights, shift).to(sums)
                 if temperature != 1:
                     logits.div_(temperature)
@@ -103,7 +104,7 @@ class _DenseLogprobs(torch.autograd.Function):
         # dH / dz_j = -p_j (log p_j + H).
         scale = of_logprob if of_entropy is None else of_logprob + of_entropy * entropy
         slope = torch.empty_like(probs)
-        for part in _blocks(probs, step):
+        for part in row_blocks(probs, step * probs.shape[1]):
             p = probs[part]
             one = p * -scale[part, None]
             if of_entropy is not None:
@@ -126,13 +127,3 @@ def _shift(weight: Tensor, bias: Tensor | None, banned: Tensor | None) -> Tensor
     shift = weight.new_zeros(len(weight)) if bias is None else bias.to(weight.dtype)
     # Its exponential is exactly 0; half of the lowest number of float16 leaves room for a logit.
     return shift.masked_fill(banned, max(-1e30, torch.finfo(weight.dtype).min / 2))
-
-
-def _blocks(logits: Tensor, step: int) -> Iterator[slice]:
-    """Yield the rows that are worked on at one time."""
-    if logits.device.type == "cpu":
-        step *= torch.get_num_threads()
-    else:
-        step = max(len(logits), 1)
-    for start in range(0, len(logits), step):
-        yield slice(start, min(start + step, len(logits)))

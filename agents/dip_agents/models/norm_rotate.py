@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
+
+from dip_agents.models.row_blocks import row_blocks
 
 # Numbers worked on at one time by a CPU thread: 0.5 MB in float32, so that the passes over them
 # find them in its cache. A GPU takes all of them in one go.
@@ -82,7 +83,7 @@ class _NormRotate(torch.autograd.Function):
         inverse = None
         if weight is not None:
             inverse = torch.empty((*x.shape[:-1], 1), dtype=sums, device=x.device)
-        for part in _blocks(x):
+        for part in row_blocks(x, BLOCK):
             full = x[part].to(sums)
             if weight is not None and inverse is not None:
                 length = torch.linalg.vector_norm(full, dim=-1, keepdim=True)
@@ -101,7 +102,7 @@ class _NormRotate(torch.autograd.Function):
         sums = torch.promote_types(torch.float32, x.dtype)
         out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         weight_grad = None if weight is None else torch.zeros_like(weight, dtype=sums)
-        for part in _blocks(x):
+        for part in row_blocks(x, BLOCK):
             grad = grads[0][part].to(sums)
             if cos is not None:
                 grad = _turned(grad, cos[part], sin[part], -1)
@@ -124,14 +125,3 @@ def _turned(x: Tensor, cos: Tensor, sin: Tensor, direction: int) -> Tensor:
     out[..., :half].addcmul_(x[..., half:], sin[..., :half].to(x.dtype), value=-direction)
     out[..., half:].addcmul_(x[..., :half], sin[..., half:].to(x.dtype), value=direction)
     return out
-
-
-def _blocks(x: Tensor) -> Iterator[slice]:
-    """Yield runs of rows that are worked on at one time."""
-    if x.device.type == "cpu":
-        step = BLOCK * torch.get_num_threads() // max(1, x.shape[1:].numel())
-    else:
-        step = len(x)
-    step = max(1, step)
-    for start in range(0, len(x), step):
-        yield slice(start, start + step)

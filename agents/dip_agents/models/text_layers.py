@@ -21,6 +21,7 @@ from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLTextModel
 
 from dip_agents.models.norm_rotate import norm_rotate, rms_norm, rotate
 from dip_agents.models.packed_attention import packed_attention
+from dip_agents.models.precision import autocast_dtype
 from dip_agents.tokens.packing import Layout
 
 
@@ -59,8 +60,7 @@ def _norm(self: Any, hidden_states: Tensor) -> Tensor:
 
 def _norm_for_products(self: Any, hidden_states: Tensor) -> Tensor:
     """Normalise what only products read, and they round it to the autocast dtype."""
-    device = hidden_states.device.type
-    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+    dtype = autocast_dtype(hidden_states.device)
     return rms_norm(hidden_states, self.weight, self.variance_epsilon, dtype)
 
 
