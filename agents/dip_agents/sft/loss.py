@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from dip_agents.models.base import VisionLanguageModel
 from dip_agents.models.tiny.tokenizer import INTEGER_ROLES, JOINED
-from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.sft.demonstrations import Demonstration
 from dip_agents.sft.dense import (
     DenseHead,
@@ -35,6 +34,11 @@ class SFTCounts(NamedTuple):
     tokens: int
     cells: int
     people: int
+
+    @classmethod
+    def total(cls, parts: Iterable[SFTCounts]) -> SFTCounts:
+        """Return the counts of a batch from those of its parts."""
+        return cls(*(sum(one) for one in zip(*parts, strict=True)))
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +79,7 @@ def sft_loss(
     sigma: float = 0.0,
     dense_weight: float = 0.0,
     counts: SFTCounts | None = None,
+    targets: Sequence[DenseTarget] | None = None,
 ) -> SFTLoss:
     """Compute the loss of a batch of demonstrations, or of a part of it.
 
@@ -85,12 +90,14 @@ def sft_loss(
         sigma: width of smoothed coordinates, 0 for plain cross-entropy.
         dense_weight: weight of the dense loss.
         counts: what the means are over, of the whole batch; by default of what is given.
+        targets: of the dense loss, image by image, where the caller has made them already.
 
     Returns:
         The losses.
     """
     buffers = [demonstration.buffer for demonstration in demonstrations]
-    targets = [] if heads is None else dense_targets(vlm, demonstrations)
+    if targets is None:
+        targets = [] if heads is None else dense_targets(vlm, demonstrations)
     counts = counts or sft_counts(demonstrations, targets)
     tokens, cells, people = (max(1, count) for count in counts)
     features = vlm.features_of(image for buffer in buffers for image in buffer.images)
@@ -140,25 +147,6 @@ def sft_counts(
     """
     tokens = sum(sum(demonstration.buffer.loss_mask) for demonstration in demonstrations)
     return SFTCounts(tokens, sum(t.flags.size for t in targets), sum(len(t.own) for t in targets))
-
-
-def batch_counts(
-    vlm: VisionLanguageModel,
-    demonstrations: Sequence[Demonstration],
-    heads: DenseHeads | None,
-    distributed: DistributedContext,
-) -> SFTCounts:
-    """Count the terms of the loss in the shards of all ranks; all must call this.
-
-    Args:
-        vlm: the learner.
-        demonstrations: this rank's shard of the batch.
-        heads: of the dense loss, or None.
-        distributed: the processes with the other shards.
-    """
-    targets = [] if heads is None else dense_targets(vlm, demonstrations)
-    shards = distributed.all_gather(sft_counts(demonstrations, targets))
-    return SFTCounts(*(sum(one) for one in zip(*shards, strict=True)))
 
 
 def dense_targets(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,14 @@ from dip_agents.runtime.random_state import seed_everything, set_rng_state
 from dip_agents.runtime.schedules import warmup_stable_decay
 from dip_agents.sft.config import ENDING, SFTConfig, sigma_at
 from dip_agents.sft.demonstrations import Demonstration
-from dip_agents.sft.loss import DenseHeads, SFTLoss, batch_counts, sft_loss
+from dip_agents.sft.loss import (
+    DenseHeads,
+    SFTCounts,
+    SFTLoss,
+    dense_targets,
+    sft_counts,
+    sft_loss,
+)
 from dip_agents.sft.optimizer import SFTOptimizer
 from dip_agents.tokens.batching import micro_batches, token_limit
 from dip_env.errors import ConfigError
@@ -181,12 +189,21 @@ class SFTTrainer:
     def _backward(self, batch: list[Demonstration], sigma: float) -> list[SFTLoss]:
         """Add up the gradient of a batch, one micro-batch after the other."""
         config = self.config
-        counts = batch_counts(self.vlm, batch, self.heads, self.distributed)
+        targets = [[] if self.heads is None else dense_targets(self.vlm, [one]) for one in batch]
+        shard = sft_counts(batch, list(chain(*targets)))
+        counts = SFTCounts.total(self.distributed.all_gather(shard))
         limit = token_limit(config.micro_batch_tokens, self.vlm.device.type)
         losses = []
         for rows in micro_batches([one.buffer for one in batch], limit):
-            part = [batch[row] for row in rows]
-            loss = sft_loss(self.vlm, part, self.heads, sigma, config.dense_weight, counts)
+            loss = sft_loss(
+                self.vlm,
+                [batch[row] for row in rows],
+                self.heads,
+                sigma,
+                config.dense_weight,
+                counts,
+                list(chain(*(targets[row] for row in rows))),
+            )
             loss.total.backward()
             losses.append(loss)
         return losses

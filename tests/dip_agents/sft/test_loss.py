@@ -2,9 +2,8 @@ import pytest
 import torch
 
 from dip_agents.policies.oracle import OracleConfig
-from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.sft.demonstrations import DemonstrationDataset
-from dip_agents.sft.loss import DenseHeads, batch_counts, dense_targets, sft_counts, sft_loss
+from dip_agents.sft.loss import DenseHeads, SFTCounts, dense_targets, sft_counts, sft_loss
 
 
 def demonstrations(vlm, toy, rules):
@@ -30,16 +29,10 @@ def test_shards_of_a_batch_add_up_to_its_loss(micro, toy, minimal_prompt_rules):
     torch.manual_seed(0)
     heads = DenseHeads(vlm.core.config.text_config.hidden_size)
 
-    class Two(DistributedContext):
-        """Both shards' counts, as the other rank would send them."""
-
-        def all_gather(self, value):
-            return counts
-
     with torch.no_grad():
         whole = sft_loss(vlm, batch, heads, 1.0, 0.5)
         counts = [sft_counts(part, dense_targets(vlm, part)) for part in (batch[:1], batch[1:])]
-        of_both = batch_counts(vlm, batch[:1], heads, Two())
+        of_both = SFTCounts.total(counts)
         parts = [sft_loss(vlm, part, heads, 1.0, 0.5, of_both) for part in (batch[:1], batch[1:])]
     assert whole.dense > 0
     for name in ("total", "text", "dense", "accuracy"):
