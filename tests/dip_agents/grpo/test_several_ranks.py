@@ -97,7 +97,7 @@ def train(
         """Rewards that differ, but for those of the last group in step 2."""
         if (step, index) == (2, CONFIG.scenes_per_step - 1):
             return replace(rollout, reward=0.5)
-        return replace(rollout, reward=rollout.reward + sum(rollout.buffer.ids) % 7 / 7)
+        return replace(rollout, reward=rollout.reward + sum(rollout.buffer.ids) % 97 / 97)
 
     def collect(*arguments, **settings):
         for seed in (random.seed, np.random.seed, torch.manual_seed):
@@ -245,8 +245,7 @@ def test_something_was_learned_in_every_step(played):
         after = weights(played / name)
         assert max(float((before[key] - after[key]).abs().max()) for key in before) > 1e-4
         informative = [row["group/frac_informative"] for row in metrics(played / name)]
-        # In one step a group of equal rewards is dropped.
-        assert informative[0] == informative[2] == 1.0 and 0 < informative[1] < 1
+        assert informative == pytest.approx([1.0, 2 / 3, 1.0])
 
 
 @pytest.mark.parametrize("run", ["ddp", "fsdp", "ddp_lora", "fsdp_lora"])
