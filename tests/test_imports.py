@@ -180,9 +180,7 @@ INSIDE: dict[str, str] = {
         "optimizers optional random_state schedules seeds checkpoints logger"
     ),
     "dip_agents.sft": "config demonstrations dense optimizer loss trainer run",
-    "dip_agents.tokens": (
-        "buffer image_check image_cache packing batching chat positions banned generic_chat"
-    ),
+    "dip_agents.tokens": ("buffer image_check packing batching chat positions banned generic_chat"),
 }
 """Modules and packages inside each package, in an order in which each imports only earlier ones."""
 

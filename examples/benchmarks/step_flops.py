@@ -15,6 +15,7 @@ own: 4 for text and head, 2 for vision. Attention of the vision tower is left ou
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -44,7 +45,7 @@ class Work:
             tokens += prefix + sum(len(b) - prefix for b in buffers)
             sampled += sum(sum(b.loss_mask) for b in buffers)
             images = {image.key: image for b in buffers for image in b.images}
-            patches += sum(len(image.patches) for image in images.values())
+            patches += sum(math.prod(image.grid) for image in images.values())
             pairs += prefix * (prefix + 1) // 2
             for own in (len(b) - prefix for b in buffers):
                 pairs += prefix * own + own * (own + 1) // 2

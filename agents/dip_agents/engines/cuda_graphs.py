@@ -1,8 +1,8 @@
 """Decoding steps as CUDA graphs: a step of many small kernels becomes one launch.
 
-A graph has fixed shapes and addresses, so rows and columns are rounded up to a few sizes, and
-inputs are copied into buffers that stay. Not run on a GPU yet; on a CPU the tests replace the
-capture by a plain call.
+A graph has fixed shapes and addresses, so columns are rounded up to a few sizes, as the engine
+already does with rows, and inputs are copied into buffers that stay. Not run on a GPU yet; on a
+CPU the tests replace the capture by a plain call.
 """
 
 from __future__ import annotations
@@ -97,12 +97,9 @@ class GraphedDecoder:
         self, cache: SlotCache, ids: Tensor, positions: Tensor, columns: Tensor, width: int
     ) -> Tensor:
         """Feed one token to each of the first n slots, see ``TextDecoder.feed``."""
-        n = len(ids)
-        rows, columns_read = round_rows(n, cache.slots), round_width(width, cache.capacity)
+        rows, columns_read = len(ids), round_width(width, cache.capacity)
         inputs = self._inputs[:, :rows]
-        inputs[:, :n] = torch.stack([ids, positions, columns])
-        inputs[:2, n:] = 0
-        inputs[2, n:] = cache.scratch  # rows beside the live ones must not be written
+        inputs.copy_(torch.stack([ids, positions, columns]))
         key = (rows, columns_read)
         if key not in self._graphs:
             self._graphs[key] = self.capture(
@@ -110,22 +107,11 @@ class GraphedDecoder:
             )
         replay, out = self._graphs[key]
         replay()
-        return out[:n]
+        return out
 
     def logits(self, states: Tensor) -> Tensor:
         """Return logits (n, V) in float32, bans not yet applied."""
         return self.decoder.logits(states)
-
-
-def round_rows(rows: int, slots: int) -> int:
-    """Return the rows of the graph for so many live rows: powers of two up to 8, then eighths.
-
-    Args:
-        rows: at least 1.
-        slots: most rows there are.
-    """
-    size = 1 << (rows - 1).bit_length() if rows <= 8 else -(-rows // 8) * 8
-    return min(size, slots)
 
 
 def round_width(width: int, capacity: int) -> int:

@@ -269,23 +269,24 @@ class _Play:
             return
         self._gather()
         rows = self.live
-        numbers = np.array([(row.ids[-1], row.position, row.length) for row in rows])
+        width = max(row.length for row in rows) + 1
+        self.cache.reserve(width)
+        fed = [(row.ids[-1], row.position, row.length) for row in rows]
+        fed += [(0, 0, self.cache.scratch)] * self.cache.padding(len(rows))
         for row in rows:
             row.position += 1
             row.length += 1
-        ids, positions, columns = torch.from_numpy(numbers.T.copy()).to(self.device)
-        width = max(row.length for row in rows)
-        self.cache.reserve(width)
+        ids, positions, columns = torch.from_numpy(np.array(fed).T.copy()).to(self.device)
         states = self.decoder.feed(self.cache, ids, positions, columns, width)
         self.live = self._draw(rows, states)
 
     def _draw(self, rows: list[Row], states: Tensor) -> list[Row]:
-        """Draw one token per row; returns the rows whose turn goes on."""
+        """Draw one token per row from the first states; returns the rows whose turn goes on."""
         draws = None
         if self.sampling.temperature > 0:
             numbers = [row.draws[len(row.ids)] for row in rows if row.draws is not None]
             draws = torch.tensor(numbers, dtype=torch.float64)
-        logits = self.decoder.logits(states)
+        logits = self.decoder.logits(states)[: len(rows)]
         chosen, logprobs = draw(logits, self.ban, self.sampling.temperature, draws)
         unfinished = []
         for row, token, logprob in zip(rows, chosen, logprobs, strict=True):

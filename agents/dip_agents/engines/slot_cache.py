@@ -59,6 +59,18 @@ class SlotCache:
         """The column where padding goes; it moves when the cache grows."""
         return self.store.shape[4] - 1
 
+    def padding(self, rows: int) -> int:
+        """Return how many slots to feed beyond the first ``rows``, so that few sizes occur.
+
+        For every size a CUDA graph is recorded, or on a CPU a kernel compiled (oneDNN), which takes
+        longer than it runs. Sizes are powers of two up to 8, then multiples of 8.
+
+        Args:
+            rows: live rows, at least 1.
+        """
+        size = 1 << (rows - 1).bit_length() if rows <= 8 else -(-rows // 8) * 8
+        return min(size, self.slots) - rows
+
     def reserve(self, width: int) -> None:
         """Make room for rows of so many columns.
 

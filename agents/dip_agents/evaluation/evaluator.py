@@ -11,12 +11,13 @@ from dip_agents.evaluation.play import EvalCondition, EvalRecord, play
 from dip_agents.evaluation.result import EvalResult
 from dip_agents.evaluation.scores import score_answers
 from dip_agents.policies.base import Policy
+from dip_agents.runtime.memory import trim_memory
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
 from dip_env.formats.coco_json import as_detections, as_truth
 from dip_env.group import EpisodeGroup
 from dip_env.rewards import look_reference
-from dip_env.scenes.base import SceneSource
+from dip_env.scenes.base import Scene, SceneSource
 from dip_env.scenes.transforms.streamed import stream_scenes
 from dip_wrappers.controlled import Control
 from dip_wrappers.controls import own_looks
@@ -157,19 +158,24 @@ def _measure(
     at_once = max(1, batch_size // group_size)
     stream = stream_scenes(source, indices, workers=workers, ahead=2 * at_once)
     done = 0
+
+    def measure_chunk(chunk: Sequence[int], scenes: Sequence[Scene]) -> None:
+        for name, condition in conditions.items():
+            groups = [
+                condition.group(scene, group_size, index)
+                for index, scene in zip(chunk, scenes, strict=True)
+            ]
+            ends = play(policy, groups, batch_size=batch_size, seed=seed, writer=writer)
+            for index, group, ended in zip(chunk, groups, ends, strict=True):
+                records[name].add(index, group, ended)
+                if on_group is not None:
+                    on_group(name, group)
+
     try:
         for chunk in _chunks(indices, at_once):
-            scenes = [next(stream) for _ in chunk]
-            for name, condition in conditions.items():
-                groups = [
-                    condition.group(scene, group_size, index)
-                    for index, scene in zip(chunk, scenes, strict=True)
-                ]
-                ends = play(policy, groups, batch_size=batch_size, seed=seed, writer=writer)
-                for index, group, ended in zip(chunk, groups, ends, strict=True):
-                    records[name].add(index, group, ended)
-                    if on_group is not None:
-                        on_group(name, group)
+            # In a function, so that no scene is held while the next chunk is drawn.
+            measure_chunk(chunk, [next(stream) for _ in chunk])
+            trim_memory()
             done += len(chunk)
             if on_batch is not None:
                 on_batch(done, len(indices))

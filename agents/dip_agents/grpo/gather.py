@@ -30,7 +30,7 @@ def all_gather_groups(
 
     Returns:
         This rank's own groups as they are, and the others' with ``local`` False and images that
-        have a size and a key but no patches.
+        have a size and a key but no pixels.
     """
     if distributed.world_size == 1:
         return list(groups)
@@ -68,7 +68,6 @@ def _unpacked(group: RolloutGroup, sizes: list[list[_Size]]) -> RolloutGroup:
     for rollout, images in zip(group.rollouts, sizes, strict=True):
         rollout.buffer.images = [
             EncodedImage(
-                np.empty((0, 0), np.float32),
                 image.grid,
                 image.tokens,
                 image.key,

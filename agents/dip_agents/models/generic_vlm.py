@@ -165,7 +165,7 @@ class GenericVLM(ModelWrapper):
             self._type_names, ((ids == self.image_token_id) & (mask == 1)).long()
         )
         if images:
-            pixels = torch.from_numpy(np.stack([image.patches for image in images]))
+            pixels = self.chat.patches(images)
             dtype = next(p.dtype for p in self.core.parameters() if p.is_floating_point())
             pixels = pixels.to(self.device, dtype)
             inputs["pixel_values"] = pixels if self.chat.pixel_axes == 4 else pixels[None]

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -15,6 +14,7 @@ from dip_agents.models.feature_cache import FeatureCache
 from dip_agents.models.precision import autocast_context
 from dip_agents.models.vision_tower import order_of, speed_up_vision
 from dip_agents.tokens.buffer import EncodedImage
+from dip_agents.tokens.chat import ChatTokens
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,12 +35,14 @@ class VisionEncoder:
 
     Args:
         core: the transformers model; its tower is changed in place.
+        chat: makes the patches of images.
         autocast: dtype for matrix products, or None for the weights' own.
     """
 
-    def __init__(self, core: Any, autocast: torch.dtype | None) -> None:
+    def __init__(self, core: Any, chat: ChatTokens, autocast: torch.dtype | None) -> None:
         """Make the tower fast; the cache begins empty."""
         self.core = core
+        self.chat = chat
         self.autocast = autocast
         self.has_deepstack = hasattr(self.tower, "deepstack_merger_list")
         self.fast = speed_up_vision(self.tower)
@@ -68,7 +70,7 @@ class VisionEncoder:
         # Images of one size are neighbours, so that they attend as one batch.
         order = order_of([image.grid for image in images])
         with autocast_context(self.autocast, device):
-            patches = torch.from_numpy(np.concatenate([images[i].patches for i in order]))
+            patches = self.chat.patches([images[i] for i in order])
             grids = torch.tensor([images[i].grid for i in order])
             if not self.fast:
                 grids = grids.to(device)

@@ -52,7 +52,7 @@ class VLM(ModelWrapper):
         rows = core.get_input_embeddings().weight.shape[0]
         super().__init__(model, processor, autocast, ChatTokens(processor), rows)
         self.merge = int(core.config.vision_config.spatial_merge_size)
-        self.vision = VisionEncoder(core, autocast)
+        self.vision = VisionEncoder(core, self.chat, autocast)
         speed_up_text(core.model.language_model)
         self.shares_prefix = attend_packed(core.model.language_model)
         """Whether a common prefix of several buffers goes through the model once."""

@@ -15,6 +15,7 @@ from dip_agents.models.logprob_head import LogprobHead
 from dip_agents.models.lora import base_model, has_adapter, is_adapter_weight
 from dip_agents.models.precision import autocast_context
 from dip_agents.runtime.checkpoints import CheckpointError
+from dip_agents.runtime.memory import limit_kernel_cache
 from dip_agents.tokens.banned import banned_ids
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_agents.tokens.chat import ChatTokens
@@ -40,6 +41,7 @@ class ModelWrapper(ABC):
         rows: int,
     ) -> None:
         """Store the parts and ban what must not be sampled."""
+        limit_kernel_cache()
         self.model = model
         self.processor = processor
         self.autocast = autocast

@@ -22,17 +22,15 @@ class PlaceholderError(DipError, RuntimeError):
 
 @dataclass(frozen=True, eq=False)
 class EncodedImage:
-    """One image as the vision tower takes it.
+    """One image in the sequence of tokens; what the model takes of it is made where it is needed.
 
     Args:
-        patches: flattened patches, float32 (t*h*w, channels*temporal*patch*patch).
         grid: (t, h, w) in patches.
         tokens: placeholders this image fills in the sequence.
-        key: content hash; equal keys mean equal patches, so an image is encoded once.
-        pixels: the same image, uint8 (h, w, 3), for engines with a processor of their own.
+        key: content hash; equal keys mean equal pixels, so an image is encoded once.
+        pixels: uint8 (h, w, 3); an eighth of the bytes of its patches in float32.
     """
 
-    patches: NDArray[np.float32]
     grid: tuple[int, int, int]
     tokens: int
     key: bytes

@@ -3,19 +3,31 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from dip_agents.tokens.buffer import EncodedImage, PlaceholderError
-from dip_agents.tokens.image_cache import ImageCache
 from dip_env.messages import Message
 from dip_wrappers.chat import plain_text
 
 _DUMMY = "dummy reply"
+
+
+def content_key(image: NDArray[np.uint8]) -> bytes:
+    """Return a hash of the pixels and the size of an image.
+
+    Args:
+        image: uint8 (h, w, 3).
+    """
+    height, width = image.shape[:2]
+    content = image.tobytes() + f"{width}x{height}".encode()
+    return hashlib.blake2b(content, digest_size=16).digest()
 
 
 class ChatTokens:
@@ -39,7 +51,6 @@ class ChatTokens:
         self.eos_token_id = int(self.tokenizer.eos_token_id)
         self.merge = int(processor.image_processor.merge_size)
         self.patch = int(processor.image_processor.patch_size)
-        self._images = ImageCache()
 
     @property
     def special_ids(self) -> set[int]:
@@ -90,7 +101,7 @@ class ChatTokens:
         return str(self.tokenizer.decode(kept, skip_special_tokens=False))
 
     def encode_image(self, image: NDArray[np.uint8]) -> EncodedImage:
-        """Return the patches of one image, processed once per content.
+        """Return the tokens, size and content hash of one image.
 
         Args:
             image: uint8 (h, w, 3) whose sides are multiples of patch * merge.
@@ -108,25 +119,35 @@ class ChatTokens:
                 f"size_multiple: expected image sides that are multiples of {multiple}, "
                 f"got {width}x{height}"
             )
-        key = hashlib.blake2b(
-            image.tobytes() + f"{width}x{height}".encode(), digest_size=16
-        ).digest()
-        found = self._images.get(key)
-        if found is None:
-            out = self.processor.image_processor(
-                images=[torch.from_numpy(image.copy()).permute(2, 0, 1)],
-                do_resize=False,
-                return_tensors="pt",
-            )
-            t, h, w = (int(v) for v in out["image_grid_thw"][0])
-            if (h * self.patch, w * self.patch) != (height, width):
+        grid = (1, height // self.patch, width // self.patch)
+        tokens = math.prod(grid) // self.merge**2
+        return EncodedImage(grid, tokens, content_key(image), image)
+
+    def patches(self, images: Sequence[EncodedImage]) -> Tensor:
+        """Return images as the vision tower takes them.
+
+        Args:
+            images: at least one.
+
+        Returns:
+            Flattened patches, float32 (patches of all images, channels*temporal*patch*patch).
+
+        Raises:
+            PlaceholderError: when the processor makes another number of patches.
+        """
+        out = self.processor.image_processor(
+            images=[torch.from_numpy(image.pixels.copy()).permute(2, 0, 1) for image in images],
+            do_resize=False,
+            return_tensors="pt",
+        )
+        grids = [tuple(grid) for grid in out["image_grid_thw"].tolist()]
+        for image, grid in zip(images, grids, strict=True):
+            if grid != image.grid:
                 raise PlaceholderError(
-                    f"image grid: expected {height}x{width} pixels, got {(h, w)} patches"
+                    f"image grid: expected {image.grid} patches of an image of "
+                    f"{image.pixels.shape[1]}x{image.pixels.shape[0]} pixels, got {grid}"
                 )
-            patches = out["pixel_values"].to(torch.float32).numpy()
-            found = EncodedImage(patches, (t, h, w), t * h * w // self.merge**2, key, image)
-            self._images.add(found)
-        return found
+        return cast(Tensor, out["pixel_values"]).to(torch.float32)
 
     def _plain(self, text: str) -> str:
         return plain_text(text)

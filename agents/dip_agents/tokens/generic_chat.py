@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 from collections.abc import Sequence
@@ -12,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from dip_agents.tokens.buffer import EncodedImage, PlaceholderError
-from dip_agents.tokens.chat import ChatTokens
-from dip_agents.tokens.image_cache import ImageCache
+from dip_agents.tokens.chat import ChatTokens, content_key
 from dip_agents.tokens.image_check import (
     changed_settings,
     check_whole_image,
@@ -77,7 +76,6 @@ class GenericChat(ChatTokens):
         """Axes of the pixel array that the model takes: (N, 3, H, W) or (1, N, 3, H, W)."""
         self._side: tuple[int, ...] | None = None
         self._tokens: dict[tuple[int, int], int] = {}
-        self._images = ImageCache()
 
     @property
     def special_ids(self) -> set[int]:
@@ -122,10 +120,8 @@ class GenericChat(ChatTokens):
             return list(self.tokenizer.encode(text, add_special_tokens=begin)), []
         for image in images:
             self._understand((image.shape[0], image.shape[1]))
-        ids, pictures = self._process(text, images, begin)
-        encoded = [
-            self._encoded(image, picture) for image, picture in zip(images, pictures, strict=True)
-        ]
+        ids, _ = self._process(text, images, begin)
+        encoded = [self._encoded(image) for image in images]
         expected = sum(image.tokens for image in encoded)
         got = ids.count(self.image_token_id)
         if got != expected:
@@ -134,18 +130,21 @@ class GenericChat(ChatTokens):
             )
         return ids, encoded
 
-    def _encoded(self, image: NDArray[np.uint8], picture: NDArray[np.float32]) -> EncodedImage:
+    def patches(self, images: Sequence[EncodedImage]) -> Tensor:
+        """Return images as the model takes them, float32 (images, 3, H, W).
+
+        Args:
+            images: at least one.
+        """
+        text = self._render([{"role": "user", "content": [{"type": "image"}] * len(images)}])
+        return self._process(text, [image.pixels for image in images])[1]
+
+    def _encoded(self, image: NDArray[np.uint8]) -> EncodedImage:
         height, width = image.shape[:2]
-        content = image.tobytes() + f"{width}x{height}".encode()
-        key = hashlib.blake2b(content, digest_size=16).digest()
-        found = self._images.get(key)
-        if found is None:
-            tokens = self._tokens[height, width]
-            side = math.isqrt(tokens)
-            grid = (1, side, side) if side * side == tokens else (1, 1, tokens)
-            found = EncodedImage(picture, grid, tokens, key, image)
-            self._images.add(found)
-        return found
+        tokens = self._tokens[height, width]
+        side = math.isqrt(tokens)
+        grid = (1, side, side) if side * side == tokens else (1, 1, tokens)
+        return EncodedImage(grid, tokens, content_key(image), image)
 
     def _understand(self, size: tuple[int, int]) -> None:
         """Count the placeholders of an image of some size, and check that it stays whole."""
@@ -153,7 +152,7 @@ class GenericChat(ChatTokens):
             return
         text = self._render([{"role": "user", "content": [{"type": "image"}]}])
         suspected = suspects(self.processor.image_processor, self.settings)
-        check_whole_image(lambda image: self._process(text, [image])[1][0], size, suspected)
+        check_whole_image(lambda image: self._process(text, [image])[1][0].numpy(), size, suspected)
         ids, _ = self._process(text, [np.full((*size, 3), 127, dtype=np.uint8)])
         tokens = ids.count(self.image_token_id)
         if not tokens:
@@ -165,8 +164,8 @@ class GenericChat(ChatTokens):
 
     def _process(
         self, text: str, images: Sequence[NDArray[np.uint8]], begin: bool = False
-    ) -> tuple[list[int], NDArray[np.float32]]:
-        """Return the ids of a text and one picture (3, H, W) for each of its images."""
+    ) -> tuple[list[int], Tensor]:
+        """Return the ids of a text and its images' pictures, float32 (images, 3, H, W)."""
         try:
             out = self.processor(
                 text=[text],
@@ -202,7 +201,7 @@ class GenericChat(ChatTokens):
                 f"image processor: expected every picture as {self._side}, got "
                 f"{tuple(pictures.shape[1:])}; give it a fixed size (height and width)"
             )
-        return out["input_ids"][0].tolist(), pictures.to(torch.float32).numpy()
+        return out["input_ids"][0].tolist(), pictures.to(torch.float32)
 
     def _after_reply(self, content: dict[str, Any]) -> str:
         """Return what the template writes behind a reply when a message follows it."""

@@ -125,7 +125,7 @@ def test_greedy_turns_equal_generate_token_for_token(generic_micro, family):
     prompt = prompts(vlm)[1]
     ours = play(vlm, 1, 2, temperature=0.0, new=8, turns=lambda row: 1).samples[1][0]
     ids = torch.tensor([prompt.ids])
-    pixels = torch.from_numpy(np.stack([image.patches for image in prompt.images]))
+    pixels = vlm.chat.patches(prompt.images)
     extra = {"token_type_ids": (ids == vlm.image_token_id).long()} if family == "gemma3" else {}
     theirs = vlm.model.generate(
         input_ids=ids,

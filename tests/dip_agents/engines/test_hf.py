@@ -260,7 +260,7 @@ def test_greedy_decoding_equals_generate_token_for_token(micro, family):
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         mm_token_type_ids=(ids == vlm.image_token_id).long(),
-        pixel_values=torch.from_numpy(np.concatenate([i.patches for i in prompt.images])),
+        pixel_values=vlm.chat.patches(prompt.images),
         image_grid_thw=torch.tensor([i.grid for i in prompt.images]),
         do_sample=False,
         max_new_tokens=10,

@@ -34,3 +34,9 @@ def test_every_row_writes_at_its_own_columns_and_padding_goes_to_scratch():
     read, _ = cache.update(new, new, 0)
     assert keys(cache) == [[0, 1, 2, 60], [4, 5, 6, 7], [8, 50, 51, 11]]
     assert read[:, 0, :, 0].tolist() == [[8, 50, 51, 11], [0, 1, 2, 60]]
+
+
+def test_few_sizes_are_fed_and_never_more_than_there_are_slots():
+    cache = SlotCache(1, 100, 1, 1, 1, torch.float32, torch.device("cpu"))
+    fed = {n: n + cache.padding(n) for n in (1, 2, 3, 5, 8, 9, 17, 96, 97, 100)}
+    assert list(fed.values()) == [1, 2, 4, 8, 8, 16, 24, 96, 100, 100]

@@ -53,9 +53,10 @@ def test_every_rank_computes_the_same_from_what_it_knows_of_all(micro, toy, mini
     assert (batch.counts, batch.origins) == (whole.counts, whole.origins)
     assert batch.local_rows == [row for row, (scene, _) in enumerate(whole.origins) if scene == 2]
 
-    pixels = sum(i.pixels.nbytes + i.patches.nbytes for i in groups[0].rollouts[0].buffer.images)
-    assert len(first.sent) < pixels / 4  # six rollouts in less than the images of one
-    assert groups[0].rollouts[0].buffer.images[0].patches.size > 0  # ours are as they were
+    pixels = sum(i.pixels.nbytes for i in groups[0].rollouts[0].buffer.images)
+    assert len(first.sent) < pixels  # six rollouts in less than the images of one
+    mine = groups[0].rollouts[0].buffer.images[0]
+    assert mine.pixels.strides != (0, 0, 0)  # all its pixels are there
 
 
 def test_a_process_alone_keeps_its_groups_as_they_are():

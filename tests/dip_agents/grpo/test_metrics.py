@@ -110,9 +110,7 @@ def test_what_every_rollout_lacks_is_not_reported_as_nought():
 
 def test_an_image_is_counted_once_however_many_rollouts_show_it():
     def image(key, height, width):
-        return EncodedImage(
-            np.zeros((0, 0), np.float32), (1, 2, 2), 1, key, np.zeros((height, width, 3), np.uint8)
-        )
+        return EncodedImage((1, 2, 2), 1, key, np.zeros((height, width, 3), np.uint8))
 
     rollouts = [rollout(0.0, 1), rollout(1.0, 1)]
     rollouts[0].buffer.images.extend([image(b"a", 10, 20), image(b"b", 3, 4)])

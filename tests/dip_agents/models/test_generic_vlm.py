@@ -67,7 +67,7 @@ def test_logprobs_of_a_ragged_batch_equal_the_stock_forward_of_each_row(generic_
     out = vlm.token_logprobs(buffers, temperature=0.7)
     for row, buffer in enumerate(buffers):
         ids = torch.tensor([buffer.ids])
-        pixels = torch.from_numpy(np.stack([image.patches for image in buffer.images]))
+        pixels = vlm.chat.patches(buffer.images)
         extra = {"token_type_ids": (ids == vlm.image_token_id).long()} if family == "gemma3" else {}
         logits = vlm.model(
             input_ids=ids, pixel_values=pixels[None] if family == "idefics3" else pixels, **extra

@@ -42,7 +42,7 @@ def stock_logits(vlm, buffer):
     return vlm.model(
         input_ids=ids,
         mm_token_type_ids=(ids == vlm.image_token_id).long(),
-        pixel_values=torch.from_numpy(np.concatenate([i.patches for i in buffer.images])),
+        pixel_values=vlm.chat.patches(buffer.images),
         image_grid_thw=torch.tensor([i.grid for i in buffer.images]),
     ).logits[0]
 

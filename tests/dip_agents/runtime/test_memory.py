@@ -1,3 +1,4 @@
+import os
 import subprocess
 import sys
 
@@ -28,6 +29,16 @@ print(before - resident())
 def test_memory_between_tensors_that_live_on_goes_back_to_the_system():
     done = subprocess.run([sys.executable, "-c", HOLES], capture_output=True, text=True, check=True)
     assert float(done.stdout) > 200  # of 250 MB
+
+
+def test_the_environment_decides_how_many_kernels_are_kept(monkeypatch):
+    for name, count in memory.KEPT_KERNELS.items():
+        monkeypatch.delenv(name, raising=False)
+        memory.limit_kernel_cache()
+        assert os.environ[name] == str(count)
+        monkeypatch.setenv(name, "7")
+        memory.limit_kernel_cache()
+        assert os.environ[name] == "7"
 
 
 def test_without_glibc_nothing_happens(monkeypatch):

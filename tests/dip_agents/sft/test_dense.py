@@ -58,8 +58,7 @@ def test_smoothing_stays_within_the_role_of_an_integer():
 
 def grid(rows, columns):
     """An image of so many tokens of 32 x 32 pixels."""
-    patches = np.zeros((4 * rows * columns, 6), np.float32)
-    return EncodedImage(patches, (1, 2 * rows, 2 * columns), rows * columns, b"k", NO_PIXELS)
+    return EncodedImage((1, 2 * rows, 2 * columns), rows * columns, b"k", NO_PIXELS)
 
 
 def test_the_dense_target_marks_the_quarter_of_the_centre():

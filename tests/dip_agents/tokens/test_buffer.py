@@ -9,13 +9,7 @@ PAD = 7
 
 
 def image(tokens: int) -> EncodedImage:
-    return EncodedImage(
-        np.zeros((tokens * 4, 6), np.float32),
-        (1, 2, 2 * tokens),
-        tokens,
-        b"k",
-        np.zeros((4, 4, 3), np.uint8),
-    )
+    return EncodedImage((1, 2, 2 * tokens), tokens, b"k", np.zeros((4, 4, 3), np.uint8))
 
 
 def test_policy_tokens_carry_the_mask_and_their_logprobs():

@@ -1,5 +1,8 @@
+import copy
+
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -52,8 +55,7 @@ def test_a_conversation_in_pieces_is_the_conversation_rendered_at_once(micro, fa
     assert pieces == whole["input_ids"][0].tolist()
     grids = [list(image.grid) for image in (*images, *more)]
     assert grids == whole["image_grid_thw"].tolist()
-    patches = np.concatenate([image.patches for image in (*images, *more)])
-    np.testing.assert_array_equal(patches, whole["pixel_values"].numpy())
+    assert torch.equal(chat.patches([*images, *more]), whole["pixel_values"])
 
 
 def test_an_image_the_processor_would_resize_is_refused(micro):
@@ -61,10 +63,33 @@ def test_an_image_the_processor_would_resize_is_refused(micro):
         micro("qwen3_vl").chat.encode_image(picture(40, 64))
 
 
-def test_an_image_is_processed_once_per_content(micro):
+def test_equal_pixels_of_one_size_have_equal_keys(micro):
     chat = micro("qwen3_vl").chat
-    assert chat.encode_image(picture(64, 32)) is chat.encode_image(picture(64, 32))
-    assert chat.encode_image(picture(64, 32)) is not chat.encode_image(picture(64, 32, seed=1))
+    flat = np.zeros((32, 64, 3), np.uint8)
+    pictures = (
+        picture(64, 32),
+        picture(64, 32),
+        picture(64, 32, seed=1),
+        flat,
+        flat.reshape(64, 32, 3),
+    )
+    keys = [chat.encode_image(image).key for image in pictures]
+    assert keys[0] == keys[1]
+    assert len(set(keys)) == 4
+
+
+def test_a_processor_that_resizes_after_all_is_refused(micro):
+    chat = copy.copy(micro("qwen3_vl").chat)
+    image = chat.encode_image(picture(64, 32))
+    chat.processor = copy.copy(chat.processor)
+    chat.processor.image_processor = lambda images, **_: {
+        "image_grid_thw": torch.tensor([[1, 2, 2]]),
+        "pixel_values": torch.zeros(4, 1536),
+    }
+    with pytest.raises(
+        PlaceholderError, match=r"expected \(1, 2, 4\) patches of an image of 64x32"
+    ):
+        chat.patches([image])
 
 
 def test_spelled_out_special_tokens_never_become_placeholders(micro):

@@ -16,13 +16,7 @@ IMAGE = 99
 
 
 def image(key, tokens):
-    return EncodedImage(
-        np.zeros((4 * tokens, 1), np.float32),
-        (1, 2, 2 * tokens),
-        tokens,
-        key,
-        np.zeros((1, 1, 3), np.uint8),
-    )
+    return EncodedImage((1, 2, 2 * tokens), tokens, key, np.zeros((1, 1, 3), np.uint8))
 
 
 def talk(prompt, *turns, images=()):

@@ -10,11 +10,8 @@ IMAGE = 99
 
 def image(rows, columns):
     """An image of so many tokens a side, two patches each."""
-    tokens = rows * columns
     pixels = np.zeros((1, 1, 3), np.uint8)
-    return EncodedImage(
-        np.zeros((4 * tokens, 1), np.float32), (1, 2 * rows, 2 * columns), tokens, b"", pixels
-    )
+    return EncodedImage((1, 2 * rows, 2 * columns), rows * columns, b"", pixels)
 
 
 def test_an_image_takes_its_grid_and_text_goes_on_after_its_longer_side():

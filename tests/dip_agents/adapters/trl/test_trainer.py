@@ -188,8 +188,8 @@ def test_the_trainer_takes_two_steps_on_calls_crops_and_group_rewards(tools, tmp
                 group.abandon(member)
         trained = [m.opening.images[0] for m in group.episodes]
         trained += [crop.image for crop in group.episodes[0].crops]
-        ours = (chat.encode_image(np.asarray(image)).patches for image in trained)
-        assert images_of(inputs) == sorted(patches.tobytes() for patches in ours)
+        ours = (chat.patches([chat.encode_image(np.asarray(image))]) for image in trained)
+        assert images_of(inputs) == sorted(patches.numpy().tobytes() for patches in ours)
         assert paid == [s.terms.total(task.config.reward.weights) for s in group.scores]
         assert line["reward"] == pytest.approx(sum(paid) / 4, abs=1e-6)
         assert line["rewards/dip_reward/mean"] == pytest.approx(sum(paid) / 4, abs=1e-6)
