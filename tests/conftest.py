@@ -15,7 +15,7 @@ import pytest
 from hypothesis import settings
 from PIL import Image
 
-from dip_env.scenes import ToyScenes
+from dip_env.scenes import Scene, ToyScenes
 
 if "PYTEST_XDIST_WORKER" in os.environ:
     # Tests that run beside each other on as many cores; before anything loads torch.
@@ -35,6 +35,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture
 def toy() -> ToyScenes:
     return ToyScenes()
+
+
+class CountingScenes(ToyScenes):
+    """Notes which scenes were made."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.made: list[int] = []
+
+    def __getitem__(self, index: int) -> Scene:
+        self.made.append(index)
+        return super().__getitem__(index)
+
+
+@pytest.fixture(scope="session")
+def counting_scenes() -> type[CountingScenes]:
+    """Return the class; each source of it starts with nothing made."""
+    return CountingScenes
 
 
 @pytest.fixture

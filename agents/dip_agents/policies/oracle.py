@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import lru_cache
+from dataclasses import dataclass, replace
+from functools import lru_cache, partial
 from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from dip_agents.policies.base import Completion
 from dip_agents.policies.formatting import (
@@ -163,7 +164,7 @@ class OraclePolicy:
         self.config = config or OracleConfig()
         self.grammar = Grammar(rules.max_regions, rules.max_boxes)
         # Drawing a scene can cost far more than playing it, and every turn needs the scene again.
-        self._scene = lru_cache(maxsize=64)(source.__getitem__)
+        self._scene = lru_cache(maxsize=1024)(self._annotated)
 
     def act(self, observations: Sequence[Observation], seeds: Sequence[int]) -> list[Completion]:
         """Look on the first turn if there is a budget for it, answer on the next.
@@ -203,6 +204,10 @@ class OraclePolicy:
         if looks and may_look(observation):
             return looks
         return (*looks, *self.answer_segments(scene, view, rng, observation.crops))
+
+    def _annotated(self, index: int) -> Scene:
+        """Return a scene without its pixels; no decision needs them."""
+        return replace(self.source[index], load_image=partial(_image, self.source, index))
 
     def answer_segments(
         self, scene: Scene, view: View, rng: np.random.Generator, crops: Sequence[Crop] = ()
@@ -282,3 +287,7 @@ class OraclePolicy:
         unclear = int((scene_ambiguity(scene, view).weights >= UNCLEAR).sum())
         thought = f"{len(scene.truth)} {plural(scene.target)}, {unclear} unclear."
         return Think(thought), Look(regions)
+
+
+def _image(source: SceneSource, index: int) -> Image.Image:
+    return source[index].image

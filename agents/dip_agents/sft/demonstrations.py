@@ -17,12 +17,15 @@ from dip_env.boxes import clip_boxes
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
 from dip_env.scenes.base import Scene, SceneSource
+from dip_env.scenes.transforms.cached import CachedScenes
 from dip_env.views import Crop
 from dip_wrappers.controlled import Control
 from dip_wrappers.controls import blurred_overview
 
 GOLDEN = 0.6180339887498949
 """Multiples of it fall evenly into [0, 1)."""
+KEPT_BYTES = 2**25
+"""Of scenes kept in a data set: a few, such as six of 1280 x 960 pixels."""
 BLUR_RADIUS = 4.0
 """Of the overview in blurred demonstrations, view pixels."""
 BLURRED_SCALE = 0.25
@@ -133,9 +136,11 @@ class DemonstrationDataset(Dataset[Demonstration]):
         p_blurred_overview: float = 0.0,
     ) -> None:
         """Store the parts; scenes are drawn on access."""
-        self.source, self.count, self.config = source, min(count, len(source)), config
+        # The demonstrator reads each scene again, right after the episode was started on it.
+        self.source: SceneSource = CachedScenes(source, max_bytes=KEPT_BYTES)
+        self.count, self.config = min(count, len(source)), config
         self.chat, self.seed, self.p_no_look = chat, seed, p_no_look
-        self.policy = OraclePolicy(source, config, demonstrator)
+        self.policy = OraclePolicy(self.source, config, demonstrator)
         # Without a look nothing makes up for the blur.
         self.p_blurred_overview = (
             p_blurred_overview if config.max_looks > 0 and config.max_turns > 1 else 0.0
@@ -143,7 +148,7 @@ class DemonstrationDataset(Dataset[Demonstration]):
         self.reader = self.policy
         if self.p_blurred_overview:
             blurred = replace(demonstrator, overview_scale=BLURRED_SCALE)
-            self.reader = OraclePolicy(source, config, blurred)
+            self.reader = OraclePolicy(self.source, config, blurred)
 
     def __len__(self) -> int:
         """Return the number of demonstrations."""

@@ -49,6 +49,27 @@ def test_boxes_lie_in_the_pixels_of_their_image(data):
         assert (boxes <= np.array([w, h, w, h]) * 16).all()
 
 
+def test_a_scene_is_made_once_for_its_episode_and_its_demonstrator(
+    counting_scenes, micro, minimal_prompt_rules
+):
+    source = counting_scenes()
+    data = DemonstrationDataset(
+        source, 3, minimal_prompt_rules, OracleConfig(), micro("qwen3_vl").chat
+    )
+    for index in (0, 2, 1):
+        data[index]
+    assert source.made == [0, 2, 1]
+
+
+def test_the_demonstrator_keeps_annotations_and_no_pixels(toy, minimal_prompt_rules):
+    policy = OraclePolicy(toy, minimal_prompt_rules)
+    policy.act([Episode(toy[0], minimal_prompt_rules, scene_index=0).observation()], [0])
+    kept = policy._scene(0)
+    assert "image" not in vars(kept)  # a cached property that nobody asked for
+    assert np.array_equal(kept.truth, toy[0].truth)
+    assert np.array_equal(np.asarray(kept.image), np.asarray(toy[0].image))
+
+
 def test_demonstrations_repeat(data):
     assert data[1].buffer.ids == data[1].buffer.ids
     assert len(data) == 4

@@ -15,20 +15,8 @@ TOY = ToyScenes()
 IMAGE_BYTES = TOY[0].size[0] * TOY[0].size[1] * 4
 
 
-class Counting(ToyScenes):
-    """Notes which scenes were made."""
-
-    def __init__(self):
-        super().__init__()
-        self.made = []
-
-    def __getitem__(self, index):
-        self.made.append(index)
-        return super().__getitem__(index)
-
-
-def test_a_kept_scene_is_the_same_object_with_the_same_image():
-    source = Counting()
+def test_a_kept_scene_is_the_same_object_with_the_same_image(counting_scenes):
+    source = counting_scenes()
     scenes = CachedScenes(source)
     assert scenes[1] is scenes[1]
     assert scenes[1].image is scenes[1].image
@@ -36,8 +24,8 @@ def test_a_kept_scene_is_the_same_object_with_the_same_image():
     assert np.array_equal(np.asarray(scenes[1].image), np.asarray(TOY[1].image))
 
 
-def test_the_least_recently_used_scene_is_dropped_first():
-    source = Counting()
+def test_the_least_recently_used_scene_is_dropped_first(counting_scenes):
+    source = counting_scenes()
     scenes = CachedScenes(source, 2 * IMAGE_BYTES)
     for index in (0, 1, 0, 2, 0, 1):
         scenes[index]
@@ -46,8 +34,10 @@ def test_the_least_recently_used_scene_is_dropped_first():
 
 
 @given(st.lists(st.integers(0, len(TOY) - 1), max_size=30), st.integers(1, 4 * IMAGE_BYTES))
-def test_the_bound_holds_and_the_scenes_are_those_of_the_source(indices, max_bytes):
-    source = Counting()
+def test_the_bound_holds_and_the_scenes_are_those_of_the_source(
+    counting_scenes, indices, max_bytes
+):
+    source = counting_scenes()
     scenes = CachedScenes(source, max_bytes)
     room = max_bytes // IMAGE_BYTES
     recent = []  # indices, least recently used first

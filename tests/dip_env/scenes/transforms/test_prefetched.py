@@ -7,20 +7,8 @@ from dip_env.scenes.toy import ToyScenes
 from dip_env.scenes.transforms.prefetched import PrefetchedScenes
 
 
-class Counting(ToyScenes):
-    """Notes which scenes were made here."""
-
-    def __init__(self):
-        super().__init__()
-        self.made = []
-
-    def __getitem__(self, index):
-        self.made.append(index)
-        return super().__getitem__(index)
-
-
-def test_announced_scenes_come_from_the_stream_and_others_from_the_source():
-    source = Counting()
+def test_announced_scenes_come_from_the_stream_and_others_from_the_source(counting_scenes):
+    source = counting_scenes()
     scenes = PrefetchedScenes(source, iter([2, 1, 2, 0]), workers=0)
     wanted = [2, 3, 1, 2, 0, 3]
     assert [scenes[i].scene_id for i in wanted] == [ToyScenes()[i].scene_id for i in wanted]
