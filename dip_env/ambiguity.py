@@ -1,7 +1,8 @@
 """What is ambiguous in a scene: where siblings of a rollout disagree, or a prior without siblings.
 
 An item is a box with a weight in [0, 1]: 1 where half of the rollouts would find it, 0 where all or
-none would. Independent of looks and rewards.
+none would. Items are the annotated people. Boxes that siblings invent can be items too, but then
+most of the weight lies on noise (measured: 84 to 94 % of it). Independent of looks and rewards.
 """
 
 from __future__ import annotations
@@ -25,6 +26,8 @@ PRIOR_HALF_VISIBLE = 0.35
 """Visible share at which half of the large instances are found."""
 PRIOR_VISIBLE_SLOPE = 10.0
 """Change in log-odds from a visible share of 0 to 1."""
+MIN_SUPPORT = 2
+"""Fewest siblings that must invent a box for it to be an item."""
 _PAIRS_AT_ONCE = 1_000_000
 
 
@@ -45,23 +48,31 @@ def sibling_ambiguity(
     answers: Sequence[BoxesLike],
     truth: BoxesLike,
     ignore_boxes: BoxesLike,
-    iou_threshold: float = 0.5,
-    matches: Sequence[Matches] | None = None,
+    thresholds: Sequence[float] = (0.5,),
+    matches: Sequence[Sequence[Matches]] | None = None,
+    invented_weight: float = 0.0,
 ) -> list[AmbiguousItems]:
     """Measure for each rollout of a group where its siblings disagree (source: ours).
 
     For rollout g, over its siblings h != g: a true instance i weighs ``4 Var_h(u[h, i])``, u being
-    the IoU of i with its match in h, 0 if it has none. The siblings' unmatched predictions are
-    clustered (connected components at IoU >= threshold); a cluster that a share p of the siblings
-    has is an item, its members' mean box, that weighs ``4 p (1 - p)``. A rollout's own answer does
-    not enter its own items.
+    the share of the thresholds at which h finds i, so ``4 p (1 - p)`` at one threshold that a share
+    p of them reaches. A rollout's own answer does not enter its own items.
+
+    What u measures is what the accuracy term credits. With the IoU of the match instead, boxes that
+    match more or less well are ambiguous at no cost in accuracy, and siblings that agree to shrink
+    theirs can earn more than that (measured, see ``dip_agents.evaluation.collusion``).
+
+    With an ``invented_weight`` w above 0, the siblings' unmatched predictions are clustered
+    (connected components at IoU >= the first threshold). A cluster that a share p of the siblings
+    has, two of them at least, is an item too, its members' mean box, that weighs ``4 w p (1 - p)``.
 
     Args:
         answers: boxes (N_h, 4) xyxy of each rollout, scene frame.
         truth: (M, 4) xyxy, scene frame.
         ignore_boxes: (K, 4) xyxy, scene frame.
-        iou_threshold: least IoU for a match and within a cluster.
-        matches: the matches of the answers at this threshold; computed without them.
+        thresholds: least IoU for a match, one or several.
+        matches: of each answer, at each threshold; computed without them.
+        invented_weight: of the clusters, in [0, 1].
 
     Returns:
         One ``AmbiguousItems`` per rollout: the ground truth first, then the clusters.
@@ -69,18 +80,29 @@ def sibling_ambiguity(
     preds = [as_boxes(answer) for answer in answers]
     truth = as_boxes(truth)
     if matches is None:
-        matches = [found.match(iou_threshold) for found in overlaps(preds, truth, ignore_boxes)]
-    quality = np.zeros((len(preds), len(truth)))
-    for row, match in zip(quality, matches, strict=True):
-        row[match.truth] = match.iou
-    strays = _Strays.of(preds, matches, iou_threshold)
+        matches = [
+            [found.match(threshold) for threshold in thresholds]
+            for found in overlaps(preds, truth, ignore_boxes)
+        ]
+    credit = np.zeros((len(preds), len(truth)))
+    for row, at_thresholds in zip(credit, matches, strict=True):
+        for match in at_thresholds:
+            row[match.truth] += 1 / len(at_thresholds)
+    people = [
+        AmbiguousItems(truth, _spread(np.delete(credit, g, axis=0))) for g in range(len(preds))
+    ]
+    if not invented_weight:
+        return people
+    strays = _Strays.of(preds, [found[0] for found in matches], thresholds[0])
     items = []
-    for g in range(len(preds)):
+    for g, known in enumerate(people):
         boxes, shares = strays.clusters_without(g, len(preds) - 1)
-        weights = np.concatenate(
-            [_spread(np.delete(quality, g, axis=0)), 4.0 * shares * (1.0 - shares)]
+        weights = 4.0 * invented_weight * shares * (1.0 - shares)
+        items.append(
+            AmbiguousItems(
+                np.concatenate([known.boxes, boxes]), np.concatenate([known.weights, weights])
+            )
         )
-        items.append(AmbiguousItems(np.concatenate([truth, boxes]), weights))
     return items
 
 
@@ -151,7 +173,7 @@ class _Strays:
         return cls(boxes, owners, _overlapping_pairs(boxes, owners, threshold))
 
     def clusters_without(self, g: int, siblings: int) -> tuple[Boxes, NDArray[np.float64]]:
-        """Return the clusters of g's siblings: (K, 4) mean boxes, (K,) shares of siblings."""
+        """Return what two or more siblings of g share: (K, 4) mean boxes, (K,) shares of them."""
         mine = self.owners == g
         boxes, owners = self.boxes[~mine], self.owners[~mine]
         if not len(boxes):
@@ -163,8 +185,10 @@ class _Strays:
         sums = [np.bincount(label, weights=side, minlength=count) for side in boxes.T]
         groups = self.owners.max() + 1
         present = np.unique(label * groups + owners) // groups
-        shares = np.bincount(present, minlength=count) / siblings
-        return np.stack(sums, axis=1) / sizes[:, None], shares
+        support = np.bincount(present, minlength=count)
+        shared = support >= MIN_SUPPORT
+        means = np.stack(sums, axis=1) / sizes[:, None]
+        return means[shared], support[shared] / siblings
 
 
 def _overlapping_pairs(
@@ -224,12 +248,12 @@ def _batches(counts: NDArray[np.intp]) -> list[NDArray[np.intp]]:
     return np.split(np.arange(len(counts)), np.flatnonzero(np.diff(batch)) + 1)
 
 
-def _spread(quality: NDArray[np.float64]) -> NDArray[np.float64]:
+def _spread(credit: NDArray[np.float64]) -> NDArray[np.float64]:
     """Four times the variance over rollouts, exactly 0 where all agree (rounding would not be)."""
-    if not len(quality):
-        return np.zeros(quality.shape[1])
-    agree = quality.max(axis=0) == quality.min(axis=0)
-    return np.where(agree, 0.0, 4.0 * quality.var(axis=0))
+    if not len(credit):
+        return np.zeros(credit.shape[1])
+    agree = credit.max(axis=0) == credit.min(axis=0)
+    return np.where(agree, 0.0, 4.0 * credit.var(axis=0))
 
 
 def _logistic(x: NDArray[np.float64]) -> NDArray[np.float64]:

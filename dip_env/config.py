@@ -48,8 +48,9 @@ class RewardConfig:
     format_weight: float = 0.1
     """Weight of the format term."""
     look_weight: float = 0.1
-    """Weight of the look term; from 0.2 on, a group with jointly inconsistent answers beats honest
-    ones. It cannot be earned where no look may be taken."""
+    """Weight of the look term. It cannot be earned where no look may be taken. Above 0.1, raise
+    ``look_floor`` as well, to 1 for 0.3: siblings that agree to differ could earn more than that
+    costs them (see ``dip audit``)."""
     accuracy_weight: float = 0.8
     """Weight of the accuracy term."""
     accuracy: AccuracyKind = "f_beta"
@@ -66,6 +67,12 @@ class RewardConfig:
     ambiguity: AmbiguityKind = "siblings"
     """What the look term takes for ambiguous: what ``siblings`` disagree on, in groups of three or
     more, or what is small or hidden by the ``annotation``, in groups of any size."""
+    look_floor: float = 0.3
+    """The look term is divided by at least this share of the people, and at least one person, as if
+    so many were fully ambiguous: little disagreement earns little, even to those who look there."""
+    invented_weight: float = 0.0
+    """Weight in [0, 1], beside people, of boxes that two siblings or more invent. They are mostly
+    noise."""
 
     def __post_init__(self) -> None:
         """Check every value once.
@@ -83,10 +90,10 @@ class RewardConfig:
             raise ConfigError(f"accuracy: expected f_beta or weighted_sum, got {self.accuracy!r}")
         if not 0 < self.beta < float("inf"):
             raise ConfigError(f"beta: expected a finite number > 0, got {self.beta!r}")
-        if not 0 <= self.precision_weight <= 1:
-            raise ConfigError(
-                f"precision_weight: expected a number in [0, 1], got {self.precision_weight!r}"
-            )
+        for name in ("precision_weight", "look_floor", "invented_weight"):
+            value = getattr(self, name)
+            if not 0 <= value <= 1:
+                raise ConfigError(f"{name}: expected a number in [0, 1], got {value!r}")
         iou_thresholds(self.iou)
         if self.ambiguity not in ("siblings", "annotation"):
             raise ConfigError(f"ambiguity: expected siblings or annotation, got {self.ambiguity!r}")

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from dip_env.actions import Answer, Look, Segment, Think
 from dip_env.ambiguity import AmbiguousItems, prior_ambiguity, sibling_ambiguity
 from dip_env.boxes import Boxes, BoxesLike, Union, clip_boxes
-from dip_env.config import AccuracyKind, EpisodeConfig, IouRule, iou_thresholds
+from dip_env.config import AccuracyKind, EpisodeConfig, IouRule, RewardConfig, iou_thresholds
 from dip_env.matching import Matches, Overlaps, overlaps
 from dip_env.scenes.base import Scene
 from dip_env.views import View
@@ -158,27 +158,47 @@ def accuracy_reward(
     return _accuracy(_match_all(overlap, iou), kind, beta, precision_weight)
 
 
-def look_reward(items: AmbiguousItems, looks: BoxesLike, scene_size: tuple[int, int]) -> float:
+def look_reward(
+    items: AmbiguousItems, looks: BoxesLike, scene_size: tuple[int, int], floor: float = 1.0
+) -> float:
     """Reward looks that cover the ambiguous items and little else (source: ours).
 
-    ``max(0, sum_i a_i covered_i / sum_i a_i - area(L) / area(scene))`` with the union L of the
-    looks: Youden's informedness of the look against ambiguity.
+    ``min(1, A / s) * max(0, sum_i a_i covered_i / A - area(L) / area(scene))`` with A = sum_i a_i,
+    the union L of the looks and the floor s: Youden's informedness of the look against ambiguity,
+    times how much ambiguity there is. Without the first factor, siblings that disagree about one
+    pixel only would earn the whole term by looking there; with it, what is earned goes to 0 with
+    the disagreement.
 
     Args:
         items: boxes with weights a_i, scene frame.
         looks: (R, 4) xyxy, scene frame; what lies outside the scene does not count.
         scene_size: (width, height) of the scene in pixels.
+        floor: s, see ``look_floor``.
 
     Returns:
         A number in [0, 1]; 0 without looks, for the whole image, and when nothing is ambiguous.
     """
-    total = items.weights.sum()
+    total = float(items.weights.sum())
     regions = clip_boxes(looks, scene_size)
     if total <= 0 or not len(regions):
         return 0.0
     union = Union.of(regions)
     covered = float((items.weights * union.covered_share(items.boxes)).sum() / total)
-    return min(max(covered - union.area / (scene_size[0] * scene_size[1]), 0.0), 1.0)
+    informed = covered - union.area / (scene_size[0] * scene_size[1])
+    return min(total / floor, 1.0) * min(max(informed, 0.0), 1.0)
+
+
+def look_floor(rule: RewardConfig, people: int) -> float:
+    """Return how much ambiguity there must be for a look to earn the whole look term.
+
+    Args:
+        rule: of the reward.
+        people: non-ignored instances of the scene.
+
+    Returns:
+        Fully ambiguous people, at least 1.
+    """
+    return max(1.0, rule.look_floor * people)
 
 
 def look_reference(config: EpisodeConfig, group_size: int) -> LookReference:
@@ -223,18 +243,19 @@ def score_group(outcomes: Sequence[Outcome], scene: Scene, config: EpisodeConfig
     if not any(len(outcome.looks) for outcome in outcomes):
         items = [AmbiguousItems(np.zeros((0, 4)), np.zeros(0))] * len(outcomes)
     elif look_reference(config, len(outcomes)) == "siblings":
-        first = [found[0] for found in matches]
-        threshold = iou_thresholds(rule.iou)[0]
-        items = sibling_ambiguity(answers, truth, ignore_boxes, threshold, first)
+        items = sibling_ambiguity(
+            answers, truth, ignore_boxes, iou_thresholds(rule.iou), matches, rule.invented_weight
+        )
     else:
         items = [_prior(scene, truth, config)] * len(outcomes)
+    floor = look_floor(rule, len(truth))
     scores = []
     for outcome, found, ambiguous in zip(outcomes, matches, items, strict=True):
         terms = RewardTerms(
             format=format_reward(
                 outcome.segments_per_turn, rule.graded_format, may_look=config.max_looks > 0
             ),
-            look=look_reward(ambiguous, outcome.looks, scene.size),
+            look=look_reward(ambiguous, outcome.looks, scene.size, floor),
             accuracy=_accuracy(found, rule.accuracy, rule.beta, rule.precision_weight),
         )
         scores.append(Score(terms, found[0]))

@@ -32,56 +32,62 @@ def test_a_person_half_of_the_siblings_find_is_fully_ambiguous():
     np.testing.assert_allclose(items.weights, [1.0, 0.0])
 
 
-def test_the_weight_is_four_times_the_variance_of_the_iou():
-    # IoU 1, 0.8 and 0.5: mean 23/30, variance (1 + .64 + .25) / 3 - (23/30)^2 = 0.0422...
+def test_the_weight_is_four_times_the_variance_of_what_accuracy_credits():
+    # IoU 1, 0.8 and 0.5: found by all at .5; at .5 and .7 the last gets half of the credit, and the
+    # variance of 1, 1 and 1/2 is 1/18.
     answers = [[], [ONE], [[0, 0, 10, 8]], [[0, 0, 10, 5]]]
-    items = sibling_ambiguity(answers, [ONE], [])[0]
-    np.testing.assert_allclose(items.weights, [4 * (1.89 / 3 - (23 / 30) ** 2)])
+    assert sibling_ambiguity(answers, [ONE], [])[0].weights.tolist() == [0.0]
+    items = sibling_ambiguity(answers, [ONE], [], (0.5, 0.7))[0]
+    np.testing.assert_allclose(items.weights, [4 / 18])
 
 
-def test_a_hallucination_of_some_siblings_is_an_item():
+def test_only_people_are_items_unless_inventions_have_a_weight():
+    answers = [[ONE], [ONE, GHOST], [ONE, GHOST], [ONE], [ONE]]
+    for items in sibling_ambiguity(answers, [ONE], []):
+        np.testing.assert_array_equal(items.boxes, [ONE])
+    half = sibling_ambiguity(answers, [ONE], [], invented_weight=0.5)[0]
+    np.testing.assert_allclose(half.weights, [0.0, 4 * 0.5 * 0.5 * 0.5])
+
+
+def test_what_two_siblings_invent_is_an_item():
     # Two of four siblings see a ghost, one of them one pixel to the right of the other.
     shifted = [51.0, 50.0, 61.0, 60.0]
     answers = [[ONE], [ONE, GHOST], [ONE, shifted], [ONE], [ONE]]
-    items = sibling_ambiguity(answers, [ONE], [])[0]
-    np.testing.assert_allclose(items.boxes, [ONE, [50.5, 50, 60.5, 60]])
-    np.testing.assert_allclose(items.weights, [0.0, 4 * 0.5 * 0.5])
-    # Seen from rollout 1, one sibling of four has the ghost: 4 * 1/4 * 3/4.
-    items = sibling_ambiguity(answers, [ONE], [])[1]
-    np.testing.assert_allclose(items.boxes[1:], [shifted])
-    np.testing.assert_allclose(items.weights[1:], [0.75])
+    items = sibling_ambiguity(answers, [ONE], [], invented_weight=1)
+    np.testing.assert_allclose(items[0].boxes, [ONE, [50.5, 50, 60.5, 60]])
+    np.testing.assert_allclose(items[0].weights, [0.0, 4 * 0.5 * 0.5])
+    # Seen from rollout 1, one sibling alone has the ghost.
+    np.testing.assert_array_equal(items[1].boxes, [ONE])
 
 
 def test_a_chain_of_overlaps_is_one_cluster_and_a_sibling_counts_once():
     # Each neighbour at IoU 8/12, the ends at 6/14: joined by the middle. Sibling 1 has both ends.
     left, middle, right = [0, 0, 10, 10], [2, 0, 12, 10], [4, 0, 14, 10]
     answers = [[], [left, right], [middle], [], []]
-    items = sibling_ambiguity(answers, [], [])[0]
-    np.testing.assert_allclose(items.boxes, [middle])
-    np.testing.assert_allclose(items.weights, [1.0])
-    # Without the middle, the two ends are items of their own.
-    items = sibling_ambiguity(answers, [], [])[2]
-    np.testing.assert_allclose(items.boxes, [left, right])
-    np.testing.assert_allclose(items.weights, [0.75, 0.75])
+    items = sibling_ambiguity(answers, [], [], invented_weight=1)
+    np.testing.assert_allclose(items[0].boxes, [middle])
+    np.testing.assert_allclose(items[0].weights, [1.0])
+    # Without the middle, one sibling alone has the two ends, and without them the middle.
+    assert len(items[2].boxes) == len(items[1].boxes) == 0
 
 
 def test_what_lies_in_an_ignore_region_is_no_item():
-    answers = [[], [GHOST], []]
-    assert len(sibling_ambiguity(answers, [], [])[0].boxes) == 1
-    assert len(sibling_ambiguity(answers, [], [GHOST])[0].boxes) == 0
+    answers = [[], [GHOST], [GHOST], []]
+    assert len(sibling_ambiguity(answers, [], [], invented_weight=1)[0].boxes) == 1
+    assert len(sibling_ambiguity(answers, [], [GHOST], invented_weight=1)[0].boxes) == 0
 
 
 def test_neither_repeats_nor_boxes_without_area_are_items():
     answers = [[], [ONE, ONE, [5, 5, 5, 9]], [ONE]]
-    items = sibling_ambiguity(answers, [ONE], [])[0]
+    items = sibling_ambiguity([*answers, *answers], [ONE], [], invented_weight=1)[0]
     np.testing.assert_array_equal(items.boxes, [ONE])
-    np.testing.assert_array_equal(items.weights, [0.0])
+    assert items.weights[0] == pytest.approx(4 * 4 / 5 * 1 / 5)  # four of five siblings find her
 
 
 @law
 @given(box_lists, box_lists, box_lists, st.integers(3, 8))
 def test_identical_rollouts_leave_nothing_ambiguous(answer, truth, ignore, group):
-    for items in sibling_ambiguity([answer] * group, truth, ignore):
+    for items in sibling_ambiguity([answer] * group, truth, ignore, invented_weight=1):
         np.testing.assert_array_equal(items.weights, 0.0)
 
 
@@ -97,7 +103,11 @@ def test_agreement_on_a_crooked_number_leaves_no_trace_of_variance(group, height
 def test_the_order_within_an_answer_changes_no_bit_of_a_cluster():
     rng = np.random.default_rng(0)
     cluster = np.array([0.0, 0.0, 10.0, 10.0]) + rng.random((50, 4)) * [0, 1, 1, 1]
-    one, other = (sibling_ambiguity([[], c, []], [], [])[0] for c in (cluster, cluster[::-1]))
+    first = cluster[:1]
+    one, other = (
+        sibling_ambiguity([[], c, first], [], [], invented_weight=1)[0]
+        for c in (cluster, cluster[::-1])
+    )
     assert len(one.boxes) == 1
     np.testing.assert_array_equal(one.boxes, other.boxes)
 
@@ -107,8 +117,8 @@ def test_the_order_within_an_answer_changes_no_bit_of_a_cluster():
 def test_an_own_answer_never_moves_the_own_items(answers, truth, ignore, other):
     for g in range(len(answers)):
         changed = [*answers[:g], other, *answers[g + 1 :]]
-        before = sibling_ambiguity(answers, truth, ignore)[g]
-        after = sibling_ambiguity(changed, truth, ignore)[g]
+        before = sibling_ambiguity(answers, truth, ignore, invented_weight=1)[g]
+        after = sibling_ambiguity(changed, truth, ignore, invented_weight=1)[g]
         np.testing.assert_array_equal(before.boxes, after.boxes)
         np.testing.assert_array_equal(before.weights, after.weights)
 
@@ -124,15 +134,16 @@ def test_neither_the_order_of_boxes_nor_of_siblings_matters(answers, truth, igno
     shuffled = [np.array(rng.sample(a.tolist(), len(a))).reshape(-1, 4) for a in answers]
     siblings = shuffled[1:]
     rng.shuffle(siblings)
-    before = sibling_ambiguity(answers, truth, ignore)[0]
-    after = sibling_ambiguity([shuffled[0], *siblings], truth[::-1], ignore[::-1])[0]
+    before = sibling_ambiguity(answers, truth, ignore, invented_weight=1)[0]
+    siblings = [shuffled[0], *siblings]
+    after = sibling_ambiguity(siblings, truth[::-1], ignore[::-1], invented_weight=1)[0]
     np.testing.assert_allclose(sorted_items(before), sorted_items(after), atol=1e-9)
 
 
 @law
 @given(st.lists(box_lists, min_size=1, max_size=5), box_lists, box_lists)
 def test_weights_are_shares_and_items_are_boxes_with_area(answers, truth, ignore):
-    for items in sibling_ambiguity(answers, truth, ignore):
+    for items in sibling_ambiguity(answers, truth, ignore, invented_weight=1):
         assert items.boxes.shape == (len(items.weights), 4)
         assert ((items.weights >= 0) & (items.weights <= 1)).all()
         assert (items.boxes[:, 2:] > items.boxes[:, :2]).all()
@@ -144,12 +155,12 @@ def test_thousands_of_piled_boxes_are_one_cluster_in_bounded_time():
     piles = [np.array(ONE) * 10 - rng.random((700, 4)) * 5 for _ in range(5)]
     far = [[[500.0, 500.0, 510.0, 510.0]]]
     start = time.process_time()
-    items = sibling_ambiguity([[], *piles, *far], [], [])
+    items = sibling_ambiguity([[], *piles, *far], [], [], invented_weight=1)
     assert time.process_time() - start < 10
-    # Five of six siblings share the pile; one has the far box.
-    assert len(items[0].boxes) == 2
+    # Five of six siblings share the pile; one alone has the far box.
+    assert len(items[0].boxes) == 1
     np.testing.assert_allclose(items[0].boxes[0], np.concatenate(piles).mean(axis=0))
-    np.testing.assert_allclose(items[0].weights, [4 * 5 / 6 / 6] * 2)
+    np.testing.assert_allclose(items[0].weights, [4 * 5 / 6 / 6])
     np.testing.assert_allclose(items[1].weights[0], 4 * 4 / 6 * 2 / 6)
 
 

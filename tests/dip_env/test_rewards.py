@@ -15,6 +15,7 @@ from dip_env.rewards import (
     RewardTerms,
     accuracy_reward,
     format_reward,
+    look_floor,
     look_reference,
     look_reward,
     score_group,
@@ -220,6 +221,8 @@ def test_the_look_term_worked_by_hand():
     assert look_reward(items, twice, (100, 100)) == pytest.approx(0.7)
     # At a position where nothing is ambiguous, what it covers is what it costs.
     assert look_reward(items, [[50, 50, 100, 100]], (100, 100)) == 0
+    # Where three people would have to be ambiguous, half as many are: 0.7 / 2.
+    assert look_reward(items, [[0, 0, 25, 20]], (100, 100), floor=3) == pytest.approx(0.35)
 
 
 @law
@@ -322,12 +325,52 @@ def test_a_siblings_answer_does_move_the_look_term():
     assert looks_earned([[], [one], []], [[one], [], []], scene)[0] > 0.9
 
 
+@pytest.mark.parametrize(("people", "floor"), [(1, 1), (3, 1), (10, 3), (40, 12)])
+def test_the_floor_is_a_share_of_the_people_and_one_at_least(people, floor):
+    assert look_floor(RewardConfig(look_floor=0.3), people) == pytest.approx(floor)
+
+
+@law
+@given(box_lists(), st.floats(0, 1), box_lists(3), st.floats(1, 9))
+def test_a_look_earns_no_more_than_there_is_ambiguity(boxes, scale, looks, floor):
+    """Scaled down to nothing, ambiguity takes the term to 0, continuously."""
+    items = AmbiguousItems(boxes, np.full(len(boxes), scale))
+    earned = look_reward(items, looks, SIZE, floor)
+    whole = look_reward(AmbiguousItems(boxes, np.ones(len(boxes))), looks, SIZE, floor)
+    assert 0 <= earned <= min(1.0, scale * len(boxes) / floor) + 1e-12
+    assert scale * whole - 1e-12 <= earned <= whole + 1e-12
+
+
+@law
+@given(box_lists(), st.floats(0, 0.3), st.integers(3, 8))
+def test_boxes_that_move_and_still_match_earn_nothing(truth, shift, size):
+    """Every second rollout moves the right edge of each box by a share of its width."""
+    truth = truth[:1]  # of several that overlap, one could match another
+    moved = truth.copy()
+    moved[:, 2] -= shift * (truth[:, 2] - truth[:, 0])
+    answers = [moved if k % 2 else truth for k in range(size)]
+    assert looks_earned(answers, [truth] * size, make_scene(truth)) == [0.0] * size
+
+
+@law
+@given(groups, box_lists(), st.integers(0, 4), st.integers(1, 5))
+def test_boxes_that_nobody_needs_never_raise_a_look_term(group, truth, who, count):
+    """The added boxes lie where nobody is."""
+    answers, looks = (list(part) for part in zip(*group, strict=True))
+    scene = make_scene(truth)
+    before = looks_earned(answers, looks, scene)
+    spare = np.array([[30.0 + k, 25.0, 35.0 + k, 30.0] for k in range(count)])
+    answers[who % len(answers)] = np.concatenate([answers[who % len(answers)], spare])
+    assert looks_earned(answers, looks, scene) == before
+
+
 def test_whole_image_looks_and_no_looks_earn_nothing_in_a_group():
     one = [0, 0, 10, 10]
     answers = [[], [one], [], [one]]
     looks = [[[0, 0, *SIZE]], [], [[20, 15, 30, 25]], [one]]
     earned = looks_earned(answers, looks, make_scene([one]))
-    assert earned[:3] == [0, 0, 0] and earned[3] > 0.9
+    # One of three siblings finds her: 4 * 1/3 * 2/3, times all of her less 100 of 1200 pixels.
+    assert earned == [0, 0, 0, pytest.approx(8 / 9 * (1 - 100 / 1200))]
 
 
 @pytest.mark.parametrize("size", [1, 2])
@@ -353,8 +396,9 @@ def test_the_annotation_rewards_looks_in_a_group_as_those_of_a_single_rollout():
     prior = EpisodeConfig(reward=RewardConfig(ambiguity="annotation"))
     (alone,) = looks_earned([truth], [look], scene)
     items = prior_ambiguity(truth, [1.0, 1.0], [2 * 320 / 30, 20 * 320 / 30])
-    share = items.weights[0] / items.weights.sum()
-    assert alone == pytest.approx(share - 8 / 1200, abs=1e-6)
+    total = items.weights.sum()
+    share = items.weights[0] / total
+    assert alone == pytest.approx(min(total, 1.0) * (share - 8 / 1200), abs=1e-6)
     assert looks_earned(answers, looks, scene) == [0, 0, 0, 0]
     assert looks_earned(answers, looks, scene, prior) == pytest.approx([alone, 0, 0, alone])
 

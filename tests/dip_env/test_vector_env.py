@@ -69,7 +69,7 @@ def test_a_group_ends_together_and_is_rewarded_relative_to_its_siblings(toy):
     group.step([look_empty, both, LOOK, right])
     expected = group.step([None, None, right, None])
     assert rewards[:4].tolist() == [turn.reward for turn in expected]
-    assert infos["reward_terms"]["look"][0] > 0.9
+    assert 0.8 < infos["reward_terms"]["look"][0] < 8 / 9  # one of three siblings finds her
     assert not rewards[4:].any()
     assert infos["truth_boxes"][0] == expected[0].result.truth_boxes.tolist()
     assert infos["truth_boxes"][4] is None

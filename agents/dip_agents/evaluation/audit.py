@@ -3,8 +3,9 @@
 Every attack is played in two arrangements, since the look term reads the siblings: ``single``, one
 adversary among honest rollouts, and ``group``, adversaries only. It is an exploit when it earns
 more on average than an honest policy of F1 0.5, or, for an attack that only tampers with the
-episode of a weak honest policy, noticeably more than that episode untouched. No image is drawn: an
-action that looks and answers at once is scored on its regions.
+episode of a weak honest policy, noticeably more than that episode untouched. Groups that agree on
+an answer and differ on purpose (``TRICKS``) must not earn noticeably more than without the trick.
+No image is drawn: an action that looks and answers at once is scored on its regions.
 
 Audit on crowds: where a scene holds one or two people, one certain box is a good answer.
 """
@@ -20,6 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from dip_agents.evaluation.adversaries import ADVERSARIES, Adversary, AttackContext, Boxes
+from dip_agents.evaluation.collusion import BASES, TrickReward, play_tricks
 from dip_agents.policies.oracle import OracleConfig, OraclePolicy
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
@@ -81,10 +83,10 @@ class Exploit:
 
     Args:
         adversary: its name.
-        arrangement: ``single`` or ``group``.
+        arrangement: ``single``, ``group``, or ``collusion`` for a trick.
         reward: its mean reward.
-        baseline: name of the honest policy that earned less.
-        baseline_reward: mean reward of that policy.
+        baseline: who earned less: an honest policy, or the same answers without the trick.
+        baseline_reward: mean reward of those.
     """
 
     adversary: str
@@ -101,12 +103,14 @@ class AuditReport:
     Args:
         honest: the honest policies, worst first.
         adversaries: the attacks in the order of ``ADVERSARIES``.
+        tricks: of colluding groups, by trick, choice and base.
         scenes: how many scenes were played.
         config: the rules and the reward.
     """
 
     honest: tuple[AuditRow, ...]
     adversaries: tuple[AuditRow, ...]
+    tricks: tuple[TrickReward, ...]
     scenes: int
     config: EpisodeConfig
 
@@ -123,6 +127,11 @@ class AuditReport:
                     honest = getattr(baseline, arrangement).reward
                     if earned > honest + slack:
                         found.append(Exploit(row.name, arrangement, earned, baseline.name, honest))
+        found += [
+            Exploit(t.name, "collusion", t.reward, "the same answers without it", t.baseline)
+            for t in self.tricks
+            if t.reward > t.baseline + SLACK
+        ]
         return found
 
     @property
@@ -194,14 +203,9 @@ def run_audit(
         raise ConfigError(f"n: expected at least 1, got {n}")
     if n > len(source):
         raise ConfigError(f"n: expected at most {len(source)}, the number of scenes, got {n}")
-    honest = [
-        OraclePolicy(
-            source,
-            config,
-            OracleConfig(miss_rate=1 - f1, misses="hard", false_positive_rate=1 - f1, decimals=2),
-        )
-        for f1 in HONEST
-    ]
+    honest = [_honest(source, config, f1) for f1 in HONEST]
+    colluding = [(f1, _honest(source, config, f1)) for f1 in BASES]
+    tricks: list[list[TrickReward]] = []
     names = [f"honest F1 {f1}" for f1 in HONEST] + [a.name for a in adversaries]
     single, group = ({name: _Sums() for name in names} for _ in range(2))
     for index in range(n):
@@ -213,6 +217,7 @@ def run_audit(
             # The last rollout of every policy, so that the reference policy is not its own sibling.
             scores = score_group([outcomes[-1], *siblings], scene, config)[:1]
             single[name].add(scores, config)
+        tricks.append(_play_colluding(scene, config, colluding, [seed, index]))
         if on_scene is not None:
             on_scene(index + 1, n)
     claims = [("", False)] * len(HONEST) + [(a.claim, a.tampers) for a in adversaries]
@@ -220,7 +225,43 @@ def run_audit(
         AuditRow(name, single[name].mean, group[name].mean, group[name].f1, *claim)
         for name, claim in zip(names, claims, strict=True)
     )
-    return AuditReport(rows[: len(HONEST)], rows[len(HONEST) :], n, config)
+    return AuditReport(rows[: len(HONEST)], rows[len(HONEST) :], _means(tricks), n, config)
+
+
+def _honest(source: SceneSource, config: EpisodeConfig, f1: float) -> OraclePolicy:
+    """Return an oracle that misses and invents as much as an F1 says."""
+    mistakes = OracleConfig(miss_rate=1 - f1, misses="hard", false_positive_rate=1 - f1, decimals=2)
+    return OraclePolicy(source, config, mistakes)
+
+
+def _play_colluding(
+    scene: Scene,
+    config: EpisodeConfig,
+    policies: Sequence[tuple[float, OraclePolicy]],
+    seed: list[int],
+) -> list[TrickReward]:
+    """Return what the tricks earn on a scene, beside a shared answer of each policy."""
+    context = AttackContext.of(scene, config)
+    found = []
+    for number, (f1, policy) in enumerate(policies):
+        own = replace(context, rng=np.random.default_rng([*seed, number]))
+        shared = policy.people(scene, context.view, own.rng)
+        found += play_tricks(
+            own, f1, shared, GROUP_SIZE, lambda actions: _play(scene, config, actions)
+        )
+    return found
+
+
+def _means(scenes: Sequence[Sequence[TrickReward]]) -> tuple[TrickReward, ...]:
+    """Average over scenes; all scenes hold the same tricks in the same order."""
+    return tuple(
+        replace(
+            same[0],
+            reward=float(np.mean([one.reward for one in same])),
+            baseline=float(np.mean([one.baseline for one in same])),
+        )
+        for same in zip(*scenes, strict=True)
+    )
 
 
 def _play_scene(
@@ -298,6 +339,11 @@ def print_report(report: AuditReport, console: Console | None = None) -> None:
         if row is report.honest[-1]:
             table.add_section()
     console.print(table)
+    best = max(report.tricks, key=lambda trick: trick.reward - trick.baseline)
+    console.print(
+        f"{len(report.tricks)} ways to collude; the best changes the reward of the same answers by "
+        f"{best.reward - best.baseline:+.3f}: {best.name}"
+    )
     for exploit in report.exploits:
         console.print(
             f"{exploit.adversary} ({exploit.arrangement}) earns {exploit.reward:.3f}, "

@@ -14,7 +14,6 @@ from dip_env.episode import Episode
 from dip_env.formats.box_sets import Floats
 from dip_env.metrics.intervals import Interval, Values, bootstrap
 from dip_env.metrics.unscored import ratio
-from dip_env.rewards import look_reward
 
 SAME = 1e-9
 """Change in a scene's F1 that is rounding."""
@@ -139,7 +138,8 @@ class LookCoverage:
         regions: number of regions.
         area: share of the scene they take together.
         covered: share of the ambiguity inside them; None where nothing is ambiguous.
-        look: the look term by the annotation; 0 where nothing is ambiguous.
+        look: ``covered - area``, at least 0: the look term by the annotation, had the scene enough
+            ambiguity; 0 where nothing is ambiguous.
     """
 
     regions: int
@@ -162,11 +162,12 @@ def look_coverage_of(episode: Episode) -> LookCoverage:
     total = float(items.weights.sum())
     union = Union.of(looks)
     covered = float((items.weights * union.covered_share(items.boxes)).sum())
+    area = union.area / (scene.size[0] * scene.size[1])
     return LookCoverage(
         regions=len(looks),
-        area=union.area / (scene.size[0] * scene.size[1]),
+        area=area,
         covered=covered / total if total > 0 else None,
-        look=look_reward(items, looks, scene.size),
+        look=max(0.0, covered / total - area) if total > 0 else 0.0,
     )
 
 

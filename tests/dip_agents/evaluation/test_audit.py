@@ -8,6 +8,7 @@ from rich.console import Console
 
 from dip_agents.evaluation.adversaries import ADVERSARIES, Adversary, AttackContext
 from dip_agents.evaluation.audit import print_report, run_audit
+from dip_agents.evaluation.collusion import BASES, CHOICES, TRICKS
 from dip_env import Episode, EpisodeConfig, RewardConfig, Scene, ToyScenes
 from dip_env.errors import ConfigError
 
@@ -153,8 +154,8 @@ def attacks(*names):
     ("reward", "winner"),
     [
         ({"accuracy": "weighted_sum", "precision_weight": 1.0}, "one certain box"),
-        ({"format_weight": 0, "look_weight": 1, "accuracy_weight": 0}, "inconsistent answers"),
-        ({"look_weight": 0.4, "accuracy_weight": 0.5}, "agreed inconsistency"),
+        ({"look_weight": 0.4, "accuracy_weight": 0.5}, "all right boxes dropped by coin at F1 0.3"),
+        ({"look_floor": 0.0}, "one box dropped by parity at F1 0.5"),
     ],
 )
 def test_the_audit_fails_a_reward_that_can_be_exploited(reward, winner):
@@ -173,10 +174,18 @@ def test_one_certain_box_comes_close_or_wins_under_the_weighted_sum():
     assert shares[1] < 0.6
 
 
-def test_inconsistent_answers_are_rewarded_in_a_whole_group_but_never_in_one_rollout(report):
+def test_inconsistency_about_one_of_twelve_earns_little_in_a_group_and_less_in_one_rollout(report):
     inconsistent = row(report, "inconsistent answers")
-    assert inconsistent.group.look > 0.5
+    assert 0.1 < inconsistent.group.look < 1 / (0.3 * 12)
     assert inconsistent.single.look < 0.1
+
+
+def test_every_way_to_collude_is_played_at_every_base_and_none_gains(report):
+    assert len(report.tricks) == len(TRICKS) * len(CHOICES) * len(BASES)
+    assert len({trick.name for trick in report.tricks}) == len(report.tricks)
+    assert max(trick.reward - trick.baseline for trick in report.tricks) < 0.01
+    quality = [trick.baseline for trick in report.tricks[:: len(TRICKS) * len(CHOICES)]]
+    assert quality == sorted(quality)  # the shared answers get better
 
 
 def test_a_tampering_attack_is_measured_against_its_own_honest_version():
@@ -187,7 +196,8 @@ def test_a_tampering_attack_is_measured_against_its_own_honest_version():
         tampers=True,
     )
     report = run_audit(Crowd(), config(), n=2, adversaries=[better])
-    assert [exploit.baseline for exploit in report.exploits] == [
+    exploits = [exploit for exploit in report.exploits if exploit.arrangement != "collusion"]
+    assert [exploit.baseline for exploit in exploits] == [
         "honest F1 0.5",
         "honest F1 0.3",
     ] * 2

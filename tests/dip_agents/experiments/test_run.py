@@ -209,10 +209,12 @@ def test_looks_land_where_they_were_really_taken(played, found):
     oracle = found["conditions"]["oracle looks"]["looks"]
     assert oracle["covered"]["value"] == 1 and oracle["area"]["value"] < 0.02
     assert found["conditions"]["random looks"]["looks"]["area"]["value"] <= 0.5
-    # The reward is that of the same looks.
+    # The reward is that of the same looks, times the ambiguity of the one person.
+    ambiguity = played.results[OWN_LOOKS].score.values()["look"] / (1 / 4)
+    assert 0 < ambiguity < 1
     for name, result in played.results.items():
         mean = np.mean([look_coverage.look for look_coverage in played.look_coverages[name]])
-        assert result.score.values()["look"] == pytest.approx(mean)
+        assert result.score.values()["look"] == pytest.approx(ambiguity * mean)
 
 
 def test_a_report_is_plain_json_and_says_how_it_was_measured(found, played):
