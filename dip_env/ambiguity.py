@@ -84,13 +84,11 @@ def sibling_ambiguity(
             [found.match(threshold) for threshold in thresholds]
             for found in overlaps(preds, truth, ignore_boxes)
         ]
-    credit = np.zeros((len(preds), len(truth)))
-    for row, at_thresholds in zip(credit, matches, strict=True):
+    found_at = np.zeros((len(preds), len(truth)), dtype=np.int64)
+    for row, at_thresholds in zip(found_at, matches, strict=True):
         for match in at_thresholds:
-            row[match.truth] += 1 / len(at_thresholds)
-    people = [
-        AmbiguousItems(truth, _spread(np.delete(credit, g, axis=0))) for g in range(len(preds))
-    ]
+            row[match.truth] += 1
+    people = [AmbiguousItems(truth, w) for w in _spread_of_others(found_at, len(thresholds))]
     if not invented_weight:
         return people
     strays = _Strays.of(preds, [found[0] for found in matches], thresholds[0])
@@ -248,12 +246,17 @@ def _batches(counts: NDArray[np.intp]) -> list[NDArray[np.intp]]:
     return np.split(np.arange(len(counts)), np.flatnonzero(np.diff(batch)) + 1)
 
 
-def _spread(credit: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Four times the variance over rollouts, exactly 0 where all agree (rounding would not be)."""
-    if not len(credit):
-        return np.zeros(credit.shape[1])
-    agree = credit.max(axis=0) == credit.min(axis=0)
-    return np.where(agree, 0.0, 4.0 * credit.var(axis=0))
+def _spread_of_others(counts: NDArray[np.int64], most: int) -> NDArray[np.float64]:
+    """Four times the variance of counts (G, M) / most over all rows but one, for each of these.
+
+    From sums of integers, so that it is exactly 0 where all agree.
+    """
+    others = len(counts) - 1
+    if others < 1:
+        return np.zeros(counts.shape)
+    sums, squares = (part.sum(axis=0) - part for part in (counts, counts**2))
+    spread: NDArray[np.float64] = 4.0 * (others * squares - sums**2) / (others * most) ** 2
+    return spread
 
 
 def _logistic(x: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -23,6 +23,8 @@ from dip_env.views import View
 
 MIN_GROUP = 3
 """Fewest rollouts whose siblings can disagree; smaller groups use the prior."""
+AMBIGUOUS = 0.25
+"""Weight from which a person counts as ambiguous: one of seven siblings that differs is enough."""
 LookReference = Literal["siblings", "prior"]
 
 
@@ -75,17 +77,37 @@ class Outcome:
     answered: bool
 
 
+@dataclass(frozen=True)
+class LookStats:
+    """What there was to look at for one rollout, and what its looks covered of it.
+
+    Args:
+        ambiguous_people: people that weigh ``AMBIGUOUS`` or more.
+        invented: share of all ambiguity on boxes that siblings invent, in [0, 1].
+        covered: share of all ambiguity inside the looks, in [0, 1]; None where nothing is
+            ambiguous.
+        area: share of the scene inside the looks, in [0, 1].
+    """
+
+    ambiguous_people: int
+    invented: float
+    covered: float | None
+    area: float
+
+
 @dataclass(frozen=True, eq=False)
 class Score:
-    """The reward terms of one rollout, and the matching behind them.
+    """The reward terms of one rollout, and what is behind them.
 
     Args:
         terms: the unweighted terms.
+        looks: what its looks covered.
         matches: the matching at the first IoU threshold; its indices refer to the outcome's answer
             and to ``scene.truth``.
     """
 
     terms: RewardTerms
+    looks: LookStats
     matches: Matches
 
 
@@ -178,14 +200,46 @@ def look_reward(
     Returns:
         A number in [0, 1]; 0 without looks, for the whole image, and when nothing is ambiguous.
     """
-    total = float(items.weights.sum())
+    return _look_term(items, look_statistics(items, looks, scene_size), floor)
+
+
+def look_statistics(
+    items: AmbiguousItems,
+    looks: BoxesLike,
+    scene_size: tuple[int, int],
+    people: int | None = None,
+) -> LookStats:
+    """Measure what looks cover.
+
+    Args:
+        items: boxes with weights, scene frame.
+        looks: (R, 4) xyxy, scene frame; what lies outside the scene does not count.
+        scene_size: (width, height) of the scene in pixels.
+        people: how many of the items, from the first on, are people; all by default.
+
+    Returns:
+        The statistics.
+    """
+    known, total = items.weights[:people], float(items.weights.sum())
     regions = clip_boxes(looks, scene_size)
-    if total <= 0 or not len(regions):
+    covered = area = 0.0
+    if len(regions):
+        union = Union.of(regions)
+        area = union.area / (scene_size[0] * scene_size[1])
+        covered = float((items.weights * union.covered_share(items.boxes)).sum())
+    return LookStats(
+        ambiguous_people=int((known >= AMBIGUOUS).sum()),
+        invented=1.0 - float(known.sum()) / total if len(known) < len(items.weights) else 0.0,
+        covered=min(covered / total, 1.0) if total > 0 else None,
+        area=area,
+    )
+
+
+def _look_term(items: AmbiguousItems, looks: LookStats, floor: float) -> float:
+    """Return the look term of what looks cover."""
+    if looks.covered is None:
         return 0.0
-    union = Union.of(regions)
-    covered = float((items.weights * union.covered_share(items.boxes)).sum() / total)
-    informed = covered - union.area / (scene_size[0] * scene_size[1])
-    return min(total / floor, 1.0) * min(max(informed, 0.0), 1.0)
+    return min(float(items.weights.sum()) / floor, 1.0) * max(looks.covered - looks.area, 0.0)
 
 
 def look_floor(rule: RewardConfig, people: int) -> float:
@@ -240,9 +294,7 @@ def score_group(outcomes: Sequence[Outcome], scene: Scene, config: EpisodeConfig
     ignore_boxes = clip_boxes(scene.ignore_boxes, scene.size)
     answers = [clip_boxes(outcome.answer, scene.size) for outcome in outcomes]
     matches = [_match_all(o, rule.iou) for o in overlaps(answers, truth, ignore_boxes)]
-    if not any(len(outcome.looks) for outcome in outcomes):
-        items = [AmbiguousItems(np.zeros((0, 4)), np.zeros(0))] * len(outcomes)
-    elif look_reference(config, len(outcomes)) == "siblings":
+    if look_reference(config, len(outcomes)) == "siblings":
         items = sibling_ambiguity(
             answers, truth, ignore_boxes, iou_thresholds(rule.iou), matches, rule.invented_weight
         )
@@ -251,14 +303,15 @@ def score_group(outcomes: Sequence[Outcome], scene: Scene, config: EpisodeConfig
     floor = look_floor(rule, len(truth))
     scores = []
     for outcome, found, ambiguous in zip(outcomes, matches, items, strict=True):
+        looks = look_statistics(ambiguous, outcome.looks, scene.size, len(truth))
         terms = RewardTerms(
             format=format_reward(
                 outcome.segments_per_turn, rule.graded_format, may_look=config.max_looks > 0
             ),
-            look=look_reward(ambiguous, outcome.looks, scene.size, floor),
+            look=_look_term(ambiguous, looks, floor),
             accuracy=_accuracy(found, rule.accuracy, rule.beta, rule.precision_weight),
         )
-        scores.append(Score(terms, found[0]))
+        scores.append(Score(terms, looks, found[0]))
     return scores
 
 

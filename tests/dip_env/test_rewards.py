@@ -11,6 +11,7 @@ from dip_env.actions import Answer, Look, Think
 from dip_env.ambiguity import AmbiguousItems, prior_ambiguity
 from dip_env.config import EpisodeConfig, RewardConfig
 from dip_env.rewards import (
+    LookStats,
     Outcome,
     RewardTerms,
     accuracy_reward,
@@ -18,6 +19,7 @@ from dip_env.rewards import (
     look_floor,
     look_reference,
     look_reward,
+    look_statistics,
     score_group,
 )
 from dip_env.scenes.base import Scene
@@ -223,6 +225,31 @@ def test_the_look_term_worked_by_hand():
     assert look_reward(items, [[50, 50, 100, 100]], (100, 100)) == 0
     # Where three people would have to be ambiguous, half as many are: 0.7 / 2.
     assert look_reward(items, [[0, 0, 25, 20]], (100, 100), floor=3) == pytest.approx(0.35)
+
+
+def test_what_looks_cover_worked_by_hand():
+    # Two people and an invented box; the look holds the first and half of the second, 15 x 10.
+    items = AmbiguousItems(
+        np.array([[0.0, 0, 10, 10], [10, 0, 20, 10], [50, 50, 60, 60]]), np.array([1.0, 0.2, 0.8])
+    )
+    found = look_statistics(items, [[0, 0, 15, 10]], (100, 100), people=2)
+    assert found == LookStats(
+        ambiguous_people=1,
+        invented=pytest.approx(0.4),
+        covered=pytest.approx(1.1 / 2),
+        area=pytest.approx(0.015),
+    )
+    assert look_statistics(items, [], (100, 100), people=2).covered == 0
+    agreed = AmbiguousItems(items.boxes, np.zeros(3))
+    assert look_statistics(agreed, [[0, 0, 9, 9]], (100, 100)).covered is None
+
+
+def test_every_member_learns_what_it_could_have_looked_at():
+    one, two = [0, 0, 10, 10], [20, 0, 30, 10]
+    outcomes = [outcome([one], [two]), outcome([one, two]), outcome([one])]
+    looks = [s.looks for s in score_group(outcomes, make_scene([one, two]), EpisodeConfig())]
+    assert [found.ambiguous_people for found in looks] == [1, 0, 1]
+    assert [found.covered for found in looks] == [1.0, None, 0.0]
 
 
 @law

@@ -1,8 +1,8 @@
 """Groups that agree on one answer and differ on purpose: what does the disagreement earn?
 
 All members of a group give the same answer of a known quality. In a trick some of them, by parity
-or by a coin, change it in one agreed way, and all look where it was changed. The look term pays for
-looks at disagreement, so this is the way to buy it. The same answers without the trick, and with
+or by a coin, change it in one agreed way, and all look where it was changed. The look term rewards
+looks at disagreement, so this is the way to exploit it. The same answers without the trick, and with
 the oracle's look, are the baseline.
 """
 

@@ -46,7 +46,8 @@ def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Advantages) -> d
           ``rollout/boxes_over_truth`` (ratio of the sums; 0 when no scene has an instance),
           ``rollout/parse_failures`` (per rollout), ``rollout/truncated`` and
           ``rollout/ending_<how>`` (shares);
-        - the numbers of ``box_metrics``, where rollouts have box statistics.
+        - the numbers of ``box_metrics`` and ``look_metrics``, where rollouts have what they
+          describe.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     return {
@@ -60,6 +61,7 @@ def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Advantages) -> d
         **_tokens(rollouts),
         **_behaviour(rollouts),
         **box_metrics([rollout.stats for rollout in rollouts]),
+        **look_metrics(groups),
     }
 
 
@@ -196,4 +198,37 @@ def box_metrics(stats: Sequence[RolloutStats]) -> dict[str, float]:
         **mean("huge_boxes", [shapes.huge_boxes for shapes in with_boxes]),
         **mean("box_area", [shapes.box_area for shapes in with_boxes]),
         **mean("truth_area", [shapes.truth_area for shapes in with_people]),
+    }
+
+
+def look_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """Describe what there was to look at, and whether the look term tells rollouts apart.
+
+    Args:
+        groups: P groups; without any rollout that may look there are no such numbers.
+
+    Returns:
+        ``rollout/ambiguous_people`` (a rollout's siblings disagree about them),
+        ``rollout/invented_ambiguity`` (share of ambiguity on invented boxes) and
+        ``rollout/look_coverage`` (share of ambiguity inside the looks), means, the last two over
+        rollouts with some ambiguity; and ``group/frac_look_signal``, the share of groups whose
+        members earn different look terms.
+    """
+    stats = [
+        rollout.stats
+        for group in groups
+        for rollout in group.rollouts
+        if any(turn.looks_left for turn in rollout.stats.turn_records)
+    ]
+    looks = [one.look_stats for one in stats if one.look_stats is not None]
+    if not looks:
+        return {}
+    spans = [np.ptp([rollout.terms["look"] for rollout in group.rollouts]) for group in groups]
+    covered = [one.covered for one in looks if one.covered is not None]
+    invented = [one.invented for one in looks if one.covered is not None]
+    return {
+        "rollout/ambiguous_people": float(np.mean([one.ambiguous_people for one in looks])),
+        **({"rollout/invented_ambiguity": float(np.mean(invented))} if invented else {}),
+        **({"rollout/look_coverage": float(np.mean(covered))} if covered else {}),
+        "group/frac_look_signal": float(np.mean(np.array(spans) > SAME_REWARD)),
     }

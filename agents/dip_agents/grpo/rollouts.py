@@ -16,6 +16,7 @@ from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
 from dip_env.group import EpisodeGroup
 from dip_env.result import Ending
+from dip_env.rewards import LookStats
 from dip_env.scenes.base import SceneSource
 from dip_wrappers.traces import GroupRecorder, TraceWriter
 
@@ -50,6 +51,7 @@ class RolloutStats:
         turn_records: one for each turn in which the policy wrote tokens, in order.
         transcript: role and text of each message.
         box_stats: of answer and looks, where they were measured.
+        look_stats: of what its looks covered, where that was measured.
     """
 
     turns: int
@@ -62,6 +64,7 @@ class RolloutStats:
     turn_records: tuple[TurnRecord, ...] = ()
     transcript: tuple[dict[str, str], ...] = ()
     box_stats: BoxStats | None = None
+    look_stats: LookStats | None = None
 
     @property
     def answered(self) -> bool:
@@ -242,17 +245,21 @@ class _GroupCollector:
         return RolloutGroup(self.scene_index, rollouts, weights, self.seconds)
 
     def _rollout(self, member: int) -> Rollout:
-        episode, terms = self.group.episodes[member], self.group.terms[member]
+        episode, score = self.group.episodes[member], self.group.scores[member]
+        terms = score.terms
         ending = self.endings[member]
         assert ending is not None
         weights = episode.config.reward.weights
         named = {name: float(getattr(terms, name)) for name in weights}
-        stats = rollout_stats(episode, ending, self.turns[member])
+        stats = rollout_stats(episode, ending, self.turns[member], score.looks)
         return Rollout(self.buffers[member], float(terms.total(weights)), named, stats)
 
 
 def rollout_stats(
-    episode: Episode, ending: Ending, turn_records: Sequence[TurnRecord]
+    episode: Episode,
+    ending: Ending,
+    turn_records: Sequence[TurnRecord],
+    look_stats: LookStats | None = None,
 ) -> RolloutStats:
     """Describe an episode that has ended.
 
@@ -260,6 +267,7 @@ def rollout_stats(
         episode: the episode.
         ending: how it ended.
         turn_records: one for each turn in which the policy wrote tokens.
+        look_stats: of its score, where there is one.
 
     Returns:
         All that is known of it beside its tokens and rewards.
@@ -276,4 +284,5 @@ def rollout_stats(
         turn_records=tuple(turn_records),
         transcript=tuple({"role": m.role, "text": m.text} for m in episode.transcript),
         box_stats=box_statistics(outcome.answer, outcome.looks, scene.truth, scene.size),
+        look_stats=look_stats,
     )

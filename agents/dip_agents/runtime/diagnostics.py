@@ -37,6 +37,8 @@ class Thresholds:
     """Share of rollouts with a look in the first steps from which looking can collapse."""
     min_looks_kept: float = 0.25
     """Part of that share below which looking has collapsed."""
+    min_look_signal: float = 0.2
+    """Share of groups whose members earn different look terms; below, looks are hardly learned."""
     min_entropy_kept: float = 0.2
     """Part of the first steps' entropy; siblings that are all alike have no advantage."""
     max_length_ratio: float = 2.0
@@ -221,6 +223,18 @@ def _look_collapse(now: Metrics, first: Metrics) -> str:
     return f"{_percent(share)} of rollouts look, {_percent(before)} did in the first steps"
 
 
+def _no_look_signal(now: Metrics, first: Metrics) -> str:
+    share = now["group/frac_look_signal"]
+    # Where nobody looks or all do the same, look terms are equal; these are problems of their own.
+    other = _look_collapse(now, first) or _nothing_to_learn(now, first)
+    if share >= THRESHOLDS.min_look_signal or other:
+        return ""
+    return (
+        f"{_percent(share)} of groups have members with different look terms; siblings disagree "
+        f"about {now['rollout/ambiguous_people']:.1f} people"
+    )
+
+
 def _entropy_collapse(now: Metrics, first: Metrics) -> str:
     entropy, before = now["train/entropy"], first["train/entropy"]
     if entropy >= THRESHOLDS.min_entropy_kept * before:
@@ -303,6 +317,18 @@ _RULES: Sequence[_Rule] = (
         _look_collapse,
         "a look_weight that falls by reward_schedule, turn_discount 1, more demonstrations",
         requires=("rollout/looked",),
+        requires_first=("rollout/looked",),
+    ),
+    _Rule(
+        "look term without signal",
+        _no_look_signal,
+        "a higher temperature, scenes in which people are hard to see, ambiguity annotation",
+        requires=(
+            "group/frac_look_signal",
+            "group/frac_informative",
+            "rollout/ambiguous_people",
+            "rollout/looked",
+        ),
         requires_first=("rollout/looked",),
     ),
     _Rule(

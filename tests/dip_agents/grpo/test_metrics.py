@@ -7,11 +7,17 @@ import numpy as np
 import pytest
 import torch
 
-from dip_agents.grpo.metrics import environment_times, policy_tokens, rollout_metrics
+from dip_agents.grpo.metrics import (
+    environment_times,
+    look_metrics,
+    policy_tokens,
+    rollout_metrics,
+)
 from dip_agents.grpo.rollouts import Rollout, RolloutGroup, RolloutStats, TurnRecord
 from dip_agents.objectives.advantages import group_advantages
 from dip_agents.tokens.buffer import EncodedImage, TokenBuffer
 from dip_env.result import Ending
+from dip_env.rewards import LookStats
 
 
 def rollout(reward, written, *, looks=0, boxes=0, truth=2, ending="answer", failures=0):
@@ -106,6 +112,34 @@ def test_what_every_rollout_lacks_is_not_reported_as_nought():
     numbers = describe([RolloutGroup(0, cut)])
     assert "rollout/terminated_tokens_mean" not in numbers
     assert not [name for name in numbers if name.startswith("reward/turn")]
+
+
+def test_what_looks_cover_and_whether_they_are_told_apart():
+    def looking(look, stats, looks_left=1):
+        one = rollout(0.0, 1, looks=1)
+        records = (TurnRecord("", looks_left),)
+        return replace(
+            one,
+            terms={"look": look},
+            stats=replace(one.stats, look_stats=stats, turn_records=records),
+        )
+
+    nothing = LookStats(ambiguous_people=0, invented=0.0, covered=None, area=0.1)
+    half = LookStats(ambiguous_people=4, invented=0.25, covered=0.5, area=0.1)
+    groups = [
+        RolloutGroup(0, [looking(0.0, nothing), looking(0.4, half)]),
+        RolloutGroup(1, [looking(0.4, half), looking(0.4, half)]),
+    ]
+    assert look_metrics(groups) == {
+        "rollout/ambiguous_people": 3.0,
+        "rollout/invented_ambiguity": 0.25,
+        "rollout/look_coverage": 0.5,
+        "group/frac_look_signal": 0.5,
+    }
+    # Where nobody may look, there is nothing to tell.
+    assert look_metrics([RolloutGroup(0, [looking(0.0, nothing, looks_left=0)] * 2)]) == {}
+    alone = look_metrics([RolloutGroup(0, [looking(0.0, nothing)] * 2)])
+    assert alone == {"rollout/ambiguous_people": 0.0, "group/frac_look_signal": 0.0}
 
 
 def test_an_image_is_counted_once_however_many_rollouts_show_it():

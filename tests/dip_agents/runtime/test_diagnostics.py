@@ -152,6 +152,11 @@ def test_groups_that_all_do_the_same_have_nothing_to_learn(play, honest):
     ("change", "name", "evidence"),
     [
         ({"rollout/looked": 0.2}, "look collapse", "20 % of rollouts look, 100 % did"),
+        (
+            {"group/frac_look_signal": 0.1, "rollout/ambiguous_people": 0.25},
+            "look term without signal",
+            "10 % of groups have members with different look terms; siblings disagree about 0.2",
+        ),
         ({"train/entropy": 0.05}, "entropy collapse", "0.05 nats per token, 0.5 in the first"),
         ({"rollout/policy_tokens_mean": 600.0}, "length explosion", "600 tokens (2.5 times"),
         ({"rollout/truncated": 0.3}, "length explosion", "30 % of rollouts run out of tokens"),
