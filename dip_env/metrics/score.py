@@ -219,8 +219,8 @@ def select(
             if name not in known:
                 raise ConfigError(f"categories: expected some of {sorted(known)}, got {name!r}")
         wanted = [number for number, name in truth.category_names.items() if name in categories]
-        truth = _rows(truth, np.isin(truth.category, wanted))
-        detections = _rows(detections, np.isin(detections.category, wanted))
+        truth = keep_rows(truth, np.isin(truth.category, wanted))
+        detections = keep_rows(detections, np.isin(detections.category, wanted))
         names = {number: truth.category_names[number] for number in wanted}
         truth = replace(truth, category_names=names)
     if annotated_only:
@@ -238,8 +238,13 @@ def _plain(name: str, value: float | None) -> float | int | None:
     return int(value) if name in COUNTS and value is not None else value
 
 
-def _rows(boxes: BoxSetType, keep: NDArray[np.bool_]) -> BoxSetType:
-    """Keep some rows; images stay."""
+def keep_rows(boxes: BoxSetType, keep: NDArray[np.bool_]) -> BoxSetType:
+    """Return some of the boxes, in all of the images.
+
+    Args:
+        boxes: of the images.
+        keep: (N,) which of them.
+    """
     per_image = np.bincount(boxes.image[keep], minlength=boxes.images)
     columns = {
         name: column[keep]
@@ -251,7 +256,7 @@ def _rows(boxes: BoxSetType, keep: NDArray[np.bool_]) -> BoxSetType:
 
 def _images(boxes: BoxSetType, stay: NDArray[np.bool_]) -> BoxSetType:
     """Keep some images with their rows."""
-    kept = _rows(boxes, stay[boxes.image])
+    kept = keep_rows(boxes, stay[boxes.image])
     return replace(kept, starts=np.concatenate([[0], np.cumsum(np.diff(kept.starts)[stay])]))
 
 

@@ -19,6 +19,7 @@ EXAMPLES = (
     "dip evaluate --scenes crowd",
     "dip evaluate --policy oracle --miss-rate 0.2 --scenes crowd --n 32",
     "dip evaluate --model runs/train/model --scenes easy --out runs/easy",
+    "dip evaluate --scenes crowd --samples 8 --temperature 0.7",
 )
 
 
@@ -31,6 +32,9 @@ class Settings(PlayArgs):
     group_size: int = 1
     """Rollouts of each scene; from 3 on the look term reads the siblings, unless --ambiguity says
     annotation."""
+    samples: int = 1
+    """Sampled answers of each scene whose agreement gives the boxes scores: adds AP, MR^-2, JI and
+    F1 of their consensus; needs a temperature above 0."""
     out: Path | None = None
     """Folder for metrics.json, detections.json, truth.json and traces."""
     overwrite: bool = False
@@ -43,6 +47,7 @@ class Settings(PlayArgs):
     HEADINGS = HEADINGS
     USUAL = (
         *("model", "scenes", "root", "split", "n", "policy", "out", "overwrite", "group_size"),
+        "samples",
         *("temperature", "max_looks", "engine", "seed", "verbose", "json"),
     )
 
@@ -58,7 +63,17 @@ class Settings(PlayArgs):
         Raises:
             ConfigError: for numbers that cannot be, or a folder with another evaluation.
         """
-        check_at_least(self, n=1, group_size=1, batch_size=1)
+        check_at_least(self, n=1, group_size=1, samples=1, batch_size=1)
+        if self.samples > 1 and self.group_size not in (1, self.samples):
+            raise ConfigError(
+                f"samples: expected the group_size or 1, got {self.samples} with a group_size of "
+                f"{self.group_size}"
+            )
+        if self.samples > 1 and self.policy == "model" and self.temperature <= 0:
+            raise ConfigError(
+                f"samples: expected 1 with greedy decoding, got {self.samples}, which would all be "
+                "the same; give a --temperature such as 0.7"
+            )
 
 
 def run(resolved: Resolved[Settings]) -> int:
@@ -75,8 +90,10 @@ def run(resolved: Resolved[Settings]) -> int:
     """
     from dip_agents.cli.output import make_console, progress, say
     from dip_agents.cli.policies import policy_for
-    from dip_agents.cli.tables import result_lines
+    from dip_agents.cli.tables import consensus_lines, result_lines
+    from dip_agents.evaluation.consensus import score_consensus
     from dip_agents.evaluation.evaluator import evaluate
+    from dip_agents.evaluation.files import write_consensus
     from dip_agents.evaluation.result import print_results
 
     args = resolved.settings
@@ -94,7 +111,7 @@ def run(resolved: Resolved[Settings]) -> int:
             source,
             range(min(args.n, len(source))),
             args.rules,
-            group_size=args.group_size,
+            group_size=max(args.group_size, args.samples),
             batch_size=args.batch_size,
             out=args.out,
             seed=args.seed,
@@ -107,8 +124,15 @@ def run(resolved: Resolved[Settings]) -> int:
         print_results({args.policy: result}, console)
     name = args.model.model if args.policy == "model" else args.policy
     say(console, *result_lines(f"{name} on {args.source.scenes}, {result.n} scenes", result))
+    agreed = None
+    if args.samples > 1:
+        agreed = score_consensus(result.score.truth, result.score.answers)
+        say(console, "", *consensus_lines(agreed))
+        if args.out is not None:
+            write_consensus(args.out, agreed, result.score.truth)
     if args.json:
-        print(json.dumps(result.to_json(), allow_nan=False, indent=2))
+        found = result.to_json() | ({"consensus": agreed.to_json()} if agreed else {})
+        print(json.dumps(found, allow_nan=False, indent=2))
     if args.out is not None:
         say(console, f"metrics, detections and traces: {args.out}")
         say(console, f"beside another: {shlex.join(['dip', 'compare', str(args.out)])} OTHER")

@@ -34,7 +34,9 @@ CONFIG, RECORD = "config.toml", "run.json"
 FORMAT = 1
 HEADLINE = ("F1", "precision", "recall", "reward", "look", "boxes_per_truth")
 """Metrics that ``run.json`` and the last lines of a command hold, in their order."""
-EVALUATION = ("metrics.json", "detections.json", "truth.json", "scenes.json", "traces")
+EVALUATION = (
+    *("metrics.json", "detections.json", "truth.json", "scenes.json", "consensus.json", "traces"),
+)
 """What an evaluation writes into its folder."""
 UNSAVED = frozenset({"out", "resume", "overwrite", "seeds", "stop_at", "verbose", "json"})
 """Options that say how a command is run, not what it does."""

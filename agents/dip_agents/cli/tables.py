@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 
 from dip_agents.cli.output import columns
 from dip_agents.cli.run_folder import HEADLINE
+from dip_agents.evaluation.consensus import ConsensusScore
 from dip_agents.evaluation.result import EvalResult, paired_gain
 from dip_env.metrics.intervals import Interval
 
@@ -18,6 +19,17 @@ NAMES = {
     "boxes_per_truth": "boxes per person",
 }
 """What they are called there."""
+
+
+CONSENSUS_NAMES = {
+    "F1": "F1 of what half of them hold",
+    "precision": "its precision",
+    "recall": "its recall",
+    "AP": "AP",
+    "MR": "MR^-2",
+    "JI": "JI",
+}
+"""What the metrics of a consensus are called there."""
 
 
 def short(value: float | None, *, sign: bool = False) -> str:
@@ -45,6 +57,25 @@ def result_lines(title: str, result: EvalResult) -> list[str]:
     """
     rows: list[tuple[str, ...]] = [(title, "mean [95 % CI over scenes]")]
     rows += _defined(result.metrics, lambda m: (with_interval(m),))
+    return columns(rows, dict.fromkeys(range(1, len(rows)), 2))
+
+
+def consensus_lines(found: ConsensusScore) -> list[str]:
+    """Return what the consensus of several samples comes to.
+
+    Args:
+        found: the consensus.
+
+    Returns:
+        A line for each metric that is defined, below the title.
+    """
+    title = f"consensus of {found.samples} samples"
+    rows: list[tuple[str, ...]] = [(title, "mean [95 % CI over scenes]")]
+    rows += [
+        (CONSENSUS_NAMES[name], with_interval(interval))
+        for name, interval in found.metrics.items()
+        if interval.value is not None
+    ]
     return columns(rows, dict.fromkeys(range(1, len(rows)), 2))
 
 

@@ -2,8 +2,8 @@
 
 All members of a group give the same answer of a known quality. In a trick some of them, by parity
 or by a coin, change it in one agreed way, and all look where it was changed. The look term rewards
-looks at disagreement, so this is the way to exploit it. The same answers without the trick, and with
-the oracle's look, are the baseline.
+looks at disagreement, so this is the way to exploit it. The same answers without the trick, and
+with the oracle's look, are the baseline.
 """
 
 from __future__ import annotations

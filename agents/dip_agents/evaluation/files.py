@@ -10,12 +10,15 @@ from dip_agents.evaluation.result import EvalResult
 from dip_agents.evaluation.scores import COUNTERS, score_answers
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
+from dip_env.formats.box_sets import Truth
 from dip_env.formats.coco_json import as_detections, as_truth
 
 if TYPE_CHECKING:
+    from dip_agents.evaluation.consensus import ConsensusScore
     from dip_agents.evaluation.play import EvalRecord
 
 METRICS, DETECTIONS, TRUTH, SCENES = "metrics.json", "detections.json", "truth.json", "scenes.json"
+CONSENSUS = "consensus.json"
 FORMAT = 1
 
 
@@ -38,6 +41,17 @@ def write_evaluation(folder: Path, record: EvalRecord, result: EvalResult) -> No
     _write(folder / DETECTIONS, record.answers[0])
     _write(folder / TRUTH, record.truth.data)
     _write(folder / SCENES, scenes)
+
+
+def write_consensus(folder: Path, found: ConsensusScore, truth: Truth) -> None:
+    """Write the fused boxes as COCO's detections, for ``truth.json`` beside them.
+
+    Args:
+        folder: of the evaluation.
+        found: the consensus.
+        truth: of the scenes.
+    """
+    _write(folder / CONSENSUS, found.rows(truth))
 
 
 def load_evaluation(folder: Path | str) -> EvalResult:

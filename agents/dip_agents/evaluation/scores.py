@@ -75,11 +75,15 @@ class EvalScore:
         counters: sums per scene.
         unscored: the matched boxes; image ``k * S + s`` is rollout k of scene s.
         coco: the ranked boxes, in the same order; None where a box has no score.
+        truth: of the scenes.
+        answers: of each rollout, in every scene.
     """
 
     counters: Counters
     unscored: UnscoredScore
     coco: CocoScore | None
+    truth: Truth
+    answers: tuple[Detections, ...]
 
     def values(self, counts: Floats | None = None) -> dict[str, float | None]:
         """Return the metrics.
@@ -140,6 +144,8 @@ def score_answers(
         counters=columns,
         unscored=measure_unscored(every, boxes),
         coco=None if bare else measure_coco(every, boxes, sizes=("all",)),
+        truth=truth,
+        answers=tuple(answers),
     )
 
 

@@ -72,6 +72,24 @@ def test_one_json_object_stands_alone_on_standard_output(run):
     assert "measuring oracle" in error
 
 
+def test_samples_give_boxes_scores_that_dip_score_reads(run, tmp_path):
+    words = ("evaluate", "--policy", "oracle", "--miss-rate", "0.4", "--n", 3, "--samples", 5)
+    code, shown, _ = run(*words, "--out", tmp_path, "--json")
+    assert code == 0
+    found = json.loads(shown)["consensus"]
+    assert found["samples"] == 5
+    # Each person is missed by two of five: what half of them hold is better than one answer.
+    assert found["F1"] > json.loads(shown)["F1"]
+    files = (tmp_path / "truth.json", tmp_path / "consensus.json")
+    code, shown, _ = run("score", *files, "--protocol", "crowdhuman")
+    assert code == 0
+    assert json.loads(shown)["AP"] == pytest.approx(found["AP"])
+    scores = {round(row["score"], 9) for row in json.loads(files[1].read_text())}
+    assert scores <= {0.2, 0.4, 0.6, 0.8, 1.0} and len(scores) > 1
+    code, shown, _ = run(*words)
+    assert "consensus of 5 samples" in shown and "MR^-2" in shown
+
+
 def test_every_metric_is_printed_on_request(run):
     assert "count_mae" not in run(*ORACLE)[1]
     assert "count_mae" in run(*ORACLE, "--verbose")[1]
@@ -89,6 +107,9 @@ def test_lines_fit_80_columns(run, monkeypatch):
     [
         (["--n", "0"], "--n: expected at least 1, got 0"),
         (["--group-size", "0"], "--group-size: expected at least 1, got 0"),
+        (["--samples", "0"], "--samples: expected at least 1, got 0"),
+        (["--samples", "8"], "--samples: expected 1 with greedy decoding, got 8"),
+        (["--samples", "8", "--group-size", "4"], "--samples: expected the group_size or 1, got 8"),
         (["--seed", "-1"], "--seed: expected at least 0, got -1"),
         (["--temperature", "inf"], "--temperature: expected a finite number, got 'inf'"),
         (["--out", ""], "--out: expected a path, got ''"),
