@@ -68,8 +68,8 @@ class RewardConfig:
     """What the look term takes for ambiguous: what ``siblings`` disagree on, in groups of three or
     more, or what is small or hidden by the ``annotation``, in groups of any size."""
     look_floor: float = 0.3
-    """The look term is divided by at least this share of the people, and at least one person, as if
-    so many were fully ambiguous: little disagreement earns little, even to those who look there."""
+    """Share of the people, one person at least, that must be fully ambiguous for looks to earn the
+    whole term: little disagreement earns little, even to those who look there."""
     invented_weight: float = 0.0
     """Weight in [0, 1], beside people, of boxes that two siblings or more invent. They are mostly
     noise."""

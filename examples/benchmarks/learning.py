@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import argparse
 import json
+import resource
+import statistics
 import subprocess
 import sys
 import time
@@ -42,9 +44,14 @@ def main() -> int:
                 f"{change['value']:+.3f} [{change['low']:+.3f}, {change['high']:+.3f}] |"
             )
         rows.append(f"| {seed} | minutes | | {minutes:.1f} | |")
+        steps = [json.loads(row) for row in (out / "metrics.jsonl").read_text().splitlines()]
+        seconds = statistics.median(step["time/step"] for step in steps)
+        rows.append(f"| {seed} | seconds of a step, median | | {seconds:.1f} | |")
     print("\n| seed | metric | before | after | paired gain [95 % interval] |")
     print("|---|---|---|---|---|")
     print("\n".join(rows))
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+    print(f"largest process: {peak:.0f} MB")
     print("every reward gain lies above 0" if learned else "a reward gain does not lie above 0")
     return 0 if learned else 1
 

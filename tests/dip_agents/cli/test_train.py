@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import tomllib
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -13,6 +14,8 @@ from dip_agents.cli.train_settings import TINY_GRPO
 from dip_agents.runtime.checkpoints import MANIFEST
 from dip_agents.runtime.distributed import DistributedContext
 from dip_env.errors import ConfigError
+
+RECIPES = Path(__file__).parents[3] / "examples" / "recipes"
 
 
 def rows_of(out):
@@ -60,6 +63,16 @@ def test_training_writes_everything_it_promises(run, small, tmp_path):
     code, _, error = run("train", *words)
     assert code == 2
     assert "--resume" in error
+
+
+@pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_a_recipe_trains_under_the_settings_that_it_names(run, small, tmp_path, recipe):
+    code, _, error = run("train", "--config", recipe, *small, "--out", tmp_path)
+    assert code == 0, error
+    used = tomllib.loads((tmp_path / "config.toml").read_text())
+    named = tomllib.loads(recipe.read_text())
+    assert len(named) > 5 and used.items() >= named.items()
+    assert [row["step"] for row in rows_of(tmp_path)] == [1, 2]
 
 
 def test_a_run_is_repeated_by_its_own_settings(run, small, tmp_path, monkeypatch):
