@@ -2,7 +2,7 @@
 
 An item is a box with a weight in [0, 1]: 1 where half of the rollouts would find it, 0 where all or
 none would. Items are the annotated people. Boxes that siblings invent can be items too, but then
-most of the weight lies on noise (measured: 84 to 94 % of it). Independent of looks and rewards.
+most of the weight lies on noise. Independent of looks and rewards.
 """
 
 from __future__ import annotations

@@ -48,9 +48,9 @@ class RewardConfig:
     format_weight: float = 0.1
     """Weight of the format term."""
     look_weight: float = 0.1
-    """Weight of the look term. It cannot be earned where no look may be taken. Above 0.1, raise
-    ``look_floor`` as well, to 1 for 0.3: siblings that agree to differ could earn more than that
-    costs them (see ``dip audit``)."""
+    """Weight of the look term. It cannot be earned where no look may be taken. Raise ``look_floor``
+    with it: siblings that agree to differ could earn more than that costs them in accuracy, see
+    ``dip audit``. With f_beta, 0.1 beside 0.8 holds, and 0.3 beside 0.6 with a floor of 1."""
     accuracy_weight: float = 0.8
     """Weight of the accuracy term."""
     accuracy: AccuracyKind = "f_beta"
@@ -71,8 +71,8 @@ class RewardConfig:
     """Share of the people, one person at least, that must be fully ambiguous for looks to earn the
     whole term: little disagreement earns little, even to those who look there."""
     invented_weight: float = 0.0
-    """Weight in [0, 1], beside people, of boxes that two siblings or more invent. They are mostly
-    noise."""
+    """Weight in [0, 1], beside people, of boxes that two siblings or more invent, in groups of four
+    or more. They are mostly noise."""
 
     def __post_init__(self) -> None:
         """Check every value once.

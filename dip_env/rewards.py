@@ -17,6 +17,7 @@ from dip_env.actions import Answer, Look, Segment, Think
 from dip_env.ambiguity import AmbiguousItems, prior_ambiguity, sibling_ambiguity
 from dip_env.boxes import Boxes, BoxesLike, Union, clip_boxes
 from dip_env.config import AccuracyKind, EpisodeConfig, IouRule, RewardConfig, iou_thresholds
+from dip_env.errors import ConfigError
 from dip_env.matching import Matches, Overlaps, overlaps
 from dip_env.scenes.base import Scene
 from dip_env.views import View
@@ -195,11 +196,16 @@ def look_reward(
         items: boxes with weights a_i, scene frame.
         looks: (R, 4) xyxy, scene frame; what lies outside the scene does not count.
         scene_size: (width, height) of the scene in pixels.
-        floor: s, see ``look_floor``.
+        floor: s, fully ambiguous people, above 0; see ``look_floor``.
 
     Returns:
         A number in [0, 1]; 0 without looks, for the whole image, and when nothing is ambiguous.
+
+    Raises:
+        ConfigError: for a floor that is not above 0.
     """
+    if not floor > 0:
+        raise ConfigError(f"floor: expected a number above 0, got {floor!r}")
     return _look_term(items, look_statistics(items, looks, scene_size), floor)
 
 
@@ -229,7 +235,7 @@ def look_statistics(
         covered = float((items.weights * union.covered_share(items.boxes)).sum())
     return LookStats(
         ambiguous_people=int((known >= AMBIGUOUS).sum()),
-        invented=1.0 - float(known.sum()) / total if len(known) < len(items.weights) else 0.0,
+        invented=1.0 - float(known.sum()) / total if total > 0 else 0.0,
         covered=min(covered / total, 1.0) if total > 0 else None,
         area=area,
     )

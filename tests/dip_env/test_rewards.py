@@ -10,6 +10,7 @@ from PIL import Image
 from dip_env.actions import Answer, Look, Think
 from dip_env.ambiguity import AmbiguousItems, prior_ambiguity
 from dip_env.config import EpisodeConfig, RewardConfig
+from dip_env.errors import ConfigError
 from dip_env.rewards import (
     LookStats,
     Outcome,
@@ -242,6 +243,19 @@ def test_what_looks_cover_worked_by_hand():
     assert look_statistics(items, [], (100, 100), people=2).covered == 0
     agreed = AmbiguousItems(items.boxes, np.zeros(3))
     assert look_statistics(agreed, [[0, 0, 9, 9]], (100, 100)).covered is None
+
+
+def test_what_all_siblings_invent_is_not_ambiguous():
+    rules = EpisodeConfig(reward=RewardConfig(invented_weight=1.0))
+    outcomes = [outcome([[20, 20, 30, 30]], [[20, 20, 30, 30]])] * 4
+    for score in score_group(outcomes, make_scene([[0, 0, 10, 10]]), rules):
+        assert (score.terms.look, score.looks.invented, score.looks.covered) == (0.0, 0.0, None)
+
+
+def test_a_floor_that_is_not_above_0_is_refused():
+    items = AmbiguousItems(np.array([[0.0, 0, 10, 10]]), np.ones(1))
+    with pytest.raises(ConfigError, match="floor: expected a number above 0, got 0"):
+        look_reward(items, [[0, 0, 9, 9]], SIZE, floor=0)
 
 
 def test_every_member_learns_what_it_could_have_looked_at():

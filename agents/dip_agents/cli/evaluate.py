@@ -34,7 +34,7 @@ class Settings(PlayArgs):
     annotation."""
     samples: int = 1
     """Sampled answers of each scene whose agreement gives the boxes scores: adds AP, MR^-2, JI and
-    F1 of their consensus; needs a temperature above 0."""
+    F1 of their consensus. Needs a temperature above 0; they are rollouts as of --group-size."""
     out: Path | None = None
     """Folder for metrics.json, detections.json, truth.json and traces."""
     overwrite: bool = False
@@ -118,18 +118,19 @@ def run(resolved: Resolved[Settings]) -> int:
             workers=args.workers,
             on_batch=on_batch,
         )
+        agreed = None
+        if args.samples > 1:
+            agreed = score_consensus(result.score.truth, result.score.answers)
+            if args.out is not None:
+                write_consensus(args.out, agreed, result.score.truth)
         if kept is not None:
             kept.headline = {name: result.metrics[name].value for name in HEADLINE}
     if args.verbose:
         print_results({args.policy: result}, console)
     name = args.model.model if args.policy == "model" else args.policy
     say(console, *result_lines(f"{name} on {args.source.scenes}, {result.n} scenes", result))
-    agreed = None
-    if args.samples > 1:
-        agreed = score_consensus(result.score.truth, result.score.answers)
+    if agreed is not None:
         say(console, "", *consensus_lines(agreed))
-        if args.out is not None:
-            write_consensus(args.out, agreed, result.score.truth)
     if args.json:
         found = result.to_json() | ({"consensus": agreed.to_json()} if agreed else {})
         print(json.dumps(found, allow_nan=False, indent=2))

@@ -35,7 +35,13 @@ FORMAT = 1
 HEADLINE = ("F1", "precision", "recall", "reward", "look", "boxes_per_truth")
 """Metrics that ``run.json`` and the last lines of a command hold, in their order."""
 EVALUATION = (
-    *("metrics.json", "detections.json", "truth.json", "scenes.json", "consensus.json", "traces"),
+    "metrics.json",
+    "detections.json",
+    "truth.json",
+    "scenes.json",
+    "consensus.json",
+    "consensus_metrics.json",
+    "traces",
 )
 """What an evaluation writes into its folder."""
 UNSAVED = frozenset({"out", "resume", "overwrite", "seeds", "stop_at", "verbose", "json"})

@@ -22,7 +22,7 @@ NAMES = {
 
 
 CONSENSUS_NAMES = {
-    "F1": "F1 of what half of them hold",
+    "F1": "F1 of what most of them hold",
     "precision": "its precision",
     "recall": "its recall",
     "AP": "AP",

@@ -7,6 +7,7 @@ the idea is self-consistency, arXiv 2203.11171).
 
 from __future__ import annotations
 
+import heapq
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,8 +23,8 @@ from dip_env.metrics.protocols.crowdhuman import CrowdHumanScore, measure_crowdh
 from dip_env.metrics.score import keep_rows
 from dip_env.metrics.unscored import UnscoredScore, measure_unscored
 
-MAJORITY = 0.5
-"""Share of the samples from which a box belongs to the answer of the consensus."""
+AGREED = 0.5
+"""Share of the samples above which a box belongs to the answer of the consensus."""
 
 
 def consensus(answers: Sequence[Boxes], iou_threshold: float = 0.5) -> tuple[Boxes, Floats]:
@@ -35,40 +36,47 @@ def consensus(answers: Sequence[Boxes], iou_threshold: float = 0.5) -> tuple[Box
     order of the samples nor that of their boxes matters.
 
     Args:
-        answers: boxes (N_k, 4) xyxy of each of K samples, in one frame; those without area are
-            left out.
+        answers: boxes (N_k, 4) xyxy of each of K samples, in one frame; those without area, and
+            exact repeats within a sample, are left out.
         iou_threshold: least IoU with the box that members are gathered around.
 
     Returns:
         Boxes (N, 4) and scores (N,) in (0, 1], highest first.
     """
     samples = len(answers)
-    boxes = np.concatenate([np.zeros((0, 4)), *answers])
-    owners = np.repeat(np.arange(samples), [len(answer) for answer in answers])
+    single = [np.unique(np.asarray(answer).reshape(-1, 4), axis=0) for answer in answers]
+    boxes = np.concatenate([np.zeros((0, 4)), *single])
+    owners = np.repeat(np.arange(samples), [len(answer) for answer in single])
     kept = np.flatnonzero(box_area(boxes) > 0)
     kept = kept[np.lexsort(boxes[kept].T[::-1])]  # ties below go to the first by coordinates
     boxes, owners = boxes[kept], owners[kept]
-    overlap = box_iou(boxes, boxes)
-    overlap[(overlap < iou_threshold) | (owners[:, None] == owners)] = 0.0
     free = np.ones(len(boxes), dtype=bool)
-    best = np.zeros((len(boxes), samples))
-    """Of each box with the free boxes of each sample."""
-    for k in range(samples):
-        best[:, k] = overlap[:, owners == k].max(axis=1, initial=0.0)
-    fused, scores = [], []
-    while free.any():
+
+    def gathered(seed: int) -> tuple[float, list[int]]:
+        """Return how well a box is supported, negative, and it with those it would take."""
+        overlap = box_iou(boxes[seed : seed + 1], boxes)[0]
+        overlap[~free | (owners == owners[seed]) | (overlap < iou_threshold)] = 0.0
+        near = np.flatnonzero(overlap)
+        near = near[np.argsort(-overlap[near], kind="stable")]
+        taken = near[np.unique(owners[near], return_index=True)[1]]
         # Rounded, so that a sum's order of addition decides nothing.
-        quality = (best > 0).sum(axis=1) + np.round(best.sum(axis=1), 9) / (samples + 1)
-        seed = int(np.argmax(np.where(free, quality, -1.0)))
-        members = [seed]
-        for other in np.flatnonzero(best[seed]).tolist():
-            mine = np.flatnonzero(free & (owners == other))
-            members.append(int(mine[np.argmax(overlap[seed, mine])]))
+        support = len(taken) + round(float(np.sort(overlap[taken]).sum()), 9) / (samples + 1)
+        return -support, [seed, *taken.tolist()]
+
+    # Support only falls while boxes are taken, so the first of the queue whose support is still
+    # what it was is the best of all.
+    queue = [(gathered(seed)[0], seed) for seed in range(len(boxes))]
+    heapq.heapify(queue)
+    fused, scores = [], []
+    while queue:
+        known, seed = heapq.heappop(queue)
+        if not free[seed]:
+            continue
+        support, members = gathered(seed)
+        if support > known:
+            heapq.heappush(queue, (support, seed))
+            continue
         free[members] = False
-        for member in members:
-            near, owner = overlap[:, member] > 0, int(owners[member])
-            left = free & (owners == owner)
-            best[near, owner] = overlap[np.ix_(near, left)].max(axis=1, initial=0.0)
         fused.append(np.median(boxes[members], axis=0))
         scores.append(len(members) / samples)
     order = np.argsort(-np.array(scores), kind="stable")
@@ -86,7 +94,8 @@ def fuse(answers: Sequence[Detections], iou_threshold: float = 0.5) -> Detection
         The fused boxes with their scores.
 
     Raises:
-        ConfigError: without answers, or for answers to other numbers of images.
+        ConfigError: without answers, for answers to other numbers of images, and for boxes of
+            several categories in one image.
     """
     if not answers or len({boxes.images for boxes in answers}) != 1:
         raise ConfigError(
@@ -102,6 +111,11 @@ def fuse(answers: Sequence[Detections], iou_threshold: float = 0.5) -> Detection
         kinds = np.concatenate(
             [boxes.category[part] for boxes, part in zip(answers, parts, strict=True)]
         )
+        if len(set(kinds.tolist())) > 1:
+            raise ConfigError(
+                f"answers: expected one category in an image, got {sorted(set(kinds.tolist()))} in "
+                f"image {image}"
+            )
         xywh.append(np.hstack([found[:, :2], found[:, 2:] - found[:, :2]]))
         scores.append(shares)
         category.append(np.full(len(found), kinds[0] if len(kinds) else 0))
@@ -122,7 +136,7 @@ class ConsensusScore:
         samples: how many answers of each scene were fused.
         detections: the fused boxes.
         ranked: all of them by score, by CrowdHuman's protocol.
-        agreed: those that at least half of the samples hold, as an answer without scores.
+        agreed: those that more than half of the samples hold, as an answer without scores.
     """
 
     samples: int
@@ -137,8 +151,8 @@ class ConsensusScore:
             counts: (S,) how often each scene counts, once each by default.
 
         Returns:
-            ``precision``, ``recall`` and ``F1`` of what half of the samples hold; ``AP``, ``MR``
-            and ``JI`` of all boxes by score; each in [0, 1], None where undefined.
+            ``precision``, ``recall`` and ``F1`` of what more than half of the samples hold; ``AP``,
+            ``MR`` and ``JI`` of all boxes by score; each in [0, 1], None where undefined.
         """
         matched, ranked = self.agreed.values(counts), self.ranked.values(counts)
         return {
@@ -200,5 +214,5 @@ def score_consensus(truth: Truth, answers: Sequence[Detections]) -> ConsensusSco
         samples=len(answers),
         detections=fused,
         ranked=measure_crowdhuman(truth, fused),
-        agreed=measure_unscored(truth, keep_rows(fused, fused.scores >= MAJORITY)),
+        agreed=measure_unscored(truth, keep_rows(fused, fused.scores > AGREED)),
     )

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from dip_agents.evaluation.play import EvalRecord
 
 METRICS, DETECTIONS, TRUTH, SCENES = "metrics.json", "detections.json", "truth.json", "scenes.json"
-CONSENSUS = "consensus.json"
+CONSENSUS, CONSENSUS_METRICS = "consensus.json", "consensus_metrics.json"
 FORMAT = 1
 
 
@@ -44,7 +44,7 @@ def write_evaluation(folder: Path, record: EvalRecord, result: EvalResult) -> No
 
 
 def write_consensus(folder: Path, found: ConsensusScore, truth: Truth) -> None:
-    """Write the fused boxes as COCO's detections, for ``truth.json`` beside them.
+    """Write the fused boxes as COCO's detections, for ``truth.json`` beside them, and the metrics.
 
     Args:
         folder: of the evaluation.
@@ -52,6 +52,7 @@ def write_consensus(folder: Path, found: ConsensusScore, truth: Truth) -> None:
         truth: of the scenes.
     """
     _write(folder / CONSENSUS, found.rows(truth))
+    _write(folder / CONSENSUS_METRICS, found.to_json())
 
 
 def load_evaluation(folder: Path | str) -> EvalResult:

@@ -9,11 +9,11 @@ import numpy as np
 
 from dip_agents.evaluation.scores import EvalScore
 from dip_agents.policies.oracle_looks import scene_ambiguity
-from dip_env.boxes import Union
 from dip_env.episode import Episode
 from dip_env.formats.box_sets import Floats
 from dip_env.metrics.intervals import Interval, Values, bootstrap
 from dip_env.metrics.unscored import ratio
+from dip_env.rewards import look_statistics
 
 SAME = 1e-9
 """Change in a scene's F1 that is rounding."""
@@ -159,15 +159,12 @@ def look_coverage_of(episode: Episode) -> LookCoverage:
     """
     scene, looks = episode.scene, episode.outcome.looks
     items = scene_ambiguity(scene, episode.view)
-    total = float(items.weights.sum())
-    union = Union.of(looks)
-    covered = float((items.weights * union.covered_share(items.boxes)).sum())
-    area = union.area / (scene.size[0] * scene.size[1])
+    found = look_statistics(items, looks, scene.size)
     return LookCoverage(
         regions=len(looks),
-        area=area,
-        covered=covered / total if total > 0 else None,
-        look=max(0.0, covered / total - area) if total > 0 else 0.0,
+        area=found.area,
+        covered=found.covered,
+        look=max(0.0, (found.covered or 0.0) - found.area),
     )
 
 

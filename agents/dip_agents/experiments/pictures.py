@@ -125,7 +125,7 @@ def _caption(episode: Episode) -> str:
         return f"{name}nothing is ambiguous; {look_coverage.area:.0%} of the image"
     return (
         f"{name}{look_coverage.covered:.0%} of the ambiguity on {look_coverage.area:.0%} of the "
-        f"image, look term {look_coverage.look:.2f}"
+        f"image"
     )
 
 

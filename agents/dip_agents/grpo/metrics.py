@@ -208,11 +208,11 @@ def look_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         groups: P groups; without any rollout that may look there are no such numbers.
 
     Returns:
-        ``rollout/ambiguous_people`` (a rollout's siblings disagree about them),
+        ``rollout/ambiguous_people`` (by the reference of the look term),
         ``rollout/invented_ambiguity`` (share of ambiguity on invented boxes) and
         ``rollout/look_coverage`` (share of ambiguity inside the looks), means, the last two over
-        rollouts with some ambiguity; and ``group/frac_look_signal``, the share of groups whose
-        members earn different look terms.
+        rollouts with some ambiguity; and, where the look term has a weight,
+        ``group/frac_look_signal``, the share of groups whose members earn different look terms.
     """
     stats = [
         rollout.stats
@@ -223,12 +223,17 @@ def look_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
     looks = [one.look_stats for one in stats if one.look_stats is not None]
     if not looks:
         return {}
-    spans = [np.ptp([rollout.terms["look"] for rollout in group.rollouts]) for group in groups]
+    spans = [
+        np.ptp([rollout.terms["look"] for rollout in group.rollouts])
+        for group in groups
+        if group.weights.get("look", 0.0) > 0
+    ]
+    told_apart = float(np.mean(np.array(spans) > SAME_REWARD)) if spans else None
     covered = [one.covered for one in looks if one.covered is not None]
     invented = [one.invented for one in looks if one.covered is not None]
     return {
         "rollout/ambiguous_people": float(np.mean([one.ambiguous_people for one in looks])),
         **({"rollout/invented_ambiguity": float(np.mean(invented))} if invented else {}),
         **({"rollout/look_coverage": float(np.mean(covered))} if covered else {}),
-        "group/frac_look_signal": float(np.mean(np.array(spans) > SAME_REWARD)),
+        **({} if told_apart is None else {"group/frac_look_signal": told_apart}),
     }

@@ -14,7 +14,10 @@ from dataclasses import dataclass, replace
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
 
-SCHEDULED = ("format_weight", "look_weight", "accuracy_weight", "beta", "precision_weight", "iou")
+SCHEDULED = (
+    *("format_weight", "look_weight", "accuracy_weight", "beta", "precision_weight", "iou"),
+    *("look_floor", "invented_weight"),
+)
 """What of ``RewardConfig`` may change over a run."""
 
 

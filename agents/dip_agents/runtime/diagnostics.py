@@ -225,13 +225,13 @@ def _look_collapse(now: Metrics, first: Metrics) -> str:
 
 def _no_look_signal(now: Metrics, first: Metrics) -> str:
     share = now["group/frac_look_signal"]
-    # Where nobody looks or all do the same, look terms are equal; these are problems of their own.
-    other = _look_collapse(now, first) or _nothing_to_learn(now, first)
+    # Where nobody looks or all do the same, look terms are equal; that has other reasons.
+    other = now["rollout/looked"] < THRESHOLDS.min_looked_at_first or _nothing_to_learn(now, first)
     if share >= THRESHOLDS.min_look_signal or other:
         return ""
     return (
-        f"{_percent(share)} of groups have members with different look terms; siblings disagree "
-        f"about {now['rollout/ambiguous_people']:.1f} people"
+        f"{_percent(share)} of groups have members with different look terms; "
+        f"{now['rollout/ambiguous_people']:.1f} people of a scene are ambiguous"
     )
 
 
@@ -322,14 +322,13 @@ _RULES: Sequence[_Rule] = (
     _Rule(
         "look term without signal",
         _no_look_signal,
-        "a higher temperature, scenes in which people are hard to see, ambiguity annotation",
+        "a higher temperature, scenes in which people are hard to see",
         requires=(
             "group/frac_look_signal",
             "group/frac_informative",
             "rollout/ambiguous_people",
             "rollout/looked",
         ),
-        requires_first=("rollout/looked",),
     ),
     _Rule(
         "entropy collapse",

@@ -136,8 +136,9 @@ class GenericChat(ChatTokens):
         Args:
             images: at least one.
         """
-        text = self._render([{"role": "user", "content": [{"type": "image"}] * len(images)}])
-        return self._process(text, [image.pixels for image in images])[1]
+        # One by one, as templates and processors may bound the images of a message.
+        text = self._render([{"role": "user", "content": [{"type": "image"}]}])
+        return torch.cat([self._process(text, [image.pixels])[1] for image in images])
 
     def _encoded(self, image: NDArray[np.uint8]) -> EncodedImage:
         height, width = image.shape[:2]

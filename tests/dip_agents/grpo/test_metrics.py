@@ -127,8 +127,8 @@ def test_what_looks_cover_and_whether_they_are_told_apart():
     nothing = LookStats(ambiguous_people=0, invented=0.0, covered=None, area=0.1)
     half = LookStats(ambiguous_people=4, invented=0.25, covered=0.5, area=0.1)
     groups = [
-        RolloutGroup(0, [looking(0.0, nothing), looking(0.4, half)]),
-        RolloutGroup(1, [looking(0.4, half), looking(0.4, half)]),
+        RolloutGroup(0, [looking(0.0, nothing), looking(0.4, half)], {"look": 0.1}),
+        RolloutGroup(1, [looking(0.4, half), looking(0.4, half)], {"look": 0.1}),
     ]
     assert look_metrics(groups) == {
         "rollout/ambiguous_people": 3.0,
@@ -138,8 +138,10 @@ def test_what_looks_cover_and_whether_they_are_told_apart():
     }
     # Where nobody may look, there is nothing to tell.
     assert look_metrics([RolloutGroup(0, [looking(0.0, nothing, looks_left=0)] * 2)]) == {}
-    alone = look_metrics([RolloutGroup(0, [looking(0.0, nothing)] * 2)])
-    assert alone == {"rollout/ambiguous_people": 0.0, "group/frac_look_signal": 0.0}
+    # A look term without weight need not tell anybody apart.
+    for weights, signal in (({"look": 0.1}, {"group/frac_look_signal": 0.0}), ({"look": 0.0}, {})):
+        agreed = look_metrics([RolloutGroup(0, [looking(0.0, nothing)] * 2, weights)])
+        assert agreed == {"rollout/ambiguous_people": 0.0, **signal}
 
 
 def test_an_image_is_counted_once_however_many_rollouts_show_it():

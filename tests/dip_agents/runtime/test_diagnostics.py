@@ -155,7 +155,7 @@ def test_groups_that_all_do_the_same_have_nothing_to_learn(play, honest):
         (
             {"group/frac_look_signal": 0.1, "rollout/ambiguous_people": 0.25},
             "look term without signal",
-            "10 % of groups have members with different look terms; siblings disagree about 0.2",
+            "10 % of groups have members with different look terms; 0.2 people of a scene are",
         ),
         ({"train/entropy": 0.05}, "entropy collapse", "0.05 nats per token, 0.5 in the first"),
         ({"rollout/policy_tokens_mean": 600.0}, "length explosion", "600 tokens (2.5 times"),
@@ -190,7 +190,7 @@ def test_what_is_not_measured_gives_no_diagnostic(honest):
     assert diagnose({}, {}) == []
     assert names({"train/entropy": 0.0, "train/loss": 1.0}, {"train/loss": 2.0}) == []
     # Looks that never were cannot collapse, as in an environment without them.
-    blind = honest | {"rollout/looked": 0.0}
+    blind = honest | {"rollout/looked": 0.0, "group/frac_look_signal": 0.0}
     assert names(blind, blind) == []
 
 

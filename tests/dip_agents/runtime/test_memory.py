@@ -39,6 +39,10 @@ def test_the_environment_decides_how_many_kernels_are_kept(monkeypatch):
         monkeypatch.setenv(name, "7")
         memory.limit_kernel_cache()
         assert os.environ[name] == "7"
+    monkeypatch.delenv("ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+    monkeypatch.setenv("DNNL_PRIMITIVE_CACHE_CAPACITY", "9")
+    memory.limit_kernel_cache()
+    assert "ONEDNN_PRIMITIVE_CACHE_CAPACITY" not in os.environ
 
 
 def test_without_glibc_nothing_happens(monkeypatch):

@@ -18,6 +18,7 @@ from dip_agents import Engine, Rollout, Sampling, collect_rollouts
 from dip_env import Episode, EpisodeConfig, Scene, SceneSource
 from dip_env.ambiguity import sibling_ambiguity
 from dip_env.boxes import clip_boxes
+from dip_env.config import iou_thresholds
 from dip_env.rewards import Outcome, score_group
 from examples.studies.rewards.measure.answers import RESULT, Columns
 
@@ -116,7 +117,7 @@ def scene_columns(
     prior = [score.terms.look for score in score_group(own, scene, annotated)]
     found = {"episodes": 1.0}
     for pair, x, y in (
-        ("people", _weights(own, scene), _weights(others, scene)),
+        ("people", _weights(own, scene, rules), _weights(others, scene, rules)),
         ("look", look, np.array(again)),
         ("prior", look, np.array(prior)),
         ("accuracy", look, accuracy),
@@ -129,12 +130,13 @@ def scene_columns(
     return found | {"weighed_look": float(part @ part), "weighed_reward": float(whole @ whole)}
 
 
-def _weights(group: Sequence[Outcome], scene: Scene) -> Floats:
+def _weights(group: Sequence[Outcome], scene: Scene, rules: EpisodeConfig) -> Floats:
     """Return how ambiguous each person is to a whole group."""
+    thresholds = iou_thresholds(rules.reward.iou)
     truth, ignored = (clip_boxes(b, scene.size) for b in (scene.truth, scene.ignore_boxes))
     answers = [clip_boxes(outcome.answer, scene.size) for outcome in group]
     # What is ambiguous to a further rollout is measured on all of them.
-    items = sibling_ambiguity([np.zeros((0, 4)), *answers], truth, ignored)[0]
+    items = sibling_ambiguity([np.zeros((0, 4)), *answers], truth, ignored, thresholds)[0]
     return np.asarray(items.weights[: len(truth)])
 
 

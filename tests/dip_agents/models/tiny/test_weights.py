@@ -26,7 +26,7 @@ def test_the_bundled_model_has_learned_the_form_and_finds_people(preset, least):
     )
     assert result.metrics["format"].value > 0.9
     assert result.metrics["F1"].value > least
-    assert result.metrics["look"].value > 0.2
+    assert result.metrics["look"].value > 0.05  # by the annotation, which calls few ambiguous here
 
 
 @pytest.mark.slow
