@@ -151,12 +151,12 @@ class ConsensusScore:
             counts: (S,) how often each scene counts, once each by default.
 
         Returns:
-            ``precision``, ``recall`` and ``F1`` of what more than half of the samples hold; ``AP``,
+            ``F1``, ``precision`` and ``recall`` of what more than half of the samples hold; ``AP``,
             ``MR`` and ``JI`` of all boxes by score; each in [0, 1], None where undefined.
         """
         matched, ranked = self.agreed.values(counts), self.ranked.values(counts)
         return {
-            **{name: matched[name] for name in ("precision", "recall", "F1")},
+            **{name: matched[name] for name in ("F1", "precision", "recall")},
             **{name: ranked[name] for name in ("AP", "MR", "JI")},
         }
 
