@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 
 from dip_agents.cli.output import columns
 from dip_agents.cli.run_folder import HEADLINE
@@ -19,8 +19,6 @@ NAMES = {
     "boxes_per_truth": "boxes per person",
 }
 """What they are called there."""
-
-
 CONSENSUS_NAMES = {
     "F1": "F1 of what most of them hold",
     "precision": "its precision",
@@ -55,9 +53,7 @@ def result_lines(title: str, result: EvalResult) -> list[str]:
     Returns:
         A line for each metric that is defined, below the title.
     """
-    rows: list[tuple[str, ...]] = [(title, "mean [95 % CI over scenes]")]
-    rows += _defined(result.metrics, lambda m: (with_interval(m),))
-    return columns(rows, dict.fromkeys(range(1, len(rows)), 2))
+    return _metric_lines(title, result.metrics, NAMES)
 
 
 def consensus_lines(found: ConsensusScore) -> list[str]:
@@ -70,13 +66,7 @@ def consensus_lines(found: ConsensusScore) -> list[str]:
         A line for each metric that is defined, below the title.
     """
     title = f"consensus of {found.samples} samples"
-    rows: list[tuple[str, ...]] = [(title, "mean [95 % CI over scenes]")]
-    rows += [
-        (CONSENSUS_NAMES[name], with_interval(interval))
-        for name, interval in found.metrics.items()
-        if interval.value is not None
-    ]
-    return columns(rows, dict.fromkeys(range(1, len(rows)), 2))
+    return _metric_lines(title, found.metrics, CONSENSUS_NAMES)
 
 
 def gain_lines(title: str, before: EvalResult, after: EvalResult) -> list[str]:
@@ -99,9 +89,14 @@ def gain_lines(title: str, before: EvalResult, after: EvalResult) -> list[str]:
     return columns(rows, dict.fromkeys(range(1, len(rows)), 2))
 
 
-def _defined(
-    metrics: Mapping[str, Interval], cells: Callable[[Interval], Sequence[str]]
-) -> list[tuple[str, ...]]:
-    return [
-        (NAMES[name], *cells(metrics[name])) for name in HEADLINE if metrics[name].value is not None
+def _metric_lines(
+    title: str, metrics: Mapping[str, Interval], names: Mapping[str, str]
+) -> list[str]:
+    """Return a line for each metric that is named and defined, in the order of the names."""
+    rows: list[tuple[str, ...]] = [(title, "mean [95 % CI over scenes]")]
+    rows += [
+        (shown, with_interval(metrics[name]))
+        for name, shown in names.items()
+        if metrics[name].value is not None
     ]
+    return columns(rows, dict.fromkeys(range(1, len(rows)), 2))

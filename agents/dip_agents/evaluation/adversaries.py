@@ -108,6 +108,18 @@ class Adversary:
     tampers: bool = False
 
 
+def whole_pixels(boxes: Boxes) -> Boxes:
+    """Widen boxes (N, 4) to whole pixels, as a look states them."""
+    return np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1)
+
+
+def agreed_spot(size: tuple[int, int]) -> Boxes:
+    """Return a box (1, 4) of a person's size where nobody is expected, in a frame of some size."""
+    width, height = size
+    spot = np.array([[0.45 * width, 0.02 * height, 0.5 * width, 0.12 * height]])
+    return np.round(spot)
+
+
 def _copies(boxes: Boxes, k: int) -> Boxes:
     return np.tile(boxes, (k, 1))
 
@@ -221,15 +233,12 @@ def _inconsistent(s: AttackContext, boxes: Boxes, kept: Boxes) -> list[str]:
     if not len(boxes):
         return s.standard_actions(kept)
     answer = np.concatenate([kept, boxes]) if s.rng.random() < 0.5 else kept
-    low, high = np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])
-    return s.standard_actions(answer, look=np.concatenate([low, high], axis=1))
+    return s.standard_actions(answer, look=whole_pixels(boxes))
 
 
 def _inconsistent_invention(s: AttackContext, kept: Boxes) -> list[str]:
     # The same empty spot in every rollout, so that the siblings disagree about one box.
-    width, height = s.view.text_size
-    spot = np.array([[0.45 * width, 0.02 * height, 0.5 * width, 0.12 * height]])
-    return _inconsistent(s, np.round(spot), kept)
+    return _inconsistent(s, agreed_spot(s.view.text_size), kept)
 
 
 ADVERSARIES: tuple[Adversary, ...] = (

@@ -14,7 +14,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from dip_agents.evaluation.adversaries import AttackContext, Boxes
+from dip_agents.evaluation.adversaries import (
+    AttackContext,
+    Boxes,
+    agreed_spot,
+    whole_pixels,
+)
 from dip_agents.policies.oracle_looks import ambiguous_regions
 from dip_env.boxes import box_area, box_iou
 from dip_env.rewards import Outcome, score_group
@@ -65,10 +70,9 @@ def right_boxes(boxes: Boxes, truth: Boxes) -> NDArray[np.bool_]:
 
 def _around(shared: SharedAnswer, boxes: Boxes) -> Boxes:
     """Look at boxes with as many regions as allowed: one each, or where most of them are."""
-    if len(boxes) <= shared.max_regions:
-        return np.concatenate([np.floor(boxes[:, :2]), np.ceil(boxes[:, 2:])], axis=1)
-    regions = ambiguous_regions(boxes, np.ones(len(boxes)), shared.size, shared.max_regions)
-    return np.concatenate([np.floor(regions[:, :2]), np.ceil(regions[:, 2:])], axis=1)
+    if len(boxes) > shared.max_regions:
+        boxes = ambiguous_regions(boxes, np.ones(len(boxes)), shared.size, shared.max_regions)
+    return whole_pixels(boxes)
 
 
 def _stray(shared: SharedAnswer) -> Trick:
@@ -79,8 +83,7 @@ def _stray(shared: SharedAnswer) -> Trick:
 
 def _invention(shared: SharedAnswer) -> Trick:
     """Add one box of a person's size where nobody is expected."""
-    width, height = shared.size
-    spot = np.round([[0.45 * width, 0.02 * height, 0.5 * width, 0.12 * height]])
+    spot = agreed_spot(shared.size)
     return Trick(np.concatenate([shared.boxes, spot]), spot)
 
 

@@ -104,17 +104,12 @@ def fuse(answers: Sequence[Detections], iou_threshold: float = 0.5) -> Detection
         )
     xywh, scores, category, counts = [], [], [], []
     for image in range(answers[0].images):
-        parts = [slice(*boxes.starts[image : image + 2]) for boxes in answers]
-        found, shares = consensus(
-            [boxes.xyxy[part] for boxes, part in zip(answers, parts, strict=True)], iou_threshold
-        )
-        kinds = np.concatenate(
-            [boxes.category[part] for boxes, part in zip(answers, parts, strict=True)]
-        )
-        if len(set(kinds.tolist())) > 1:
+        parts = [(boxes, slice(*boxes.starts[image : image + 2])) for boxes in answers]
+        found, shares = consensus([boxes.xyxy[part] for boxes, part in parts], iou_threshold)
+        kinds = np.unique(np.concatenate([boxes.category[part] for boxes, part in parts]))
+        if len(kinds) > 1:
             raise ConfigError(
-                f"answers: expected one category in an image, got {sorted(set(kinds.tolist()))} in "
-                f"image {image}"
+                f"answers: expected one category in an image, got {kinds.tolist()} in image {image}"
             )
         xywh.append(np.hstack([found[:, :2], found[:, 2:] - found[:, :2]]))
         scores.append(shares)

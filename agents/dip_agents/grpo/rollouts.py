@@ -11,7 +11,6 @@ from dip_agents.grpo.box_stats import BoxStats, box_statistics
 from dip_agents.objectives.turns import next_anchor
 from dip_agents.runtime.seeds import derived_seed
 from dip_agents.tokens.buffer import TokenBuffer
-from dip_env.boxes import union_area
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
 from dip_env.group import EpisodeGroup
@@ -259,7 +258,7 @@ def rollout_stats(
     episode: Episode,
     ending: Ending,
     turn_records: Sequence[TurnRecord],
-    look_stats: LookStats | None = None,
+    look_stats: LookStats,
 ) -> RolloutStats:
     """Describe an episode that has ended.
 
@@ -267,7 +266,7 @@ def rollout_stats(
         episode: the episode.
         ending: how it ended.
         turn_records: one for each turn in which the policy wrote tokens.
-        look_stats: of its score, where there is one.
+        look_stats: of its score.
 
     Returns:
         All that is known of it beside its tokens and rewards.
@@ -276,7 +275,7 @@ def rollout_stats(
     return RolloutStats(
         turns=len(outcome.segments_per_turn),
         regions=len(outcome.looks),
-        look_area=union_area(outcome.looks) / (scene.size[0] * scene.size[1]),
+        look_area=look_stats.area,
         boxes=len(outcome.answer),
         truth_count=len(scene.truth),
         parse_failures=sum(segments is None for segments in outcome.segments_per_turn),
