@@ -148,6 +148,14 @@ PRESETS: Mapping[str, CrowdParameters] = MappingProxyType(
             furniture=(3, 10),
             far_crowd=0.0,
         ),
+        "far": CrowdParameters(
+            people=(3, 8),
+            heights=(24.0, 64.0),
+            company=0.8,
+            lookalikes=(0, 2),
+            far_crowd=0.0,
+            lighting=("day",),
+        ),
         "dense": CrowdParameters(
             people=(80, 170),
             heights=(12.0, 260.0),

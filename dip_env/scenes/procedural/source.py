@@ -20,7 +20,7 @@ __all__ = ["DRAWING_VERSION", "LENGTH", "PRESETS", "SPLITS", "CrowdParameters", 
 
 LENGTH = 2**31 - 1
 """How many scenes every source has."""
-DRAWING_VERSION = 1
+DRAWING_VERSION = 2
 """Incremented when the same item is drawn differently, so that stored scenes do not mix."""
 SPLITS = ("train", "val", "test")
 """Parts that never share a scene."""

@@ -19,6 +19,7 @@ from dip_env.scenes.procedural.drawing.render.canvas import (
     Sketch,
     Sprite,
 )
+from dip_env.scenes.procedural.drawing.render.light import Light
 from dip_env.scenes.procedural.drawing.render.outlines import convex_hull
 from dip_env.scenes.procedural.drawing.render.photo import Photo, finish
 from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
@@ -190,3 +191,26 @@ def test_a_photograph_keeps_its_size_and_noise_keeps_its_mean() -> None:
     stored = finish(noisy, Photo(quality=50, blur=0.8))
     assert stored.size == plain.size and stored.mode == "RGB"
     assert finish(plain, Photo()).tobytes() == plain.tobytes()
+
+
+@pytest.mark.parametrize("samples", [2, 3, 4])
+@pytest.mark.parametrize("tall", [20.0, 90.0, 300.0])
+def test_an_edge_is_a_mixture_of_a_figure_and_what_is_behind_it(samples: int, tall: float) -> None:
+    sketch = Sketch(20.0)
+    sketch.capsule((3.3, 2.1), (tall / 3, tall), (tall / 9, tall / 16), (250, 240, 230), 1.0)
+    sketch.capsule((tall / 2, 5.0), (9.0, tall / 2), (2.0, tall / 20), (250, 240, 230), 0.5, FRONT)
+    sprite = sketch.render(samples)
+    assert sprite is not None
+    plate = Image.new("RGB", (400, 400), (240, 230, 220))
+    thing = Thing((0.0, 0.0, 5.0), 5.0, (sprite,), person=True)
+    paint(plate, [thing])
+    drawn = np.asarray(plate).astype(int) - (240, 230, 220)
+    # Nothing darker or brighter than both shines through: least covered pixels are rounded most.
+    assert drawn.min() >= -1 and drawn.max() <= 11
+    assert (drawn[..., 0] == 10).any() and ((drawn[..., 0] > 2) & (drawn[..., 0] < 8)).any()
+
+
+def test_light_never_changes_the_hue_of_what_it_makes_too_bright() -> None:
+    light = Light("sun", (1.4, 1.4, 1.4), (0, 0, 0), 0.0, (0.0, 0.0), 0.4, (0.0, 0.0))
+    assert light.tone(5.0)((100.0, 80.0, 60.0)) == pytest.approx((140.0, 112.0, 84.0))
+    assert light.tone(5.0)((250.0, 200.0, 150.0)) == pytest.approx((255.0, 204.0, 153.0))

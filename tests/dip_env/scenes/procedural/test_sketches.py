@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageChops, ImageDraw
 
-from dip_env.scenes.procedural.drawing.render.canvas import BEHIND, BODY, FRONT, LARGE, Sketch
+from dip_env.scenes.procedural.drawing.render.canvas import BEHIND, BODY, FRONT, Sketch
 from dip_env.scenes.procedural.drawing.render.filler import Filler
 from dip_env.scenes.procedural.drawing.render.outlines import (
     capsule_outline,
@@ -125,8 +125,7 @@ def plain_sprite(
 ) -> tuple[bytes, bytes, np.ndarray, np.ndarray]:
     """Return colours, alpha, body and what is seen of it, of shapes in painting order."""
     fine = (size[0] * samples, size[1] * samples)
-    coarse = size[1] > LARGE
-    canvas, mask = Image.new("RGB", size if coarse else fine, (60, 55, 52)), Image.new("L", fine)
+    canvas, mask, filled = (Image.new(mode, fine) for mode in ("RGB", "L", "L"))
     half = (samples - 1) / 2 - 0.5
     body = None
     for layer, corners, colour in chosen:
@@ -134,19 +133,26 @@ def plain_sprite(
             body = mask.copy()
         moved = [(x - origin[0], y - origin[1]) for x, y in corners]
         subpixels = [(int(x * samples - half), int(y * samples - half)) for x, y in moved]
-        pixels = [(int(x + 0.5), int(y + 0.5)) for x, y in moved]
-        ImageDraw.Draw(canvas).polygon(pixels if coarse else subpixels, colour)
+        ImageDraw.Draw(canvas).polygon(subpixels, colour)
         ImageDraw.Draw(mask).polygon(subpixels, 255 if layer == BODY else 128)
+        ImageDraw.Draw(filled).polygon(subpixels, 255)
 
     def measured(cover: Image.Image) -> np.ndarray:
         return np.asarray(ImageChops.add(cover, cover, 1, -255).reduce(samples)) >= 128
 
     return (
-        (canvas if coarse else canvas.reduce(samples)).tobytes(),
-        ImageChops.add(mask, mask).reduce(samples).tobytes(),
+        uncovered(canvas.reduce(samples), filled.reduce(samples)),
+        filled.reduce(samples).tobytes(),
         measured(mask if body is None else body),
         measured(mask),
     )
+
+
+def uncovered(colours: Image.Image, cover: Image.Image) -> bytes:
+    """Return what is drawn without the black around it: colours over their coverage, or black."""
+    share = np.asarray(cover, dtype=np.int64)[..., None]
+    found = np.asarray(colours, dtype=np.int64) * 255 // np.maximum(share, 1)
+    return np.where(share > 0, np.minimum(found, 255), np.asarray(colours)).astype(np.uint8).tobytes()
 
 
 @settings(deadline=None, max_examples=60)

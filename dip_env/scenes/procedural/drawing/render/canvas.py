@@ -25,16 +25,11 @@ from dip_env.scenes.procedural.drawing.render.textures import cloth
 Shape = tuple[int, float, Outline, Colour, Outline | None, int]
 """Layer, nearness, outline, colour, lit part, brightness of the rest."""
 
-LARGE = 240
-"""Sprites higher than this, in pixels, are coloured without subpixels."""
-
 BEHIND, BODY, FRONT = 0, 1, 2
 """Layers of a sprite: carried things behind a body, the body, carried things before it."""
 
 _CARRIED = 1
 """Coverage of carried things, of 255: next to nothing where the body is measured."""
-_EDGE = (60, 55, 52)
-"""Colour that shows through at the edges."""
 _SHADED = 45.0
 """Pixels per metre from which shading is drawn; below it a limb is a few pixels wide."""
 
@@ -210,42 +205,28 @@ def _paint(
         the whole body where something is carried before it (all L).
     """
     mixed = any(s[0] != BODY for s in shapes) and any(s[0] == BODY for s in shapes)
-    # Inside a large sprite the shading softens every edge: colours need no subpixels there.
-    coarse = size[1] > LARGE
-    fine_size = (size[0] * samples, size[1] * samples)
-    # Otherwise the coverage is the fourth channel of the colours, and filled along with them.
-    mask = Image.new("L", fine_size, 0) if coarse else Image.new("RGBX", fine_size, (*_EDGE, 0))
-    canvas = Image.new("RGB", size, _EDGE) if coarse else mask
-    cover, paint = Filler(mask), Filler(canvas)
-    half = (samples - 1) / 2 - 0.5
-    fine = _in_turns(points * samples - half)
-    flat = _in_turns(points + 0.5) if coarse else fine
+    # The coverage is the fourth channel of the colours, and filled along with them.
+    canvas = Image.new("RGBX", (size[0] * samples, size[1] * samples), 0)
+    paint = Filler(canvas)
+    flat = _in_turns(points * samples - ((samples - 1) / 2 - 0.5))
     body: Image.Image | None = None
     start = 0
     for (layer, _, _, colour, _, _), end in zip(shapes, ends, strict=False):
         if mixed and layer == FRONT and body is None:
-            body = _last_channel(mask).reduce(samples)
+            body = canvas.getchannel("X").reduce(samples)
         level = _CARRIED if mixed and layer != BODY else 255
-        if coarse:
-            cover.polygon(fine[start:end], level)
-            paint.polygon(flat[start:end], ink(colour))
-        else:
-            cover.polygon(fine[start:end], (*ink(colour), level))
+        paint.polygon(flat[start:end], (*ink(colour), level))
         start = end
-    small = mask.reduce(samples)
-    own = _last_channel(small)
-    image = canvas if coarse else small.convert("RGB")
-    if not mixed:
-        return image, own, own, None
-    all_of_it = _last_channel(mask)
-    alpha = ImageChops.add(all_of_it, all_of_it, _CARRIED / 255).reduce(samples)
+    *colours, own = canvas.reduce(samples).split()
+    alpha = own
+    if mixed:
+        all_of_it = canvas.getchannel("X")
+        alpha = ImageChops.add(all_of_it, all_of_it, _CARRIED / 255).reduce(samples)
+    # Subpixels outside are black with no coverage, so an edge holds its colour times its coverage.
+    image = Image.merge("RGBa", (*colours, alpha)).convert("RGBA").convert("RGB")
     return image, alpha, own, body
 
 
 def _in_turns(points: NDArray[np.float64]) -> list[int]:
     """Return column and row of each point (2, n) in turns, cut to whole numbers."""
     return points.T.astype(np.int32).ravel().tolist()
-
-
-def _last_channel(image: Image.Image) -> Image.Image:
-    return image.getchannel(len(image.getbands()) - 1)

@@ -40,11 +40,10 @@ class Light:
         hr, hg, hb = (h * fade for h in self.haze)
 
         def seen(colour: Colour) -> Colour:
-            return (
-                min(255.0, colour[0] * gr + hr),
-                min(255.0, colour[1] * gg + hg),
-                min(255.0, colour[2] * gb + hb),
-            )
+            red, green, blue = colour[0] * gr + hr, colour[1] * gg + hg, colour[2] * gb + hb
+            # Too bright is dimmed as a whole: cut per channel, light skin turns to plaster.
+            over = max(red, green, blue, 255.0) / 255.0
+            return red / over, green / over, blue / over
 
         return seen
 

@@ -21,6 +21,8 @@ from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
 from dip_env.scenes.procedural.drawing.scenery.props import PAINTS
 from dip_env.scenes.procedural.drawing.scenery.solids import Model
 
+PLASTER = ((206, 220, 232), (150, 160, 170), (46, 48, 54))
+"""Of mannequins: cool, unlike any skin or grey hair."""
 RADIUS = {"statue": 0.7, "poster": 0.8, "coat_pole": 0.4, "mannequin": 0.4}
 """Footprint of every kind of look-alike, metres: no person stands closer."""
 
@@ -166,7 +168,7 @@ def _mannequin(
     model = Model(camera, position, 0.0, tone, light)
     model.drum(0.0, 0.05, (0.28, 0.26), (60, 58, 58))
     model.post((0.0, 0.05, 0.05), (0.0, 0.9, 0.05), (0.02, 0.02), (150, 150, 154))
-    plaster = rng.jitter(rng.choice(((236, 228, 214), (196, 192, 188), (58, 56, 58))), 6)
+    plaster = rng.jitter(rng.choice(PLASTER), 6)
     person = random_person(rng, rng.uniform(pi * 0.7, pi * 1.3), "stand", carry=0.0, umbrellas=0)
     person = replace(
         person, skin=plaster, hair=plaster, hair_style="bald", hat="none", faceless=True,
