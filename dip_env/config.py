@@ -116,6 +116,10 @@ class EpisodeConfig:
     """Longest side of the overview in pixels, before rounding to ``size_multiple``."""
     crop_size: int = 224
     """Longest side of a crop in pixels, before rounding to ``size_multiple``."""
+    magnification: float = 2.0
+    """Crop pixels per view pixel where looks have a fixed size: of the oracle, of demonstrations and
+    of random looks. A policy may look at any region; ``view_size`` and this set how much more a look
+    shows than the overview."""
     size_multiple: int = 32
     """Sides of overview and crops are multiples of this (28 for Qwen2.5-VL, 32 for Qwen3-VL)."""
     coordinate_format: CoordinateFormat = "pixel"
@@ -152,6 +156,10 @@ class EpisodeConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise ConfigError(f"{name}: expected an integer >= {low}, got {value!r}")
+        if not 1 <= self.magnification <= 100:
+            raise ConfigError(
+                f"magnification: expected a number from 1 to 100, got {self.magnification!r}"
+            )
         if self.coordinate_format not in ("pixel", "norm1000"):
             raise ConfigError(
                 f"coordinate_format: expected pixel or norm1000, got {self.coordinate_format!r}"

@@ -22,7 +22,7 @@ import sys
 import time
 from dataclasses import dataclass
 
-LIMITS = {"easy": 0.7, "crowd": 1.6, "night": 1.7, "drone": 1.6, "dense": 3.9}
+LIMITS = {"easy": 0.7, "far": 1.4, "crowd": 1.6, "night": 1.7, "drone": 1.6, "dense": 3.9}
 """The median scene of each preset, yardsticks."""
 MEGABYTES_LIMIT = 200.0
 SIZE = (1280, 960)

@@ -19,7 +19,7 @@ from dip_env.config import EpisodeConfig
 from dip_env.scenes.base import Scene
 from dip_env.views import View
 
-LookMode = Literal["ambiguous", "tiles", "random", "whole", "none"]
+LookMode = Literal["ambiguous", "tiles", "random_tiles", "random", "whole", "none"]
 
 
 def grow(boxes: NDArray[np.float64], margin: float) -> NDArray[np.float64]:
@@ -36,7 +36,7 @@ def grow(boxes: NDArray[np.float64], margin: float) -> NDArray[np.float64]:
     return np.concatenate([boxes[:, :2] - pad, boxes[:, 2:] + pad], axis=1)
 
 
-def magnifying_side(view: View, crop_size: int, magnification: float = 2.0) -> float:
+def magnifying_side(view: View, crop_size: int, magnification: float) -> float:
     """Return the longest side of a region that a crop still enlarges enough.
 
     Args:
@@ -50,25 +50,24 @@ def magnifying_side(view: View, crop_size: int, magnification: float = 2.0) -> f
     return crop_size / magnification * max(view.scene_size) / max(view.view_size)
 
 
-def look_tiles(view: View, crop_size: int, multiple: int) -> NDArray[np.float64]:
-    """Return the squares that a crop shows at 2x, on a grid a quarter of their side apart.
+def look_tiles(view: View, rules: EpisodeConfig) -> NDArray[np.float64]:
+    """Return the squares that a crop magnifies as the rules say, a quarter of their side apart.
 
-    With one size and few positions they are easier to learn than arbitrary regions: what a pixel
-    of a crop shows lies half as far from the crop's corner in the overview.
+    With one size and few positions they are easier to learn than arbitrary regions.
 
     Args:
         view: the episode's frames.
-        crop_size: longest side of a crop in pixels.
-        multiple: sides of crops are multiples of this.
+        rules: of the episode; their ``crop_size`` over their ``magnification`` is the side.
 
     Returns:
-        (T, 4) xyxy, scene frame; in the view their side is half of a crop's longest, or the view's
-        where that is shorter. Where the view's axes differ in scale, magnifications do as much.
+        (T, 4) xyxy, scene frame; in the view their side is a whole number of pixels, that of the
+        view where it is shorter. Where the view's axes differ in scale, magnifications do as much.
     """
-    longest = crop_size // multiple * multiple
+    longest = rules.crop_size // rules.size_multiple * rules.size_multiple
+    wanted = max(1, int(longest / rules.magnification))
     starts, sides = [], []
     for length in view.view_size:
-        side = min(longest // 2, length)
+        side = min(wanted, length)
         step = max(side // 4, 1)
         starts.append(np.unique(np.append(np.arange(0, length - side + 1, step), length - side)))
         sides.append(side)
@@ -176,13 +175,13 @@ def oracle_regions(
         of the image where nothing is, since the format term expects a look.
     """
     items = scene_ambiguity(scene, view)
-    candidates = look_tiles(view, rules.crop_size, rules.size_multiple) if tiles else None
+    candidates = look_tiles(view, rules) if tiles else None
     regions = ambiguous_regions(
         items.boxes,
         items.weights,
         scene.size,
         rules.max_regions,
-        max_side=magnifying_side(view, rules.crop_size),
+        max_side=magnifying_side(view, rules.crop_size, rules.magnification),
         tiles=candidates,
     )
     if not len(regions):
@@ -239,6 +238,19 @@ class AmbiguousTiles:
 
 
 @dataclass(frozen=True)
+class RandomTiles:
+    """Look at as many tiles (see ``look_tiles``) as the rules allow, wherever they lie."""
+
+    def regions(
+        self, scene: Scene, view: View, rules: EpisodeConfig, rng: np.random.Generator
+    ) -> NDArray[np.float64]:
+        """Draw the tiles, each at most once."""
+        tiles = look_tiles(view, rules)
+        drawn = rng.choice(len(tiles), size=min(rules.max_regions, len(tiles)), replace=False)
+        return quantize_boxes(tiles[drawn], view)
+
+
+@dataclass(frozen=True)
 class RandomRegions:
     """Look at as many person-shaped regions as the rules allow, at random positions."""
 
@@ -275,6 +287,7 @@ class NoLook:
 LOOK_STRATEGIES: Mapping[LookMode, LookStrategy] = {
     "ambiguous": AmbiguousRegions(),
     "tiles": AmbiguousTiles(),
+    "random_tiles": RandomTiles(),
     "random": RandomRegions(),
     "whole": WholeImage(),
     "none": NoLook(),

@@ -8,7 +8,7 @@ from typing import Literal, get_args
 from dip_env.errors import ConfigError
 
 OptimizerName = Literal["adamw", "muon"]
-DemonstratorLook = Literal["ambiguous", "tiles"]
+DemonstratorLook = Literal["ambiguous", "tiles", "random_tiles"]
 
 ENDING = ("steps", "decay_steps", "final_sigma")
 """Settings of the end of a run; until the rate falls they change nothing."""
@@ -45,11 +45,17 @@ class SFTConfig:
     """Weight of the dense auxiliary loss on the image tokens (for models from scratch)."""
     p_no_look: float = 0.0
     """Share of demonstrations whose rules allow no look, to learn to answer without one."""
+    p_given_look: float = 0.0
+    """Share of demonstrations whose look is given and not learned, at what is ambiguous, to learn to
+    read crops without learning where to look."""
     p_blurred_overview: float = 0.0
-    """Share of demonstrations with a blurred overview, to learn to read crops."""
+    """Share of demonstrations with a given look and a blurred overview, where crops alone tell."""
+    magnifications: tuple[float, ...] = ()
+    """Magnifications of given looks, in turns; by default that of the rules."""
     look: DemonstratorLook = "ambiguous"
-    """Where the demonstrator looks: in regions that fit what is ambiguous, or in squares of one
-    size on a grid (``tiles``), which a small model learns sooner."""
+    """Where the demonstrator looks: in regions that fit what is ambiguous, in squares of one size on
+    a grid (``tiles``), which a small model learns sooner, or in any of these (``random_tiles``),
+    which teaches to look but not where; given looks are then at what is ambiguous all the same."""
     min_visible_height: float = 0.0
     """The demonstrator leaves out people that were never this many pixels tall in an image."""
     workers: int = 1
@@ -79,13 +85,15 @@ class SFTConfig:
             raise ConfigError(
                 f"final_sigma: expected 0..{self.coordinate_sigma}, got {self.final_sigma}"
             )
-        if (
-            min(self.p_no_look, self.p_blurred_overview) < 0
-            or self.p_no_look + self.p_blurred_overview > 1
-        ):
+        shares = (self.p_no_look, self.p_given_look, self.p_blurred_overview)
+        if min(shares) < 0 or sum(shares) > 1:
             raise ConfigError(
-                "p_no_look, p_blurred_overview: expected shares >= 0 that are at most 1 together, "
-                f"got {self.p_no_look}, {self.p_blurred_overview}"
+                "p_no_look, p_given_look, p_blurred_overview: expected shares >= 0 that are at most "
+                f"1 together, got {', '.join(map(str, shares))}"
+            )
+        if not all(1 <= value <= 100 for value in self.magnifications):
+            raise ConfigError(
+                f"magnifications: expected numbers from 1 to 100, got {self.magnifications}"
             )
         if self.p_blurred_overview and not self.min_visible_height > 0:
             raise ConfigError(
@@ -93,7 +101,7 @@ class SFTConfig:
                 f"demonstrator would answer people it cannot see, got {self.p_blurred_overview}"
             )
         if self.look not in get_args(DemonstratorLook):
-            raise ConfigError(f"look: expected ambiguous or tiles, got {self.look!r}")
+            raise ConfigError(f"look: expected one of {get_args(DemonstratorLook)}, got {self.look!r}")
         if self.optimizer not in ("adamw", "muon"):
             raise ConfigError(f"optimizer: expected adamw or muon, got {self.optimizer!r}")
 

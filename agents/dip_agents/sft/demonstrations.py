@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch.utils.data import Dataset
 
 from dip_agents.policies.base import Policy
 from dip_agents.policies.oracle import OracleConfig, OraclePolicy, shown_in
+from dip_agents.policies.oracle_looks import AmbiguousTiles, LookStrategy, RandomTiles
 from dip_agents.runtime.seeds import derived_seed
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_agents.tokens.chat import ChatTokens
@@ -20,7 +22,7 @@ from dip_env.scenes.base import Scene, SceneSource
 from dip_env.scenes.transforms.cached import CachedScenes
 from dip_env.views import Crop
 from dip_wrappers.controlled import Control
-from dip_wrappers.controls import blurred_overview
+from dip_wrappers.controls import blurred_overview, own_looks
 
 GOLDEN = 0.6180339887498949
 """Multiples of it fall evenly into [0, 1)."""
@@ -30,6 +32,8 @@ BLUR_RADIUS = 4.0
 """Of the overview in blurred demonstrations, view pixels."""
 BLURRED_SCALE = 0.25
 """Scale at which a sharp overview shows as much as a blurred one (source: ours, by eye)."""
+GIVEN_LOOKS: dict[LookStrategy, LookStrategy] = {RandomTiles(): AmbiguousTiles()}
+"""Looks that are given in place of a demonstrator's own; others stay as they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,6 +111,23 @@ def _in_crop(boxes: NDArray[np.float64], crop: Crop) -> NDArray[np.float64]:
     return (np.clip(boxes, low, high) - low) * scale
 
 
+@dataclass(frozen=True)
+class Lesson:
+    """One kind of demonstration.
+
+    Args:
+        rules: of its episodes.
+        policy: the demonstrator.
+        control: see ``play_demonstration``.
+        min_height: see ``play_demonstration``.
+    """
+
+    rules: EpisodeConfig
+    policy: Policy
+    control: Control | None = None
+    min_height: float = 0.0
+
+
 class DemonstrationDataset(Dataset[Demonstration]):
     """A data set of demonstrations, each played when it is accessed.
 
@@ -119,9 +140,13 @@ class DemonstrationDataset(Dataset[Demonstration]):
         chat: the learner's tokens.
         seed: of the demonstrator.
         p_no_look: share of demonstrations without a look: their rules allow none.
-        p_blurred_overview: share of demonstrations whose overview is blurred, so that small people
-            are visible in crops only; a model easily learns to ignore crops where the overview
-            shows the same. None where the rules allow no look before the answer.
+        p_given_look: share of demonstrations with a look that is part of the prompt, at what is
+            ambiguous.
+        p_blurred_overview: share of those with a given look and a blurred overview, so that small
+            people are visible in crops only; a model easily learns to ignore crops where the
+            overview shows the same. Nothing is given where the rules allow no look before the
+            answer.
+        magnifications: of given looks, in turns; by default that of the rules.
     """
 
     def __init__(
@@ -133,22 +158,39 @@ class DemonstrationDataset(Dataset[Demonstration]):
         chat: ChatTokens,
         seed: int = 0,
         p_no_look: float = 0.0,
+        p_given_look: float = 0.0,
         p_blurred_overview: float = 0.0,
+        magnifications: Sequence[float] = (),
     ) -> None:
         """Store the parts; scenes are drawn on access."""
         # The demonstrator reads each scene again, right after the episode was started on it.
         self.source: SceneSource = CachedScenes(source, max_bytes=KEPT_BYTES)
         self.count, self.config = min(count, len(source)), config
-        self.chat, self.seed, self.p_no_look = chat, seed, p_no_look
+        self.chat, self.seed = chat, seed
         self.policy = OraclePolicy(self.source, config, demonstrator)
-        # Without a look nothing makes up for the blur.
-        self.p_blurred_overview = (
-            p_blurred_overview if config.max_looks > 0 and config.max_turns > 1 else 0.0
-        )
-        self.reader = self.policy
-        if self.p_blurred_overview:
-            blurred = replace(demonstrator, overview_scale=BLURRED_SCALE)
-            self.reader = OraclePolicy(self.source, config, blurred)
+        no_look = replace(config, max_looks=0)
+        self.rest = [Lesson(config, self.policy)]
+        self.shares = [(p_no_look, [Lesson(no_look, self.policy)])]
+        if config.max_looks > 0 and config.max_turns > 1:
+            scales = magnifications or (config.magnification,)
+            given = replace(demonstrator, look=GIVEN_LOOKS.get(demonstrator.look, demonstrator.look))
+            self.shares += [
+                (p_given_look, self._given(given, scales, own_looks())),
+                (p_blurred_overview, self._given(given, scales, blurred_overview(BLUR_RADIUS))),
+            ]
+
+    def _given(
+        self, demonstrator: OracleConfig, scales: Sequence[float], control: Control
+    ) -> list[Lesson]:
+        """Return lessons with a given look, one at each magnification."""
+        least = 0.0
+        if control.changes_pixels:
+            demonstrator = replace(demonstrator, overview_scale=BLURRED_SCALE)
+            least = demonstrator.min_visible_height / BLURRED_SCALE
+        return [
+            Lesson(rules, OraclePolicy(self.source, rules, demonstrator), control, least)
+            for rules in (replace(self.config, magnification=scale) for scale in scales)
+        ]
 
     def __len__(self) -> int:
         """Return the number of demonstrations."""
@@ -156,20 +198,25 @@ class DemonstrationDataset(Dataset[Demonstration]):
 
     def __getitem__(self, index: int) -> Demonstration:
         """Play demonstration ``index``."""
-        rules, scene = self.config, self.source[index]
-        # Spread evenly over the demonstrations, whatever their order.
+        lesson = self._lesson(index)
+        return play_demonstration(
+            self.source[index],
+            index,
+            lesson.rules,
+            lesson.policy,
+            self.chat,
+            self.seed,
+            control=lesson.control,
+            min_height=lesson.min_height,
+        )
+
+    def _lesson(self, index: int) -> Lesson:
+        """Choose the kind of a demonstration: spread evenly over them, whatever their order."""
         draw = (index * GOLDEN) % 1
-        if draw < self.p_no_look:
-            rules = replace(rules, max_looks=0)
-        elif draw < self.p_no_look + self.p_blurred_overview:
-            return play_demonstration(
-                scene,
-                index,
-                rules,
-                self.reader,
-                self.chat,
-                self.seed,
-                control=blurred_overview(BLUR_RADIUS),
-                min_height=self.reader.config.min_visible_height / BLURRED_SCALE,
-            )
-        return play_demonstration(scene, index, rules, self.policy, self.chat, self.seed)
+        chosen = self.rest
+        for share, lessons in self.shares:
+            if draw < share:
+                chosen = lessons
+                break
+            draw -= share
+        return chosen[index % len(chosen)]

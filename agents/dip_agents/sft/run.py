@@ -68,7 +68,9 @@ def train_sft(
         vlm.chat,
         config.seed,
         p_no_look=config.p_no_look,
+        p_given_look=config.p_given_look,
         p_blurred_overview=config.p_blurred_overview,
+        magnifications=config.magnifications,
     )
     checkpoints = out / "checkpoints"
     with RunLogger(out, config.steps, print_interval=PRINT_INTERVAL, console=console) as logger:

@@ -14,6 +14,7 @@ from dip_agents.policies.oracle_looks import (
     LookStrategy,
     NoLook,
     ambiguous_regions,
+    RandomTiles,
     look_tiles,
     oracle_regions,
 )
@@ -278,7 +279,7 @@ def test_look_strategies_do_what_they_say():
 def test_tiles_are_squares_shown_at_2x_on_a_grid_that_holds_the_whole_view():
     # 448 x 320, crops of 224: squares of 112, 28 apart, the last ones at the border.
     view = View((1280, 960), (448, 320))
-    tiles = view.scene_to_view(look_tiles(view, 224, 32))
+    tiles = view.scene_to_view(look_tiles(view, CONFIG))
     np.testing.assert_allclose(tiles[:, 2:] - tiles[:, :2], 112)
     assert sorted(set(tiles[:, 0].round(6))) == [28 * k for k in range(13)]
     assert sorted(set(tiles[:, 1].round(6))) == [*(28 * k for k in range(8)), 208]
@@ -286,7 +287,7 @@ def test_tiles_are_squares_shown_at_2x_on_a_grid_that_holds_the_whole_view():
 
 def test_tiles_are_no_larger_than_the_view():
     view = View((100, 100), (64, 32))
-    assert view.scene_to_view(look_tiles(view, 224, 32)).round(6).tolist() == [[0, 0, 64, 32]]
+    assert view.scene_to_view(look_tiles(view, CONFIG)).round(6).tolist() == [[0, 0, 64, 32]]
 
 
 def test_the_best_tiles_are_picked_and_not_joined():
@@ -308,10 +309,38 @@ def test_an_oracle_that_looks_at_tiles_prints_whole_numbers_and_sees_them_at_2x(
     assert all(crop.image.shape == (128, 128, 3) for crop in turn.crops)
 
 
+@pytest.mark.parametrize("magnification", [2.0, 3.0, 4.0])
+def test_crops_of_tiles_are_as_much_larger_as_the_rules_say(magnification):
+    source = make_source("far")
+    rules = replace(CONFIG, view_size=384, crop_size=192, magnification=magnification)
+    for look in (AmbiguousTiles(), RandomTiles()):
+        policy = OraclePolicy(source, rules, OracleConfig(look=look))
+        episode = Episode(source[1], rules, scene_index=1)
+        turn = episode.step(policy.act([episode.observation()], [0])[0].text)
+        assert [crop.magnification for crop in turn.crops] == pytest.approx(
+            [magnification] * len(turn.crops)
+        )
+
+
+@given(st.integers(0, 1000))
+def test_random_tiles_are_different_tiles_whatever_the_scene_shows(seed):
+    source, rules = make_source("toy"), replace(CONFIG, max_regions=5)
+    view = Episode(source[0], rules).view
+    looks = [
+        RandomTiles().regions(source[index], view, rules, np.random.default_rng(seed)).tolist()
+        for index in (0, 1)
+    ]
+    tiles = view.scene_to_view(look_tiles(view, rules)).round().tolist()
+    assert looks[0] == looks[1]
+    assert len({tuple(region) for region in looks[0]}) == 5
+    assert all(region in tiles for region in looks[0])
+
+
 def test_tiles_fit_crops_that_are_rounded_down():
     # Crops of at most 250 pixels are 224 pixels long where sides are multiples of 32.
     view = View((1280, 960), (448, 320))
-    assert look_tiles(view, 250, 32).tolist() == look_tiles(view, 224, 32).tolist()
+    rounded = replace(CONFIG, crop_size=250)
+    assert look_tiles(view, rounded).tolist() == look_tiles(view, CONFIG).tolist()
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from dip_agents.policies.oracle import OracleConfig, OraclePolicy
+from dip_agents.policies.oracle_looks import AmbiguousTiles, RandomTiles
 from dip_agents.sft.demonstrations import DemonstrationDataset, play_demonstration
 from dip_env.episode import Episode
 from dip_wrappers.controls import random_looks
@@ -123,6 +124,43 @@ def test_who_is_only_blurred_is_neither_answered_nor_a_dense_target_of_the_overv
     assert [100, 16, 120, 80] in answered
     assert {tuple(box) for box in answered} == shown | {(100, 16, 120, 80)}
     assert len(answered) < 3
+
+
+@pytest.fixture
+def given(micro, toy, minimal_prompt_rules):
+    def make(look=RandomTiles(), **plan):  # noqa: B008 (frozen, without fields)
+        rules = replace(minimal_prompt_rules, crop_size=64)
+        chat = micro("qwen3_vl").chat
+        return DemonstrationDataset(toy, 4, rules, OracleConfig(look=look), chat, **plan)
+
+    return make
+
+
+def test_a_given_look_shows_the_ambiguous_and_only_the_answer_is_learned(given, micro):
+    reading, tiles = given(p_given_look=1.0), given(look=AmbiguousTiles())
+    buffer, learned_too = reading[0].buffer, tiles[0].buffer
+    decode = micro("qwen3_vl").chat.tokenizer.decode
+    learned = [i for i, m in zip(buffer.ids, buffer.loss_mask, strict=True) if m]
+    assert buffer.ids == learned_too.ids
+    assert [i.key for i in buffer.images] == [i.key for i in learned_too.images]
+    assert "<look>" not in decode(learned) and decode(learned).count("<answer>") == 1
+
+
+def test_random_looks_are_learned_where_they_are_not_given(given, micro):
+    buffer = given()[0].buffer
+    learned = [i for i, m in zip(buffer.ids, buffer.loss_mask, strict=True) if m]
+    assert "<look>" in micro("qwen3_vl").chat.tokenizer.decode(learned)
+    assert buffer.ids != given(look=AmbiguousTiles())[0].buffer.ids
+
+
+def test_given_looks_take_their_magnifications_in_turns(given, micro):
+    data = given(p_given_look=1.0, magnifications=(4.0, 2.0))
+    decode = micro("qwen3_vl").chat.tokenizer.decode
+    sides = []
+    for index in range(4):
+        (look,) = re.findall(r"<look>(.*)</look>", decode(data[index].buffer.ids))
+        sides += [{x2 - x1 for x1, _, x2, _ in json.loads(look)}]
+    assert sides == [{16}, {32}, {16}, {32}]
 
 
 def test_demonstrations_are_divided_between_forms(micro, toy, minimal_prompt_rules):
