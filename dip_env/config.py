@@ -117,8 +117,8 @@ class EpisodeConfig:
     crop_size: int = 224
     """Longest side of a crop in pixels, before rounding to ``size_multiple``."""
     magnification: float = 2.0
-    """Crop pixels per view pixel where looks have a fixed size: of the oracle, of demonstrations and
-    of random looks. A policy may look at any region; ``view_size`` and this set how much more a look
+    """Crop pixels per view pixel where looks have one size: of the oracle, of demonstrations and of
+    random looks. A policy may look at any region; with ``view_size`` this sets how much more a look
     shows than the overview."""
     size_multiple: int = 32
     """Sides of overview and crops are multiples of this (28 for Qwen2.5-VL, 32 for Qwen3-VL)."""

@@ -46,15 +46,15 @@ class SFTConfig:
     p_no_look: float = 0.0
     """Share of demonstrations whose rules allow no look, to learn to answer without one."""
     p_given_look: float = 0.0
-    """Share of demonstrations whose look is given and not learned, at what is ambiguous, to learn to
-    read crops without learning where to look."""
+    """Share of demonstrations whose look is given and not learned, at what is ambiguous, to learn
+    to read crops without learning where to look."""
     p_blurred_overview: float = 0.0
     """Share of demonstrations with a given look and a blurred overview, where crops alone tell."""
     magnifications: tuple[float, ...] = ()
     """Magnifications of given looks, in turns; by default that of the rules."""
     look: DemonstratorLook = "ambiguous"
-    """Where the demonstrator looks: in regions that fit what is ambiguous, in squares of one size on
-    a grid (``tiles``), which a small model learns sooner, or in any of these (``random_tiles``),
+    """Where the demonstrator looks: in regions that fit what is ambiguous, in squares of one size
+    on a grid (``tiles``), which a small model learns sooner, or in any of these (``random_tiles``),
     which teaches to look but not where; given looks are then at what is ambiguous all the same."""
     min_visible_height: float = 0.0
     """The demonstrator leaves out people that were never this many pixels tall in an image."""
@@ -88,8 +88,8 @@ class SFTConfig:
         shares = (self.p_no_look, self.p_given_look, self.p_blurred_overview)
         if min(shares) < 0 or sum(shares) > 1:
             raise ConfigError(
-                "p_no_look, p_given_look, p_blurred_overview: expected shares >= 0 that are at most "
-                f"1 together, got {', '.join(map(str, shares))}"
+                "p_no_look, p_given_look, p_blurred_overview: expected shares >= 0 that are at "
+                f"most 1 together, got {', '.join(map(str, shares))}"
             )
         if not all(1 <= value <= 100 for value in self.magnifications):
             raise ConfigError(
@@ -101,7 +101,9 @@ class SFTConfig:
                 f"demonstrator would answer people it cannot see, got {self.p_blurred_overview}"
             )
         if self.look not in get_args(DemonstratorLook):
-            raise ConfigError(f"look: expected one of {get_args(DemonstratorLook)}, got {self.look!r}")
+            raise ConfigError(
+                f"look: expected one of {get_args(DemonstratorLook)}, got {self.look!r}"
+            )
         if self.optimizer not in ("adamw", "muon"):
             raise ConfigError(f"optimizer: expected adamw or muon, got {self.optimizer!r}")
 

@@ -128,6 +128,27 @@ class Lesson:
     min_height: float = 0.0
 
 
+@dataclass(frozen=True)
+class LessonShares:
+    """How many demonstrations teach what; the rest teach to look as the demonstrator does.
+
+    Args:
+        p_no_look: share of demonstrations without a look: their rules allow none.
+        p_given_look: share of demonstrations with a look that is part of the prompt, at what is
+            ambiguous.
+        p_blurred_overview: share of those with a given look and a blurred overview, so that small
+            people are visible in crops only; a model easily learns to ignore crops where the
+            overview shows the same. Nothing is given where the rules allow no look before the
+            answer.
+        magnifications: of given looks, in turns; by default that of the rules.
+    """
+
+    p_no_look: float = 0.0
+    p_given_look: float = 0.0
+    p_blurred_overview: float = 0.0
+    magnifications: Sequence[float] = ()
+
+
 class DemonstrationDataset(Dataset[Demonstration]):
     """A data set of demonstrations, each played when it is accessed.
 
@@ -139,14 +160,7 @@ class DemonstrationDataset(Dataset[Demonstration]):
             ``overview_scale`` is replaced.
         chat: the learner's tokens.
         seed: of the demonstrator.
-        p_no_look: share of demonstrations without a look: their rules allow none.
-        p_given_look: share of demonstrations with a look that is part of the prompt, at what is
-            ambiguous.
-        p_blurred_overview: share of those with a given look and a blurred overview, so that small
-            people are visible in crops only; a model easily learns to ignore crops where the
-            overview shows the same. Nothing is given where the rules allow no look before the
-            answer.
-        magnifications: of given looks, in turns; by default that of the rules.
+        shares: of the kinds of demonstrations.
     """
 
     def __init__(
@@ -157,10 +171,7 @@ class DemonstrationDataset(Dataset[Demonstration]):
         demonstrator: OracleConfig,
         chat: ChatTokens,
         seed: int = 0,
-        p_no_look: float = 0.0,
-        p_given_look: float = 0.0,
-        p_blurred_overview: float = 0.0,
-        magnifications: Sequence[float] = (),
+        shares: LessonShares | None = None,
     ) -> None:
         """Store the parts; scenes are drawn on access."""
         # The demonstrator reads each scene again, right after the episode was started on it.
@@ -168,15 +179,21 @@ class DemonstrationDataset(Dataset[Demonstration]):
         self.count, self.config = min(count, len(source)), config
         self.chat, self.seed = chat, seed
         self.policy = OraclePolicy(self.source, config, demonstrator)
+        shares = shares or LessonShares()
         no_look = replace(config, max_looks=0)
         self.rest = [Lesson(config, self.policy)]
-        self.shares = [(p_no_look, [Lesson(no_look, self.policy)])]
+        self.shares = [(shares.p_no_look, [Lesson(no_look, self.policy)])]
         if config.max_looks > 0 and config.max_turns > 1:
-            scales = magnifications or (config.magnification,)
-            given = replace(demonstrator, look=GIVEN_LOOKS.get(demonstrator.look, demonstrator.look))
+            scales = shares.magnifications or (config.magnification,)
+            given = replace(
+                demonstrator, look=GIVEN_LOOKS.get(demonstrator.look, demonstrator.look)
+            )
             self.shares += [
-                (p_given_look, self._given(given, scales, own_looks())),
-                (p_blurred_overview, self._given(given, scales, blurred_overview(BLUR_RADIUS))),
+                (shares.p_given_look, self._given(given, scales, own_looks())),
+                (
+                    shares.p_blurred_overview,
+                    self._given(given, scales, blurred_overview(BLUR_RADIUS)),
+                ),
             ]
 
     def _given(

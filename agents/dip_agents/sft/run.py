@@ -14,7 +14,7 @@ from dip_agents.runtime.checkpoints import latest_checkpoint
 from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.runtime.logger import RunLogger
 from dip_agents.sft.config import SFTConfig
-from dip_agents.sft.demonstrations import DemonstrationDataset
+from dip_agents.sft.demonstrations import DemonstrationDataset, LessonShares
 from dip_agents.sft.trainer import SFTTrainer
 from dip_env.config import EpisodeConfig
 from dip_env.scenes.base import SceneSource
@@ -67,10 +67,12 @@ def train_sft(
         demonstrator,
         vlm.chat,
         config.seed,
-        p_no_look=config.p_no_look,
-        p_given_look=config.p_given_look,
-        p_blurred_overview=config.p_blurred_overview,
-        magnifications=config.magnifications,
+        LessonShares(
+            config.p_no_look,
+            config.p_given_look,
+            config.p_blurred_overview,
+            config.magnifications,
+        ),
     )
     checkpoints = out / "checkpoints"
     with RunLogger(out, config.steps, print_interval=PRINT_INTERVAL, console=console) as logger:

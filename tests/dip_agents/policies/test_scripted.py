@@ -13,8 +13,8 @@ from dip_agents.policies.oracle_looks import (
     AmbiguousTiles,
     LookStrategy,
     NoLook,
-    ambiguous_regions,
     RandomTiles,
+    ambiguous_regions,
     look_tiles,
     oracle_regions,
 )

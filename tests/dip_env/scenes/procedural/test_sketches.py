@@ -152,7 +152,9 @@ def uncovered(colours: Image.Image, cover: Image.Image) -> bytes:
     """Return what is drawn without the black around it: colours over their coverage, or black."""
     share = np.asarray(cover, dtype=np.int64)[..., None]
     found = np.asarray(colours, dtype=np.int64) * 255 // np.maximum(share, 1)
-    return np.where(share > 0, np.minimum(found, 255), np.asarray(colours)).astype(np.uint8).tobytes()
+    return (
+        np.where(share > 0, np.minimum(found, 255), np.asarray(colours)).astype(np.uint8).tobytes()
+    )
 
 
 @settings(deadline=None, max_examples=60)
