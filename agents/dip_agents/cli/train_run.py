@@ -39,7 +39,7 @@ from dip_agents.sft.run import train_sft
 from dip_env.errors import ConfigError
 from dip_env.scenes.base import SceneSource
 
-WATCHED = ("reward", "F1", "precision", "recall")
+WATCHED = ("reward", "F1", "precision", "recall", "look_coverage")
 """Metrics that are logged while a policy learns."""
 
 
