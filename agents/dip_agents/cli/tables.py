@@ -52,19 +52,20 @@ def with_interval(interval: Interval, *, sign: bool = False) -> str:
     return f"{value} [{short(interval.low, sign=sign)}, {short(interval.high, sign=sign)}]"
 
 
-def percent(value: float | None, *, sign: bool = False) -> str:
+def percent(share: float | None) -> str:
     """Return a share as a whole percentage, ``-`` where it is not defined."""
-    return "-" if value is None else f"{100 * value:{'+' if sign else ''}.0f} %"
+    return "-" if share is None else f"{100 * share:.0f} %"
 
 
 def points(change: Interval) -> str:
     """Return the change of a share, as ``+42 points [+39, +45]``."""
     if change.value is None:
         return "-"
-    words = f"{100 * change.value:+.0f} points"
+    # Whole numbers first: a float that rounds to 0 from below would be printed as -0.
+    words = f"{round(100 * change.value):+d} points"
     if change.low is None or change.high is None:
         return words
-    return f"{words} [{100 * change.low:+.0f}, {100 * change.high:+.0f}]"
+    return f"{words} [{round(100 * change.low):+d}, {round(100 * change.high):+d}]"
 
 
 def result_lines(title: str, result: EvalResult) -> list[str]:
