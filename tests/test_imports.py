@@ -156,8 +156,8 @@ INSIDE: dict[str, str] = {
         "cuda_graphs openai vllm hf choose"
     ),
     "dip_agents.evaluation": (
-        "adversaries collusion coco scores consensus audit play result compare files evaluator "
-        "model"
+        "adversaries collusion coco looks scores consensus audit play result before_after compare "
+        "files evaluator model"
     ),
     "dip_agents.experiments": "kinds measures pictures report markdown plot run",
     "dip_agents.glimpse": "baselines detectors sb3_policy",

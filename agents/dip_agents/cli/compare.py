@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from dip_agents.cli.run_folder import HEADLINE, seed_folders
+from dip_agents.cli.run_folder import ANSWERS, seed_folders
 from dip_agents.cli.settings import Resolved
 from dip_env.errors import ConfigError
 from dip_env.metrics.intervals import Interval
@@ -25,6 +25,9 @@ EXAMPLES = (
     "dip compare runs/a runs/b --metrics F1 recall count_mae",
 )
 
+SHOWN = (*ANSWERS, "look_coverage", "look_area")
+"""Metrics that are shown unless others are named."""
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -33,7 +36,7 @@ class Settings:
     runs: tuple[Path, ...]
     """Folders of dip evaluate --out, or of dip train: its measurement after training, or before and
     after where it is the only one. A folder of several seeds counts as one run."""
-    metrics: tuple[str, ...] = HEADLINE
+    metrics: tuple[str, ...] = SHOWN
     """Metrics to show, or all."""
     format: Literal["table", "markdown", "csv", "json"] = "table"
     """How to print."""
@@ -137,7 +140,7 @@ def _cells(comparison: Comparison, names: Sequence[str]) -> list[_Cell]:
     ]
 
 
-def comparison_lines(comparison: Comparison, names: Sequence[str] = HEADLINE) -> list[str]:
+def comparison_lines(comparison: Comparison, names: Sequence[str] = SHOWN) -> list[str]:
     """Return a comparison as columns of text: for each metric a line for each run.
 
     Args:

@@ -32,8 +32,12 @@ if TYPE_CHECKING:
 
 CONFIG, RECORD = "config.toml", "run.json"
 FORMAT = 1
-HEADLINE = ("F1", "precision", "recall", "reward", "look", "boxes_per_truth")
-"""Metrics that ``run.json`` and the last lines of a command hold, in their order."""
+ANSWERS = ("F1", "precision", "recall", "reward", "look", "boxes_per_truth")
+"""Metrics of what a policy answers and earns that the last lines of a command show, in order."""
+LOOKS = ("look_coverage", "look_coverage_random", "look_coverage_oracle", "look_area")
+"""Those of where it looks, beside random and oracle looks."""
+HEADLINE = (*ANSWERS, *LOOKS)
+"""Metrics that ``run.json`` holds."""
 EVALUATION = (
     "metrics.json",
     "detections.json",

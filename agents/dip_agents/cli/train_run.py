@@ -28,6 +28,12 @@ from dip_agents.cli.tables import gain_lines
 from dip_agents.cli.train_settings import Settings
 from dip_agents.engines.base import Engine, new_version
 from dip_agents.engines.choose import open_engine
+from dip_agents.evaluation.before_after import (
+    MIN_PEOPLE,
+    draw_before_and_after,
+    load_episode,
+    median_scene,
+)
 from dip_agents.evaluation.compare import compare_runs
 from dip_agents.evaluation.model import evaluate_model, write_gain
 from dip_agents.evaluation.result import EvalResult, paired_gain, print_results
@@ -36,11 +42,13 @@ from dip_agents.models.loading import LoadedModel, load_model
 from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.sft.config import SFTConfig
 from dip_agents.sft.run import train_sft
-from dip_env.errors import ConfigError
+from dip_env.errors import ConfigError, DipError
 from dip_env.scenes.base import SceneSource
 
-WATCHED = ("reward", "F1", "precision", "recall")
+WATCHED = ("reward", "F1", "precision", "recall", "look_coverage")
 """Metrics that are logged while a policy learns."""
+LOOKS_PICTURE = "looks.png"
+"""One held-out scene before and after training, in the folder of the run."""
 
 
 class TrainingRun:
@@ -238,6 +246,7 @@ class TrainingRun:
     def _report(self, record: RunRecord) -> None:
         """Print the few numbers that matter, where the files are, and what to do next."""
         args, console = self.args, self.console
+        picture: list[str] = []
         if self.before is not None and self.after is not None:
             self.result = write_gain(self.before, self.after, args.out)
             record.headline = headline(self.before, self.after)
@@ -245,17 +254,38 @@ class TrainingRun:
                 print_results({"before": self.before, "after": self.after}, console)
             title = f"{args.source.scenes}, {self.after.n} held-out scenes"
             say(console, "", *gain_lines(title, self.before, self.after))
+            picture = self._draw_looks(self.before, self.after)
         elif self.distributed.is_main:
             self.result = {"out": str(args.out)}
         say(
             console,
             "",
             f"model, logs, traces and completions: {args.out}",
+            *picture,
             f"curves:    {shlex.join(['tensorboard', '--logdir', str(args.out)])}",
             "elsewhere: "
             + shlex.join(["dip", "evaluate", "--model", str(args.out / "model")])
             + " --scenes crowd",
         )
+
+    def _draw_looks(self, before: EvalResult, after: EvalResult) -> list[str]:
+        """Draw one held-out scene before and after; return the line that names the picture."""
+        args = self.args
+        path = args.out / LOOKS_PICTURE
+        path.unlink(missing_ok=True)  # of an earlier session
+        if not args.rules.max_looks:
+            return []
+        if (chosen := median_scene(before, after)) is None:
+            return [f"no picture of its looks: no scene holds {MIN_PEOPLE} people or more"]
+        try:
+            was, now = (
+                load_episode(args.out / name, chosen.index, self.held_out)
+                for name in ("before", "after")
+            )
+            draw_before_and_after(was, now, chosen, args.source.scenes).save(path)
+        except (DipError, OSError) as error:  # the run is done: a picture is not worth its failure
+            return [f"no picture of its looks: {error}"]
+        return [f"its looks, before and after: {path}"]
 
 
 def headline(before: EvalResult, after: EvalResult) -> dict[str, Any]:

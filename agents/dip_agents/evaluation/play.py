@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from dip_agents.evaluation.coco import CocoTruth, coco_detections
+from dip_agents.evaluation.looks import count_looks
 from dip_agents.evaluation.scores import COUNTERS
 from dip_agents.policies.base import Policy
 from dip_agents.runtime.seeds import derived_seed
@@ -164,7 +165,7 @@ def count_scene(group: EpisodeGroup, ended: Sequence[EpisodeEnd]) -> dict[str, f
     Returns:
         A number for each name in ``COUNTERS``, summed over the members.
     """
-    sums = dict.fromkeys(COUNTERS, 0.0)
+    sums = dict.fromkeys(COUNTERS, 0.0) | count_looks(group)
     for episode, end, terms in zip(group.episodes, ended, group.terms, strict=True):
         outcome = episode.outcome
         turns = outcome.segments_per_turn
@@ -179,8 +180,8 @@ def count_scene(group: EpisodeGroup, ended: Sequence[EpisodeEnd]) -> dict[str, f
             "episodes": 1,
             **terms.as_dict(),
         }
-        for name in COUNTERS:
-            sums[name] += counted[name]
+        for name, value in counted.items():
+            sums[name] += value
     return sums
 
 

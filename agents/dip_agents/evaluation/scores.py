@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from dip_agents.evaluation.looks import LOOK_COUNTERS
 from dip_env.formats.box_sets import Detections, Floats, Truth
 from dip_env.metrics.protocols.coco import CocoScore, measure_coco
 from dip_env.metrics.unscored import UnscoredScore, measure_unscored
@@ -27,6 +28,7 @@ COUNTERS = (
     "unscored_boxes",
     "truth",
     "episodes",
+    *LOOK_COUNTERS,
 )
 """Per-scene counters: sums over the rollouts of a scene."""
 
@@ -55,13 +57,27 @@ RATES: Mapping[str, tuple[str, str]] = {
     "format": ("format", "episodes"),
     "look": ("look", "episodes"),
     "accuracy": ("accuracy", "episodes"),
+    "look_coverage": ("covered", "ambiguous"),
+    "look_coverage_random": ("covered_at_random", "ambiguous"),
+    "look_coverage_oracle": ("covered_by_oracle", "ambiguous"),
+    "look_area": ("area", "episodes"),
     "looks_per_episode": ("looks", "episodes"),
+    "regions_per_episode": ("regions", "episodes"),
     "boxes_per_truth": ("boxes", "truth"),
     "parse_failures": ("parse_failures", "episodes"),
     "truncated_turns": ("truncated_turns", "episodes"),
 }
 """Metrics that are the ratio of two counters (``parse_failures``: malformed turns per episode,
-``truncated_turns``: those that ran into a token limit)."""
+``truncated_turns``: those that ran into a token limit). ``look_coverage`` and those of the
+reference looks beside it (``dip_agents.evaluation.looks``) are means over the rollouts in whose
+scene something is ambiguous: every such scene counts the same, as in the look term."""
+
+_UNDEFINED = {
+    "truth": "there was nobody to find",
+    "ambiguous": "nothing is ambiguous, or no look is allowed",
+    "episodes": "no episode was played",
+}
+"""Why a rate is not defined, by the counter it is divided by."""
 
 METRICS = (*MATCHED, *RANKED, *RATES)
 """Every metric of an evaluation, in the order of the table."""
@@ -114,10 +130,7 @@ class EvalScore:
         boxes, bare = (int(self.counters[k].sum()) for k in ("boxes", "unscored_boxes"))
         why = {
             **dict.fromkeys(RANKED, f"{bare} of {boxes} boxes carry no score"),
-            **{
-                name: "there was nobody to find" if under == "truth" else "no episode was played"
-                for name, (_, under) in RATES.items()
-            },
+            **{name: _UNDEFINED[under] for name, (_, under) in RATES.items()},
             **self.unscored.reasons(),
             **(self.coco.reasons() if self.coco else {}),
         }

@@ -7,13 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from dip_agents.evaluation.looks import LookCoverage
 from dip_agents.evaluation.scores import EvalScore
-from dip_agents.policies.oracle_looks import scene_ambiguity
-from dip_env.episode import Episode
 from dip_env.formats.box_sets import Floats
 from dip_env.metrics.intervals import Interval, Values, bootstrap
 from dip_env.metrics.unscored import ratio
-from dip_env.rewards import look_statistics
 
 SAME = 1e-9
 """Change in a scene's F1 that is rounding."""
@@ -127,44 +125,6 @@ def gain_and_harm(before: Floats, after: Floats, *, seed: int = 0) -> GainHarm:
         mean_rise=float(change[up].mean()) if up.any() else None,
         mean_fall=float(change[down].mean()) if down.any() else None,
         mean=means["mean"],
-    )
-
-
-@dataclass(frozen=True)
-class LookCoverage:
-    """How the looks of one episode cover what the annotation prior calls ambiguous.
-
-    Args:
-        regions: number of regions.
-        area: share of the scene they take together.
-        covered: share of the ambiguity inside them; None where nothing is ambiguous.
-        look: ``covered - area``, at least 0: the look term by the annotation, had the scene enough
-            ambiguity; 0 where nothing is ambiguous.
-    """
-
-    regions: int
-    area: float
-    covered: float | None
-    look: float
-
-
-def look_coverage_of(episode: Episode) -> LookCoverage:
-    """Measure the look coverage of an episode.
-
-    Args:
-        episode: with all its looks taken.
-
-    Returns:
-        The measures; shares in [0, 1].
-    """
-    scene, looks = episode.scene, episode.outcome.looks
-    items = scene_ambiguity(scene, episode.view)
-    found = look_statistics(items, looks, scene.size)
-    return LookCoverage(
-        regions=len(looks),
-        area=found.area,
-        covered=found.covered,
-        look=max(0.0, (found.covered or 0.0) - found.area),
     )
 
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from dip_agents.evaluation.looks import look_coverage_of
 from dip_agents.evaluation.play import play
-from dip_agents.experiments.measures import look_coverage_of
 from dip_agents.policies.base import Policy
 from dip_agents.policies.oracle_looks import scene_ambiguity
 from dip_env.config import EpisodeConfig

@@ -11,13 +11,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from dip_agents.evaluation.evaluator import evaluate_conditions
+from dip_agents.evaluation.looks import LookCoverage, look_coverage_of
 from dip_agents.evaluation.result import EvalResult
 from dip_agents.experiments.kinds import ExperimentKind, Variation, left_out, own_positions
 from dip_agents.experiments.measures import (
-    LookCoverage,
     compared,
     gain_and_harm,
-    look_coverage_of,
     mean_look_coverage,
     scene_f1,
 )

@@ -54,7 +54,10 @@ from examples.studies.rewards.runs import DONE, JOB, write_whole
 SPENT, MODEL, CHECKPOINTS = "seconds.txt", "model", "checkpoints"
 PATIENCE = 60.0
 """Seconds to wait for an older process to leave the folder."""
-WATCHED = ("F1", "precision", "recall", "reward", "looks_per_episode", "boxes_per_truth")
+WATCHED = (
+    *("F1", "precision", "recall", "reward", "looks_per_episode", "boxes_per_truth"),
+    "look_coverage",
+)
 """What is measured on held-out scenes while GRPO learns."""
 
 

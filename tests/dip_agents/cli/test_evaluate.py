@@ -24,6 +24,21 @@ def test_evaluation_writes_its_files(run, tmp_path):
     assert record["headline"]["F1"] == metrics["F1"]
 
 
+def test_what_the_looks_cover_is_said_beside_random_and_oracle_looks(run, tmp_path):
+    words = ("evaluate", "--policy", "oracle", "--scenes", "crowd", "--n", 2)
+    code, shown, _ = run(*words, "--out", tmp_path)
+    assert code == 0
+    named = {"people worth a look inside its looks", "same looks at random places", "oracle looks"}
+    found = {name: line for name in named for line in shown.splitlines() if name in line}
+    assert set(found) == named and all(" % [" in line for line in found.values())
+    headline = json.loads((tmp_path / "run.json").read_text())["headline"]
+    covered = headline["look_coverage"]
+    assert f" {100 * covered:.0f} %" in found["people worth a look inside its looks"]
+    assert covered > headline["look_coverage_random"]
+    shown = run(*words, "--max-looks", 0)[1]
+    assert not any(name in shown for name in named)
+
+
 def test_a_second_evaluation_in_the_same_folder_is_refused_or_replaces_the_first(run, tmp_path):
     out = tmp_path / "eval"
     assert run(*ORACLE, "--out", out)[0] == 0

@@ -65,6 +65,44 @@ def test_training_writes_everything_it_promises(run, small, tmp_path):
     assert "--resume" in error
 
 
+def test_what_training_did_to_the_looks_is_said_kept_and_drawn(run, small, tmp_path):
+    words = [*small, "--scenes", "crowd", "--out", tmp_path]
+    code, shown, error = run("train", *words)
+    assert code == 0, error
+    (own,) = (line for line in shown.splitlines() if "people worth a look" in line)
+    (oracle,) = (line for line in shown.splitlines() if "oracle looks" in line)
+    assert "points [" in own and "random places" in shown
+    headline = json.loads((tmp_path / "run.json").read_text())["headline"]
+    covered, best = headline["look_coverage"], headline["look_coverage_oracle"]
+    assert f" {100 * covered['before']:.0f} %" in own and best["before"] == best["after"] > 0
+    assert f" {100 * best['after']:.0f} %" in oracle
+    assert (
+        max(map(len, shown.split("held-out scenes")[1].split("model, logs")[0].splitlines())) < 81
+    )
+    picture = tmp_path / "looks.png"
+    assert f"its looks, before and after: {picture}" in shown
+    drawn = picture.read_bytes()
+    picture.unlink()
+    # A finished run that is resumed is measured again.
+    code, shown, _ = run("train", "--resume", "--out", tmp_path)
+    assert code == 0 and str(picture) in shown and picture.read_bytes() == drawn
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(("--max-looks", 0), None), (("--n", 0), None), (("--scenes", "toy"), "holds 3 people or")],
+)
+def test_where_there_are_no_looks_to_draw_there_is_no_picture(
+    run, small, tmp_path, monkeypatch, words, said
+):
+    monkeypatch.setattr("dip_agents.evaluation.before_after.MIN_PEOPLE", 4)
+    code, shown, error = run("train", *small, "--steps", 1, *words, "--out", tmp_path)
+    assert code == 0, error
+    assert not (tmp_path / "looks.png").exists() and "looks.png" not in shown
+    assert ("no picture of its looks" in shown) == (said is not None)
+    assert said is None or said in shown
+
+
 @pytest.mark.parametrize("recipe", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
 def test_a_recipe_trains_under_the_settings_that_it_names(run, small, tmp_path, recipe):
     code, _, error = run("train", "--config", recipe, *small, "--out", tmp_path)

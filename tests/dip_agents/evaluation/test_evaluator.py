@@ -128,7 +128,8 @@ def test_metrics_file_has_every_metric_with_its_interval(tmp_path):
     names = (
         "precision recall F1 mean_iou JI AP_tied AP50_tied AP75_tied count_mae "
         "duplicates_per_answer reward format look accuracy looks_per_episode boxes_per_truth "
-        "parse_failures truncated_turns"
+        "parse_failures truncated_turns regions_per_episode look_coverage look_coverage_random "
+        "look_coverage_oracle look_area"
     )
     assert set(METRICS) == {*names.split(), "AP", "AP50"}
     for name in names.split():

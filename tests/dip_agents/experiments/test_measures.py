@@ -6,18 +6,16 @@ import numpy as np
 import pytest
 
 from dip_agents.evaluation.evaluator import evaluate
+from dip_agents.evaluation.looks import LookCoverage
 from dip_agents.experiments.measures import (
     COMPARED,
-    LookCoverage,
     compared,
     gain_and_harm,
-    look_coverage_of,
     mean_look_coverage,
     scene_f1,
 )
 from dip_agents.policies.base import CallablePolicy
-from dip_agents.policies.oracle import scene_ambiguity
-from dip_env import Episode, EpisodeConfig, ToyScenes
+from dip_env import EpisodeConfig, ToyScenes
 
 
 def test_the_f1_of_a_scene_counts_dropped_boxes_for_nothing():
@@ -70,31 +68,6 @@ def test_where_nothing_changes_there_is_no_size_to_average():
     split = gain_and_harm(np.ones(3), np.ones(3))
     assert (split.stayed, split.mean_rise, split.mean_fall) == (3, None, None)
     assert (split.mean.value, split.mean.low, split.mean.high) == (0, 0, 0)
-
-
-def test_a_look_lands_on_the_share_of_ambiguity_it_covers():
-    config = EpisodeConfig(max_regions=2)
-    episode = Episode(ToyScenes()[3], config)
-    # Text 0..224 x 0..160 is scene 0..320 x 0..240: a quarter, with all of the person of scene 3.
-    episode.step("<look>[[0,0,224,160]]</look>")
-    assert look_coverage_of(episode) == LookCoverage(1, pytest.approx(0.25), pytest.approx(1), 0.75)
-    # Of scene 0 a look from the left edge to x = 80 holds half of the left one of three people.
-    episode = Episode(ToyScenes()[0], config)
-    episode.step("<look>[[0,0,56,320]]</look>")
-    weights = scene_ambiguity(episode.scene, episode.view).weights
-    covered = 0.5 * weights[0] / weights.sum()
-    assert covered > 80 / 640
-    expected = LookCoverage(
-        1, pytest.approx(80 / 640), pytest.approx(covered), pytest.approx(covered - 80 / 640)
-    )
-    assert look_coverage_of(episode) == expected
-
-
-def test_p_no_look_or_people_nothing_is_covered():
-    nobody, unseen = Episode(ToyScenes()[2]), Episode(ToyScenes()[0])
-    nobody.step("<look>[[0,0,224,160]]</look>")
-    assert look_coverage_of(nobody) == LookCoverage(1, pytest.approx(0.25), None, 0.0)
-    assert look_coverage_of(unseen) == LookCoverage(0, 0.0, 0.0, 0.0)
 
 
 def test_mean_look_coverage_leaves_out_scenes_where_nothing_is_ambiguous():

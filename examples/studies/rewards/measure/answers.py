@@ -130,9 +130,9 @@ def columns_of(score: EvalScore) -> dict[str, NDArray[np.float64]]:
         score: with one rollout a scene.
 
     Returns:
-        The tallies of ``evaluation.scores`` by name, ``people`` to find, ``duplicates``, and
-        at each IoU threshold, (S, T), ``tp`` and ``counted`` (boxes that ignore regions do not
-        drop).
+        The counters of ``evaluation.scores`` by name, among them what looks cover beside random and
+        oracle looks, ``people`` to find, ``duplicates``, and at each IoU threshold, (S, T), ``tp``
+        and ``counted`` (boxes that ignore regions do not drop).
     """
     found = score.unscored
     return {

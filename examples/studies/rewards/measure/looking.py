@@ -7,11 +7,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 from dip_agents import Policy
 from dip_agents.experiments import looking_sheet, variations
-from dip_agents.experiments.measures import LookCoverage
 from dip_agents.experiments.run import play_variations
 from dip_env import EpisodeConfig, SceneSource
 from examples.studies.rewards.measure.answers import BATCH, RESULT, Columns, columns_of
@@ -42,10 +40,7 @@ def measure_looking(
     played = play_variations(lambda _: policy, source, indices, controls, batch_size=BATCH)
     sheet = looking_sheet(policy, source, indices[:DRAWN], rules, batch_size=BATCH)
     sheet.save(folder / SHEET)
-    found = {
-        name: columns_of(result.score) | coverage_columns(played.look_coverages[name])
-        for name, result in played.results.items()
-    }
+    found = {name: columns_of(result.score) for name, result in played.results.items()}
     data = {
         "indices": list(indices),
         "controls": {
@@ -54,26 +49,6 @@ def measure_looking(
         },
     }
     (folder / RESULT).write_text(json.dumps(data) + "\n", encoding="utf-8")
-
-
-def coverage_columns(look_coverages: Sequence[LookCoverage]) -> dict[str, NDArray[np.float64]]:
-    """Return the look coverage of each scene, (S,) by name.
-
-    Args:
-        look_coverages: one of each scene.
-
-    Returns:
-        ``regions``, ``area`` (share of the image), ``covered`` (share of the ambiguity) and
-        ``ambiguous``, 1 where something is and ``covered`` therefore counts.
-    """
-    return {
-        "regions": np.array([one.regions for one in look_coverages], dtype=np.float64),
-        "area": np.array([one.area for one in look_coverages]),
-        "covered": np.array([one.covered or 0.0 for one in look_coverages]),
-        "ambiguous": np.array(
-            [one.covered is not None for one in look_coverages], dtype=np.float64
-        ),
-    }
 
 
 def load_looking(folder: Path) -> dict[str, Columns]:

@@ -91,6 +91,7 @@ def core(context: Context) -> list[str]:
         *_names(variants),
         *tables.by_metric(variants, SHOWN),
         "",
+        *([*looks, ""] if (looks := tables.where_it_looks(variants)) else []),
         *(
             line
             for before in _asked((BASE, SFT_LONGER, GRPO), context)

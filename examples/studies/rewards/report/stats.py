@@ -25,6 +25,8 @@ Runs = Mapping[int | None, Columns]
 """What was measured of a variant, by seed; the starting model has the one seed None."""
 
 ROUNDS = 2000
+COVERED = ("covered", "covered_at_random", "covered_by_oracle")
+"""Share of the ambiguity inside the looks of a variant, and inside random and oracle looks."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,6 +48,10 @@ class Sums:
 
 def _per_episode(name: str) -> Callable[[Sums], Floats]:
     return lambda sums: _over(sums.of(name), sums.of("episodes"))
+
+
+def _of_ambiguous(name: str) -> Callable[[Sums], Floats]:
+    return lambda sums: _over(sums.of(name), sums.of("ambiguous"))
 
 
 def _f1(sums: Sums) -> Floats:
@@ -76,7 +82,7 @@ METRICS: Mapping[str, Callable[[Sums], Floats]] = {
     "look": _per_episode("look"),
     "regions": _per_episode("regions"),
     "look_area": _per_episode("area"),
-    "covered": lambda sums: _over(sums.of("covered"), sums.of("ambiguous")),
+    **{name: _of_ambiguous(name) for name in COVERED},
     "reward": _per_episode("reward"),
     "same_people": _correlation("people"),
     "same_look": _correlation("look"),
@@ -85,9 +91,9 @@ METRICS: Mapping[str, Callable[[Sums], Floats]] = {
     "look_share": lambda sums: _over(sums.of("weighed_look"), sums.of("weighed_reward")),
 }
 """Metrics by name, each from sums over scenes; NaN where one is not defined. Boxes and people are
-those that count; ``well_formed`` is the format term, and F1 is at IoU 0.5. Where looks landed
-(``regions``, ``look_area``, ``covered``) is known in the part on looking only, and the correlations
-(the last ones) where two groups played."""
+those that count; ``well_formed`` is the format term, and F1 is at IoU 0.5. What looks cover is a
+mean over the scenes where something is ambiguous, and the correlations (the last ones) are known
+where two groups played."""
 
 
 def value(metric: str, runs: Runs) -> Interval:

@@ -12,6 +12,7 @@ from dip_agents.experiments.kinds import NO_LOOKS, OWN_LOOKS
 from dip_agents.experiments.measures import gain_and_harm
 from examples.studies.rewards.report.results import Logs
 from examples.studies.rewards.report.stats import (
+    COVERED,
     Runs,
     difference,
     overlap,
@@ -35,8 +36,13 @@ HEADINGS = {
     "regions": "regions",
     "look_area": "of the image",
     "covered": "of the ambiguity",
+    "covered_at_random": "at random places",
+    "covered_by_oracle": "oracle looks",
 }
 """How metrics are called in tables."""
+LOOKS = ("look_area", *COVERED)
+"""What is shown of where a variant looks."""
+_LOOK_COLUMNS = frozenset((*COVERED, "area", "ambiguous"))
 LAST = 10
 """Steps that a table of training numbers takes the mean of."""
 LOGGED = {
@@ -96,6 +102,25 @@ def by_metric(variants: VariantRuns, metrics: Sequence[str]) -> list[str]:
         for variant, runs in variants
     ]
     return markdown(header, rows)
+
+
+def where_it_looks(variants: VariantRuns) -> list[str]:
+    """Return what the looks of each variant cover, beside random and oracle looks.
+
+    Args:
+        variants: those that were measured before there were such numbers are left out.
+
+    Returns:
+        A table; no line where no variant has them.
+    """
+    rows = [
+        [f"`{variant.name}`", *(format_interval(value(metric, runs)) for metric in LOOKS)]
+        for variant, runs in variants
+        if all(set(columns) >= _LOOK_COLUMNS for columns in runs.values())
+    ]
+    return (
+        markdown(["its looks cover", *(HEADINGS[metric] for metric in LOOKS)], rows) if rows else []
+    )
 
 
 def gains(variants: VariantRuns, metrics: Sequence[str], reference: str) -> list[str]:

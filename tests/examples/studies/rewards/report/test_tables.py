@@ -94,6 +94,17 @@ def test_looks_are_compared_with_the_own_ones_and_scenes_are_split(load, columns
     assert cells(row) == [OWN_LOOKS, "50 %", "25 %", "25 %", "+1.000", "-1.000"]
 
 
+def test_where_variants_look_is_shown_of_those_that_were_measured_so(load, columns):
+    tables, variant = load("report.tables"), load("variants").GRPO
+    one = ((1,) * 2,) * 3
+    looks = {"area": (0.1, 0.3), "ambiguous": (1, 0), "covered": (0.5, 0),
+             "covered_at_random": (0.25, 0), "covered_by_oracle": (0.75, 0)}  # fmt: skip
+    measured, older = columns(*one, **looks), columns(*one)
+    (row,) = tables.where_it_looks([(variant, {0: measured}), (variant, {0: older})])[2:]
+    assert [cell.split(" ")[0] for cell in cells(row)[1:]] == ["0.200", "0.500", "0.250", "0.750"]
+    assert tables.where_it_looks([(variant, {0: measured, 1: older})]) == []
+
+
 def test_training_numbers_are_means_of_the_last_steps(load):
     rows = [{"step": k, "reward/total": float(k), "train/entropy": None} for k in range(1, 13)]
     header, _, line = load("report.tables").training({"grpo": {0: rows, 1: rows}})
