@@ -29,7 +29,8 @@ class Settings(PlayArgs):
 
     kind: ExperimentKind = "look-budget"
     """look-budget: fewer looks, fewer and smaller regions. controls: random looks, blank crops and
-    the like. coordinates: what printed numbers mean. resolution: how much the overview shows."""
+    the like. magnification: looks at oracle and at random tiles, enlarged more and more.
+    coordinates: what printed numbers mean. resolution: how much the overview shows."""
     n: int = 64
     """Scenes, from the first on; at most those there are."""
     view_sizes: tuple[int, ...] = ()

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal, get_args
 
+import numpy as np
+from numpy.typing import NDArray
+
 from dip_agents.evaluation.play import EvalCondition
-from dip_agents.policies.oracle_looks import oracle_regions
+from dip_agents.policies.oracle_looks import RandomTiles, oracle_regions
 from dip_env.config import CoordinateFormat, EpisodeConfig
 from dip_env.errors import ConfigError
+from dip_env.scenes.base import Scene
+from dip_env.views import View
 from dip_wrappers.controlled import Control
 from dip_wrappers.controls import (
     blank_crops,
@@ -25,15 +31,19 @@ from dip_wrappers.controls import (
     resized_looks,
 )
 
-ExperimentKind = Literal["look-budget", "controls", "coordinates", "resolution"]
+ExperimentKind = Literal["look-budget", "controls", "magnification", "coordinates", "resolution"]
 
 OWN_LOOKS = "own looks"
 NO_LOOKS = "no looks"
 SINGLE_PASS = "single pass"
+ORACLE_TILES = "oracle tiles"
+RANDOM_TILES = "random tiles"
 FACTORS = (0.5, 0.7, 1.4, 2.0)
 """Scale factors of the sides of regions."""
 DETAIL = (0.125, 0.25, 0.5, 0.75)
 """Shares of the overview's longest side."""
+MAGNIFICATIONS = (1.0, 2.0, 3.0, 4.0)
+"""Crop pixels per view pixel, beside that of the rules."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +78,8 @@ def variations(
 
     ``look-budget``: fewer looks, down to none; the single pass, in which looks and answer share one
     action and no crop is seen; only the first regions of each look; and regions made larger or
-    smaller. ``controls``: those of ``standard_controls``. ``coordinates``: each coordinate
+    smaller. ``controls``: those of ``standard_controls``. ``magnification``: looks at tiles where
+    the oracle looks and at random ones, at several magnifications. ``coordinates``: each coordinate
     format, with and without looks. ``resolution``: how much the overview shows, with and without
     looks, and so how much is left for a look to show. What is ``left_out`` has a reason.
 
@@ -99,6 +110,8 @@ def variations(
     own = Variation(OWN_LOOKS, "own", None, EvalCondition(rules), NO_LOOKS)
     if kind == "look-budget":
         return [own, *_budget(rules)]
+    if kind == "magnification":
+        return [own, *_magnification(rules, seed)]
     if kind == "controls":
         controls = standard_controls(rules, seed, tiles=tiles)
         others = [
@@ -181,6 +194,39 @@ def _budget(rules: EpisodeConfig) -> list[Variation]:
             )
         )
     return found
+
+
+def _magnification(rules: EpisodeConfig, seed: int) -> list[Variation]:
+    found = [Variation(NO_LOOKS, NO_LOOKS, None, EvalCondition(replace(rules, max_looks=0)))]
+    for scale in sorted({*MAGNIFICATIONS, rules.magnification}):
+        larger = replace(rules, magnification=scale)
+        for series, control in (
+            (ORACLE_TILES, placed_looks(partial(oracle_regions, rules=larger, tiles=True))),
+            (RANDOM_TILES, placed_looks(partial(random_tiles, rules=larger, seed=seed))),
+        ):
+            name = f"{series} at {scale:g}x"
+            condition = EvalCondition(larger, replace(control, name=name))
+            found.append(Variation(name, series, scale, condition, NO_LOOKS))
+    return found
+
+
+def random_tiles(
+    scene: Scene, view: View, rules: EpisodeConfig, seed: int = 0
+) -> NDArray[np.float64]:
+    """Pick tiles wherever they lie, the same for a scene and a seed.
+
+    Args:
+        scene: the scene.
+        view: the frames of the episode.
+        rules: of the episode; as many tiles as its looks may hold together.
+        seed: of the places.
+
+    Returns:
+        (R, 4) xyxy, text frame.
+    """
+    whole = replace(rules, max_regions=rules.max_looks * rules.max_regions)
+    rng = np.random.default_rng([seed, zlib.crc32(scene.scene_id.encode())])
+    return RandomTiles().regions(scene, view, whole, rng)
 
 
 def _coordinates(rules: EpisodeConfig) -> list[Variation]:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dip_agents.experiments.kinds import NO_LOOKS, SINGLE_PASS
+from dip_agents.experiments.kinds import NO_LOOKS, RANDOM_TILES, SINGLE_PASS
 from dip_agents.experiments.report import ExperimentReport, ordered_series, points_of
 from dip_env.metrics.intervals import Interval
 
@@ -20,10 +20,17 @@ Point = tuple[float, Interval | None]
 """A position and the value there, None where it is not defined."""
 
 
+STEPS = {
+    "resolution": "pixels that the overview shows, longest side",
+    "magnification": "crop pixels per pixel of the overview",
+}
+"""What changes step by step, by experiment."""
+
+
 def experiment_plot(report: ExperimentReport, path: Path) -> None:
     """Draw F1 with its intervals: lines where conditions have an order, else a row for each.
 
-    For ``resolution`` a second panel shows the mean change of F1 by looks.
+    For ``resolution`` and ``magnification`` a second panel shows the mean change of F1 by looks.
 
     Args:
         report: of the experiment.
@@ -34,7 +41,7 @@ def experiment_plot(report: ExperimentReport, path: Path) -> None:
     elif report.experiment == "look-budget":
         figure = _budgets(report)
     else:
-        figure = _resolutions(report)
+        figure = _steps(report)
     for axis in figure.axes:
         axis.grid(True, color="0.92")
         axis.set_axisbelow(True)
@@ -64,14 +71,14 @@ def _budgets(report: ExperimentReport) -> Figure:
     return figure
 
 
-def _resolutions(report: ExperimentReport) -> Figure:
-    """Draw F1 with and without looks over the resolution, and beside it the change by looks."""
+def _steps(report: ExperimentReport) -> Figure:
+    """Draw F1 over what changes step by step, and beside it the change by looks."""
     figure = _figure(9.0, 3.8)
     axis, gains = figure.subplots(1, 2)
     # A little apart, so that no interval hides another.
     apart = 0.01 * max(condition.position or 0 for condition in report.conditions.values())
     for series, colour in zip(ordered_series(report), COLOURS, strict=False):
-        off = apart * (series == NO_LOOKS)
+        off = apart * (series in (NO_LOOKS, RANDOM_TILES))
         conditions = points_of(report, series)
         points = [(position + off, one.metrics.get("F1")) for position, one in conditions]
         _line(axis, points, colour, series)
@@ -82,7 +89,7 @@ def _resolutions(report: ExperimentReport) -> Figure:
     gains.axhline(0, color="0.7", zorder=0)
     gains.set_ylabel("mean change of F1 by looks")
     for side in (axis, gains):
-        side.set_xlabel("pixels that the overview shows, longest side")
+        side.set_xlabel(STEPS[report.experiment])
     return figure
 
 

@@ -223,3 +223,23 @@ def test_what_cannot_be_compared_is_refused():
         run_experiment("coordinates", Needy, ToyScenes(), [0], [*ways, ways[0]])
     with pytest.raises(ConfigError, match=r"without: expected one of .*, got 'pixel, no l"):
         run_experiment("coordinates", Needy, ToyScenes(), [0], ways[:1])
+
+
+def test_looks_at_tiles_are_magnified_as_the_condition_says_and_random_ones_stay_the_same():
+    ways = {way.name: way for way in variations("magnification", RULES, seed=3)}
+    assert set(ways) == {
+        "own looks",
+        "no looks",
+        *(f"{where} tiles at {scale}x" for where in ("oracle", "random") for scale in (1, 2, 3, 4)),
+    }
+    scene = ToyScenes()[0]
+    for scale in (1, 2, 4):
+        for where in ("oracle", "random"):
+            way = ways[f"{where} tiles at {scale}x"]
+            assert (way.series, way.position) == (f"{where} tiles", scale)
+            group = way.condition.group(scene, 1, 0)
+            turn = group.step_member(0, "<think>a</think><look>[[0, 0, 9, 9]]</look>")
+            assert [crop.magnification for crop in turn.crops] == [scale] * len(turn.crops)
+            again = way.condition.group(scene, 1, 0)
+            shown = again.step_member(0, "<think>a</think><look>[[9, 0, 29, 9]]</look>").crops
+            assert [c.region.tolist() for c in shown] == [c.region.tolist() for c in turn.crops]
