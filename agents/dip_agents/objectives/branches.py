@@ -1,0 +1,192 @@
+"""Advantages of groups in which several answers follow each look.
+
+Axes: P scenes, L looks of one scene, K answers after each look, G = L K rollouts. The members of a
+*branch* share everything up to the end of their look, the *fork*.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from dip_agents.objectives.advantages import SAME_REWARD, SCALES
+from dip_agents.objectives.choices import UNBRANCHED
+from dip_env.errors import ConfigError
+
+
+@dataclass(frozen=True, eq=False)
+class BranchRewards:
+    """What the rollouts of one batch earned, by look and answer.
+
+    Args:
+        rewards: (P, L, K) of any float dtype.
+        looked: bool (P, L), False where a branch ended without a fork: its members are copies of
+            one rollout.
+        blank: C, how many answers of each branch, the last ones, see blank crops; below K.
+        accuracy: (P, L, K) weighted accuracy term, which is part of the rewards; read where C > 0.
+
+    Raises:
+        ValueError: for shapes that do not fit together, a number that is not finite, or a C that
+            leaves no answer with crops.
+    """
+
+    rewards: Tensor
+    looked: Tensor
+    blank: int = 0
+    accuracy: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        """Check the shapes."""
+        shape = tuple(self.rewards.shape)
+        if len(shape) != 3 or 0 in shape or shape[1] < 2:
+            raise ValueError(f"rewards: expected shape (P, L, K) with L >= 2, got {shape}")
+        if not bool(torch.isfinite(self.rewards).all()):
+            raise ValueError(f"rewards: expected finite numbers, got {self.rewards.tolist()}")
+        if tuple(self.looked.shape) != shape[:2]:
+            raise ValueError(f"looked: expected {shape[:2]}, got {tuple(self.looked.shape)}")
+        if not 0 <= self.blank < shape[2]:
+            raise ValueError(f"blank: expected 0 to {shape[2] - 1}, got {self.blank}")
+        if self.blank and (self.accuracy is None or tuple(self.accuracy.shape) != shape):
+            raise ValueError(f"accuracy: expected shape {shape} with blank answers")
+
+    @property
+    def real(self) -> int:
+        """K - C, the answers that see their crops."""
+        return self.rewards.shape[2] - self.blank
+
+
+@dataclass(frozen=True, eq=False)
+class BranchAdvantages:
+    """The advantages of branches.
+
+    Args:
+        looks: float32 (P, L), of all tokens up to the fork.
+        answers: float32 (P, L, K), of the tokens after it; 0 in branches without a fork.
+        informative: bool (P,), False where no token has an advantage.
+    """
+
+    looks: Tensor
+    answers: Tensor
+    informative: Tensor
+
+
+def branch_advantages(
+    found: BranchRewards, kind: str = "batch_std", eps: float = 1e-4
+) -> BranchAdvantages:
+    """Compare looks with looks, and answers with the other answers to the same look.
+
+    With the reward R[l,k] of answer k after look l, before the scale of the kind:
+
+    - ``A_look[l] = V[l] - mean_(l' != l) V[l']``, the value ``V[l] = mean_k R[l,k]``;
+    - ``A_answer[l,k] = R[l,k] - mean_(k' != k) R[l,k']``.
+
+    The value of a look is a mean over K answers, so its noise is that of one answer divided by
+    sqrt(K). Both baselines are independent of the tokens they are subtracted for, and every look is
+    in the loss K times, as often as there are answers to it. With the sum over all G rollouts
+    divided by G, a look therefore weighs 1/L and an answer 1/G, which are their shares of samples,
+    and the expected gradient is that of the expected reward. A branch without a fork is one sample:
+    its K copies have the same A_look and no A_answer.
+
+    With C blank answers in each branch, the value of a look is what its crops bring,
+    ``V[l] = mean_real R[l,k] - mean_blank a[l,k]`` with the weighted accuracy term a: the accuracy
+    with crops minus that without, and the other terms as they are. The look's expected gradient is
+    that of E[V]. Answers are compared with answers that saw as much: real ones with the other real
+    ones to the same look, blank ones with the blank ones; where there is one of its sort, with
+    those of the other looks. A blank answer is thus rewarded for accuracy like any other, and a
+    worse one is worth nothing to its own tokens: only the tokens of the look get V. The answers'
+    expected gradient is (K-C)/K of that of the real ones' reward and C/K of the blank ones'. A
+    branch without a fork has answered without crops. Its crops bring 0, and its accuracy is
+    compared with that of the blank answers of the other looks.
+
+    All differences are multiplied by (G-1)/G, which turns a difference to the mean of the others
+    into one to the mean of all, as in a group without branches; each kind then scales them as it
+    scales those, by the deviations of all rewards. ``rloo`` takes the factor back: its expected
+    gradient is that of the expected reward, that of ``dr_grpo`` (G-1)/G of it.
+
+    Source: ours, from leave-one-out means (RLOO, 2402.14740), values from several continuations of
+    one state (VinePPO, 2410.01679) and, for blank answers, counterfactual baselines (COMA,
+    1705.08926).
+
+    Args:
+        found: what was earned.
+        kind: of the advantage, see ``group_advantages``; not ``gdpo`` or ``gigpo``.
+        eps: added to the standard deviation, in units of reward.
+
+    Returns:
+        The advantages.
+
+    Raises:
+        ConfigError: for a kind that compares turns or terms by itself.
+    """
+    looks = _look_differences(found)
+    answers = _answer_differences(found.rewards.double(), found)
+    largest = torch.maximum(looks.abs().amax(dim=1), answers.abs().amax(dim=(1, 2)))
+    informative = largest > SAME_REWARD
+    scaled_looks = _scaled(looks[..., None].expand_as(answers), found, kind, eps)[..., 0]
+    scaled_answers = _scaled(answers, found, kind, eps)
+    return BranchAdvantages(
+        torch.where(informative[:, None], scaled_looks, 0.0).float(),
+        torch.where(informative[:, None, None], scaled_answers, 0.0).float(),
+        informative,
+    )
+
+
+def answer_part(
+    term_P_L_K: Tensor, found: BranchRewards, kind: str = "batch_std", eps: float = 1e-4
+) -> Tensor:
+    """Return how much of every ``A_answer`` comes from one weighted term (source: ours).
+
+    Args:
+        term_P_L_K: the term times its weight, (P, L, K).
+        found: what was earned in total.
+        kind: of the advantage.
+        eps: added to the standard deviation, in units of reward.
+
+    Returns:
+        (P, L, K).
+
+    Raises:
+        ConfigError: as ``branch_advantages``.
+    """
+    return _scaled(_answer_differences(term_P_L_K.double(), found), found, kind, eps)
+
+
+def _look_differences(found: BranchRewards) -> Tensor:
+    """Return (P, L) differences between the values of looks."""
+    rewards = found.rewards.double()
+    value = rewards[..., : found.real].mean(dim=2)
+    if not found.blank or found.accuracy is None:
+        return _to_others(value, dim=1)
+    blank = found.accuracy.double()[..., found.real :].mean(dim=2)
+    direct = torch.where(found.looked, 0.0, _to_others(blank, dim=1))
+    return _to_others(value - blank, dim=1) + direct
+
+
+def _answer_differences(values: Tensor, found: BranchRewards) -> Tensor:
+    """Return (P, L, K) differences between answers that saw as much; 0 without a fork."""
+    sorts = [values[..., : found.real], values[..., found.real :]]
+    compared = [_to_others(one, dim=2 if one.shape[2] > 1 else 1) for one in sorts if one.shape[2]]
+    # The only answer to a look is compared with nobody.
+    if values.shape[2] == 1:
+        compared = [torch.zeros_like(values)]
+    return torch.where(found.looked[..., None], torch.cat(compared, dim=2), 0.0)
+
+
+def _to_others(values: Tensor, dim: int) -> Tensor:
+    """Return values minus the mean of the others along an axis of two or more."""
+    count = values.shape[dim]
+    return (values - values.mean(dim=dim, keepdim=True)) * (count / (count - 1))
+
+
+def _scaled(differences: Tensor, found: BranchRewards, kind: str, eps: float) -> Tensor:
+    """Scale differences (P, L, K) to others as a kind scales those to the mean of a group."""
+    if kind in UNBRANCHED or kind not in SCALES:
+        known = sorted(set(SCALES) - set(UNBRANCHED))
+        raise ConfigError(f"kind: expected one of {known} with branches, got {kind!r}")
+    scenes, looks, answers = differences.shape
+    members = looks * answers
+    centred = differences.reshape(scenes, members) * ((members - 1) / members)
+    rewards = found.rewards.double().reshape(scenes, members)
+    return SCALES[kind](centred, rewards, eps).reshape(differences.shape)
