@@ -141,7 +141,7 @@ def _branched(
             records = rollout.stats.turn_records[branch.turns :]
             later = [answer if turn.looks_left else answer - part for turn in records]
             turns[row].append([look] * branch.turns + later)
-    values = (found.looks[..., None] + found.answers).reshape(len(groups), -1)
+    values = (found.looks[..., None] + found.answers).reshape(len(groups), -1).float()
     return Advantages(values, found.informative, turns)
 
 

@@ -62,8 +62,8 @@ class BranchAdvantages:
     """The advantages of branches.
 
     Args:
-        looks: float32 (P, L), of all tokens up to the fork.
-        answers: float32 (P, L, K), of the tokens after it; 0 in branches without a fork.
+        looks: float64 (P, L), of all tokens up to the fork.
+        answers: float64 (P, L, K), of the tokens after it; 0 in branches without a fork.
         informative: bool (P,), False where no token has an advantage.
     """
 
@@ -94,11 +94,12 @@ def branch_advantages(
     with crops minus that without, and the other terms as they are. The look's expected gradient is
     that of E[V]. Answers are compared with answers that saw as much: real ones with the other real
     ones to the same look, blank ones with the blank ones; where there is one of its sort, with
-    those of the other looks. A blank answer is thus rewarded for accuracy like any other, and a
-    worse one is worth nothing to its own tokens: only the tokens of the look get V. The answers'
-    expected gradient is (K-C)/K of that of the real ones' reward and C/K of the blank ones'. A
-    branch without a fork has answered without crops. Its crops bring 0, and its accuracy is
-    compared with that of the blank answers of the other looks.
+    those of the other looks. So a blank answer is rewarded for accuracy like any other, and no
+    token of an answer gains by a worse one. The tokens up to the fork do gain where blank answers
+    get worse; a thought before the look that leads these astray raises V, and the logged accuracy
+    of blank answers then falls. The answers' expected gradient is (K-C)/K of that of the real ones'
+    reward plus C/K of that of the blank ones'. A branch without a fork has answered without crops:
+    its crops bring 0, and its accuracy is compared with that of the blank answers of other looks.
 
     All differences are multiplied by (G-1)/G, which turns a difference to the mean of the others
     into one to the mean of all, as in a group without branches; each kind then scales them as it
@@ -127,8 +128,8 @@ def branch_advantages(
     scaled_looks = _scaled(looks[..., None].expand_as(answers), found, kind, eps)[..., 0]
     scaled_answers = _scaled(answers, found, kind, eps)
     return BranchAdvantages(
-        torch.where(informative[:, None], scaled_looks, 0.0).float(),
-        torch.where(informative[:, None, None], scaled_answers, 0.0).float(),
+        torch.where(informative[:, None], scaled_looks, 0.0),
+        torch.where(informative[:, None, None], scaled_answers, 0.0),
         informative,
     )
 
