@@ -103,6 +103,7 @@ def _causal(found: Advantages, groups: Sequence[RolloutGroup], kind: AdvantageKi
     if LOOK not in weights:
         raise ValueError(f"causal look_credit: expected a term {LOOK!r}, got {list(weights)}")
     part = term_part(terms, list(weights.values()), list(weights).index(LOOK), kind).tolist()
+    informative = found.informative.clone()
     turns: list[list[list[float]]] = [[] for _ in groups]
     for row, group in enumerate(groups):
         for member, rollout in enumerate(group.rollouts):
@@ -116,7 +117,9 @@ def _causal(found: Advantages, groups: Sequence[RolloutGroup], kind: AdvantageKi
                     for value, turn in zip(values, records, strict=True)
                 ]
             )
-    return Advantages(found.values, found.informative, turns)
+        # Where terms cancel to equal rewards, some turns still have an advantage.
+        informative[row] |= any(map(any, turns[row]))
+    return Advantages(found.values, informative, turns)
 
 
 def _branched(
@@ -129,7 +132,7 @@ def _branched(
     after = torch.zeros(shape, dtype=torch.float64)
     if look_credit == "causal":
         after = answer_part(_weighted(groups, LOOK).reshape(shape), earned, kind)
-        after = torch.where(found.informative[:, None, None], after, 0.0)
+    informative = found.informative.clone()
     turns: list[list[list[float]]] = []
     for row, group in enumerate(groups):
         turns.append([])
@@ -141,8 +144,9 @@ def _branched(
             records = rollout.stats.turn_records[branch.turns :]
             later = [answer if turn.looks_left else answer - part for turn in records]
             turns[row].append([look] * branch.turns + later)
+        informative[row] |= any(map(any, turns[row]))
     values = (found.looks[..., None] + found.answers).reshape(len(groups), -1).float()
-    return Advantages(values, found.informative, turns)
+    return Advantages(values, informative, turns)
 
 
 def branch_rewards(groups: Sequence[RolloutGroup]) -> BranchRewards:

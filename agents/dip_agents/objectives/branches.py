@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from dip_agents.objectives.advantages import SAME_REWARD, SCALES
+from dip_agents.objectives.advantages import SAME_REWARD, SCALES, has_scale
 from dip_agents.objectives.choices import UNBRANCHED
 from dip_env.errors import ConfigError
 
@@ -64,7 +64,7 @@ class BranchAdvantages:
     Args:
         looks: float64 (P, L), of all tokens up to the fork.
         answers: float64 (P, L, K), of the tokens after it; 0 in branches without a fork.
-        informative: bool (P,), False where no token has an advantage.
+        informative: bool (P,), False where no token has an advantage, or the kind has no scale.
     """
 
     looks: Tensor
@@ -124,7 +124,7 @@ def branch_advantages(
     looks = _look_differences(found)
     answers = _answer_differences(found.rewards.double(), found)
     largest = torch.maximum(looks.abs().amax(dim=1), answers.abs().amax(dim=(1, 2)))
-    informative = largest > SAME_REWARD
+    informative = (largest > SAME_REWARD) & _has_scale(found, kind, eps)
     scaled_looks = _scaled(looks[..., None].expand_as(answers), found, kind, eps)[..., 0]
     scaled_answers = _scaled(answers, found, kind, eps)
     return BranchAdvantages(
@@ -146,12 +146,14 @@ def answer_part(
         eps: added to the standard deviation, in units of reward.
 
     Returns:
-        (P, L, K).
+        (P, L, K); 0 where the term does not tell answers apart.
 
     Raises:
         ConfigError: as ``branch_advantages``.
     """
-    return _scaled(_answer_differences(term_P_L_K.double(), found), found, kind, eps)
+    differences = _answer_differences(term_P_L_K.double(), found)
+    differ = (differences.abs().amax(dim=(1, 2)) > SAME_REWARD) & _has_scale(found, kind, eps)
+    return torch.where(differ[:, None, None], _scaled(differences, found, kind, eps), 0.0)
 
 
 def _look_differences(found: BranchRewards) -> Tensor:
@@ -181,11 +183,20 @@ def _to_others(values: Tensor, dim: int) -> Tensor:
     return (values - values.mean(dim=dim, keepdim=True)) * (count / (count - 1))
 
 
-def _scaled(differences: Tensor, found: BranchRewards, kind: str, eps: float) -> Tensor:
-    """Scale differences (P, L, K) to others as a kind scales those to the mean of a group."""
+def _has_scale(found: BranchRewards, kind: str, eps: float) -> Tensor:
+    _check_kind(kind)
+    return has_scale(found.rewards.double().flatten(1), kind, eps)
+
+
+def _check_kind(kind: str) -> None:
     if kind in UNBRANCHED or kind not in SCALES:
         known = sorted(set(SCALES) - set(UNBRANCHED))
         raise ConfigError(f"kind: expected one of {known} with branches, got {kind!r}")
+
+
+def _scaled(differences: Tensor, found: BranchRewards, kind: str, eps: float) -> Tensor:
+    """Scale differences (P, L, K) to others as a kind scales those to the mean of a group."""
+    _check_kind(kind)
     scenes, looks, answers = differences.shape
     members = looks * answers
     centred = differences.reshape(scenes, members) * ((members - 1) / members)

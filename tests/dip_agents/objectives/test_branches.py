@@ -113,7 +113,10 @@ def test_a_group_is_informative_where_any_token_has_an_advantage():
     # Equal rewards, of which the accuracy of one look is with its crops only.
     accuracy = [[[0.5, 0.3], [0.5, 0.5]]]
     equal = earned([[[0.5, 0.5], [0.5, 0.5]]], None, 1, accuracy)
-    assert branch_advantages(equal).informative.tolist() == [True]
+    assert branch_advantages(equal, "rloo").informative.tolist() == [True]
+    # A deviation of 0 does not tell how much that is.
+    assert branch_advantages(equal, "batch_std").informative.tolist() == [False]
+    assert not branch_advantages(equal, "grpo").looks.any()
 
 
 def test_nothing_is_gained_by_answering_worse_without_crops():
