@@ -173,8 +173,8 @@ INSIDE: dict[str, str] = {
     ),
     "dip_agents.models.tiny": "tokenizer vocabulary model",
     "dip_agents.objectives": (
-        "choices token_stats advantages aggregation branches entropy importance kl surrogates turns "
-        "losses"
+        "choices token_stats advantages aggregation branches entropy importance kl surrogates "
+        "turns losses"
     ),
     "dip_agents.policies": "base formatting oracle_looks scripted server vlm oracle",
     "dip_agents.runtime": (
