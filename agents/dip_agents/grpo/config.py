@@ -38,8 +38,9 @@ class GRPOConfig:
     group_size: int = 8
     """G, rollouts of each scene."""
     answers_per_look: int = 1
-    """K, answers that follow each look and tell what it is worth; a divisor of ``group_size`` that
-    leaves two looks or more, see ``branch_advantages``."""
+    """K, answers that follow each look and tell what it is worth; a divisor of ``group_size``. At
+    the same group size there are K times fewer looks to compare, so raise it with K; four looks or
+    more are advised, two are needed. See ``branch_advantages``."""
     blank_answers: int = 0
     """Of these, how many see blank crops: a look is then worth what its crops add to accuracy."""
     learning_rate: float = 1e-5

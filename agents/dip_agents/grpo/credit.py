@@ -42,12 +42,12 @@ def compute_advantages(
         turn_weight: of the turns' part in ``gigpo``.
         turn_discount: of later rewards in ``gigpo``, per turn.
         look_credit: ``episode`` credits the look term to every turn of a rollout, ``causal`` to
-            the turns that could still look: ``A_t = A - A_look`` for a turn t without a look left,
-            where ``A_look`` is the look term's part of A (``term_part``). Ambiguity is measured on
-            the siblings, so that no token after the last look can change the own term: there it
-            is noise, and leaving it out does not change the expected gradient of the own reward
+            the turns that could still look: a turn without a look left has ``A - P``, with the look
+            term's part P of the rollout's advantage A (``term_part``). Ambiguity is measured on the
+            siblings, so that no token after the last look can change the own term: there it is
+            noise, and leaving it out does not change the expected gradient of the own reward
             (source: ours). It also leaves out that an answer moves the look terms of its siblings,
-            to which the own is compared. Answers after a fork lose it alike.
+            which its own is compared with. Answers after a fork lose it likewise.
 
     Returns:
         The advantages.

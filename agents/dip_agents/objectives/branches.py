@@ -82,12 +82,19 @@ def branch_advantages(
     - ``A_look[l] = V[l] - mean_(l' != l) V[l']``, the value ``V[l] = mean_k R[l,k]``;
     - ``A_answer[l,k] = R[l,k] - mean_(k' != k) R[l,k']``.
 
-    The value of a look is a mean over K answers, so its noise is that of one answer divided by
-    sqrt(K). Both baselines are independent of the tokens they are subtracted for, and every look is
-    in the loss K times, as often as there are answers to it. With the sum over all G rollouts
-    divided by G, a look therefore weighs 1/L and an answer 1/G, which are their shares of samples,
-    and the expected gradient is that of the expected reward. A branch without a fork is one sample:
-    its K copies have the same A_look and no A_answer.
+    The value of a look is a mean over K answers, which divides the noise that they add to it by
+    sqrt(K); what comes before the fork is sampled once for all of them. At the same G, however,
+    there are K times fewer looks, each compared with fewer others, and the gradient becomes
+    noisier: raise G with K, and keep L at four or more. (In the enumerated policy of the tests,
+    with noise of +-.5 on every reward, the variance of the look's gradient is .025 for 8 looks with
+    one answer each, .018 for 8 with two and .042 for 4 with two.)
+
+    Both baselines are independent of the tokens they are subtracted for, up to the look terms of
+    other branches, which are measured on the answers of this one. Every look is in the loss K
+    times, as often as there are answers to it. With the sum over all G rollouts divided by G, a
+    look therefore weighs 1/L and an answer 1/G, which are their shares of samples, and the expected
+    gradient is that of the expected reward. A branch without a fork is one sample: its K copies
+    have the same A_look and no A_answer.
 
     With C blank answers in each branch, the value of a look is what its crops bring,
     ``V[l] = mean_real R[l,k] - mean_blank a[l,k]`` with the weighted accuracy term a: the accuracy

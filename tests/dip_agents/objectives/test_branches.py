@@ -225,6 +225,19 @@ class Enumerated:
         of_trunk = np.einsum("p,pl,plt->t", chance, look, trunks) * self.count / size
         return of_trunk, np.einsum("p,plk,plkabc->abc", chance, answer, answers) / size
 
+    def look_noise(self, looks):
+        """Return the variance of the first choice's gradient over every group of some looks."""
+        groups = list(itertools.product(list(self.branches()), repeat=looks))
+        chance, rewards, looked, trunks = (
+            np.array([[branch[part] for branch in group] for group in groups], dtype=float)
+            for part in (0, 1, 3, 4)
+        )
+        found = branch_advantages(earned(rewards, looked > 0), "rloo").looks.numpy()
+        gradients = np.einsum("pl,plt->pt", found, trunks) / looks
+        chance = chance.prod(axis=1)[:, None]
+        mean = (chance * gradients).sum(axis=0)
+        return float((chance * (gradients - mean) ** 2).sum())
+
     def values(self):
         """Return the expected accuracy by look, without and with crops."""
         return (torch.softmax(self.answer, 2) * self.accuracy).sum(dim=2)
@@ -266,3 +279,10 @@ def test_with_blank_answers_looks_follow_what_crops_bring_and_answers_their_rewa
     np.testing.assert_allclose(found[1], said, atol=1e-10)
     # More accuracy moves the blank answers up, whatever the looks are worth.
     assert float((torch.from_numpy(found[1])[:, 0] * policy.accuracy[:, 0]).sum()) > 0
+
+
+def test_more_answers_calm_the_gradient_of_as_many_looks_and_not_that_of_fewer():
+    one, two = Enumerated(answers=1, noise=0.5), Enumerated(answers=2, noise=0.5)
+    assert two.look_noise(looks=2) < 0.8 * one.look_noise(looks=2)
+    # In groups of four, either four looks with an answer each or two with two.
+    assert two.look_noise(looks=2) > 1.2 * one.look_noise(looks=4)
