@@ -28,6 +28,8 @@ PRIOR_VISIBLE_SLOPE = 10.0
 """Change in log-odds from a visible share of 0 to 1."""
 MIN_SUPPORT = 2
 """Fewest siblings that must invent a box for it to be an item."""
+SiblingTable = NDArray[np.bool_]
+"""(G, G), True at [g, h] where the answer of rollout h enters the ambiguity of rollout g."""
 _PAIRS_AT_ONCE = 1_000_000
 
 
@@ -51,12 +53,14 @@ def sibling_ambiguity(
     thresholds: Sequence[float] = (0.5,),
     matches: Sequence[Sequence[Matches]] | None = None,
     invented_weight: float = 0.0,
+    siblings: SiblingTable | None = None,
 ) -> list[AmbiguousItems]:
     """Measure for each rollout of a group where its siblings disagree (source: ours).
 
-    For rollout g, over its siblings h != g: a true instance i weighs ``4 Var_h(u[h, i])``, u being
-    the share of the thresholds at which h finds i, so ``4 p (1 - p)`` at one threshold that a share
-    p of them reaches. A rollout's own answer does not enter its own items.
+    For rollout g, over its siblings h (all others unless given): a true instance i weighs
+    ``4 Var_h(u[h, i])``, u being the share of the thresholds at which h finds i, so ``4 p (1 - p)``
+    at one threshold that a share p of them reaches. A rollout's own answer does not enter its own
+    items.
 
     What u measures is what the accuracy term credits. With the IoU of the match instead, boxes that
     match more or less well are ambiguous at no cost in accuracy, and siblings that agree to shrink
@@ -73,9 +77,13 @@ def sibling_ambiguity(
         thresholds: least IoU for a match, one or several.
         matches: of each answer, at each threshold; computed without them.
         invented_weight: of the clusters, in [0, 1].
+        siblings: (G, G), whether rollout h is a sibling of g, see ``sibling_table``.
 
     Returns:
         One ``AmbiguousItems`` per rollout: the ground truth first, then the clusters.
+
+    Raises:
+        ValueError: for a table of another shape, or with a rollout as its own sibling.
     """
     preds = [as_boxes(answer) for answer in answers]
     truth = as_boxes(truth)
@@ -88,13 +96,15 @@ def sibling_ambiguity(
     for row, at_thresholds in zip(found_at, matches, strict=True):
         for match in at_thresholds:
             row[match.truth] += 1
-    people = [AmbiguousItems(truth, w) for w in _spread_of_others(found_at, len(thresholds))]
+    table = sibling_table(len(preds), siblings)
+    spread = _spread_of_siblings(found_at, len(thresholds), table)
+    people = [AmbiguousItems(truth, weights) for weights in spread]
     if not invented_weight:
         return people
     strays = _Strays.of(preds, [found[0] for found in matches], thresholds[0])
     items = []
-    for g, known in enumerate(people):
-        boxes, shares = strays.clusters_without(g, len(preds) - 1)
+    for known, counted in zip(people, table, strict=True):
+        boxes, shares = strays.clusters_among(counted)
         weights = 4.0 * invented_weight * shares * (1.0 - shares)
         items.append(
             AmbiguousItems(
@@ -102,6 +112,29 @@ def sibling_ambiguity(
             )
         )
     return items
+
+
+def sibling_table(count: int, siblings: SiblingTable | None = None) -> SiblingTable:
+    """Return whose answers enter the ambiguity of each rollout of a group.
+
+    Args:
+        count: G rollouts.
+        siblings: (G, G), True at [g, h] where rollout h is a sibling of g; by default all others.
+
+    Returns:
+        The table.
+
+    Raises:
+        ValueError: for another shape, or a rollout that is its own sibling.
+    """
+    if siblings is None:
+        return ~np.eye(count, dtype=np.bool_)
+    table = np.asarray(siblings, dtype=np.bool_)
+    if table.shape != (count, count):
+        raise ValueError(f"siblings: expected shape {(count, count)}, got {table.shape}")
+    if own := np.flatnonzero(table.diagonal()).tolist():
+        raise ValueError(f"siblings: expected no rollout to be its own, got {own}")
+    return table
 
 
 def prior_ambiguity(
@@ -170,14 +203,14 @@ class _Strays:
         boxes, owners = boxes[order], owners[order]
         return cls(boxes, owners, _overlapping_pairs(boxes, owners, threshold))
 
-    def clusters_without(self, g: int, siblings: int) -> tuple[Boxes, NDArray[np.float64]]:
-        """Return what two or more siblings of g share: (K, 4) mean boxes, (K,) shares of them."""
-        mine = self.owners == g
-        boxes, owners = self.boxes[~mine], self.owners[~mine]
+    def clusters_among(self, siblings: NDArray[np.bool_]) -> tuple[Boxes, NDArray[np.float64]]:
+        """Return what two or more siblings (G,) share: (K, 4) mean boxes, (K,) shares of them."""
+        kept = siblings[self.owners]
+        boxes, owners = self.boxes[kept], self.owners[kept]
         if not len(boxes):
             return np.zeros((0, 4)), np.zeros(0)
-        index = np.cumsum(~mine) - 1
-        edges = index[self.edges[:, ~mine[self.edges].any(axis=0)]]
+        index = np.cumsum(kept) - 1
+        edges = index[self.edges[:, kept[self.edges].all(axis=0)]]
         count, label = _components(edges, len(boxes))
         sizes = np.bincount(label, minlength=count)
         sums = [np.bincount(label, weights=side, minlength=count) for side in boxes.T]
@@ -186,7 +219,7 @@ class _Strays:
         support = np.bincount(present, minlength=count)
         shared = support >= MIN_SUPPORT
         means = np.stack(sums, axis=1) / sizes[:, None]
-        return means[shared], support[shared] / siblings
+        return means[shared], support[shared] / int(siblings.sum())
 
 
 def _overlapping_pairs(
@@ -246,15 +279,17 @@ def _batches(counts: NDArray[np.intp]) -> list[NDArray[np.intp]]:
     return np.split(np.arange(len(counts)), np.flatnonzero(np.diff(batch)) + 1)
 
 
-def _spread_of_others(counts: NDArray[np.int64], most: int) -> NDArray[np.float64]:
-    """Four times the variance of counts (G, M) / most over all rows but one, for each of these.
+def _spread_of_siblings(
+    counts: NDArray[np.int64], most: int, siblings: SiblingTable
+) -> NDArray[np.float64]:
+    """Four times the variance of counts (G, M) / most over the siblings (G, G) of each row.
 
     From sums of integers, so that it is exactly 0 where all agree.
     """
-    others = len(counts) - 1
-    if others < 1:
-        return np.zeros(counts.shape)
-    sums, squares = (part.sum(axis=0) - part for part in (counts, counts**2))
+    table = siblings.astype(np.int64)
+    # Without a sibling all sums are 0, and so is the spread.
+    others = np.maximum(table.sum(axis=1, keepdims=True), 1)
+    sums, squares = table @ counts, table @ counts**2
     spread: NDArray[np.float64] = 4.0 * (others * squares - sums**2) / (others * most) ** 2
     return spread
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from dip_env.ambiguity import SiblingTable, sibling_table
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
 from dip_env.errors import ConfigError, EpisodeOverError
@@ -25,10 +26,13 @@ class EpisodeGroup:
         config: the rules of every member.
         group_size: number of members, at least 1.
         scene_index: index of the scene in its source, where it has one.
-        new_episode: starts a member; takes the arguments of ``Episode``.
+        new_episode: starts a member, or one for each member; takes the arguments of ``Episode``.
+        siblings: (G, G), whose answers the look term of each member is measured on; all others
+            by default, see ``score_group``.
 
     Raises:
         ConfigError: for a group without members.
+        ValueError: for ``siblings`` or ``new_episode`` of another number of members.
     """
 
     def __init__(
@@ -38,18 +42,22 @@ class EpisodeGroup:
         group_size: int = 1,
         scene_index: int | None = None,
         *,
-        new_episode: Callable[..., Episode] = Episode,
+        new_episode: Callable[..., Episode] | Sequence[Callable[..., Episode]] = Episode,
+        siblings: SiblingTable | None = None,
     ) -> None:
         """Start every member with the same first message."""
         if group_size < 1:
             raise ConfigError(f"group_size: expected an integer >= 1, got {group_size!r}")
         self.scene = scene
         self.config = config or EpisodeConfig()
-        first = new_episode(scene, self.config, scene_index)
+        self.siblings = None if siblings is None else sibling_table(group_size, siblings)
+        starts = [new_episode] * group_size if callable(new_episode) else list(new_episode)
+        if len(starts) != group_size:
+            raise ValueError(f"new_episode: expected {group_size}, got {len(starts)}")
+        first = starts[0](scene, self.config, scene_index)
         self.episodes = [first]
         self.episodes += [
-            new_episode(scene, self.config, scene_index, opening=first.opening)
-            for _ in range(group_size - 1)
+            start(scene, self.config, scene_index, opening=first.opening) for start in starts[1:]
         ]
         self.scores: list[Score] = []
         """The score of each member; empty before the end."""
@@ -155,4 +163,4 @@ class EpisodeGroup:
     def _score(self) -> None:
         """Score all members together."""
         outcomes = [episode.outcome for episode in self.episodes]
-        self.scores = score_group(outcomes, self.scene, self.config)
+        self.scores = score_group(outcomes, self.scene, self.config, self.siblings)

@@ -14,7 +14,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dip_env.actions import Answer, Look, Segment, Think
-from dip_env.ambiguity import AmbiguousItems, prior_ambiguity, sibling_ambiguity
+from dip_env.ambiguity import (
+    AmbiguousItems,
+    SiblingTable,
+    prior_ambiguity,
+    sibling_ambiguity,
+    sibling_table,
+)
 from dip_env.boxes import Boxes, BoxesLike, Union, clip_boxes
 from dip_env.config import AccuracyKind, EpisodeConfig, IouRule, RewardConfig, iou_thresholds
 from dip_env.errors import ConfigError
@@ -275,13 +281,20 @@ def look_reference(config: EpisodeConfig, group_size: int) -> LookReference:
     return "siblings" if wanted else "prior"
 
 
-def score_group(outcomes: Sequence[Outcome], scene: Scene, config: EpisodeConfig) -> list[Score]:
+def score_group(
+    outcomes: Sequence[Outcome],
+    scene: Scene,
+    config: EpisodeConfig,
+    siblings: SiblingTable | None = None,
+) -> list[Score]:
     """Score the rollouts of one scene.
 
     With three rollouts or more, ambiguity is where the siblings of a rollout disagree; with fewer,
     or with ``config.reward.ambiguity`` "annotation", it is the prior from the annotation. Ground
     truth, ignore regions and answers are clipped to the scene first: amodal boxes may run outside,
     and a predicted box that lies outside altogether is a false positive.
+
+    Where not all others are ``siblings``, each rollout needs two of them, or all get the prior.
 
     Under rules without looks (``max_looks`` 0) the look term is 0 whatever a policy does, so its
     weight cannot be earned: compare conditions with and without looks by accuracy or F1, not by
@@ -291,18 +304,30 @@ def score_group(outcomes: Sequence[Outcome], scene: Scene, config: EpisodeConfig
         outcomes: one per rollout.
         scene: the scene they share.
         config: the rules of the episode.
+        siblings: (G, G), whose answers the look term of each rollout is measured on, see
+            ``sibling_table``.
 
     Returns:
         One score per rollout, in order.
+
+    Raises:
+        ValueError: for a table of siblings of another shape.
     """
     rule = config.reward
     truth = clip_boxes(scene.truth, scene.size)
     ignore_boxes = clip_boxes(scene.ignore_boxes, scene.size)
     answers = [clip_boxes(outcome.answer, scene.size) for outcome in outcomes]
     matches = [_match_all(o, rule.iou) for o in overlaps(answers, truth, ignore_boxes)]
-    if look_reference(config, len(outcomes)) == "siblings":
+    table = sibling_table(len(outcomes), siblings)
+    if look_reference(config, 1 + int(table.sum(axis=1).min(initial=len(outcomes)))) == "siblings":
         items = sibling_ambiguity(
-            answers, truth, ignore_boxes, iou_thresholds(rule.iou), matches, rule.invented_weight
+            answers,
+            truth,
+            ignore_boxes,
+            iou_thresholds(rule.iou),
+            matches,
+            rule.invented_weight,
+            table,
         )
     else:
         items = [_prior(scene, truth, config)] * len(outcomes)

@@ -162,7 +162,7 @@ INSIDE: dict[str, str] = {
     "dip_agents.experiments": "kinds measures pictures report markdown plot run",
     "dip_agents.glimpse": "baselines detectors sb3_policy",
     "dip_agents.grpo": (
-        "box_stats reward_schedule config rollouts batch credit gather metrics "
+        "box_stats branches reward_schedule config rollouts batch credit gather metrics "
         "completion_rows updater trainer run"
     ),
     "dip_agents.models": (
@@ -173,7 +173,8 @@ INSIDE: dict[str, str] = {
     ),
     "dip_agents.models.tiny": "tokenizer vocabulary model",
     "dip_agents.objectives": (
-        "choices token_stats advantages aggregation entropy importance kl surrogates turns losses"
+        "choices token_stats advantages aggregation branches entropy importance kl surrogates "
+        "turns losses"
     ),
     "dip_agents.policies": "base formatting oracle_looks scripted server vlm oracle",
     "dip_agents.runtime": (

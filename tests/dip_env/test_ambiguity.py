@@ -5,7 +5,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dip_env.ambiguity import detectability, prior_ambiguity, sibling_ambiguity
+from dip_env.ambiguity import (
+    detectability,
+    prior_ambiguity,
+    sibling_ambiguity,
+    sibling_table,
+)
 
 law = settings(deadline=None, max_examples=50)
 
@@ -191,3 +196,72 @@ def test_the_prior_is_a_share(instances):
     shares, heights = zip(*instances, strict=True) if instances else ((), ())
     weights = prior_ambiguity([ONE] * len(instances), shares, heights).weights
     assert ((weights >= 0) & (weights <= 1)).all()
+
+
+def other_branches(*branches):
+    """Return a table in which the siblings of a rollout are those of other branches."""
+    return np.array(branches)[:, None] != np.array(branches)
+
+
+def test_only_the_siblings_given_are_asked():
+    # Rollouts 0 and 1 are of one branch. Of the others one of two finds the person, of the two of
+    # the first branch both.
+    answers = [[ONE], [ONE], [ONE], []]
+    items = sibling_ambiguity(answers, [ONE], [], siblings=other_branches(0, 0, 1, 1))
+    assert [item.weights.tolist() for item in items] == [[1.0], [1.0], [0.0], [0.0]]
+
+
+def test_an_invention_counts_among_the_siblings_given():
+    answers = [[GHOST], [GHOST], [GHOST], [GHOST], [], []]
+    table = other_branches(0, 0, 1, 1, 2, 2)
+    items = sibling_ambiguity(answers, [], [], invented_weight=1, siblings=table)
+    # Two of four siblings share it; seen from the last branch, four of four do.
+    assert [item.weights.tolist() for item in items] == [[1.0]] * 4 + [[0.0]] * 2
+
+
+@law
+@given(st.lists(box_lists, min_size=3, max_size=5), box_lists, box_lists, st.floats(0, 1))
+def test_without_a_table_all_others_are_siblings_bit_for_bit(answers, truth, ignore, weight):
+    rules = {"thresholds": (0.5, 0.7), "invented_weight": weight}
+    table = other_branches(*range(len(answers)))
+    given_table = sibling_ambiguity(answers, truth, ignore, **rules, siblings=table)
+    for one, other in zip(
+        sibling_ambiguity(answers, truth, ignore, **rules), given_table, strict=True
+    ):
+        assert one.boxes.tobytes() == other.boxes.tobytes()
+        assert one.weights.tobytes() == other.weights.tobytes()
+
+
+@law
+@given(
+    st.lists(box_lists, min_size=6, max_size=6),
+    box_lists,
+    box_lists,
+    st.lists(box_lists, min_size=2, max_size=2),
+)
+def test_no_answer_of_a_branch_moves_the_items_of_that_branch(answers, truth, ignore, others):
+    table = other_branches(0, 0, 1, 1, 2, 2)
+
+    def measured(answers):
+        return sibling_ambiguity(
+            answers, truth, ignore, (0.5, 0.7), invented_weight=1, siblings=table
+        )
+
+    for first in (0, 2, 4):
+        changed = [*answers[:first], *others, *answers[first + 2 :]]
+        before, after = measured(answers), measured(changed)
+        for member in (first, first + 1):
+            np.testing.assert_array_equal(before[member].boxes, after[member].boxes)
+            np.testing.assert_array_equal(before[member].weights, after[member].weights)
+
+
+def test_a_rollout_without_siblings_has_nothing_ambiguous():
+    items = sibling_ambiguity([[ONE], []], [ONE], [], siblings=np.zeros((2, 2), bool))
+    assert [item.weights.tolist() for item in items] == [[0.0], [0.0]]
+
+
+def test_a_table_of_another_shape_or_with_oneself_is_named():
+    with pytest.raises(ValueError, match=r"siblings: expected shape \(3, 3\), got \(2, 2\)"):
+        sibling_table(3, other_branches(0, 1))
+    with pytest.raises(ValueError, match=r"expected no rollout to be its own, got \[1\]"):
+        sibling_table(2, np.array([[False, True], [True, True]]))

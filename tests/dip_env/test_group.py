@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
+import numpy as np
 import pytest
 
 from dip_env.config import EpisodeConfig
@@ -124,3 +126,40 @@ def test_stepping_after_the_end_is_an_error(toy):
 def test_a_group_needs_a_member(toy):
     with pytest.raises(ConfigError, match="group_size: expected an integer >= 1, got 0"):
         EpisodeGroup(toy[0], group_size=0)
+
+
+def test_no_answer_after_a_look_moves_the_term_of_that_look(toy):
+    branches = np.array([0, 0, 1, 1])
+    terms = set()
+    for own in (answer(LEFT), answer(RIGHT), EMPTY):
+        group = EpisodeGroup(toy[0], group_size=4, siblings=branches[:, None] != branches)
+        group.step([LOOK_LEFT] * 4)
+        turns = group.step([own, answer(LEFT), answer(LEFT), EMPTY])
+        terms.add((turns[0].result.terms.look, turns[1].result.terms.look))
+    # One of the two other answers finds the left person, whatever the own ones say.
+    ((first, second),) = terms
+    assert first == second > 0.8
+
+
+def test_two_members_of_other_branches_are_enough_to_disagree_and_one_is_not(toy):
+    # With fewer the prior is asked, which does not depend on what siblings answer.
+    for branches, moved in (([0, 0, 1, 1], True), ([0, 0, 0, 1], False)):
+        table = np.array(branches)[:, None] != np.array(branches)
+        looks = set()
+        for other in (answer(LEFT), EMPTY):
+            group = EpisodeGroup(toy[0], group_size=4, siblings=table)
+            group.step([LOOK_LEFT] * 4)
+            turns = group.step([EMPTY, EMPTY, EMPTY, other])
+            looks.add(turns[0].result.terms.look)
+        assert (len(looks) > 1) == moved
+
+
+def test_members_can_start_in_their_own_ways(toy):
+    class Marked(Episode):
+        pass
+
+    group = EpisodeGroup(toy[0], group_size=3, new_episode=[Episode, Marked, partial(Episode)])
+    assert [type(episode) for episode in group.episodes] == [Episode, Marked, Episode]
+    assert group.episodes[1].opening is group.episodes[0].opening
+    with pytest.raises(ValueError, match="new_episode: expected 3, got 2"):
+        EpisodeGroup(toy[0], group_size=3, new_episode=[Episode, Episode])

@@ -8,6 +8,7 @@ from gymnasium.wrappers import TimeLimit
 from PIL import Image
 
 from dip_env import DIPCrowdEnv, Episode, EpisodeConfig, EpisodeGroup, RewardConfig, ToyScenes
+from dip_wrappers.controls import blank_crops
 from dip_wrappers.trace_writer import to_json
 from dip_wrappers.traces import (
     EpisodeTrace,
@@ -325,3 +326,32 @@ def test_sources_describe_themselves_without_addresses():
 
     assert describe_source(Named()) == "Named(seed=3)"
     assert " at 0x" not in describe_source(ToyScenes())
+
+
+def test_a_group_with_branches_and_blank_crops_is_recorded_as_it_was_shown(tmp_path):
+    branches = np.array([0, 0, 1, 1])
+    group = EpisodeGroup(
+        ToyScenes()[1],
+        EpisodeConfig(),
+        4,
+        scene_index=1,
+        new_episode=[Episode, blank_crops().episode] * 2,
+        siblings=branches[:, None] != branches,
+    )
+    with TraceWriter(tmp_path, "toy") as writer:
+        recorder = GroupRecorder(writer, group)
+        recorder.step([LOOK] * 4, group.step([LOOK] * 4))
+        answers = [ANSWER, "<answer>[]</answer>", ANSWER, ANSWER]
+        turns = group.step(answers)
+        recorder.step(answers, turns)
+    traces = load_traces(tmp_path)
+    assert [trace.control for trace in traces] == [None, "crops blanked"] * 2
+    assert [trace.siblings for trace in traces] == [(2, 3), (2, 3), (0, 1), (0, 1)]
+    shown = [trace.image(trace.turns[0].crops[0]) for trace in traces]
+    assert [bool((image == 128).all()) for image in shown] == [False, True] * 2
+    # Scored again from any order, on the same siblings.
+    again = rescore(traces[::-1], EpisodeConfig().reward)[::-1]
+    assert [one.reward for one in again] == [turn.reward for turn in turns]
+    replay(traces[1], ToyScenes(), blank_crops())
+    with pytest.raises(ReplayMismatchError, match="crops blanked: turn 0: crop 0"):
+        replay(traces[1], ToyScenes())

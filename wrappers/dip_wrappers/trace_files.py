@@ -4,7 +4,7 @@ A folder holds ``turns-0000.jsonl``, ``turns-0001.jsonl``, ... (one file for eac
 runs and workers never write into each other's) and ``images/``. Every line is one JSON object with
 ``kind`` and ``episode``:
 
-- ``start``: scene, config, seed, source, group, the first message, the overview;
+- ``start``: scene, config, seed, source, group, control, the first message, the overview;
 - ``turn``: the action, the message and crops that came back, reward, info;
 - ``end``: total reward, reward terms, and the ground truth the episode was scored with.
 
@@ -78,6 +78,9 @@ class Trace:
         group: name shared by the rollouts of one group, None for a single episode.
         group_size: how many rollouts the group had.
         member: index in the group.
+        siblings: members whose answers the look term was measured on, None for all others.
+        control: name of the control it was played under, such as ``crops blanked``, None for none;
+            images and regions are those that the policy was shown.
         prompt: text of the first message.
         overview: file of the overview, relative to the folder.
         turns: the actions in order.
@@ -103,6 +106,8 @@ class Trace:
     reward: float | None = None
     terms: dict[str, float] = field(default_factory=dict)
     truth: dict[str, Any] | None = None
+    siblings: tuple[int, ...] | None = None
+    control: str | None = None
 
     @property
     def ended(self) -> bool:
@@ -199,6 +204,8 @@ def _add(episodes: dict[str, dict[str, Any]], record: dict[str, Any], folder: Pa
     if kind == "start":
         config = record.pop("config")
         config = EpisodeConfig(**{**config, "reward": RewardConfig(**config["reward"])})
+        if record.get("siblings") is not None:
+            record["siblings"] = tuple(record["siblings"])
         episodes[name] = {**record, "folder": folder, "config": config, "turns": []}
     elif kind == "turn":
         del record["episode"], record["turn"]

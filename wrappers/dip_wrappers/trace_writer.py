@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from PIL import Image
 from dip_env.episode import Episode
 from dip_env.messages import Turn
 from dip_env.scenes.base import Scene
+from dip_wrappers.controlled import ControlledEpisode
 
 
 def to_json(value: Any) -> Any:
@@ -109,6 +110,7 @@ class TraceWriter:
         group: str | None = None,
         group_size: int = 1,
         member: int = 0,
+        siblings: Sequence[int] | None = None,
     ) -> str:
         """Record the beginning of an episode.
 
@@ -118,6 +120,7 @@ class TraceWriter:
             group: name shared by the rollouts of its group, from ``new_group``.
             group_size: how many rollouts the group has.
             member: its index in the group.
+            siblings: members whose answers its look term is measured on; None for all others.
 
         Returns:
             The episode's name in this folder, for ``turn`` and ``end``.
@@ -126,6 +129,7 @@ class TraceWriter:
         self._count += 1
         self._steps[name] = 0
         first = episode.transcript[0]
+        controlled = episode if isinstance(episode, ControlledEpisode) else None
         self._write(
             {
                 "kind": "start",
@@ -138,6 +142,8 @@ class TraceWriter:
                 "group": group,
                 "group_size": group_size,
                 "member": member,
+                "siblings": siblings,
+                "control": controlled.control.name if controlled else None,
                 "prompt": first.text,
                 "overview": self._save(first.images[0], f"{name}-overview"),
             }

@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from dip_env.ambiguity import SiblingTable
 from dip_env.config import RewardConfig
 from dip_env.episode import Episode
 from dip_env.errors import EpisodeOverError
@@ -130,8 +131,16 @@ class GroupRecorder:
         self._finished = False
         size = len(group.episodes)
         key = writer.new_group() if size > 1 else None
+        table = group.siblings
         self._names = [
-            writer.start(episode, seed=seed, group=key, group_size=size, member=member)
+            writer.start(
+                episode,
+                seed=seed,
+                group=key,
+                group_size=size,
+                member=member,
+                siblings=None if table is None else np.flatnonzero(table[member]).tolist(),
+            )
             for member, episode in enumerate(group.episodes)
         ]
 
@@ -213,7 +222,7 @@ def replay(trace: Trace, source: SceneSource, control: Control | None = None) ->
     if trace.scene_index is None:
         raise TraceError(f"episode {trace.episode}: expected a scene index, got None")
     scene = source[trace.scene_index]
-    name = f"episode {trace.episode}"
+    name = f"episode {trace.episode}" + (f", {trace.control}" if trace.control else "")
     _same_value(trace.scene_id, scene.scene_id, f"{name}: scene id")
     grouped = trace.group_size > 1
     start = control.episode if control else Episode
@@ -307,4 +316,19 @@ def _score(
         for turn in trace.turns:
             episode.advance(turn.action)
         outcomes.append(episode.outcome)
-    return score_group(outcomes, scene, replace(first.config, reward=reward))
+    return score_group(outcomes, scene, replace(first.config, reward=reward), _siblings(members))
+
+
+def _siblings(members: Sequence[Trace]) -> SiblingTable | None:
+    """Return whose answers the look term of each member was measured on, None for all others.
+
+    Members come in any order; a trace names its siblings by their index in the group.
+    """
+    if all(trace.siblings is None for trace in members):
+        return None
+    everyone = range(len(members))
+    known = [
+        set(everyone) - {trace.member} if trace.siblings is None else set(trace.siblings)
+        for trace in members
+    ]
+    return np.array([[other.member in row for other in members] for row in known])

@@ -117,6 +117,8 @@ class Settings:
                 f"eval_interval: expected 0 with n 0, got {self.grpo.eval_interval}, and nothing "
                 "to measure on"
             )
+        if self.grpo.answers_per_look > 1:  # plays twice between two weight syncs
+            self.sampler.check_measuring("answers_per_look above 1")
         if len(set(self.seeds)) != len(self.seeds):
             raise ConfigError(f"seeds: expected different numbers, got {self.seeds}")
 

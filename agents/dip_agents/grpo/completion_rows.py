@@ -10,7 +10,7 @@ from dip_agents.grpo.metrics import policy_tokens
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dip_agents.grpo.rollouts import RolloutGroup
+    from dip_agents.grpo.rollouts import Rollout, RolloutGroup
 
 
 def completion_rows(
@@ -25,7 +25,8 @@ def completion_rows(
 
     Returns:
         P*G rows: step, scene, member, reward, terms, advantage, length and policy_tokens (in
-        tokens), turns, regions, ending, transcript.
+        tokens), turns, regions, ending, transcript; and, where members share looks, look (number
+        of the branch in its group) and blank_crops.
     """
     return [
         {
@@ -41,7 +42,13 @@ def completion_rows(
             "regions": rollout.stats.regions,
             "ending": rollout.stats.ending,
             "transcript": rollout.stats.transcript,
+            **_branch(rollout),
         }
         for row, group in enumerate(groups)
         for member, rollout in enumerate(group.rollouts)
     ]
+
+
+def _branch(rollout: Rollout) -> dict[str, Any]:
+    branch = rollout.branch
+    return {} if branch is None else {"look": branch.look, "blank_crops": branch.blank}

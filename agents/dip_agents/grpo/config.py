@@ -7,10 +7,12 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from dip_agents.grpo.branches import GroupPlan
 from dip_agents.grpo.reward_schedule import parse_schedule
 from dip_agents.objectives.choices import (
     CLIPS,
     LARGEST_ENTROPY_WEIGHT,
+    UNBRANCHED,
     AdvantageKind,
     AggregationKind,
     Clips,
@@ -35,6 +37,12 @@ class GRPOConfig:
     """P, scenes per step."""
     group_size: int = 8
     """G, rollouts of each scene."""
+    answers_per_look: int = 1
+    """K, answers that follow each look and tell what it is worth; a divisor of ``group_size``. At
+    the same group size there are K times fewer looks to compare, so raise it with K; four looks or
+    more are advised, two are needed. See ``branch_advantages``."""
+    blank_answers: int = 0
+    """Of these, how many see blank crops: a look is then worth what its crops add to accuracy."""
     learning_rate: float = 1e-5
     """Peak learning rate; 1e-5 suits LoRA, 1e-6 full fine-tuning of billions of parameters."""
     warmup_steps: int = 10
@@ -143,7 +151,18 @@ class GRPOConfig:
                 f"entropy_weight: expected at most {LARGEST_ENTROPY_WEIGHT} with an "
                 f"entropy_target, got {self.entropy_weight}"
             )
+        self.group_plan  # noqa: B018  raises for numbers that do not go together
+        if self.answers_per_look > 1 and self.advantage in UNBRANCHED:
+            raise ConfigError(
+                f"answers_per_look: expected 1 with advantage {self.advantage!r}, "
+                f"got {self.answers_per_look}"
+            )
         parse_schedule(self.reward_schedule)
+
+    @property
+    def group_plan(self) -> GroupPlan:
+        """Which members of a group share a look."""
+        return GroupPlan(self.group_size, self.answers_per_look, self.blank_answers)
 
     @property
     def clips(self) -> Clips:

@@ -10,13 +10,15 @@ from torch import Tensor
 
 from dip_agents.grpo.config import LookCredit
 from dip_agents.objectives.advantages import Advantages, group_advantages, term_part
+from dip_agents.objectives.branches import BranchRewards, answer_part, branch_advantages
 from dip_agents.objectives.choices import AdvantageKind
 from dip_agents.objectives.turns import turn_advantages
 
 if TYPE_CHECKING:
+    from dip_agents.grpo.branches import Branch
     from dip_agents.grpo.rollouts import Rollout, RolloutGroup
 
-LOOK = "look"
+LOOK, ACCURACY = "look", "accuracy"
 
 
 def compute_advantages(
@@ -28,6 +30,10 @@ def compute_advantages(
 ) -> Advantages:
     """Return the advantages of all rollouts of a step.
 
+    Where members of a group share looks (``Rollout.branch``), turns up to the fork have the
+    advantage of the look and later ones that of the answer, see ``branch_advantages``; the values
+    are the sums of both.
+
     Args:
         groups: P groups of G rollouts.
         kind: see ``group_advantages``; ``gdpo`` reads the reward terms and their weights, and
@@ -36,16 +42,22 @@ def compute_advantages(
         turn_weight: of the turns' part in ``gigpo``.
         turn_discount: of later rewards in ``gigpo``, per turn.
         look_credit: ``episode`` credits the look term to every turn of a rollout, ``causal`` to
-            the turns that could still look. Ambiguity is measured on the siblings, so that no
-            token after the last look can change the term: there it is noise, and leaving it out
-            does not change the expected gradient (source: ours).
+            the turns that could still look: a turn without a look left has ``A - P``, with the look
+            term's part P of the rollout's advantage A (``term_part``). Ambiguity is measured on the
+            siblings, so that no token after the last look can change the own term: there it is
+            noise, and leaving it out does not change the expected gradient of the own reward
+            (source: ours). It also leaves out that an answer moves the look terms of its siblings,
+            which its own is compared with. Answers after a fork lose it likewise.
 
     Returns:
         The advantages.
 
     Raises:
         ValueError: when groups differ in size, or lack the weights or terms that are read.
+        ConfigError: for branches and a kind that cannot compare them.
     """
+    if any(rollout.branch is not None for group in groups for rollout in group.rollouts):
+        return _branched(groups, kind, look_credit)
     found = _compared(groups, kind, turn_weight, turn_discount)
     return found if look_credit == "episode" else _causal(found, groups, kind)
 
@@ -91,6 +103,7 @@ def _causal(found: Advantages, groups: Sequence[RolloutGroup], kind: AdvantageKi
     if LOOK not in weights:
         raise ValueError(f"causal look_credit: expected a term {LOOK!r}, got {list(weights)}")
     part = term_part(terms, list(weights.values()), list(weights).index(LOOK), kind).tolist()
+    informative = found.informative.clone()
     turns: list[list[list[float]]] = [[] for _ in groups]
     for row, group in enumerate(groups):
         for member, rollout in enumerate(group.rollouts):
@@ -104,7 +117,74 @@ def _causal(found: Advantages, groups: Sequence[RolloutGroup], kind: AdvantageKi
                     for value, turn in zip(values, records, strict=True)
                 ]
             )
-    return Advantages(found.values, found.informative, turns)
+        # Where terms cancel to equal rewards, some turns still have an advantage.
+        informative[row] |= any(map(any, turns[row]))
+    return Advantages(found.values, informative, turns)
+
+
+def _branched(
+    groups: Sequence[RolloutGroup], kind: AdvantageKind, look_credit: LookCredit
+) -> Advantages:
+    """Return the advantages of groups whose members share looks."""
+    earned = branch_rewards(groups)
+    shape = earned.rewards.shape
+    found = branch_advantages(earned, kind)
+    after = torch.zeros(shape, dtype=torch.float64)
+    if look_credit == "causal":
+        after = answer_part(_weighted(groups, LOOK).reshape(shape), earned, kind)
+    informative = found.informative.clone()
+    turns: list[list[list[float]]] = []
+    for row, group in enumerate(groups):
+        turns.append([])
+        for rollout in group.rollouts:
+            branch = _branch_of(rollout)
+            look = float(found.looks[row, branch.look])
+            answer = float(found.answers[row, branch.look, branch.answer])
+            part = float(after[row, branch.look, branch.answer])
+            records = rollout.stats.turn_records[branch.turns :]
+            later = [answer if turn.looks_left else answer - part for turn in records]
+            turns[row].append([look] * branch.turns + later)
+        informative[row] |= any(map(any, turns[row]))
+    values = (found.looks[..., None] + found.answers).reshape(len(groups), -1).float()
+    return Advantages(values, informative, turns)
+
+
+def branch_rewards(groups: Sequence[RolloutGroup]) -> BranchRewards:
+    """Return what the rollouts of groups with branches earned, by look and answer.
+
+    Args:
+        groups: P groups of G rollouts, branch by branch.
+
+    Returns:
+        The rewards; the weighted accuracy term with them where there are blank answers.
+
+    Raises:
+        ValueError: when a rollout has no branch, or blank answers lack the accuracy term.
+    """
+    branches = [[_branch_of(rollout) for rollout in group.rollouts] for group in groups]
+    answers = sum(branch.look == 0 for branch in branches[0])
+    blank = sum(branch.look == 0 and branch.blank for branch in branches[0])
+    rewards = torch.tensor(
+        [[rollout.reward for rollout in group.rollouts] for group in groups], dtype=torch.float64
+    )
+    shape = (len(groups), -1, answers)
+    looked = torch.tensor([[branch.looked for branch in row[::answers]] for row in branches])
+    accuracy = _weighted(groups, ACCURACY).reshape(shape) if blank else None
+    return BranchRewards(rewards.reshape(shape), looked, blank, accuracy)
+
+
+def _branch_of(rollout: Rollout) -> Branch:
+    if rollout.branch is None:
+        raise ValueError("rollouts: expected all of them or none to have a branch")
+    return rollout.branch
+
+
+def _weighted(groups: Sequence[RolloutGroup], term: str) -> Tensor:
+    """Return one reward term times its weight, (P, G)."""
+    terms, weights = _terms(groups, f"credit of the {term} term")
+    if term not in weights:
+        raise ValueError(f"expected a term {term!r}, got {list(weights)}")
+    return terms[..., list(weights).index(term)] * weights[term]
 
 
 def _terms(groups: Sequence[RolloutGroup], reader: str) -> tuple[Tensor, dict[str, float]]:

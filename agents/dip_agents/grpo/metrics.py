@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 
 import numpy as np
@@ -15,6 +16,14 @@ from dip_env.result import Ending
 def policy_tokens(rollout: Rollout) -> int:
     """Return how many tokens of the rollout the policy wrote."""
     return sum(rollout.buffer.loss_mask)
+
+
+def own_tokens(rollout: Rollout) -> slice:
+    """Return which tokens of a rollout no earlier member of its group has, as a slice.
+
+    Members that share a look share all tokens up to the fork; these were sampled once.
+    """
+    return slice(0 if rollout.branch is None else rollout.branch.own_from, None)
 
 
 def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Advantages) -> dict[str, float]:
@@ -36,7 +45,8 @@ def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Advantages) -> d
           left out), ``group/frac_zero_variance`` (share with equal total rewards),
           ``group/dropped`` (groups without an advantage), ``group/reward_std`` (mean over groups
           of the deviation inside);
-        - ``rollout/tokens`` (all, summed), ``rollout/length_mean|max`` (whole buffers),
+        - ``rollout/tokens`` (all, summed), ``rollout/sampled_tokens`` (those that the policy wrote,
+          summed, shared turns once), ``rollout/length_mean|max`` (whole buffers),
           ``rollout/policy_tokens_mean|min|max``, ``rollout/terminated_tokens_mean`` (policy tokens
           of rollouts that were not truncated, where there are some), ``rollout/pixels`` (of
           different images, summed), ``rollout/surprisal`` (mean of -logprob of the sampled tokens
@@ -46,8 +56,8 @@ def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Advantages) -> d
           ``rollout/boxes_over_truth`` (ratio of the sums; 0 when no scene has an instance),
           ``rollout/parse_failures`` (per rollout), ``rollout/truncated`` and
           ``rollout/ending_<how>`` (shares);
-        - the numbers of ``box_metrics`` and ``look_metrics``, where rollouts have what they
-          describe.
+        - the numbers of ``box_metrics``, ``look_metrics`` and ``branch_metrics``, where rollouts
+          have what they describe.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
     return {
@@ -62,6 +72,7 @@ def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Advantages) -> d
         **_behaviour(rollouts),
         **box_metrics([rollout.stats for rollout in rollouts]),
         **look_metrics(groups),
+        **branch_metrics(groups),
     }
 
 
@@ -100,7 +111,11 @@ def _tokens(rollouts: Sequence[Rollout]) -> dict[str, float]:
         [
             logprob
             for rollout in rollouts
-            for logprob, mine in zip(rollout.buffer.logprobs, rollout.buffer.loss_mask, strict=True)
+            for logprob, mine in zip(
+                rollout.buffer.logprobs[own_tokens(rollout)],
+                rollout.buffer.loss_mask[own_tokens(rollout)],
+                strict=True,
+            )
             if mine
         ]
     )
@@ -108,6 +123,7 @@ def _tokens(rollouts: Sequence[Rollout]) -> dict[str, float]:
     images = {image.key: image for rollout in rollouts for image in rollout.buffer.images}
     return {
         "rollout/tokens": float(sum(lengths)),
+        "rollout/sampled_tokens": float(len(sampled)),
         "rollout/length_mean": float(np.mean(lengths)),
         "rollout/length_max": float(max(lengths)),
         "rollout/policy_tokens_mean": float(np.mean(written)),
@@ -236,4 +252,57 @@ def look_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         **({"rollout/invented_ambiguity": float(np.mean(invented))} if invented else {}),
         **({"rollout/look_coverage": float(np.mean(covered))} if covered else {}),
         **({} if told_apart is None else {"group/frac_look_signal": told_apart}),
+    }
+
+
+def branch_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
+    """Describe how much is decided by looks, where members of a group share them.
+
+    Args:
+        groups: P groups; without branches there are no such numbers.
+
+    Returns:
+        - ``group/look_return_spread``: the deviation between the mean rewards of looks, and
+          ``group/answer_spread``: that of the rewards of answers to one look (root mean square over
+          looks), both ddof = 0, of answers that see their crops, means over the groups. Even where
+          looks decide nothing, the first is the second divided by sqrt(answers);
+        - ``rollout/forked``: share of branches that were continued after a look; the members of
+          the others are copies of one rollout;
+        - with blank answers, over branches that forked: ``rollout/accuracy_with_crops``,
+          ``rollout/accuracy_blank`` and their difference ``rollout/crop_value``, in [-1, 1].
+    """
+    rollouts = [rollout for group in groups for rollout in group.rollouts]
+    branches = [rollout.branch for rollout in rollouts]
+    if None in branches:
+        return {}
+    spreads, deviations = [], []
+    for group in groups:
+        by_look: defaultdict[int, list[float]] = defaultdict(list)
+        for rollout in group.rollouts:
+            if rollout.branch is not None and not rollout.branch.blank:
+                by_look[rollout.branch.look].append(rollout.reward)
+        rewards = np.array(list(by_look.values()))
+        spreads.append(rewards.mean(axis=1).std())
+        deviations.append(np.sqrt(rewards.var(axis=1).mean()))
+    return {
+        "group/look_return_spread": float(np.mean(spreads)),
+        "group/answer_spread": float(np.mean(deviations)),
+        "rollout/forked": float(np.mean([one.looked for one in branches if one is not None])),
+        **_crop_value(rollouts),
+    }
+
+
+def _crop_value(rollouts: Sequence[Rollout]) -> dict[str, float]:
+    """Return the accuracy after looks with crops and with blank ones, where there are both."""
+    forked = [(r.branch.blank, r) for r in rollouts if r.branch is not None and r.branch.looked]
+    if not any(blank for blank, _ in forked):
+        return {}
+    seen, unseen = (
+        float(np.mean([rollout.terms["accuracy"] for blank, rollout in forked if blank == wanted]))
+        for wanted in (False, True)
+    )
+    return {
+        "rollout/accuracy_with_crops": seen,
+        "rollout/accuracy_blank": unseen,
+        "rollout/crop_value": seen - unseen,
     }

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from dip_agents.engines.base import Chunk, Engine, Sample, Sampling
 from dip_agents.grpo.box_stats import BoxStats, box_statistics
+from dip_agents.grpo.branches import Branch, GroupPlan
 from dip_agents.objectives.turns import next_anchor
 from dip_agents.runtime.seeds import derived_seed
 from dip_agents.tokens.buffer import TokenBuffer
@@ -17,6 +18,7 @@ from dip_env.group import EpisodeGroup
 from dip_env.result import Ending
 from dip_env.rewards import LookStats
 from dip_env.scenes.base import SceneSource
+from dip_wrappers.controls import blank_crops
 from dip_wrappers.traces import GroupRecorder, TraceWriter
 
 
@@ -85,12 +87,14 @@ class Rollout:
         reward: total reward of the environment.
         terms: every reward term by name, unweighted, in [0, 1].
         stats: what else is known of it.
+        branch: where it stands among those that share looks, in a group with such members.
     """
 
     buffer: TokenBuffer
     reward: float
     terms: dict[str, float]
     stats: RolloutStats
+    branch: Branch | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,10 +129,18 @@ def collect_rollouts(
     first_index: int = 0,
     sampling: Sampling | None = None,
     writer: TraceWriter | None = None,
+    answers_per_look: int = 1,
+    blank_answers: int = 0,
 ) -> list[RolloutGroup]:
     """Collect one group of rollouts on each scene.
 
     An observation that does not fit the token budget ends its episode before it is appended.
+
+    With several answers per look the engine plays twice: first each branch once, to the end of the
+    turn in which it looks, then every member from its fork on, with all tokens and images so far as
+    its opening. The environment takes the shared turns for every member, so that each has an
+    episode, tokens and a trace of its own. A branch that ends without a fork, because it never
+    looked or had no room for its crops, is one sample, and its members are copies of it.
 
     Args:
         engine: samples the turns of the policy.
@@ -142,30 +154,66 @@ def collect_rollouts(
             a group is the same in whatever part it is collected.
         sampling: how turns are sampled; by default at temperature 1.
         writer: records every episode with its crops, where given.
+        answers_per_look: K, members that share a look, see ``GroupPlan``.
+        blank_answers: C of the K that see blank crops, as under the control ``blank_crops``.
 
     Returns:
         P groups of G rollouts, in order.
+
+    Raises:
+        ConfigError: for numbers that make no groups, see ``GroupPlan``.
     """
     sampling = sampling or Sampling()
+    plan = GroupPlan(group_size, answers_per_look, blank_answers)
     collectors = [
-        _GroupCollector(
-            engine, source, index, group_size, config, sampling.token_budget, writer, seed
-        )
+        _GroupCollector(engine, source, index, plan, config, sampling.token_budget, writer, seed)
         for index in scene_indices
     ]
 
     def reply(row: int, sample: Sample) -> Chunk | None:
-        index, member = divmod(row, group_size)
-        return collectors[index].reply(member, sample)
+        index, look = divmod(row, plan.looks)
+        return collectors[index].reply_to_fork(look, sample)
 
     def turn_seed(row: int, turn: int) -> int:
         # By index in the batch, not by scene: a batch may hold a scene twice.
-        index, member = divmod(row, group_size)
-        return derived_seed(seed, step, first_index + index, member, turn)
+        index, look = divmod(row, plan.looks)
+        return derived_seed(seed, step, first_index + index, plan.members(look)[0], turn)
 
     openings = [collector.opening for collector in collectors]
-    engine.play(openings, group_size, reply, sampling, turn_seed)
+    engine.play(openings, plan.looks, reply, sampling, turn_seed)
+
+    forked = [
+        (index, member) for index, one in enumerate(collectors) for member in sorted(one.forks)
+    ]
+
+    def reply_after_fork(row: int, sample: Sample) -> Chunk | None:
+        index, member = forked[row]
+        return collectors[index].reply(member, sample)
+
+    def seed_after_fork(row: int, turn: int) -> int:
+        index, member = forked[row]
+        taken = collectors[index].forks[member].turn
+        return derived_seed(seed, step, first_index + index, member, taken + turn)
+
+    if forked:
+        prefixes = [collectors[index].prefix(member) for index, member in forked[:: plan.repeats]]
+        engine.play(prefixes, plan.repeats, reply_after_fork, sampling, seed_after_fork)
     return [collector.rollouts() for collector in collectors]
+
+
+@dataclass(frozen=True)
+class _Fork:
+    """What a member had when its branch parted.
+
+    Args:
+        turn: turns taken.
+        records: those of them with policy tokens.
+        tokens: of its buffer.
+    """
+
+    turn: int
+    records: int
+    tokens: int
 
 
 class _GroupCollector:
@@ -176,7 +224,7 @@ class _GroupCollector:
         engine: Engine,
         source: SceneSource,
         scene_index: int,
-        group_size: int,
+        plan: GroupPlan,
         config: EpisodeConfig,
         token_budget: int,
         writer: TraceWriter | None,
@@ -186,18 +234,49 @@ class _GroupCollector:
         self.chat = engine.chat
         self.scene_index = scene_index
         self.token_budget = token_budget
-        self.group = EpisodeGroup(source[scene_index], config, group_size, scene_index=scene_index)
+        self.plan, size = plan, plan.group_size
+        blank = blank_crops().episode
+        self.group = EpisodeGroup(
+            source[scene_index],
+            config,
+            size,
+            scene_index=scene_index,
+            new_episode=[blank if plan.is_blank(member) else Episode for member in range(size)],
+            siblings=plan.siblings(),
+        )
         self.recorder = GroupRecorder(writer, self.group, seed) if writer else None
         messages = self.group.episodes[0].observation().messages
         prompt = TokenBuffer(self.chat.image_token_id, token_budget)
         prompt.append_env(*self.chat.opening(messages))
         self.opening = Chunk(tuple(prompt.ids), tuple(prompt.images), messages)
-        self.buffers = [prompt.copy() for _ in range(group_size)]
+        self.buffers = [prompt.copy() for _ in range(size)]
         first = next_anchor("", prompt.ids, [image.key for image in prompt.images])
-        self.shown = [first] * group_size
-        self.turns: list[list[TurnRecord]] = [[] for _ in range(group_size)]
-        self.endings: list[Ending | None] = [None] * group_size
+        self.shown = [first] * size
+        self.turns: list[list[TurnRecord]] = [[] for _ in range(size)]
+        self.endings: list[Ending | None] = [None] * size
+        self.forks: dict[int, _Fork] = {}
+        """Of the members that parted after a look."""
         self.seconds = time.perf_counter() - began
+
+    def reply_to_fork(self, look: int, sample: Sample) -> Chunk | None:
+        """Play one turn of all members of a branch; None when they ended, or part after a look."""
+        members = self.plan.members(look)
+        chunks = [self.reply(member, sample) for member in members]
+        if not self.plan.branched or chunks[0] is None:
+            return chunks[0]
+        if not len(self.group.episodes[members[0]].looks):
+            return chunks[0]
+        for member in members:
+            taken = self.group.episodes[member].turn
+            records, tokens = len(self.turns[member]), len(self.buffers[member])
+            self.forks[member] = _Fork(taken, records, tokens)
+        return None
+
+    def prefix(self, member: int) -> Chunk:
+        """Return everything a member has so far, as the opening of what follows."""
+        buffer = self.buffers[member]
+        messages = self.group.episodes[member].observation().messages
+        return Chunk(tuple(buffer.ids), tuple(buffer.images), messages)
 
     def reply(self, member: int, sample: Sample) -> Chunk | None:
         """Play one turn of one member; None when that ended its episode."""
@@ -251,7 +330,23 @@ class _GroupCollector:
         weights = episode.config.reward.weights
         named = {name: float(getattr(terms, name)) for name in weights}
         stats = rollout_stats(episode, ending, self.turns[member], score.looks)
-        return Rollout(self.buffers[member], float(terms.total(weights)), named, stats)
+        reward, branch = float(terms.total(weights)), self._branch(member)
+        return Rollout(self.buffers[member], reward, named, stats, branch)
+
+    def _branch(self, member: int) -> Branch | None:
+        """Return where a member stands among those that share looks, if any do."""
+        if not self.plan.branched:
+            return None
+        fork = self.forks.get(member)
+        look, answer = divmod(member, self.plan.answers_per_look)
+        return Branch(
+            look,
+            answer,
+            turns=len(self.turns[member]) if fork is None else fork.records,
+            tokens=len(self.buffers[member]) if fork is None else fork.tokens,
+            looked=fork is not None,
+            blank=self.plan.is_blank(member),
+        )
 
 
 def rollout_stats(

@@ -186,6 +186,8 @@ class GRPORun:
                     config.temperature, self.limits.max_new_tokens, self.limits.token_budget
                 ),
                 writer=writer,
+                answers_per_look=config.answers_per_look,
+                blank_answers=config.blank_answers,
             )
         finally:
             if writer is not None:
@@ -272,6 +274,12 @@ class GRPORun:
 def _check_scenes(rules: EpisodeConfig, config: GRPOConfig, scenes: int, world_size: int) -> None:
     """Check that every step has scenes for all ranks and a valid reward."""
     check_schedule(rules, config.reward_schedule)
+    if config.answers_per_look > 1 and (rules.max_looks == 0 or rules.max_turns == 1):
+        raise ConfigError(
+            "answers_per_look: expected 1 where no answer can follow a look, "
+            f"got {config.answers_per_look} with max_looks {rules.max_looks} and max_turns "
+            f"{rules.max_turns}"
+        )
     if config.scenes_per_step > scenes:
         raise ConfigError(
             f"scenes_per_step: expected at most the {scenes} scenes there are, "

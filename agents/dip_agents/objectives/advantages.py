@@ -150,7 +150,8 @@ def term_part(
     """Return how much of every advantage comes from one reward term (source: ours).
 
     Every kind is linear in the terms once its deviations are known, so that the parts of all terms
-    add up to the advantages of ``group_advantages``.
+    add up to the advantages of ``group_advantages``. Terms that differ may cancel to equal rewards;
+    the part of such a group is that of its own term all the same.
 
     Args:
         terms_P_G_K: unweighted reward terms (P, G, K).
@@ -160,7 +161,8 @@ def term_part(
         eps: added to the standard deviation, in units of reward.
 
     Returns:
-        float32 (P, G); 0 for groups that are not informative.
+        float32 (P, G); 0 for groups that are not informative, and where the term itself does not
+        differ or the kind has no scale, see ``has_scale``.
 
     Raises:
         ValueError: as ``group_advantages``.
@@ -175,6 +177,7 @@ def term_part(
     else:
         own = centred(terms_P_G_K[..., term].double()) * weights[term]
         part = _scaled(own, rewards, kind, eps)
+        informative = informative | (spread(own) & has_scale(rewards, kind, eps))
     return torch.where(informative[:, None], part, 0.0).float()
 
 
@@ -183,6 +186,22 @@ def _scaled(differences: Tensor, rewards: Tensor, kind: str, eps: float) -> Tens
     if kind not in SCALES:
         raise ConfigError(f"kind: expected one of {(*SCALES, 'gdpo')}, got {kind!r}")
     return SCALES[kind](differences, rewards, eps)
+
+
+def has_scale(rewards_P_G: Tensor, kind: str, eps: float = 1e-4) -> Tensor:
+    """Return where a kind has something to scale differences by.
+
+    Args:
+        rewards_P_G: rewards (P, G).
+        kind: a registered one.
+        eps: added to the standard deviation, in units of reward.
+
+    Returns:
+        bool (P,), False where it divides by little more than ``eps``: without a spread of rewards
+        that says how large a difference is, small ones would become large advantages.
+    """
+    factor = _scaled(torch.ones_like(rewards_P_G), rewards_P_G, kind, eps)[:, 0]
+    return torch.isfinite(factor) & (factor * eps < 0.5)
 
 
 def _compared_alone(terms: Tensor, eps: float) -> Tensor:

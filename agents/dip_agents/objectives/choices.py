@@ -8,6 +8,8 @@ AdvantageKind = Literal["grpo", "dr_grpo", "batch_std", "rloo", "gdpo", "gigpo"]
 AggregationKind = Literal["token_mean", "sequence_mean", "constant_length"]
 KlKind = Literal["k2", "k3"]
 LossKind = Literal["clipped", "gspo", "cispo", "dppo_tv"]
+UNBRANCHED = ("gdpo", "gigpo")
+"""Advantages that compare terms or turns by themselves, and cannot compare branches."""
 
 
 class Clips(NamedTuple):

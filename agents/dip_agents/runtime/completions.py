@@ -17,7 +17,7 @@ def write_completions(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
         folder: made when missing.
         rows: one for each rollout, all of one step, with ``step``, ``scene``, ``member``,
             ``reward``, ``terms``, ``advantage``, ``length``, ``policy_tokens``, ``turns``,
-            ``regions``, ``ending`` and ``transcript``.
+            ``regions``, ``ending`` and ``transcript``, and ``blank_crops`` where some are shown.
 
     Returns:
         The path of the JSON lines.
@@ -47,7 +47,8 @@ def _readable(row: Mapping[str, Any]) -> str:
     """Render one row as Markdown; texts are fenced, so that no tag is lost in a viewer."""
     terms = ", ".join(f"{name} {value:.3f}" for name, value in row["terms"].items())
     head = [
-        f"## Step {row['step']}, scene {row['scene']}, member {row['member']}",
+        f"## Step {row['step']}, scene {row['scene']}, member {row['member']}"
+        + (", crops blanked" if row.get("blank_crops") else ""),
         "",
         f"reward {row['reward']:.3f} ({terms}), advantage {row['advantage']:+.3f}, "
         f"{row['turns']} turns, {row['regions']} regions looked at, {row['policy_tokens']} of "

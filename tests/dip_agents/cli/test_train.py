@@ -190,6 +190,18 @@ def test_several_seeds_are_several_runs_and_one_table(run, small, tmp_path):
         (["--source-arg"], "--source-arg: expected at least one value, got none"),
         (["--engine", "openai"], "--engine: expected native or vllm, whose weights can learn"),
         (["--engine", "vllm", "--sleep", "2"], "--sleep: expected 0 or 1 with n above 0, got 2"),
+        (
+            ["--engine", "vllm", "--sleep", "2", "--n", "0", "--answers-per-look", "4"],
+            "--sleep: expected 0 or 1 with answers_per_look above 1, got 2",
+        ),
+        (
+            ["--answers-per-look", "3"],
+            "--answers-per-look: expected a divisor of group_size 8 that leaves two looks",
+        ),
+        (
+            ["--blank-answers", "1"],
+            "--blank-answers: expected 0 to 0 with answers_per_look 1, got 1",
+        ),
         (["--sleep", "1"], "--sleep: expected 0 unless engine is vllm, got 1 with engine native"),
         (["--eval-interval", "2", "--n", "0"], "--eval-interval: expected 0 with n 0, got 2"),
         (["--seed", "-1"], "--seed: expected at least 0, got -1"),

@@ -328,3 +328,29 @@ def test_whole_episodes_are_collected_and_evaluated(server, micro, toy, minimal_
     result = evaluate(policy, toy, [0, 1], minimal_prompt_rules)
     assert result.n == 2
     assert server.bodies[-1]["messages"][1] == {"role": "assistant", "content": LOOK}
+
+
+def test_answers_after_one_look_are_asked_for_with_the_conversation_until_then(
+    server, micro, toy, minimal_prompt_rules
+):
+    server.answer = lambda body: said(LOOK if len(body["messages"]) == 1 else ANSWER)
+    engine = OpenAIEngine(ChatServer(server.address), "m", micro().chat)
+    (group,) = collect_rollouts(
+        engine,
+        toy,
+        [0],
+        6,
+        minimal_prompt_rules,
+        seed=0,
+        sampling=Sampling(1.0, 60, 900),
+        answers_per_look=3,
+        blank_answers=1,
+    )
+    assert [len(body["messages"]) for body in server.bodies] == [1] * 2 + [3] * 6
+    assert len({body["seed"] for body in server.bodies}) == 8
+    after = server.bodies[2:]
+    assert all(body["messages"][1] == {"role": "assistant", "content": LOOK} for body in after)
+    # The third answer to each look is shown other crops.
+    crops = [body["messages"][2]["content"][1]["image_url"]["url"] for body in after]
+    assert len(set(crops)) == 2
+    assert all(r.branch.looked and r.stats.answered for r in group.rollouts)

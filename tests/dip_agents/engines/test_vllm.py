@@ -258,6 +258,25 @@ def test_rows_go_on_with_their_own_tokens_images_and_seeds(engine, micro):
     ]
 
 
+def test_a_row_may_begin_with_turns_of_the_policy_and_several_images(engine, micro):
+    vlm, told = micro(), []
+    first = prompt(vlm)
+    ids, images = vlm.chat.reply(Message("user", "Crop.", (picture(vlm, 3, 1, 5),)))
+    said = [4, 5, vlm.chat.eos_token_id]
+    fork = Chunk((*first.ids, *said, *ids), (*first.images, *images))
+    engine.play(
+        [fork], 2, lambda row, sample: told.append(row), Sampling(0.7, 50, 300), lambda *use: use[0]
+    )
+    assert sorted(told) == [0, 1]
+    for request, _, _ in engine._llm.requests:
+        assert request["prompt_token_ids"] == one_placeholder_per_image(
+            fork.ids, fork.images, vlm.image_token_id
+        )
+        assert [image.size[0] for image in request["multi_modal_data"]["image"]] == [
+            image.pixels.shape[1] for image in fork.images
+        ]
+
+
 def test_turns_are_sampled_from_the_trainers_distribution(engine, micro):
     vlm = micro()
     chunk = prompt(vlm)

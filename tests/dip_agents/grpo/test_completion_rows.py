@@ -1,9 +1,11 @@
 """Each rollout of a step is one row of the completions table."""
 
 import json
+from dataclasses import replace
 
 import torch
 
+from dip_agents.grpo.branches import Branch
 from dip_agents.grpo.completion_rows import completion_rows
 from dip_agents.grpo.rollouts import Rollout, RolloutGroup, RolloutStats
 from dip_agents.runtime.completions import write_completions
@@ -42,3 +44,12 @@ def test_a_row_holds_scores_lengths_and_texts_of_its_rollout(tmp_path):
         ],
     }
     assert (second["member"], second["advantage"]) == (1, 1.0)
+
+
+def test_a_row_of_a_rollout_that_shares_a_look_names_it_and_blank_crops(tmp_path):
+    branch = Branch(look=1, answer=3, turns=1, tokens=2, looked=True, blank=True)
+    group = RolloutGroup(41, [replace(rollout("a", 0.0), branch=branch)])
+    (row,) = completion_rows(3, [group], torch.zeros(1, 1))
+    assert (row["look"], row["blank_crops"]) == (1, True)
+    path = write_completions(tmp_path, [row])
+    assert ", crops blanked" in path.with_suffix(".md").read_text(encoding="utf-8")

@@ -58,6 +58,20 @@ def test_a_run_may_only_grow_where_the_rate_does_not_look_ahead():
             "entropy_weight: expected at most 0.005 with an entropy_target, got 0.01",
         ),
         ({"reward_schedule": ("look:1=0",)}, "reward_schedule: expected <name>"),
+        ({"answers_per_look": 0}, "answers_per_look: expected a divisor of group_size 8"),
+        ({"answers_per_look": 3}, "answers_per_look: expected a divisor of group_size 8 .*got 3"),
+        ({"answers_per_look": 8}, "that leaves two looks or more, got 8"),
+        ({"blank_answers": 1}, "blank_answers: expected 0 to 0 with answers_per_look 1, got 1"),
+        ({"answers_per_look": 4, "blank_answers": 4}, "blank_answers: expected 0 to 3"),
+        (
+            {"group_size": 4, "answers_per_look": 2, "blank_answers": 1},
+            "blank_answers: expected 2 answers with crops or more to the other looks .*got 1",
+        ),
+        (
+            {"answers_per_look": 2, "advantage": "gdpo"},
+            "answers_per_look: expected 1 with advantage 'gdpo', got 2",
+        ),
+        ({"answers_per_look": 2, "advantage": "gigpo"}, "expected 1 with advantage 'gigpo'"),
     ],
 )
 def test_a_value_out_of_range_is_named(change, message):
@@ -71,3 +85,7 @@ def test_every_loss_has_the_clips_of_its_source_unless_set():
     assert GRPOConfig(loss="gspo").clips == Clips(3e-4, 4e-4)
     assert GRPOConfig(loss="cispo", clip_high=1.5).clips == Clips(0.2, 1.5)
     assert GRPOConfig(loss="dppo_tv", clip_low=0.1).clips == Clips(0.1, 0.2)
+
+
+def test_what_moves_learning_cannot_be_set_anew():
+    assert not {"answers_per_look", "blank_answers"} & GRPOConfig().changeable

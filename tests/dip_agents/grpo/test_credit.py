@@ -1,12 +1,19 @@
 """From what rollouts earned to their advantages."""
 
+import itertools
+from dataclasses import replace
+
+import numpy as np
 import pytest
 import torch
 
-from dip_agents.grpo.credit import compute_advantages, turn_rewards
+from dip_agents.grpo.batch import training_batch
+from dip_agents.grpo.branches import Branch
+from dip_agents.grpo.credit import branch_rewards, compute_advantages, turn_rewards
 from dip_agents.grpo.rollouts import Rollout, RolloutGroup, RolloutStats, TurnRecord
 from dip_agents.objectives.advantages import group_advantages
 from dip_agents.tokens.buffer import TokenBuffer
+from dip_env.errors import ConfigError
 from dip_env.result import Ending
 
 
@@ -143,3 +150,171 @@ def test_causal_credit_names_what_it_lacks():
     one = rollout(1.0, terms={"accuracy": 1.0})
     with pytest.raises(ValueError, match=r"expected a term 'look', got \['accuracy'\]"):
         compute_advantages([group(one, one, weights={"accuracy": 1.0})], look_credit="causal")
+
+
+def causal_reference(looks, accuracies, weight, left):
+    """Return [member][turn] of rloo with causal credit, loop by loop; ``left`` is of each turn."""
+    found = []
+    for one in range(len(looks)):
+        others = [k for k in range(len(looks)) if k != one]
+        accuracy = accuracies[one] - np.mean([accuracies[k] for k in others])
+        look = looks[one] - np.mean([looks[k] for k in others])
+        found.append(
+            [(1 - weight) * accuracy + (weight * look if turn else 0.0) for turn in left[one]]
+        )
+    return found
+
+
+def test_causal_credit_is_that_of_the_reference():
+    rng = np.random.default_rng(0)
+    looks, accuracies = rng.random(4), rng.random(4)
+    left = [(1, 0), (2, 1, 0), (1,), (0,)]
+    members = [looker(*pair) for pair in zip(looks, accuracies, left, strict=True)]
+    got = compute_advantages([lookers(*members)], "rloo", look_credit="causal").turns[0]
+    for found, wanted in zip(got, causal_reference(looks, accuracies, 0.5, left), strict=True):
+        assert found == pytest.approx(wanted, abs=1e-6)
+
+
+@pytest.mark.parametrize("credit", ["episode", "causal"])
+def test_the_expected_gradient_is_that_of_the_reward_with_either_credit_of_looks(credit):
+    """All groups of two rollouts of a policy with three looks and three answers to each.
+
+    Rewards are multiples of 1/64, so that float32 holds the advantages exactly.
+    """
+    look = torch.tensor([0.3, -0.2, 0.1], dtype=torch.float64, requires_grad=True)
+    answer = torch.tensor(
+        [[0.5, 0.0, -0.5], [1.0, 0.2, 0.1], [-0.3, 0.4, 0.6]],
+        dtype=torch.float64,
+        requires_grad=True,
+    )
+    terms = torch.tensor([0.75, 0.25, 0.5], dtype=torch.float64)
+    table = torch.arange(9, dtype=torch.float64).reshape(3, 3).flip(1) ** 2 % 16 / 16
+    chance_look, chance_answer = torch.softmax(look, 0), torch.softmax(answer, 1)
+    look_chances, answer_chances = chance_look.detach().numpy(), chance_answer.detach().numpy()
+    rollouts = []
+    for where, said, noise in itertools.product(range(3), range(3), (-0.25, 0.25)):
+        chance = look_chances[where] * answer_chances[where, said] / 2
+        scores = np.zeros((2, 3, 3))
+        scores[0, 0] = (np.arange(3) == where) - look_chances
+        scores[1, where] = (np.arange(3) == said) - answer_chances[where]
+        member = looker(float(terms[where]), float(table[where, said]) + noise)
+        rollouts.append((chance, scores, member))
+    pairs = list(itertools.product(rollouts, repeat=2))
+    groups = [lookers(*(member for _, _, member in pair)) for pair in pairs]
+    got = compute_advantages(groups, "rloo", look_credit=credit)
+    gradient = np.zeros((2, 3, 3))
+    for row, pair in enumerate(pairs):
+        for member, (_, scores, _) in enumerate(pair):
+            turns = got.turns[row][member] if got.turns else [float(got.values[row, member])] * 2
+            weight = pair[0][0] * pair[1][0] / 2
+            gradient += weight * np.array(turns)[:, None, None] * scores
+    after_look = 0.5 * terms + 0.5 * (chance_answer * table).sum(dim=1)
+    true = torch.autograd.grad((chance_look * after_look).sum(), (look, answer))
+    np.testing.assert_allclose(gradient[0, 0], true[0], atol=1e-10)
+    np.testing.assert_allclose(gradient[1], true[1], atol=1e-10)
+    assert float(true[0].abs().max()) > 0.01
+
+
+def test_causal_credit_hears_answers_where_terms_cancel_to_equal_rewards():
+    # The better look came with the worse answer: each answer is compared by accuracy alone.
+    group = lookers(looker(1.0, 0.0), looker(0.0, 1.0))
+    got = compute_advantages([group], "rloo", look_credit="causal")
+    assert got.informative.tolist() == [True]
+    assert got.turns[0] == [[0.0, -0.5], [0.0, 0.5]]
+    # A deviation of 0 tells nobody how much that is.
+    for kind in ("grpo", "batch_std", "gigpo"):
+        silent = compute_advantages([group], kind, look_credit="causal", turn_weight=0.0)
+        assert silent.turns[0] == [[0.0, 0.0], [0.0, 0.0]]
+        assert silent.informative.tolist() == [False]
+
+
+def sharing(look, answer, *, terms, left=(1, 0), looked=True, blank=False):
+    """A rollout of two turns that shares its first with the other answers to its look."""
+    one = looker(*terms, left=left if looked else left[:1])
+    buffer = TokenBuffer(image_token_id=99)
+    buffer.append_env([1])
+    buffer.append_policy([4, 4], [-1.0, -1.0])
+    if looked:
+        buffer.append_env([1])
+        buffer.append_policy([5], [-1.0])
+    branch = Branch(look, answer, turns=1, tokens=4 if looked else 3, looked=looked, blank=blank)
+    return replace(one, buffer=buffer, branch=branch)
+
+
+def shared(*looks, blank=0):
+    """A group of branches, each a list of (look term, accuracy)."""
+    return lookers(
+        *(
+            sharing(look, k, terms=pair, blank=k >= len(pairs) - blank)
+            for look, pairs in enumerate(looks)
+            for k, pair in enumerate(pairs)
+        )
+    )
+
+
+def test_turns_up_to_the_fork_have_the_looks_advantage_and_later_ones_the_answers():
+    # Rewards 0.7, 0.5 | 0.3, 0.3: means 0.6 and 0.3; times 3/4 as differences to the mean.
+    group = shared([(0.2, 1.2), (0.2, 0.8)], [(0.0, 0.6), (0.0, 0.6)])
+    got = compute_advantages([group], "dr_grpo")
+    assert got.turns[0][0] == pytest.approx([0.225, 0.15])
+    assert got.turns[0][1] == pytest.approx([0.225, -0.15])
+    assert got.turns[0][2] == got.turns[0][3] == pytest.approx([-0.225, 0.0])
+    assert got.values[0].tolist() == pytest.approx([0.375, 0.075, -0.225, -0.225])
+    batch = training_batch([group], got)
+    assert batch.advantages[0].tolist() == pytest.approx([0.0, 0.225, 0.225, 0.0, 0.15])
+
+
+def test_a_branch_without_a_fork_is_one_sample_with_the_looks_advantage():
+    direct = [sharing(1, k, terms=(0.0, 0.2), looked=False) for k in range(2)]
+    looked = [sharing(0, k, terms=(0.0, a)) for k, a in enumerate((1.0, 0.6))]
+    got = compute_advantages([lookers(*looked, *direct)], "rloo")
+    assert got.turns[0][2] == got.turns[0][3] == pytest.approx([-0.3])  # 0.1 - 0.4
+    assert got.turns[0][0] == pytest.approx([0.3, 0.2])
+
+
+def test_a_single_look_term_cancels_among_the_answers_to_it():
+    group = shared([(0.9, 1.0), (0.9, 0.5)], [(0.1, 0.25), (0.1, 0.0)])
+    every = compute_advantages([group], "batch_std")
+    causal = compute_advantages([group], "batch_std", look_credit="causal")
+    for one, other in zip(every.turns[0], causal.turns[0], strict=True):
+        assert one == pytest.approx(other)
+
+
+def test_causal_credit_takes_the_look_term_from_answers_that_are_compared_over_looks():
+    # One real and one blank answer to each look: both are compared with those of other looks, whose
+    # look terms differ by 0.4. Without these the real ones differ by 0.5 in reward, the blank 0.25.
+    group = shared([(0.8, 1.0), (0.8, 0.5)], [(0.0, 0.0), (0.0, 0.0)], blank=1)
+    answers = {
+        credit: [
+            turns[1] for turns in compute_advantages([group], "rloo", look_credit=credit).turns[0]
+        ]
+        for credit in ("episode", "causal")
+    }
+    assert answers["episode"] == pytest.approx([0.9, 0.65, -0.9, -0.65])
+    assert answers["causal"] == pytest.approx([0.5, 0.25, -0.5, -0.25])
+
+
+def test_blank_answers_give_the_look_what_its_crops_bring():
+    group = shared([(0.2, 1.0), (0.2, 0.4)], [(0.2, 0.6), (0.2, 0.6)], blank=1)
+    found = branch_rewards([group])
+    assert found.blank == 1
+    assert found.accuracy[0].tolist() == [[0.5, 0.2], [0.3, 0.3]]
+    got = compute_advantages([group], "rloo")
+    assert [turns[0] for turns in got.turns[0]] == pytest.approx([0.3, 0.3, -0.3, -0.3])
+
+
+def test_a_group_with_branches_is_informative_where_looks_or_answers_differ():
+    alike = [(0.5, 0.5)] * 2
+    groups = [shared(alike, alike), shared(alike, [(0.5, 0.4), (0.5, 0.6)])]
+    got = compute_advantages(groups, "batch_std", look_credit="causal")
+    assert got.informative.tolist() == [False, True]
+    assert not any(value for turns in got.turns[0] for value in turns)
+
+
+def test_branches_need_a_kind_that_compares_them_and_all_members():
+    group = shared([(0.5, 0.5), (0.5, 0.5)], [(0.5, 0.5), (0.5, 0.1)])
+    with pytest.raises(ConfigError, match=r"with branches, got 'gigpo'"):
+        compute_advantages([group], "gigpo")
+    group.rollouts[1] = replace(group.rollouts[1], branch=None)
+    with pytest.raises(ValueError, match="expected all of them or none to have a branch"):
+        compute_advantages([group], "rloo")

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import torch
 
+from dip_agents.grpo.branches import Branch
 from dip_agents.grpo.metrics import (
+    branch_metrics,
     environment_times,
     look_metrics,
     policy_tokens,
@@ -74,6 +76,7 @@ def test_every_number_equals_the_count_by_hand():
             "group/dropped": 1.0,
             "group/reward_std": 0.25,
             "rollout/tokens": 24.0,
+            "rollout/sampled_tokens": 12.0,
             "rollout/length_mean": 6.0,
             "rollout/length_max": 9.0,
             "rollout/policy_tokens_mean": 3.0,
@@ -175,3 +178,53 @@ def test_the_environments_time_is_a_share_of_collecting():
         "time/environment": 3.0,
         "time/environment_share": 0.5,
     }
+
+
+def branched(reward, look, answer, *, looked=True, blank=False):
+    """A rollout with five tokens, three of them up to the fork (two of the policy)."""
+    buffer = TokenBuffer(image_token_id=99)
+    buffer.append_env([1])
+    buffer.append_policy([4, 4], [-1.0, -1.0])
+    buffer.append_policy([5, 5], [-3.0, -3.0])
+    branch = Branch(look, answer, turns=1, tokens=3 if looked else 5, looked=looked, blank=blank)
+    return replace(rollout(reward, 0), buffer=buffer, branch=branch)
+
+
+def test_how_much_looks_and_answers_decide():
+    groups = [
+        RolloutGroup(0, [branched(r, n // 2, n % 2) for n, r in enumerate((0.75, 0.25, 0.0, 0.0))]),
+        RolloutGroup(1, [branched(0.5, n // 2, n % 2, looked=n < 2) for n in range(4)]),
+    ]
+    # First group: look means 0.5 and 0, deviation 0.25; answers deviate by 0.25 after one look and
+    # by 0 after the other, sqrt(1/32). Second group: nothing.
+    assert branch_metrics(groups) == pytest.approx(
+        {
+            "group/look_return_spread": 0.125,
+            "group/answer_spread": 0.5 * (1 / 32) ** 0.5,
+            "rollout/forked": 0.75,
+        }
+    )
+    assert branch_metrics([RolloutGroup(0, [rollout(0.0, 1)])]) == {}
+
+
+def test_what_crops_bring_is_measured_where_there_was_a_look():
+    rewards = (0.75, 0.25, 0.5, 0.0, 0.25, 0.25)  # also the accuracies here
+    members = [
+        branched(reward, n // 2, n % 2, looked=n < 4, blank=n % 2 == 1)
+        for n, reward in enumerate(rewards)
+    ]
+    numbers = branch_metrics([RolloutGroup(0, members)])
+    assert numbers["rollout/accuracy_with_crops"] == 0.625
+    assert numbers["rollout/accuracy_blank"] == 0.125
+    assert numbers["rollout/crop_value"] == 0.5
+    assert numbers["group/answer_spread"] == 0.0  # blank answers are left out
+
+
+def test_tokens_that_members_share_were_sampled_once():
+    members = [branched(0.5, 0, 0), branched(0.5, 0, 1)]
+    members += [branched(0.5, 1, 0, looked=False), branched(0.5, 1, 1, looked=False)]
+    numbers = describe([RolloutGroup(0, members)])
+    # 4 of the first, 2 more of the second, 4 of the third, which the fourth is a copy of.
+    assert numbers["rollout/sampled_tokens"] == 10
+    assert numbers["rollout/surprisal"] == pytest.approx((4 * 1 + 6 * 3) / 10)
+    assert numbers["rollout/tokens"] == 20

@@ -73,12 +73,26 @@ def trained(folder, toy, config, out, quiet, **changes):
 
 
 @pytest.mark.grpo_property(10)
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"advantage": "gigpo"},
+        {
+            "group_size": 6,
+            "answers_per_look": 3,
+            "blank_answers": 1,
+            "advantage": "batch_std",
+            "look_credit": "causal",
+        },
+    ],
+)
 def test_a_run_on_the_real_model_goes_on_bit_for_bit(
-    tuned, toy, config, tmp_path, quiet, monkeypatch
+    tuned, toy, config, tmp_path, quiet, monkeypatch, changes
 ):
     config = replace(
-        config, zero_variance_groups="resample", max_resamples=1, advantage="gigpo",
+        config, zero_variance_groups="resample", max_resamples=1,
         entropy_target=0.5, reward_schedule=("look_weight:1=0.1,3=0.5", "iou:1=0.3,2=0.5"),
+        **changes,
     )  # fmt: skip
     whole = trained(tuned, toy, config, tmp_path / "whole", quiet)
 
@@ -228,3 +242,25 @@ def test_a_frozen_copy_is_the_reference_of_every_family(generic_micro, minimal_p
     buffer.append_policy(vlm.chat.policy_ids("<answer>[]</answer>"), None)
     with torch.no_grad():
         torch.testing.assert_close(reference([buffer]), vlm.token_logprobs([buffer]).logprobs)
+
+
+def test_a_run_with_branches_looks_once_for_several_answers(tuned, toy, config, tmp_path, quiet):
+    config = replace(config, steps=1, group_size=6, answers_per_look=3, blank_answers=1)
+    trained(tuned, toy, config, tmp_path, quiet)
+    (row,) = read_metrics(tmp_path / "metrics.jsonl")
+    assert row["rollout/forked"] > 0
+    wanted = row["rollout/accuracy_with_crops"] - row["rollout/accuracy_blank"]
+    assert row["rollout/crop_value"] == pytest.approx(wanted)
+    assert row["group/look_return_spread"] >= 0 and row["group/answer_spread"] >= 0
+    traces = load_traces(tmp_path / "traces" / "step_000001")
+    assert [trace.control for trace in traces] == [None, None, "crops blanked"] * 4
+
+
+@pytest.mark.parametrize("rules", [{"max_looks": 0}, {"max_turns": 1}])
+def test_several_answers_to_a_look_need_a_turn_after_it(tuned, toy, config, tmp_path, quiet, rules):
+    loaded = load_model(str(tuned), dtype="float32")
+    config = replace(config, group_size=4, answers_per_look=2)
+    with pytest.raises(ConfigError, match="answers_per_look: expected 1 where no answer can"):
+        train_grpo(
+            loaded, toy, replace(RULES, **rules), config, tmp_path, limits=LIMITS, console=quiet
+        )
