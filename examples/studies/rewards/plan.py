@@ -146,7 +146,9 @@ def _wanted(study: Study, start: Start, photos: str | None) -> Iterator[Job]:
 def _train(study: Study, start: Start, variant: Variant, seed: int) -> Job | None:
     if variant.learns == "nothing":
         return None
-    count = study.steps * (study.episodes if variant.fresh else study.scenes_per_step)
+    # Each demonstration shows another scene, which is the best that fine-tuning can have.
+    fresh = variant.learns == "demonstrations"
+    count = study.steps * (study.episodes if fresh else study.scenes_per_step)
     warmup = min(10, study.steps // 5)
     config: GRPOConfig | SFTConfig
     if variant.learns == "rewards":
@@ -160,8 +162,8 @@ def _train(study: Study, start: Start, variant: Variant, seed: int) -> Job | Non
             kl_weight=study.kl_weight,
             eval_interval=study.watch_interval if study.watch_n else 0,
             seed=seed,
-            **variant.learning,
         )
+        config = replace(config, **variant.learning)
         habits = GRPO_HABITS
     else:
         config = replace(
@@ -177,8 +179,10 @@ def _train(study: Study, start: Start, variant: Variant, seed: int) -> Job | Non
             dense_weight=0.0,  # its heads are no part of a saved model: they would begin anew
             # Every demonstration has the form that is measured, as every rollout of GRPO has.
             p_no_look=0.0,
+            p_given_look=0.0,
             p_blurred_overview=0.0,
             seed=seed,
+            **variant.demonstrations,
         )
         habits = SFT_HABITS
     setting: dict[str, Any] = {

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any, Literal
+
+from dip_agents import GRPOConfig
+from dip_env import RewardConfig
 
 Learns = Literal["nothing", "demonstrations", "rewards"]
 
@@ -23,8 +28,7 @@ class Variant:
         rules: fields of ``EpisodeConfig`` that differ from the starting model's, in training and
             in measurement.
         learning: fields of ``GRPOConfig`` that differ from the study's.
-        fresh: each demonstration shows a scene of its own, instead of the scenes that the other
-            variants learn from, as often as these play them.
+        demonstrations: fields of ``SFTConfig`` that differ from the study's.
     """
 
     name: str
@@ -34,63 +38,86 @@ class Variant:
     reward: Mapping[str, Any] = field(default_factory=dict)
     rules: Mapping[str, Any] = field(default_factory=dict)
     learning: Mapping[str, Any] = field(default_factory=dict)
-    fresh: bool = False
+    demonstrations: Mapping[str, Any] = field(default_factory=dict)
 
 
-BASE = Variant("base", "the starting model", "#7f7f7f", learns="nothing")
+BASE = Variant("base", "the starting model, which looks anywhere", "#7f7f7f", "nothing")
 SFT_LONGER = Variant(
-    "sft_longer", "fine-tuned further on demonstrations", "#e69f00", learns="demonstrations"
+    "sft_random_looks",
+    "fine-tuned further on demonstrations that look anywhere",
+    "#e69f00",
+    "demonstrations",
+    demonstrations={"look": "random_tiles"},
 )
-GRPO = Variant("grpo", "GRPO, all three rewards", "#0072b2")
+SFT_ORACLE = Variant(
+    "sft_oracle_looks",
+    "fine-tuned on demonstrations of the oracle's looks, which no reward ever sees",
+    "#8c6d1f",
+    "demonstrations",
+    demonstrations={"look": "tiles"},
+)
+GRPO = Variant("grpo", "GRPO, all three rewards, the look term to the turns that look", "#0072b2")
+ACCURACY_ONLY = Variant(
+    "grpo_accuracy_only", "GRPO without the look term", "#56b4e9", reward={"look_weight": 0.0}
+)
+RECIPE = Path(__file__).parents[2] / "recipes" / "dip_r1.toml"
+
+
+def _reading() -> Variant:
+    """Return the reading of DIP-R1 with its crops shown: the tiny model knows no single pass."""
+    recipe = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
+    reward = {f.name for f in fields(RewardConfig)} & recipe.keys()
+    learning = {f.name for f in fields(GRPOConfig)} & recipe.keys()
+    return Variant(
+        "dip_r1_reading",
+        "rewards and optimization of recipes/dip_r1.toml, with crops shown",
+        "#999933",
+        reward={name: recipe[name] for name in sorted(reward)},
+        learning={name: recipe[name] for name in sorted(learning)},
+    )
+
 
 CORE = (
     BASE,
     SFT_LONGER,
-    Variant(
-        "sft_fresh",
-        "as sft_longer, every demonstration another scene",
-        "#8c6d1f",
-        learns="demonstrations",
-        fresh=True,
-    ),
+    SFT_ORACLE,
+    ACCURACY_ONLY,
     GRPO,
-    Variant("grpo_no_look_reward", "GRPO, look reward off", "#56b4e9", reward={"look_weight": 0.0}),
-    Variant("grpo_no_looks", "GRPO, no looks at all: one turn", "#009e73", rules={"max_looks": 0}),
+    Variant(
+        "grpo_episode",
+        "as grpo, the look term credited to the whole episode",
+        "#882255",
+        learning={"look_credit": "episode"},
+    ),
+    Variant(
+        "grpo_branching",
+        "as grpo, two answers after each look",
+        "#117733",
+        learning={"answers_per_look": 2},
+    ),
+    Variant(
+        "grpo_crop_value",
+        "as grpo_branching, one of the two answers without crops",
+        "#44aa99",
+        learning={"answers_per_look": 2, "blank_answers": 1},
+    ),
     Variant(
         "grpo_prior_look",
-        "GRPO, look reward from the annotation prior",
+        "as grpo, the look term from the annotation prior",
         "#d55e00",
         reward={"ambiguity": "annotation"},
     ),
     Variant(
-        "grpo_accuracy_only",
-        "GRPO, accuracy reward alone",
+        "grpo_invented",
+        "as grpo, with the look term of the first version: invented boxes count, no floor",
         "#cc79a7",
-        reward={"format_weight": 0.0, "look_weight": 0.0},
+        reward={"invented_weight": 1.0, "look_floor": 0.0},
     ),
+    _reading(),
 )
-"""What training does, and what each reward does."""
+"""What learning from rewards does, what the look term adds, and to whom it is best credited."""
 
-LOOK_HEAVY = Variant(
-    "grpo_look_heavy",
-    "GRPO, the look reward weighs as much as the accuracy reward",
-    "#882255",
-    reward={"look_weight": 0.45, "accuracy_weight": 0.45},
-)
-"""Asks whether the default weighs the look reward too little to do anything."""
-
-LOOK_CAUSAL = Variant(
-    "grpo_look_causal",
-    "as grpo_look_heavy, the look reward credited to the turns that could look",
-    "#117733",
-    reward=LOOK_HEAVY.reward,
-    learning={"look_credit": "causal"},
-)
-"""Asks whether it is in the way of the answers."""
-
-CHOICE: Mapping[str, Variant] = {
-    variant.name: variant for variant in (*CORE, LOOK_HEAVY, LOOK_CAUSAL)
-}
+CHOICE: Mapping[str, Variant] = {variant.name: variant for variant in CORE}
 """Variants that the main table may hold, by name."""
 
 REWARDS = (

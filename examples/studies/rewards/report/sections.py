@@ -18,9 +18,17 @@ from examples.studies.rewards.config import Study
 from examples.studies.rewards.measure.looking import SHEET
 from examples.studies.rewards.plan import PHOTOS, Start, rules_of
 from examples.studies.rewards.report.gallery import gallery, worst_and_best
-from examples.studies.rewards.report.results import Results
+from examples.studies.rewards.report.results import Logs, Results
 from examples.studies.rewards.report.stats import Runs, difference, per_seed, value
-from examples.studies.rewards.variants import BASE, CHOICE, GRPO, REWARDS, SFT_LONGER, Variant
+from examples.studies.rewards.variants import (
+    ACCURACY_ONLY,
+    BASE,
+    CHOICE,
+    GRPO,
+    REWARDS,
+    SFT_LONGER,
+    Variant,
+)
 
 SHOWN = ("F1", "precision", "recall", "boxes_per_person", "looks", "well_formed", "look")
 COMPARED = ("F1", "precision", "recall", "F1_50_95")
@@ -250,7 +258,11 @@ def learning(context: Context) -> list[str]:
         logs = {name: runs for name, runs in logs.items() if runs}
         if part not in context.study.parts or not logs:
             continue
-        shown = {**tables.LOGGED, "eval/F1": "F1, further held-out scenes, greedy"}
+        shown = {
+            **tables.LOGGED,
+            "eval/F1": "F1, further held-out scenes, greedy",
+            "eval/look_coverage": "look coverage, likewise",
+        }
         plots.curves(logs, shown, context.figure(f"curves_{part}.png"))
         lines += [
             f"Rollouts at temperature {context.study.temperature:g}, means of the last "
@@ -258,11 +270,21 @@ def learning(context: Context) -> list[str]:
             "",
             *tables.training(logs),
             "",
+            *_caught_up(logs),
             *context.picture(
                 f"curves_{part}.png", "over steps: mean of the seeds, lowest and highest"
             ),
         ]
     return ["## 5. While learning", "", *lines] if lines else []
+
+
+def _caught_up(logs: Logs) -> list[str]:
+    """Say when each variant is as good as accuracy alone ends."""
+    lines = tables.catching_up(logs, ACCURACY_ONLY.name)
+    if not lines:
+        return []
+    words = f"Until F1 on the further scenes is that of `{ACCURACY_ONLY.name}` at its end:"
+    return [words, "", *lines, ""]
 
 
 def failures(context: Context) -> list[str]:
@@ -287,15 +309,14 @@ SECTIONS = (core, rewards, domains, photos, looking, learning, failures)
 
 
 def grpo_leads(context: Context) -> bool:
-    """Tell whether GRPO's F1 in-domain is above that of the start and of further fine-tuning."""
+    """Tell whether GRPO's F1 in-domain is above that of all others of a quick study."""
     runs = {
         variant.name: own for variant, own in context.everywhere().get(context.study.presets[0], ())
     }
-    if not {BASE.name, SFT_LONGER.name, GRPO.name} <= runs.keys():
+    others = (BASE, SFT_LONGER, ACCURACY_ONLY)
+    if not {GRPO.name, *(variant.name for variant in others)} <= runs.keys():
         return False
-    gains = [
-        difference("F1", runs[variant.name], runs[GRPO.name]) for variant in (BASE, SFT_LONGER)
-    ]
+    gains = [difference("F1", runs[variant.name], runs[GRPO.name]) for variant in others]
     return all(gain.value is not None and gain.value > 0 for gain in gains)
 
 

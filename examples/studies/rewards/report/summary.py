@@ -8,7 +8,7 @@ import examples.studies.rewards.report.tables as tables
 from dip_agents.experiments.kinds import NO_LOOKS, OWN_LOOKS
 from examples.studies.rewards.config import Study
 from examples.studies.rewards.report.results import Results
-from examples.studies.rewards.variants import BASE, GRPO, REWARDS, SFT_LONGER, Variant
+from examples.studies.rewards.variants import BASE, GRPO, REWARDS, SFT_LONGER, SFT_ORACLE, Variant
 
 
 def summary(study: Study, results: Results) -> list[str]:
@@ -25,7 +25,7 @@ def summary(study: Study, results: Results) -> list[str]:
     found = [
         ("Learning from rewards, against what else can be done", verdicts(study, results)),
         (
-            "All three rewards, against less or other ones",
+            "The look term and its credit, against none and others",
             _against(_ablations(study), in_domain, results),
         ),
         (
@@ -41,8 +41,8 @@ def summary(study: Study, results: Results) -> list[str]:
 
 
 def verdicts(study: Study, results: Results) -> list[str]:
-    """Return how GRPO compares with the start and with further fine-tuning, for each preset."""
-    asked = [variant for variant in (BASE, SFT_LONGER) if variant in study.core]
+    """Return how GRPO compares with the start and with fine-tuning, for each preset."""
+    asked = [variant for variant in (BASE, SFT_LONGER, SFT_ORACLE) if variant in study.core]
     return _against(asked, study.presets, results)
 
 

@@ -49,6 +49,7 @@ LOGGED = {
     "reward/total": "reward, each variant's own",
     "reward/accuracy": "accuracy term",
     "reward/look": "look term",
+    "rollout/look_coverage": "share of the ambiguity inside looks",
     "rollout/looked": "rollouts that look",
     "rollout/boxes": "boxes an answer",
     "train/entropy": "entropy, nats a token",
@@ -277,6 +278,46 @@ def training(
         means = [_logged(last, key) for key in LOGGED]
         rows.append([f"`{variant}`", *("-" if math.isnan(m) else f"{m:.3f}" for m in means)])
     return markdown(["variant", *LOGGED.values()], rows)
+
+
+def catching_up(logs: Logs, reference: str) -> list[str]:
+    """Return after how many steps and sampled tokens each variant is as good as one ends.
+
+    Args:
+        logs: rows of each step, by variant and seed; with measurements while learning.
+        reference: name of the variant whose last measured F1 is to be reached.
+
+    Returns:
+        Lines of a table, over the seeds that both have; nothing without the measurements.
+    """
+    ends = {seed: _watched(rows, "eval/F1") for seed, rows in logs.get(reference, {}).items()}
+    ends = {seed: found for seed, found in ends.items() if found}
+    rows = []
+    for name, runs in logs.items():
+        reached: list[tuple[int, float] | None] = []
+        for seed in sorted(runs.keys() & ends.keys(), key=str):
+            goal = ends[seed][-1][1]
+            steps = (step for step, value in _watched(runs[seed], "eval/F1") if value >= goal)
+            first = next(steps, None)
+            spent = [row.get("rollout/sampled_tokens") or 0.0 for row in runs[seed][: first or 0]]
+            reached.append(None if first is None else (first, sum(spent)))
+        if reached:
+            found = [one for one in reached if one is not None]
+            rows.append(
+                [
+                    f"`{name}`",
+                    " ".join("-" if one is None else str(one[0]) for one in reached),
+                    f"{len(found)} of {len(reached)}",
+                    f"{mean([tokens for _, tokens in found]) / 1000:.0f}" if found else "-",
+                ]
+            )
+    header = ["variant", "steps, each seed", "seeds", "sampled tokens, thousands"]
+    return markdown(header, rows) if rows else []
+
+
+def _watched(rows: Sequence[Mapping[str, float | None]], key: str) -> list[tuple[int, float]]:
+    """Return (step, value) where a key was logged; rows are steps from 1 on, in order."""
+    return [(k, v) for k, row in enumerate(rows, 1) if (v := row.get(key)) is not None]
 
 
 def mean(values: Sequence[float]) -> float:

@@ -1,12 +1,16 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
 from dip_env.config import RewardConfig
 from dip_env.errors import ConfigError
+
+ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture
@@ -30,10 +34,11 @@ def test_variants_of_a_seed_learn_as_often_from_as_much_of_the_same(jobs, toy_st
     for seed in toy_study.seeds:
         settings = {variant: job.setting for (variant, at), job in learned.items() if at == seed}
         scenes = {variant: s["scenes"] for variant, s in settings.items()}
-        fresh = scenes.pop("sft_fresh")
+        fresh = [scenes.pop("sft_random_looks"), scenes.pop("sft_oracle_looks")]
         assert all(s == scenes["grpo"] for s in scenes.values())
-        assert fresh["first"] == scenes["grpo"]["first"]
-        assert fresh["count"] == toy_study.group_size * scenes["grpo"]["count"]
+        assert fresh[0] == fresh[1]
+        assert fresh[0]["first"] == scenes["grpo"]["first"]
+        assert fresh[0]["count"] == toy_study.group_size * scenes["grpo"]["count"]
         for setting in settings.values():
             config = setting["config"]
             assert config["steps"] == toy_study.steps
@@ -57,10 +62,24 @@ def test_each_variant_changes_what_its_name_says(jobs):
         before = default | default["reward"]
         return {k: v for k, v in flat.items() if v != before[k] and k != "reward"}
 
-    assert changed("grpo_no_look_reward") == {"look_weight": 0.0}
-    assert changed("grpo_no_looks") == {"max_looks": 0}
+    assert changed("grpo_accuracy_only") == {"look_weight": 0.0}
     assert changed("grpo_prior_look") == {"ambiguity": "annotation"}
-    assert changed("grpo_accuracy_only") == {"look_weight": 0.0, "format_weight": 0.0}
+    assert changed("grpo_invented") == {"invented_weight": 1.0, "look_floor": 0.0}
+    learning = {
+        variant: job.setting["config"]
+        for (variant, seed), job in trainings(jobs).items()
+        if not seed
+    }
+
+    def learns(variant, of="grpo"):
+        return {k: v for k, v in learning[variant].items() if v != learning[of][k]}
+
+    assert learns("grpo_accuracy_only") == learns("grpo_prior_look") == {}
+    assert learns("grpo_episode") == {"look_credit": "episode"}
+    assert learns("grpo_branching") == {"answers_per_look": 2}
+    assert learns("grpo_crop_value") == {"answers_per_look": 2, "blank_answers": 1}
+    assert learns("sft_oracle_looks", "sft_random_looks") == {"look": "tiles"}
+    assert learning["sft_random_looks"]["look"] == "random_tiles"
     assert changed("weighted_03") == {"accuracy": "weighted_sum", "precision_weight": 0.3}
     assert changed("iou_averaged") == {"iou": "0.5:0.95"}
     assert changed("f_beta_2") == {"beta": 2.0}
@@ -73,7 +92,7 @@ def test_measurements_reward_all_variants_alike_on_the_same_scenes(jobs):
     }
     for job in measured:
         assert RewardConfig(**job.setting["rules"]["reward"]) == RewardConfig()
-        assert job.setting["rules"]["max_looks"] == (0 if job.variant == "grpo_no_looks" else 1)
+        assert job.setting["rules"]["max_looks"] == 1
 
 
 def test_the_default_reward_is_trained_once_for_both_tables(jobs):
@@ -113,31 +132,26 @@ def test_parts_ask_for_their_runs_only(load, toy_study, start):
         ("train", "grpo"),
     }
     quick = replace(load("config").defaults(["--quick"]), quick=True)
-    assert {job.variant for job in plan(quick, start)} == {"base", "sft_longer", "grpo"}
+    assert {job.variant for job in plan(quick, start)} == {
+        *("base", "sft_random_looks", "grpo_accuracy_only", "grpo")
+    }
     assert {job.seed for job in plan(quick, start)} == {None, 0}
 
 
-def test_the_night_study_asks_what_the_look_reward_does_where_looks_are_not_learned(load, start):
-    study = load("config").defaults(["--night"])
-    found = trainings(load("plan").plan(study, start))
-    assert {variant for variant, _ in found} == {
-        "grpo", "grpo_no_look_reward", "grpo_look_heavy", "grpo_look_causal"
-    }  # fmt: skip
-    assert {job.setting["scenes"]["preset"] for job in found.values()} == {"night"}
-    paid = {variant: job.setting["rules"]["reward"] for (variant, _), job in found.items()}
-    assert paid["grpo_look_causal"] == paid["grpo_look_heavy"]
-    assert paid["grpo_look_heavy"]["look_weight"] == paid["grpo_look_heavy"]["accuracy_weight"]
-    terms = ("format_weight", "look_weight", "accuracy_weight")
-    assert sum(paid["grpo_look_heavy"][name] for name in terms) == pytest.approx(1.0)
-    assert sum(getattr(RewardConfig(), name) for name in terms) == pytest.approx(1.0)
-    credit = {variant: job.setting["config"]["look_credit"] for (variant, _), job in found.items()}
-    assert [variant for variant, kind in credit.items() if kind == "causal"] == ["grpo_look_causal"]
+def test_the_reading_of_dip_r1_has_the_numbers_of_its_recipe(load, toy_study, start):
+    found = trainings(load("plan").plan(replace(toy_study, only="core"), start))
+    setting = found["dip_r1_reading", 0].setting
+    recipe = tomllib.loads((ROOT / "examples/recipes/dip_r1.toml").read_text())
+    for name in ("format_weight", "look_weight", "accuracy", "look_floor"):
+        assert setting["rules"]["reward"][name] == recipe[name]
+    for name in ("advantage", "aggregation", "kl_weight", "clip_high"):
+        assert setting["config"][name] == recipe[name]
 
 
 def test_photographs_are_measured_when_they_are_given(load, toy_study, start):
     found = load("plan").plan(replace(toy_study, only="core"), start, photos="abc")
     photos = [job for job in found if job.scenes == "photos"]
-    assert {job.variant for job in photos} == {"base", "sft_longer", "grpo"}
+    assert {job.variant for job in photos} == {"base", "sft_random_looks", "grpo"}
     assert {json.dumps(job.setting["scenes"]) for job in photos} == {'{"photos": "abc"}'}
 
 

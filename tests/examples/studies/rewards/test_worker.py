@@ -57,7 +57,7 @@ def prepared(small):
 
 def test_a_model_is_trained_further_and_measured(load, prepared):
     worker = load("worker")
-    trained = prepared("train", "sft_longer")
+    trained = prepared("train", "sft_random_looks")
     worker.do(trained)
     assert len(read_metrics(trained / "metrics.jsonl")) == 3
     assert not (trained / "checkpoints").exists()
@@ -66,7 +66,7 @@ def test_a_model_is_trained_further_and_measured(load, prepared):
     weights = load_file(trained / "model" / "model.safetensors")
     assert {str(tensor.dtype) for tensor in weights.values()} == {"torch.bfloat16"}
 
-    folder = prepared("measure", "sft_longer")
+    folder = prepared("measure", "sft_random_looks")
     worker.do(folder)
     measured = load("measure.answers").Measured.load(folder)
     assert measured.indices == (0, 1)

@@ -34,7 +34,7 @@ def test_variants_are_listed_with_intervals_and_each_seed(load, variants):
         "`base`", "-", "0.000 [0.000, 0.000]", "0.000 [0.000, 0.000]", "0.000"
     ]  # fmt: skip
     assert cells(sft) == [
-        "`sft_longer`", "2", "0.500 [0.000, 1.000]", "0.500 [0.000, 1.000]", "0.500 0.500"
+        "`sft_random_looks`", "2", "0.500 [0.000, 1.000]", "0.500 [0.000, 1.000]", "0.500 0.500"
     ]  # fmt: skip
     assert cells(grpo)[2] == "1.000 [1.000, 1.000]"
 
@@ -43,7 +43,7 @@ def test_gains_are_paired_differences_to_one_variant(load, variants):
     tables = load("report.tables")
     header, _, sft, grpo = tables.gains(variants, ("F1",), "base")
     assert cells(header)[0] == "variant - `base`, paired"
-    assert cells(sft) == ["`sft_longer`", "+0.500 [+0.000, +1.000]"]
+    assert cells(sft) == ["`sft_random_looks`", "+0.500 [+0.000, +1.000]"]
     assert cells(grpo) == ["`grpo`", "+1.000 [+1.000, +1.000]"]
     assert tables.gains(variants[:1], ("F1",), "grpo") == [
         "`grpo` is not finished: nothing to compare with."
@@ -57,7 +57,7 @@ def test_scenes_stand_side_by_side_and_what_is_missing_is_a_dash(load, variants)
     assert cells(header) == ["variant: F1", "crowd", "night"]
     assert cells(grpo) == ["`grpo`", "1.000 [1.000, 1.000]", "-"]
     rows = tables.across(found, "F1", "base")[2:]
-    assert [cells(row)[0] for row in rows] == ["`sft_longer`", "`grpo`"]
+    assert [cells(row)[0] for row in rows] == ["`sft_random_looks`", "`grpo`"]
     assert cells(rows[1])[1:] == ["+1.000 [+1.000, +1.000]", "-"]
 
 
@@ -69,8 +69,8 @@ def test_a_verdict_says_what_the_intervals_say(load, variants):
     assert missing == "- `night`: not finished."
     (worse,) = verdict({"crowd": variants}, "grpo", "base")
     assert "`base` is **worse** than `grpo`, F1 -1.000" in worse
-    (open_,) = verdict({"crowd": variants}, "sft_longer", "grpo")
-    assert "**not told apart** from `sft_longer`" in open_  # +0.5 from 0 to 1
+    (open_,) = verdict({"crowd": variants}, "sft_random_looks", "grpo")
+    assert "**not told apart** from `sft_random_looks`" in open_  # +0.5 from 0 to 1
     assert open_.endswith("their own intervals overlap.")
 
 
@@ -111,3 +111,26 @@ def test_training_numbers_are_means_of_the_last_steps(load):
     assert cells(header)[1] == "reward, each variant's own"
     assert cells(line)[1] == "7.500"  # of 3 to 12
     assert cells(line)[5] == "-"  # the entropy
+
+
+def test_a_variant_catches_up_at_the_first_step_that_reaches_the_end_of_another(load):
+    catching_up = load("report.tables").catching_up
+
+    def log(*measured):
+        """Steps that sample 1,000 tokens each, with F1 measured at every second one."""
+        rows = [{"rollout/sampled_tokens": 1000.0} for _ in range(2 * len(measured))]
+        for row, value in zip(rows[1::2], measured, strict=True):
+            row["eval/F1"] = value
+        return rows
+
+    logs = {
+        "slow": {0: log(0.1, 0.2, 0.3), 1: log(0.1, 0.3, 0.2)},
+        "fast": {0: log(0.3, 0.5, 0.4), 1: log(0.0, 0.2, 0.9)},
+        "never": {0: log(0.1, 0.1, 0.1), 2: log(0.9, 0.9, 0.9)},
+    }
+    slow, fast, never = ([cell.strip() for cell in row.split("|")[1:-1]]
+                         for row in catching_up(logs, "slow")[2:])  # fmt: skip
+    assert slow == ["`slow`", "6 4", "2 of 2", "5"]  # seed 1 ends at .2, which it has at step 4
+    assert fast == ["`fast`", "2 4", "2 of 2", "3"]
+    assert never == ["`never`", "-", "0 of 1", "-"]  # the other has no seed 2
+    assert catching_up({"slow": {0: log()}}, "slow") == []

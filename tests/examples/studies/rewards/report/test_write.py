@@ -85,17 +85,17 @@ def test_the_same_folders_give_the_same_files(load, toy_study, context, jobs, fi
 
 
 def test_a_named_study_leaves_the_report_of_another_alone(load, toy_study, context, jobs, finish):
-    study = replace(toy_study, name="night", variants="base,grpo", only="core")
+    study = replace(toy_study, name="small", variants="base,grpo", only="core")
     for job in load("plan").plan(study, context(study, jobs).start):
         finish(job, study.out)
     path = load("report.write").write_report(
         context(study, load("plan").plan(study, context(study, jobs).start))
     )
-    assert path.name == "RESULTS_night.md"
+    assert path.name == "RESULTS_small.md"
     text = path.read_text()
-    assert "](figures_night/core.png)" in text
+    assert "](figures_small/core.png)" in text
     assert not (path.parent / "figures").exists()
-    assert "sft_longer" not in text  # nobody asked for it, so that nothing is missing
+    assert "sft_random_looks" not in text  # nobody asked for it, so that nothing is missing
     assert "not finished" not in text.lower()
 
 
@@ -108,9 +108,9 @@ def test_a_report_on_parts_says_what_is_missing(load, toy_study, context, jobs, 
     assert f"**Not finished: {len(jobs) - len(done)} of {len(jobs)} runs" in text
     missing = [job for job in jobs if job not in done]
     assert all(f"- `{job.folder}`" in text for job in missing)
-    assert "`sft_longer` is not finished: nothing to compare with." in text
+    assert "`sft_random_looks` is not finished: nothing to compare with." in text
     said = text.partition("## What comes out")[2].partition("## 1.")[0]
-    assert "- `toy`: `grpo` is" in said and "than `sft_longer`" not in said
+    assert "- `toy`: `grpo` is" in said and "than `sft_random_looks`" not in said
     assert "## 4." not in text
 
 
@@ -123,15 +123,16 @@ def test_what_comes_out_compares_all_that_can_be_compared(load, toy_study, jobs,
     lines = [line for line in said if line.startswith("- ")]
     for variant in (
         "base",
-        "sft_longer",
-        "grpo_no_look_reward",
+        "sft_random_looks",
+        "sft_oracle_looks",
+        "grpo_episode",
         "grpo_accuracy_only",
         "weighted_05",
     ):
         (line,) = (line for line in lines if f"than `{variant}`" in line)
         assert line.startswith("- `toy`: `grpo` is **better** than")
     assert sum("`own looks` is" in line for line in lines) == 2
-    assert len(lines) == len({*lines}) == 2 + 4 + 5 + 2
+    assert len(lines) == len({*lines}) == 3 + 7 + 5 + 2
 
 
 @pytest.mark.parametrize(("misses", "ahead"), [(0.0, True), (0.6, False)])
@@ -141,7 +142,12 @@ def test_grpo_leads_where_it_finds_more_than_both(
     module = load("report.sections")
     assert not module.grpo_leads(context(toy_study, jobs))
     for job in jobs:
-        if job.kind == "measure" and job.variant in ("base", "sft_longer", "grpo"):
+        if job.kind == "measure" and job.variant in (
+            "base",
+            "sft_random_looks",
+            "grpo_accuracy_only",
+            "grpo",
+        ):
             finish(job, toy_study.out, miss_rate=misses if job.variant == "grpo" else 0.6)
     assert module.grpo_leads(context(toy_study, jobs)) is ahead
 
@@ -176,7 +182,7 @@ def test_a_curve_is_smoothed_by_its_neighbours(load):
 
 def test_the_commands_of_the_report_know_their_options(load):
     words = set(re.findall(r"--[a-z-]+", load("__main__").__doc__))
-    assert words == {"--out", "--report", "--quick", "--night", "--only", "--write"}
+    assert words == {"--out", "--report", "--quick", "--only", "--write"}
     fields = load("config").Study.__dataclass_fields__
     assert all(word[2:].replace("-", "_") in fields for word in words)
     assert load("__main__").__package__ == load("report.provenance").MODULE
