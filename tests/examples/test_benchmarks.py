@@ -4,13 +4,14 @@ import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 
 from dip_env.actions import Grammar
 from dip_env.boxes import box_iou
+from dip_env.metrics import Interval
 from dip_env.scenes.procedural.parameters import PRESETS
 
 BENCHMARKS = Path(__file__).parents[2] / "examples" / "benchmarks"
@@ -170,3 +171,23 @@ def test_scene_speed_fails_where_scenes_are_slow_or_large(load, capsys):
     assert "| easy | 12.0 | 26.8 | 100 | 0.60 | 0.7 | pass |" in capsys.readouterr().out
     assert module.report({"easy": kept, "crowd": slow, "night": large}) == 1
     assert "MB: crowd, night" in capsys.readouterr().out
+
+
+def test_learning_names_each_goal_that_a_run_misses(load) -> None:
+    module = load("learning")
+
+    def measured(covered: float, f1: float) -> SimpleNamespace:
+        values = {"look_coverage": covered, "look_coverage_oracle": 0.9, "F1": f1}
+        return SimpleNamespace(
+            metrics={name: Interval(value, value - 0.04, value + 0.04)
+                     for name, value in values.items()}
+        )  # fmt: skip
+
+    assert module.missed(measured(0.2, 0.4), measured(0.75, 0.56), 11.0) == []
+    assert module.missed(measured(0.4, 0.5), measured(0.7, 0.57), 13.0) == [
+        "look coverage at least 2 times that before",
+        "look coverage at least 80% of the oracle's",
+        "F1 up by at least 0.15",
+        "intervals of F1 apart",
+        "at most 12 minutes",
+    ]

@@ -39,16 +39,18 @@ TINY_SFT = SFTConfig(
     learning_rate=3e-3,
     warmup_steps=50,
     decay_steps=250,
-    coordinate_sigma=1.5,
-    final_sigma=0.5,
+    coordinate_sigma=1.0,
+    final_sigma=0.4,
     dense_weight=1.0,
-    p_no_look=0.2,
-    p_blurred_overview=0.35,
-    look="tiles",
+    p_no_look=0.1,
+    p_given_look=0.3,
+    p_blurred_overview=0.4,
+    magnifications=(4.0, 3.0, 4.0, 2.0, 4.0),
+    look="random_tiles",
     min_visible_height=8.0,
     checkpoint_interval=50,
 )
-"""Training a tiny model from random weights."""
+"""Training a tiny model, which learns to read crops and to look, but not where to look."""
 EXAMPLES = (
     "dip sft --scenes easy --store runs/scenes",
     "dip sft --mix crowd=3 easy=1 --stop-at 250",

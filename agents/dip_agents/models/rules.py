@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any, Literal
 
-from dip_env.config import EpisodeConfig
+from dip_env.config import EpisodeConfig, RewardConfig
 from dip_env.errors import ConfigError
 
 RULES_FILE = "dip_env.json"
@@ -14,14 +14,16 @@ RULES_FILE = "dip_env.json"
 BUNDLED = Path(__file__).parent / "tiny" / "weights"
 TINY_RULES = EpisodeConfig(
     view_size=384,
-    crop_size=128,
+    crop_size=256,
+    magnification=4.0,
     size_multiple=32,
     max_looks=1,
     max_regions=3,
     max_turns=3,
     minimal_prompt=True,
+    reward=RewardConfig(look_weight=0.3, accuracy_weight=0.6, look_floor=1.0),
 )
-"""Rules of the tiny model: two turns fit into some hundred tokens."""
+"""Rules of the tiny model: two turns fit into some hundred tokens, and looks decide."""
 QWEN_VL = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
 """Families with a forward pass and a decode loop of their own (``VLM``, ``HFEngine``)."""
 

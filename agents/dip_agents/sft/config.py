@@ -55,7 +55,7 @@ class SFTConfig:
     look: DemonstratorLook = "ambiguous"
     """Where the demonstrator looks: in regions that fit what is ambiguous, in squares of one size
     on a grid (``tiles``), which a small model learns sooner, or in any of these (``random_tiles``),
-    which teaches to look but not where; given looks are then at what is ambiguous all the same."""
+    to learn to look but not where; given looks are then at what is ambiguous all the same."""
     min_visible_height: float = 0.0
     """The demonstrator leaves out people that were never this many pixels tall in an image."""
     workers: int = 1

@@ -112,7 +112,7 @@ def _in_crop(boxes: NDArray[np.float64], crop: Crop) -> NDArray[np.float64]:
 
 
 @dataclass(frozen=True)
-class Lesson:
+class DemonstrationKind:
     """One kind of demonstration.
 
     Args:
@@ -129,8 +129,8 @@ class Lesson:
 
 
 @dataclass(frozen=True)
-class LessonShares:
-    """How many demonstrations teach what; the rest teach to look as the demonstrator does.
+class DemonstrationShares:
+    """What demonstrations are for; from the rest the model learns to look as the demonstrator does.
 
     Args:
         p_no_look: share of demonstrations without a look: their rules allow none.
@@ -171,7 +171,7 @@ class DemonstrationDataset(Dataset[Demonstration]):
         demonstrator: OracleConfig,
         chat: ChatTokens,
         seed: int = 0,
-        shares: LessonShares | None = None,
+        shares: DemonstrationShares | None = None,
     ) -> None:
         """Store the parts; scenes are drawn on access."""
         # The demonstrator reads each scene again, right after the episode was started on it.
@@ -179,10 +179,10 @@ class DemonstrationDataset(Dataset[Demonstration]):
         self.count, self.config = min(count, len(source)), config
         self.chat, self.seed = chat, seed
         self.policy = OraclePolicy(self.source, config, demonstrator)
-        shares = shares or LessonShares()
+        shares = shares or DemonstrationShares()
         no_look = replace(config, max_looks=0)
-        self.rest = [Lesson(config, self.policy)]
-        self.shares = [(shares.p_no_look, [Lesson(no_look, self.policy)])]
+        self.rest = [DemonstrationKind(config, self.policy)]
+        self.shares = [(shares.p_no_look, [DemonstrationKind(no_look, self.policy)])]
         if config.max_looks > 0 and config.max_turns > 1:
             scales = shares.magnifications or (config.magnification,)
             given = replace(
@@ -198,14 +198,14 @@ class DemonstrationDataset(Dataset[Demonstration]):
 
     def _given(
         self, demonstrator: OracleConfig, scales: Sequence[float], control: Control
-    ) -> list[Lesson]:
-        """Return lessons with a given look, one at each magnification."""
+    ) -> list[DemonstrationKind]:
+        """Return kinds with a given look, one at each magnification."""
         least = 0.0
         if control.changes_pixels:
             demonstrator = replace(demonstrator, overview_scale=BLURRED_SCALE)
             least = demonstrator.min_visible_height / BLURRED_SCALE
         return [
-            Lesson(rules, OraclePolicy(self.source, rules, demonstrator), control, least)
+            DemonstrationKind(rules, OraclePolicy(self.source, rules, demonstrator), control, least)
             for rules in (replace(self.config, magnification=scale) for scale in scales)
         ]
 
@@ -215,25 +215,25 @@ class DemonstrationDataset(Dataset[Demonstration]):
 
     def __getitem__(self, index: int) -> Demonstration:
         """Play demonstration ``index``."""
-        lesson = self._lesson(index)
+        kind = self._kind(index)
         return play_demonstration(
             self.source[index],
             index,
-            lesson.rules,
-            lesson.policy,
+            kind.rules,
+            kind.policy,
             self.chat,
             self.seed,
-            control=lesson.control,
-            min_height=lesson.min_height,
+            control=kind.control,
+            min_height=kind.min_height,
         )
 
-    def _lesson(self, index: int) -> Lesson:
+    def _kind(self, index: int) -> DemonstrationKind:
         """Choose the kind of a demonstration: spread evenly over them, whatever their order."""
         draw = (index * GOLDEN) % 1
         chosen = self.rest
-        for share, lessons in self.shares:
+        for share, kinds in self.shares:
             if draw < share:
-                chosen = lessons
+                chosen = kinds
                 break
             draw -= share
         return chosen[index % len(chosen)]

@@ -14,7 +14,7 @@ from dip_agents.runtime.checkpoints import latest_checkpoint
 from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.runtime.logger import RunLogger
 from dip_agents.sft.config import SFTConfig
-from dip_agents.sft.demonstrations import DemonstrationDataset, LessonShares
+from dip_agents.sft.demonstrations import DemonstrationDataset, DemonstrationShares
 from dip_agents.sft.trainer import SFTTrainer
 from dip_env.config import EpisodeConfig
 from dip_env.scenes.base import SceneSource
@@ -67,7 +67,7 @@ def train_sft(
         demonstrator,
         vlm.chat,
         config.seed,
-        LessonShares(
+        DemonstrationShares(
             config.p_no_look,
             config.p_given_look,
             config.p_blurred_overview,

@@ -150,7 +150,7 @@ PRESETS: Mapping[str, CrowdParameters] = MappingProxyType(
         ),
         "far": CrowdParameters(
             people=(3, 8),
-            heights=(24.0, 64.0),
+            heights=(36.0, 90.0),
             company=0.8,
             lookalikes=(0, 2),
             far_crowd=0.0,

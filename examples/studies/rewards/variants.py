@@ -64,7 +64,7 @@ RECIPE = Path(__file__).parents[2] / "recipes" / "dip_r1.toml"
 
 
 def _reading() -> Variant:
-    """Return the reading of DIP-R1 with its crops shown: the tiny model knows no single pass."""
+    """Return the reading of DIP-R1 with crops shown: the tiny model cannot do a single pass."""
     recipe = tomllib.loads(RECIPE.read_text(encoding="utf-8"))
     reward = {f.name for f in fields(RewardConfig)} & recipe.keys()
     learning = {f.name for f in fields(GRPOConfig)} & recipe.keys()

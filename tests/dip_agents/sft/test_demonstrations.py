@@ -7,7 +7,11 @@ import pytest
 
 from dip_agents.policies.oracle import OracleConfig, OraclePolicy
 from dip_agents.policies.oracle_looks import AmbiguousTiles, RandomTiles
-from dip_agents.sft.demonstrations import DemonstrationDataset, LessonShares, play_demonstration
+from dip_agents.sft.demonstrations import (
+    DemonstrationDataset,
+    DemonstrationShares,
+    play_demonstration,
+)
 from dip_env.episode import Episode
 from dip_wrappers.controls import random_looks
 
@@ -86,7 +90,7 @@ def reading(micro, toy, minimal_prompt_rules):
         minimal_prompt_rules,
         demonstrator,
         chat,
-        shares=LessonShares(p_blurred_overview=1.0),
+        shares=DemonstrationShares(p_blurred_overview=1.0),
     )
 
 
@@ -122,7 +126,7 @@ def test_who_is_only_blurred_is_neither_answered_nor_a_dense_target_of_the_overv
         one_region,
         demonstrator,
         chat,
-        shares=LessonShares(p_blurred_overview=1.0),
+        shares=DemonstrationShares(p_blurred_overview=1.0),
     )[0]
     assert (
         demonstration.boxes[0].tolist() == demonstration.in_view[0].tolist() == [[100, 16, 120, 80]]
@@ -142,7 +146,7 @@ def given(micro, toy, minimal_prompt_rules):
         rules = replace(minimal_prompt_rules, crop_size=64)
         chat = micro("qwen3_vl").chat
         return DemonstrationDataset(
-            toy, 4, rules, OracleConfig(look=look), chat, shares=LessonShares(**plan)
+            toy, 4, rules, OracleConfig(look=look), chat, shares=DemonstrationShares(**plan)
         )
 
     return make
@@ -183,7 +187,7 @@ def test_demonstrations_are_divided_between_forms(micro, toy, minimal_prompt_rul
         minimal_prompt_rules,
         OracleConfig(),
         chat,
-        shares=LessonShares(p_no_look=0.25, p_blurred_overview=0.5),
+        shares=DemonstrationShares(p_no_look=0.25, p_blurred_overview=0.5),
     )
     plain = DemonstrationDataset(toy, 4, minimal_prompt_rules, OracleConfig(), chat)
     images = [made[index].buffer.images for index in range(4)]
@@ -200,7 +204,7 @@ def test_nothing_is_blurred_where_no_look_can_make_up_for_it(
     chat, config = micro("qwen3_vl").chat, replace(minimal_prompt_rules, **rules)
     demonstrator = OracleConfig(min_visible_height=13.0)
     blurred = DemonstrationDataset(
-        toy, 4, config, demonstrator, chat, shares=LessonShares(p_blurred_overview=1.0)
+        toy, 4, config, demonstrator, chat, shares=DemonstrationShares(p_blurred_overview=1.0)
     )
     plain = DemonstrationDataset(toy, 4, config, demonstrator, chat)
     assert blurred[0].buffer.ids == plain[0].buffer.ids
