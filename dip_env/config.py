@@ -117,9 +117,8 @@ class EpisodeConfig:
     crop_size: int = 224
     """Longest side of a crop in pixels, before rounding to ``size_multiple``."""
     magnification: float = 2.0
-    """Crop pixels per view pixel where looks have one size: of the oracle, of demonstrations and of
-    random looks. A policy may look at any region; with ``view_size`` this sets how much more a look
-    shows than the overview."""
+    """Crop pixels per view pixel of the oracle's and of random tiles, and the least of the oracle's
+    regions. A policy may look at any region: nothing else in an episode depends on it."""
     size_multiple: int = 32
     """Sides of overview and crops are multiples of this (28 for Qwen2.5-VL, 32 for Qwen3-VL)."""
     coordinate_format: CoordinateFormat = "pixel"
@@ -156,7 +155,8 @@ class EpisodeConfig:
             value = getattr(self, name)
             if not isinstance(value, int) or isinstance(value, bool) or value < low:
                 raise ConfigError(f"{name}: expected an integer >= {low}, got {value!r}")
-        if not 1 <= self.magnification <= 100:
+        scale = self.magnification
+        if not isinstance(scale, int | float) or isinstance(scale, bool) or not 1 <= scale <= 100:
             raise ConfigError(
                 f"magnification: expected a number from 1 to 100, got {self.magnification!r}"
             )

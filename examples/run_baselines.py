@@ -24,7 +24,7 @@ class Settings:
     """What to play."""
 
     scenes: str = "easy"
-    """A preset (easy, crowd, night, drone, dense), or toy."""
+    """A preset (easy, far, crowd, night, drone, dense), or toy."""
     n: int = 32
     """Scenes."""
     group_size: int = 4

@@ -37,7 +37,7 @@ class Settings:
     model: str = "tiny"
     """tiny, tiny-untrained, a folder, or a hub name."""
     scenes: str = "easy"
-    """A preset (easy, crowd, night, drone, dense)."""
+    """A preset (easy, far, crowd, night, drone, dense)."""
     steps: int = 20
     """Batches of rollouts."""
     scenes_per_step: int = 4

@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from dip_agents import EvalResult, load_evaluation
@@ -36,22 +37,36 @@ def missed(before: EvalResult, after: EvalResult, minutes: float) -> list[str]:
         after: of the trained one, on the same scenes.
         minutes: that the whole run took.
     """
-    was, now = before.metrics, after.metrics
-    covered = now["look_coverage"].value or 0.0
+    names = ("look_coverage", "look_coverage_oracle", "F1")
+    was, now = (_numbers(result, names) for result in (before, after))
+    covered = now["look_coverage"]
     reached = {
         f"look coverage at least {TIMES_COVERED:g} times that before": (
-            covered >= TIMES_COVERED * (was["look_coverage"].value or 0.0)
+            covered >= TIMES_COVERED * was["look_coverage"]
         ),
         f"look coverage at least {SHARE_OF_ORACLE:.0%} of the oracle's": (
-            covered >= SHARE_OF_ORACLE * (now["look_coverage_oracle"].value or 1.0)
+            covered >= SHARE_OF_ORACLE * now["look_coverage_oracle"]
         ),
-        f"F1 up by at least {F1_GAIN}": (
-            (now["F1"].value or 0.0) - (was["F1"].value or 0.0) >= F1_GAIN
-        ),
-        "intervals of F1 apart": (now["F1"].low or 0.0) > (was["F1"].high or 1.0),
+        f"F1 up by at least {F1_GAIN}": now["F1"] - was["F1"] >= F1_GAIN,
+        "intervals of F1 apart": now["F1 low"] > was["F1 high"],
         f"at most {MINUTES:g} minutes": minutes <= MINUTES,
     }
     return [words for words, good in reached.items() if not good]
+
+
+def _numbers(result: EvalResult, names: Sequence[str]) -> dict[str, float]:
+    """Return values and ends of intervals by name.
+
+    Raises:
+        ValueError: for a metric that is not defined, such as the coverage where nobody may look.
+    """
+    found: dict[str, float] = {}
+    for name in names:
+        interval = result.metrics[name]
+        if interval.value is None or interval.low is None or interval.high is None:
+            raise ValueError(f"{name}: expected a value with an interval, got {interval}")
+        found |= {name: interval.value, f"{name} low": interval.low, f"{name} high": interval.high}
+    return found
 
 
 def main() -> int:

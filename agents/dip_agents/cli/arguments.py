@@ -25,8 +25,8 @@ class SceneArgs:
     """Where scenes come from."""
 
     scenes: str = "easy"
-    """A procedural preset (easy, crowd, night, drone, dense), toy (four scenes), or a reader
-    (crowdhuman, citypersons, wider_pedestrian, uavdt, coco)."""
+    """A procedural preset (easy, far, crowd, night, drone, dense), toy (four scenes), or a
+    reader (crowdhuman, citypersons, wider_pedestrian, uavdt, coco)."""
     root: Path | None = None
     """Folder of the data, for readers."""
     scene_seed: int = 0

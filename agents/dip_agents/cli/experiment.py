@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 EXAMPLES = (
     "dip experiment look-budget --scenes crowd --n 64",
     "dip experiment controls",
+    "dip experiment magnification --scenes far",
     "dip experiment coordinates --model FOLDER",
 )
 
@@ -37,7 +38,8 @@ class Settings(PlayArgs):
     """Longest sides of the overview for resolution, for models that take any; without them it stays
     as large as it is and loses details."""
     tiles: bool = False
-    """Let the oracle of controls look at tiles, as the bundled model was trained to."""
+    """Let the oracle of controls look at tiles, as the bundled model was trained to; that of
+    magnification always does."""
     out: Path | None = None
     """Folder for experiment.json, experiment.md and experiment.png; runs/experiment/KIND by
     default."""

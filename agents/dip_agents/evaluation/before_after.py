@@ -129,7 +129,7 @@ def draw_before_and_after(
     heading = f"Where it looks, before and after training: scene {chosen.index} of {name}"
     rule = (
         f"Of the {chosen.scenes} scenes measured with {MIN_PEOPLE} {who} or more, the one with the "
-        f"median gain in look coverage: {100 * chosen.gain:+.0f} points."
+        f"median gain in look coverage: {round(100 * chosen.gain):+d} points."
     )
     pen.text((_GAP, 10), heading, TEXT, ImageFont.load_default(24))
     pen.text((_GAP, 42), rule, TEXT, ImageFont.load_default(17))

@@ -79,7 +79,8 @@ def variations(
     ``look-budget``: fewer looks, down to none; the single pass, in which looks and answer share one
     action and no crop is seen; only the first regions of each look; and regions made larger or
     smaller. ``controls``: those of ``standard_controls``. ``magnification``: looks at tiles where
-    the oracle looks and at random ones, at several magnifications. ``coordinates``: each coordinate
+    the oracle looks and at random ones, at several magnifications; the oracle takes fewer tiles
+    where few are worth it, random looks as many as there may be. ``coordinates``: each coordinate
     format, with and without looks. ``resolution``: how much the overview shows, with and without
     looks, and so how much is left for a look to show. What is ``left_out`` has a reason.
 
@@ -199,13 +200,14 @@ def _budget(rules: EpisodeConfig) -> list[Variation]:
 def _magnification(rules: EpisodeConfig, seed: int) -> list[Variation]:
     found = [Variation(NO_LOOKS, NO_LOOKS, None, EvalCondition(replace(rules, max_looks=0)))]
     for scale in sorted({*MAGNIFICATIONS, rules.magnification}):
-        larger = replace(rules, magnification=scale)
+        # Regions of all looks together, so that a second look continues where the first ended.
+        whole = replace(rules, magnification=scale, max_regions=rules.max_looks * rules.max_regions)
         for series, control in (
-            (ORACLE_TILES, placed_looks(partial(oracle_regions, rules=larger, tiles=True))),
-            (RANDOM_TILES, placed_looks(partial(random_tiles, rules=larger, seed=seed))),
+            (ORACLE_TILES, placed_looks(partial(oracle_regions, rules=whole, tiles=True))),
+            (RANDOM_TILES, placed_looks(partial(random_tiles, rules=whole, seed=seed))),
         ):
             name = f"{series} at {scale:g}x"
-            condition = EvalCondition(larger, replace(control, name=name))
+            condition = EvalCondition(rules, replace(control, name=name))
             found.append(Variation(name, series, scale, condition, NO_LOOKS))
     return found
 
@@ -218,15 +220,14 @@ def random_tiles(
     Args:
         scene: the scene.
         view: the frames of the episode.
-        rules: of the episode; as many tiles as its looks may hold together.
+        rules: of the episode; as many tiles as one look may hold.
         seed: of the places.
 
     Returns:
         (R, 4) xyxy, text frame.
     """
-    whole = replace(rules, max_regions=rules.max_looks * rules.max_regions)
     rng = np.random.default_rng([seed, zlib.crc32(scene.scene_id.encode())])
-    return RandomTiles().regions(scene, view, whole, rng)
+    return RandomTiles().regions(scene, view, rules, rng)
 
 
 def _coordinates(rules: EpisodeConfig) -> list[Variation]:

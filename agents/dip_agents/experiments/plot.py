@@ -89,7 +89,7 @@ def _steps(report: ExperimentReport) -> Figure:
     gains.axhline(0, color="0.7", zorder=0)
     gains.set_ylabel("mean change of F1 by looks")
     for side in (axis, gains):
-        side.set_xlabel(STEPS[report.experiment])
+        side.set_xlabel(STEPS.get(report.experiment, report.experiment))
     return figure
 
 

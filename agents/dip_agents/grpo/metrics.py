@@ -34,7 +34,8 @@ def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Advantages) -> d
         advantages: of these groups, (P, G).
 
     Returns:
-        Plain numbers by log key:
+        Plain numbers by log key; rewards, turns, looks and boxes are those of rollouts that see
+        their crops:
 
         - ``reward/total`` and ``reward/<term>`` (means), ``reward_std/...`` (deviation over all
           rollouts, ddof = 0);
@@ -60,8 +61,10 @@ def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Advantages) -> d
           have what they describe.
     """
     rollouts = [rollout for group in groups for rollout in group.rollouts]
+    # What the policy does when it sees what it asked for; ``branch_metrics`` has the rest.
+    seeing = [r for r in rollouts if r.branch is None or not r.branch.blank]
     return {
-        **_rewards(groups, rollouts),
+        **_rewards(groups, seeing),
         "advantage/mean": float(advantages.values.mean()),
         "advantage/std": float(advantages.values.std(correction=0)),
         "advantage/abs": float(advantages.values.abs().mean()),
@@ -69,8 +72,8 @@ def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Advantages) -> d
         "group/frac_informative": float(advantages.informative.float().mean()),
         "group/dropped": float((~advantages.informative).sum()),
         **_tokens(rollouts),
-        **_behaviour(rollouts),
-        **box_metrics([rollout.stats for rollout in rollouts]),
+        **_behaviour(seeing),
+        **box_metrics([rollout.stats for rollout in seeing]),
         **look_metrics(groups),
         **branch_metrics(groups),
     }
@@ -262,10 +265,11 @@ def branch_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
         groups: P groups; without branches there are no such numbers.
 
     Returns:
-        - ``group/look_return_spread``: the deviation between the mean rewards of looks, and
-          ``group/answer_spread``: that of the rewards of answers to one look (root mean square over
-          looks), both ddof = 0, of answers that see their crops, means over the groups. Even where
-          looks decide nothing, the first is the second divided by sqrt(answers);
+        - ``group/look_return_spread``: the deviation between the mean rewards of looks, and, where
+          two answers or more to a look see their crops, ``group/answer_spread``: that of the
+          rewards of answers to one look (root mean square over looks), both ddof = 1, of answers
+          that see their crops, means over the groups. Even where looks decide nothing, the first
+          is about the second divided by sqrt(answers);
         - ``rollout/forked``: share of branches that were continued after a look; the members of
           the others are copies of one rollout;
         - with blank answers, over branches that forked: ``rollout/accuracy_with_crops``,
@@ -282,11 +286,12 @@ def branch_metrics(groups: Sequence[RolloutGroup]) -> dict[str, float]:
             if rollout.branch is not None and not rollout.branch.blank:
                 by_look[rollout.branch.look].append(rollout.reward)
         rewards = np.array(list(by_look.values()))
-        spreads.append(rewards.mean(axis=1).std())
-        deviations.append(np.sqrt(rewards.var(axis=1).mean()))
+        spreads.append(rewards.mean(axis=1).std(ddof=1))
+        if rewards.shape[1] > 1:
+            deviations.append(np.sqrt(rewards.var(axis=1, ddof=1).mean()))
     return {
         "group/look_return_spread": float(np.mean(spreads)),
-        "group/answer_spread": float(np.mean(deviations)),
+        **({"group/answer_spread": float(np.mean(deviations))} if deviations else {}),
         "rollout/forked": float(np.mean([one.looked for one in branches if one is not None])),
         **_crop_value(rollouts),
     }

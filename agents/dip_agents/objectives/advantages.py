@@ -26,7 +26,8 @@ class Advantages:
         values: float32 (P, G); exactly 0 for every rollout of a group that is not informative.
         informative: bool (P,), False where no rollout of the group has an advantage over another.
         turns: advantage of every turn, [scene][member][turn], where turns have their own
-            (``turns.py``); ``values`` then hold the part of the episodes.
+            (``turns.py``); ``values`` then hold the part of the episodes, or of look and answer
+            together (``branches.py``).
     """
 
     values: Tensor

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset
 
 from dip_agents.policies.base import Policy
 from dip_agents.policies.oracle import OracleConfig, OraclePolicy, shown_in
-from dip_agents.policies.oracle_looks import AmbiguousTiles, LookStrategy, RandomTiles
+from dip_agents.policies.oracle_looks import AmbiguousTiles, RandomTiles
 from dip_agents.runtime.seeds import derived_seed
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_agents.tokens.chat import ChatTokens
@@ -32,8 +32,6 @@ BLUR_RADIUS = 4.0
 """Of the overview in blurred demonstrations, view pixels."""
 BLURRED_SCALE = 0.25
 """Scale at which a sharp overview shows as much as a blurred one (source: ours, by eye)."""
-GIVEN_LOOKS: dict[LookStrategy, LookStrategy] = {RandomTiles(): AmbiguousTiles()}
-"""Looks that are given in place of a demonstrator's own; others stay as they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -185,9 +183,9 @@ class DemonstrationDataset(Dataset[Demonstration]):
         self.shares = [(shares.p_no_look, [DemonstrationKind(no_look, self.policy)])]
         if config.max_looks > 0 and config.max_turns > 1:
             scales = shares.magnifications or (config.magnification,)
-            given = replace(
-                demonstrator, look=GIVEN_LOOKS.get(demonstrator.look, demonstrator.look)
-            )
+            look = demonstrator.look
+            useful = AmbiguousTiles() if isinstance(look, RandomTiles) else look
+            given = replace(demonstrator, look=useful)
             self.shares += [
                 (shares.p_given_look, self._given(given, scales, own_looks())),
                 (

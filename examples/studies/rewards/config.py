@@ -9,11 +9,11 @@ from typing import Literal, get_args
 
 from dip_env.errors import ConfigError
 from examples.studies.rewards.variants import (
-    ACCURACY_ONLY,
     BASE,
     CHOICE,
     CORE,
     GRPO,
+    NO_LOOK_REWARD,
     SFT_LONGER,
     Variant,
 )
@@ -49,7 +49,7 @@ class Study:
     write: bool = False
     """Write the report beside this script instead of into the folder of the runs."""
     quick: bool = False
-    """The main comparison alone, with one seed: base, sft_random_looks, grpo_accuracy_only and
+    """The main comparison alone, with one seed: base, sft_random_looks, grpo_no_look_reward and
     grpo; exits with 1 where grpo is not ahead of all."""
     gpu: bool = False
     """The core rows with a larger model on a GPU; see the end of the report."""
@@ -108,6 +108,14 @@ class Study:
         for name, low in lowest.items():
             if getattr(self, name) < low:
                 raise ConfigError(f"{name}: expected at least {low}, got {getattr(self, name)}")
+        shared = [
+            variant for variant in self.core if variant.learning.get("answers_per_look", 1) > 1
+        ]
+        if shared and (self.group_size < 6 or self.group_size % 2):
+            raise ConfigError(
+                f"group_size: expected an even number from 6 on with {shared[0].name}, which has "
+                f"two answers to each look, got {self.group_size}"
+            )
         for name in ("seeds", "presets"):
             values = getattr(self, name)
             if not values or len(set(values)) != len(values):
@@ -167,7 +175,7 @@ def defaults(arguments: Sequence[str]) -> Study:
         study = replace(
             study,
             name="quick",
-            variants=",".join(v.name for v in (BASE, SFT_LONGER, ACCURACY_ONLY, GRPO)),
+            variants=",".join(v.name for v in (BASE, SFT_LONGER, NO_LOOK_REWARD, GRPO)),
             seeds=(0,),
             only="core",
             presets=("far",),

@@ -114,10 +114,10 @@ def rules_of(variant: Variant, start: Start, *, trained: bool) -> EpisodeConfig:
     Args:
         variant: the variant.
         start: gives the rules that it changes.
-        trained: with the variant's own reward; a measurement scores all variants alike, by the
-            defaults.
+        trained: with the variant's own reward, changes of that of the starting model's rules; a
+            measurement scores all variants alike, by the library's defaults.
     """
-    reward = RewardConfig(**variant.reward) if trained else RewardConfig()
+    reward = replace(start.rules.reward, **variant.reward) if trained else RewardConfig()
     return replace(start.rules, reward=reward, **variant.rules)
 
 
@@ -160,6 +160,7 @@ def _train(study: Study, start: Start, variant: Variant, seed: int) -> Job | Non
             warmup_steps=warmup,
             temperature=study.temperature,
             kl_weight=study.kl_weight,
+            look_credit="causal",
             eval_interval=study.watch_interval if study.watch_n else 0,
             seed=seed,
         )

@@ -51,14 +51,14 @@ SFT_LONGER = Variant(
 )
 SFT_ORACLE = Variant(
     "sft_oracle_looks",
-    "fine-tuned on demonstrations of the oracle's looks, which no reward ever sees",
+    "fine-tuned on demonstrations of the oracle's looks: an upper bound",
     "#8c6d1f",
     "demonstrations",
     demonstrations={"look": "tiles"},
 )
 GRPO = Variant("grpo", "GRPO, all three rewards, the look term to the turns that look", "#0072b2")
-ACCURACY_ONLY = Variant(
-    "grpo_accuracy_only", "GRPO without the look term", "#56b4e9", reward={"look_weight": 0.0}
+NO_LOOK_REWARD = Variant(
+    "grpo_no_look_reward", "GRPO, look reward off", "#56b4e9", reward={"look_weight": 0.0}
 )
 RECIPE = Path(__file__).parents[2] / "recipes" / "dip_r1.toml"
 
@@ -70,7 +70,7 @@ def _reading() -> Variant:
     learning = {f.name for f in fields(GRPOConfig)} & recipe.keys()
     return Variant(
         "dip_r1_reading",
-        "rewards and optimization of recipes/dip_r1.toml, with crops shown",
+        "recipes/dip_r1.toml, with crops shown and at the temperature of the study",
         "#999933",
         reward={name: recipe[name] for name in sorted(reward)},
         learning={name: recipe[name] for name in sorted(learning)},
@@ -81,7 +81,7 @@ CORE = (
     BASE,
     SFT_LONGER,
     SFT_ORACLE,
-    ACCURACY_ONLY,
+    NO_LOOK_REWARD,
     GRPO,
     Variant(
         "grpo_episode",

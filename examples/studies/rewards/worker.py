@@ -135,7 +135,7 @@ def train(loaded: LoadedModel, setting: Mapping[str, Any], folder: Path) -> None
     source = SlicedScenes(make_source(scenes["preset"]), scenes["first"], scenes["count"])
     console = Console(width=140)
     if setting["learns"] == "demonstrations":
-        sft = SFTConfig(**setting["config"], **SFT_HABITS)
+        sft = SFTConfig(**as_tuples(setting["config"]), **SFT_HABITS)
         train_sft(loaded, source, rules, sft, len(source), folder, resume=True, console=console)
     else:
         grpo = GRPOConfig(**as_tuples(setting["config"]), **GRPO_HABITS)

@@ -25,7 +25,7 @@ def rows_of(out):
 def test_defaults_are_those_of_the_named_model(settings, folder, minimal_prompt_rules):
     assert settings("train").grpo == TINY_GRPO
     # Where the bundled model has something to learn; random weights begin with the easy.
-    assert settings("train").source.scenes == "night"
+    assert settings("train").source.scenes == "far"
     assert settings("train", "--model", "tiny-untrained").source.scenes == "easy"
     assert settings("train", "--scenes", "drone").source.scenes == "drone"
     assert settings("train", "--model", folder).rules == minimal_prompt_rules

@@ -195,12 +195,12 @@ def test_how_much_looks_and_answers_decide():
         RolloutGroup(0, [branched(r, n // 2, n % 2) for n, r in enumerate((0.75, 0.25, 0.0, 0.0))]),
         RolloutGroup(1, [branched(0.5, n // 2, n % 2, looked=n < 2) for n in range(4)]),
     ]
-    # First group: look means 0.5 and 0, deviation 0.25; answers deviate by 0.25 after one look and
-    # by 0 after the other, sqrt(1/32). Second group: nothing.
+    # First group: look means 0.5 and 0, variance 1/8; answers vary by 1/8 after one look and by 0
+    # after the other, 1/16 in the mean. Second group: nothing.
     assert branch_metrics(groups) == pytest.approx(
         {
-            "group/look_return_spread": 0.125,
-            "group/answer_spread": 0.5 * (1 / 32) ** 0.5,
+            "group/look_return_spread": 0.5 * (1 / 8) ** 0.5,
+            "group/answer_spread": 0.5 * (1 / 16) ** 0.5,
             "rollout/forked": 0.75,
         }
     )
@@ -217,7 +217,17 @@ def test_what_crops_bring_is_measured_where_there_was_a_look():
     assert numbers["rollout/accuracy_with_crops"] == 0.625
     assert numbers["rollout/accuracy_blank"] == 0.125
     assert numbers["rollout/crop_value"] == 0.5
-    assert numbers["group/answer_spread"] == 0.0  # blank answers are left out
+    assert "group/answer_spread" not in numbers  # one answer a look is left without blank ones
+
+
+def test_behaviour_is_that_of_rollouts_that_see_their_crops():
+    members = [
+        branched(r, n // 2, n % 2, blank=n % 2 == 1) for n, r in enumerate((0.8, 0.0, 0.4, 0.0))
+    ]
+    found = RolloutGroup(0, members)
+    numbers = describe([found])
+    assert numbers["reward/total"] == pytest.approx(0.6)
+    assert numbers["rollout/sampled_tokens"] == 4 + 2 + 4 + 2
 
 
 def test_tokens_that_members_share_were_sampled_once():

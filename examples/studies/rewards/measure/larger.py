@@ -22,7 +22,7 @@ from dip_agents.models.rules import TINY_RULES
 from dip_agents.models.tiny.model import build_tiny, fourier_integers, fourier_positions
 from dip_agents.models.tiny.vocabulary import tiny_texts
 
-RULES = replace(TINY_RULES, view_size=448, crop_size=224)
+RULES = replace(TINY_RULES, view_size=448)
 """Of its episodes."""
 HEAD = 64
 """Width of an attention head, as in the tiny model."""

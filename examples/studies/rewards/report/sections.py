@@ -21,10 +21,10 @@ from examples.studies.rewards.report.gallery import gallery, worst_and_best
 from examples.studies.rewards.report.results import Logs, Results
 from examples.studies.rewards.report.stats import Runs, difference, per_seed, value
 from examples.studies.rewards.variants import (
-    ACCURACY_ONLY,
     BASE,
     CHOICE,
     GRPO,
+    NO_LOOK_REWARD,
     REWARDS,
     SFT_LONGER,
     Variant,
@@ -122,7 +122,7 @@ def rewards(context: Context) -> list[str]:
     return [
         f"## 2. Accuracy rewards: held-out `{scenes}` scenes",
         "",
-        f"`{GRPO.name}` has the library's default: F1 at IoU 0.5.",
+        f"`{GRPO.name}` has the default accuracy reward: F1 at IoU 0.5.",
         "",
         *_names(variants),
         *tables.by_metric(variants, REWARD_SHOWN),
@@ -280,10 +280,10 @@ def learning(context: Context) -> list[str]:
 
 def _caught_up(logs: Logs) -> list[str]:
     """Say when each variant is as good as accuracy alone ends."""
-    lines = tables.catching_up(logs, ACCURACY_ONLY.name)
+    lines = tables.catching_up(logs, NO_LOOK_REWARD.name)
     if not lines:
         return []
-    words = f"Until F1 on the further scenes is that of `{ACCURACY_ONLY.name}` at its end:"
+    words = f"Until F1 on the further scenes is that of `{NO_LOOK_REWARD.name}` at its end:"
     return [words, "", *lines, ""]
 
 
@@ -313,7 +313,7 @@ def grpo_leads(context: Context) -> bool:
     runs = {
         variant.name: own for variant, own in context.everywhere().get(context.study.presets[0], ())
     }
-    others = (BASE, SFT_LONGER, ACCURACY_ONLY)
+    others = (BASE, SFT_LONGER, NO_LOOK_REWARD)
     if not {GRPO.name, *(variant.name for variant in others)} <= runs.keys():
         return False
     gains = [difference("F1", runs[variant.name], runs[GRPO.name]) for variant in others]

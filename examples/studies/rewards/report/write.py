@@ -30,10 +30,11 @@ The core rows with a model of 110 million weights, fine-tuned from scratch at 44
 ```bash
 python -m examples.studies.rewards.measure.larger --out runs/small/untrained
 dip sft --model runs/small/untrained --out runs/small --device cuda \\
-  --mix easy=1 crowd=3 --n 50000 --views 6 --store runs/scenes --workers 8 \\
+  --mix far=4 crowd=2 easy=1 --n 50000 --views 6 --store runs/scenes --workers 8 \\
   --steps 12000 --batch-size 64 --optimizer muon --learning-rate 1e-3 --decay-steps 3000 \\
-  --coordinate-sigma 1.5 --final-sigma 0.5 --dense-weight 1 --p-no-look 0.2 \\
-  --p-blurred-overview 0.35 --look tiles --min-visible-height 8
+  --coordinate-sigma 1.0 --final-sigma 0.4 --dense-weight 1 --p-no-look 0.1 \\
+  --p-given-look 0.3 --p-blurred-overview 0.4 --magnifications 4 3 2 --look random_tiles \\
+  --min-visible-height 8
 python -m examples.studies.rewards --gpu
 ```
 """

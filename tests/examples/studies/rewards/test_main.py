@@ -46,7 +46,7 @@ def finished(command, offline):
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=offline)
     # Random weights find nobody, whatever they learn.
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "grpo is not ahead of all of base, sft_random_looks, grpo_accuracy_only" in done.stderr
+    assert "grpo is not ahead of all of base, sft_random_looks, grpo_no_look_reward" in done.stderr
     return done.stdout
 
 

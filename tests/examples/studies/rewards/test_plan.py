@@ -62,7 +62,7 @@ def test_each_variant_changes_what_its_name_says(jobs):
         before = default | default["reward"]
         return {k: v for k, v in flat.items() if v != before[k] and k != "reward"}
 
-    assert changed("grpo_accuracy_only") == {"look_weight": 0.0}
+    assert changed("grpo_no_look_reward") == {"look_weight": 0.0}
     assert changed("grpo_prior_look") == {"ambiguity": "annotation"}
     assert changed("grpo_invented") == {"invented_weight": 1.0, "look_floor": 0.0}
     learning = {
@@ -74,7 +74,7 @@ def test_each_variant_changes_what_its_name_says(jobs):
     def learns(variant, of="grpo"):
         return {k: v for k, v in learning[variant].items() if v != learning[of][k]}
 
-    assert learns("grpo_accuracy_only") == learns("grpo_prior_look") == {}
+    assert learns("grpo_no_look_reward") == learns("grpo_prior_look") == {}
     assert learns("grpo_episode") == {"look_credit": "episode"}
     assert learns("grpo_branching") == {"answers_per_look": 2}
     assert learns("grpo_crop_value") == {"answers_per_look": 2, "blank_answers": 1}
@@ -133,7 +133,7 @@ def test_parts_ask_for_their_runs_only(load, toy_study, start):
     }
     quick = replace(load("config").defaults(["--quick"]), quick=True)
     assert {job.variant for job in plan(quick, start)} == {
-        *("base", "sft_random_looks", "grpo_accuracy_only", "grpo")
+        *("base", "sft_random_looks", "grpo_no_look_reward", "grpo")
     }
     assert {job.seed for job in plan(quick, start)} == {None, 0}
 

@@ -126,7 +126,7 @@ def test_what_comes_out_compares_all_that_can_be_compared(load, toy_study, jobs,
         "sft_random_looks",
         "sft_oracle_looks",
         "grpo_episode",
-        "grpo_accuracy_only",
+        "grpo_no_look_reward",
         "weighted_05",
     ):
         (line,) = (line for line in lines if f"than `{variant}`" in line)
@@ -145,7 +145,7 @@ def test_grpo_leads_where_it_finds_more_than_both(
         if job.kind == "measure" and job.variant in (
             "base",
             "sft_random_looks",
-            "grpo_accuracy_only",
+            "grpo_no_look_reward",
             "grpo",
         ):
             finish(job, toy_study.out, miss_rate=misses if job.variant == "grpo" else 0.6)
