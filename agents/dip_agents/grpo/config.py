@@ -22,7 +22,7 @@ from dip_agents.objectives.choices import (
 from dip_agents.runtime.schedules import warmup_constant, warmup_cosine
 from dip_env.errors import ConfigError
 
-LookCredit = Literal["episode", "causal", "split"]
+LookCredit = Literal["episode", "causal"]
 LearningRateSchedule = Literal["constant", "cosine"]
 ZeroVarianceGroups = Literal["drop", "resample"]
 
@@ -68,8 +68,7 @@ class GRPOConfig:
     turn_discount: float = 0.95
     """Discount of a reward per turn in gigpo; below 1 it counts against looking."""
     look_credit: LookCredit = "episode"
-    """Whether the look term is credited to all turns, only to those that could still look, or is
-    the only term besides format that turns with a look are credited with (``split``)."""
+    """Whether the look term is credited to all turns, or only to those that could still look."""
     zero_variance_groups: ZeroVarianceGroups = "drop"
     """Groups of equal rewards have no advantage: leave them out, or collect further scenes."""
     max_resamples: int = 3
@@ -157,11 +156,6 @@ class GRPOConfig:
             raise ConfigError(
                 f"answers_per_look: expected 1 with advantage {self.advantage!r}, "
                 f"got {self.answers_per_look}"
-            )
-        if self.answers_per_look > 1 and self.look_credit == "split":
-            raise ConfigError(
-                "look_credit: expected episode or causal with answers_per_look above 1, which "
-                "credits looks with the mean of their answers, got 'split'"
             )
         parse_schedule(self.reward_schedule)
 

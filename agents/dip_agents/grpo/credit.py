@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -48,12 +47,7 @@ def compute_advantages(
             siblings, so that no token after the last look can change the own term: there it is
             noise, and leaving it out does not change the expected gradient of the own reward
             (source: ours). It also leaves out that an answer moves the look terms of its siblings,
-            which its own is compared with. Answers after a fork lose it likewise. ``split``: a turn
-            that looks has the advantage of the reward without accuracy, each scaled by itself, a
-            turn without a look left that of the reward without the look term, and a turn that could
-            look and did not that of the whole reward. It takes from looks the noise of single
-            answers, and with it what they truly bring: the look term stands in for that, so this is
-            no estimate of the gradient of the reward (source: ours).
+            which its own is compared with. Answers after a fork lose it likewise.
 
     Returns:
         The advantages.
@@ -65,12 +59,6 @@ def compute_advantages(
     if any(rollout.branch is not None for group in groups for rollout in group.rollouts):
         return _branched(groups, kind, look_credit)
     found = _compared(groups, kind, turn_weight, turn_discount)
-    if look_credit == "split":
-        looking, answering = (
-            _compared(_without(groups, name), kind, turn_weight, turn_discount)
-            for name in (ACCURACY, LOOK)
-        )
-        return _split(found, looking, answering, groups)
     return found if look_credit == "episode" else _causal(found, groups, kind)
 
 
@@ -132,54 +120,6 @@ def _causal(found: Advantages, groups: Sequence[RolloutGroup], kind: AdvantageKi
         # Where terms cancel to equal rewards, some turns still have an advantage.
         informative[row] |= any(map(any, turns[row]))
     return Advantages(found.values, informative, turns)
-
-
-def _without(groups: Sequence[RolloutGroup], name: str) -> list[RolloutGroup]:
-    """Return the groups as if a reward term had no weight."""
-    weight = _terms(groups, "split look_credit")[1].get(name)
-    if weight is None:
-        raise ValueError(
-            f"split look_credit: expected a term {name!r}, got {list(groups[0].weights)}"
-        )
-    rest = {term: value for term, value in groups[0].weights.items() if term != name}
-    return [
-        replace(
-            group,
-            weights=rest,
-            rollouts=[replace(r, reward=r.reward - weight * r.terms[name]) for r in group.rollouts],
-        )
-        for group in groups
-    ]
-
-
-def _split(
-    found: Advantages, looking: Advantages, answering: Advantages, groups: Sequence[RolloutGroup]
-) -> Advantages:
-    """Choose for each turn among the advantages of all terms, without accuracy, without looks."""
-    informative = found.informative.clone()
-    turns: list[list[list[float]]] = []
-    for row, group in enumerate(groups):
-        turns.append([])
-        for member, rollout in enumerate(group.rollouts):
-            left = [turn.looks_left for turn in rollout.stats.turn_records]
-            # What the last turn with a look left did is not known: it has all terms.
-            after = [*left[1:], left[-1] if left else 0]
-            kinds = [
-                looking if later < now else found if now else answering
-                for now, later in zip(left, after, strict=True)
-            ]
-            turns[row].append(
-                [_turn_value(kind, row, member, turn) for turn, kind in enumerate(kinds)]
-            )
-        informative[row] = any(map(any, turns[row]))
-    return Advantages(found.values, informative, turns)
-
-
-def _turn_value(found: Advantages, row: int, member: int, turn: int) -> float:
-    """Return the advantage of a turn: its own, or that of its rollout."""
-    if found.turns is not None:
-        return float(found.turns[row][member][turn])
-    return float(found.values[row, member])
 
 
 def _branched(

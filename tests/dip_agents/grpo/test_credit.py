@@ -114,40 +114,6 @@ def test_causal_credit_gives_the_look_term_to_the_turns_that_could_look():
     assert got.turns[0][2] == pytest.approx([-0.1, -0.1, -0.1])  # it could still look, and did not
 
 
-def test_split_credit_gives_looks_the_look_term_and_answers_the_accuracy():
-    groups = [lookers(looker(1.0, 0.0), looker(0.0, 0.4), looker(0.2, 0.2, left=(2, 1, 1)))]
-    # Look terms 0.5, 0, 0.1, mean 0.2; accuracies 0, 0.2, 0.1, mean 0.1; both 0.5, 0.2, 0.2.
-    got = compute_advantages(groups, "dr_grpo", look_credit="split")
-    assert got.values[0].tolist() == pytest.approx([0.2, -0.1, -0.1])
-    assert got.turns[0][0] == pytest.approx([0.3, -0.1])
-    assert got.turns[0][1] == pytest.approx([-0.2, 0.1])
-    # A look, then a turn that could look and did not, then one that may have looked.
-    assert got.turns[0][2] == pytest.approx([-0.1, -0.1, -0.1])
-
-
-def test_split_credit_scales_looks_and_answers_each_by_themselves():
-    groups = [
-        lookers(looker(0.2, 0.1), looker(0.0, 0.9)),
-        lookers(looker(0.1, 0.2), looker(0.1, 0.2)),
-    ]
-    larger = [
-        lookers(looker(0.8, 0.1), looker(0.0, 0.9)),
-        lookers(looker(0.4, 0.2), looker(0.4, 0.2)),
-    ]
-    small, large = (
-        compute_advantages(g, "batch_std", look_credit="split") for g in (groups, larger)
-    )
-    assert small.informative.tolist() == [True, False]
-    for few, many in zip(small.turns[0], large.turns[0], strict=True):
-        assert few == pytest.approx(many, rel=0.02)  # but for eps
-
-
-def test_split_credit_needs_both_terms():
-    alone = group(rollout(0.5, ("a",), terms={"look": 0.5}), weights={"look": 1.0})
-    with pytest.raises(ValueError, match="expected a term 'accuracy'"):
-        compute_advantages([alone], look_credit="split")
-
-
 @pytest.mark.parametrize("kind", ["grpo", "dr_grpo", "batch_std", "rloo", "gdpo", "gigpo"])
 def test_causal_credit_of_looks_that_all_did_alike_changes_nothing(kind):
     groups = [
