@@ -227,7 +227,7 @@ def test_looks_lie_inside_the_view_and_depend_on_the_generated_text(load):
 def test_our_side_samples_and_learns_exactly_the_tokens_of_the_workload(load, tmp_path, turns):
     work = load("grpo_workload").Workload(
         groups=2, group_size=2, turns=turns, new_tokens=31, warmup=1, steps=2, view=64, crop=64,
-        scene=64,
+        scene=64, seed=1,  # with seed 0 both members of a group happen to earn the same
     )  # fmt: skip
     load("grpo_vs_trl").prepare(work, tmp_path, size="micro")
     assert len(list(tmp_path.glob("view_*.bmp"))) == work.scenes == 6

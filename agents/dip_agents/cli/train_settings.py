@@ -16,10 +16,9 @@ from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
 
 TINY_GRPO = GRPOConfig(
-    steps=105,
-    learning_rate=3e-4,
+    steps=90,
+    learning_rate=2e-4,
     warmup_steps=5,
-    lr_schedule="cosine",
     temperature=0.5,
     look_credit="causal",
     checkpoint_interval=20,

@@ -65,14 +65,14 @@ def test_a_killed_study_goes_on_and_repeats_nothing(command, offline, tmp_path):
 
     out = finished(command, offline)
     assert out.count("begins: train-grpo-seed0") == 1
-    assert "5 of 5 runs" in out
+    assert "7 of 7 runs" in out
     assert [row["step"] for row in read_metrics(metrics[0])] == list(range(1, 17))
     report = (tmp_path / "RESULTS_quick.md").read_text()
     assert "## 1. What training does" in report and "Not finished" not in report
     assert not list(tmp_path.glob("*/checkpoints"))
 
     stamps = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/done.json")}
-    assert len(stamps) == 5
+    assert len(stamps) == 7
     assert "begins" not in finished(command, offline)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/done.json")} == stamps
 

@@ -18,7 +18,7 @@ from dip_agents.runtime.logger import read_metrics
 from dip_env.errors import ConfigError
 
 SMALL = {
-    "steps": 3, "scenes_per_step": 1, "group_size": 2, "n": 2, "looking_n": 2, "seeds": (0,),
+    "steps": 3, "scenes_per_step": 1, "group_size": 6, "n": 2, "looking_n": 2, "seeds": (0,),
     "presets": ("toy",), "train_preset": "toy", "max_new_tokens": 6, "token_budget": 200,
     "measured_new_tokens": 6, "measured_token_budget": 200, "watch_n": 1, "watch_interval": 1,
 }  # fmt: skip
@@ -57,7 +57,8 @@ def prepared(small):
 
 def test_a_model_is_trained_further_and_measured(load, prepared):
     worker = load("worker")
-    trained = prepared("train", "sft_random_looks")
+    few = {"preset": "toy", "first": 0, "count": 4}  # it would have a scene for each demonstration
+    trained = prepared("train", "sft_random_looks", scenes=few)
     worker.do(trained)
     assert len(read_metrics(trained / "metrics.jsonl")) == 3
     assert not (trained / "checkpoints").exists()
