@@ -86,7 +86,7 @@ class ToyModel(nn.Module):
 
 
 def toy_group(symbol: int, rollouts: list[Rollout]) -> RolloutGroup:
-    return RolloutGroup(symbol, rollouts, {"accuracy": 1.0}, environment_seconds=0.001)
+    return RolloutGroup(symbol, rollouts, {"accuracy": 1.0}, environment_seconds=1e-6)
 
 
 def with_rewards(group: RolloutGroup, rewards) -> RolloutGroup:
