@@ -61,7 +61,8 @@ def main(settings: Settings) -> None:
     loaded = load_model(settings.model)
     model, processor = loaded.vlm.model, loaded.vlm.processor
     processor.tokenizer.padding_side = "left"
-    rules = {name: value for name, value in asdict(loaded.rules).items() if name != "reward"}
+    rules = asdict(loaded.rules)
+    rules |= rules.pop("reward")
     if settings.form == "single_pass":
         # A minimal prompt cannot ask for looks and answer in one message.
         rules |= {
