@@ -186,25 +186,27 @@ class DemonstrationDataset(Dataset[Demonstration]):
             look = demonstrator.look
             useful = AmbiguousTiles() if isinstance(look, RandomTiles) else look
             given = replace(demonstrator, look=useful)
+            blurred = replace(given, overview_scale=BLURRED_SCALE)
+            blur, least = blurred_overview(BLUR_RADIUS), given.min_visible_height / BLURRED_SCALE
             self.shares += [
                 (shares.p_given_look, self._given(given, scales, own_looks())),
-                (
-                    shares.p_blurred_overview,
-                    self._given(given, scales, blurred_overview(BLUR_RADIUS)),
-                ),
+                (shares.p_blurred_overview, self._given(blurred, scales, blur, least)),
             ]
 
     def _given(
-        self, demonstrator: OracleConfig, scales: Sequence[float], control: Control
+        self,
+        demonstrator: OracleConfig,
+        scales: Sequence[float],
+        control: Control,
+        min_height: float = 0.0,
     ) -> list[DemonstrationKind]:
         """Return kinds with a given look, one at each magnification."""
-        least = 0.0
-        if control.changes_pixels:
-            demonstrator = replace(demonstrator, overview_scale=BLURRED_SCALE)
-            least = demonstrator.min_visible_height / BLURRED_SCALE
+        wanted = [replace(self.config, magnification=scale) for scale in scales]
         return [
-            DemonstrationKind(rules, OraclePolicy(self.source, rules, demonstrator), control, least)
-            for rules in (replace(self.config, magnification=scale) for scale in scales)
+            DemonstrationKind(
+                rules, OraclePolicy(self.source, rules, demonstrator), control, min_height
+            )
+            for rules in wanted
         ]
 
     def __len__(self) -> int:
