@@ -24,6 +24,8 @@ from dip_env.boxes import Boxes, as_boxes
 _TAG = re.compile(r"</?(?:think|look|answer)>")
 _OPENING_TAG = re.compile(r"<(think|look|answer)>")
 _OUTSIDE_TAGS = re.compile(r"\s*+")
+_LOOK = re.compile(r"<look>(.*?)</look>", re.DOTALL)
+_BOX = re.compile(r"\[[^][,]*+,[^][]*+\]")
 
 MAX_THINK_CHARS = 8192
 """Default limit of a think."""
@@ -121,6 +123,22 @@ class Answer:
 
 
 Segment = Think | Look | Answer
+
+
+def region_spans(action: str) -> list[tuple[int, int]]:
+    """Return where an action writes each region that it looks at.
+
+    Args:
+        action: a well-formed one.
+
+    Returns:
+        (start, stop) of the characters of each box of its looks, in order.
+    """
+    return [
+        box.span()
+        for look in _LOOK.finditer(action)
+        for box in _BOX.finditer(action, *look.span(1))
+    ]
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -21,7 +22,7 @@ from dip_env.ambiguity import (
     sibling_ambiguity,
     sibling_table,
 )
-from dip_env.boxes import Boxes, BoxesLike, Union, clip_boxes
+from dip_env.boxes import Boxes, BoxesLike, Union, as_boxes, clip_boxes
 from dip_env.config import AccuracyKind, EpisodeConfig, IouRule, RewardConfig, iou_thresholds
 from dip_env.errors import ConfigError
 from dip_env.matching import Matches, Overlaps, overlaps
@@ -73,8 +74,7 @@ class Outcome:
     Args:
         answer: (N, 4) xyxy boxes of the answer, scene frame; empty without an answer.
         looks: (R, 4) xyxy regions that were requested and could be shown, scene frame.
-        segments_per_turn: the parsed segments of each turn; None for a turn that was malformed or
-            refused.
+        segments_per_turn: the parsed segments of each turn; None for a malformed or refused one.
         answered: False when the episode ended without an answer; it is scored with an empty one.
     """
 
@@ -109,12 +109,14 @@ class Score:
     Args:
         terms: the unweighted terms.
         looks: what its looks covered.
+        ambiguous: the items that they could cover.
         matches: the matching at the first IoU threshold; its indices refer to the outcome's answer
             and to ``scene.truth``.
     """
 
     terms: RewardTerms
     looks: LookStats
+    ambiguous: AmbiguousItems
     matches: Matches
 
 
@@ -213,6 +215,25 @@ def look_reward(
     if not floor > 0:
         raise ConfigError(f"floor: expected a number above 0, got {floor!r}")
     return _look_term(items, look_statistics(items, looks, scene_size), floor)
+
+
+def look_gains(
+    items: AmbiguousItems, looks: BoxesLike, scene_size: tuple[int, int], floor: float = 1.0
+) -> tuple[float, ...]:
+    """Return what each region adds to the look term beside the regions before it (source: ours).
+
+    Args:
+        items: as in ``look_reward``, and so are the others.
+        looks: (R, 4) xyxy, scene frame, in the order in which they were requested.
+        scene_size: (width, height) in pixels.
+        floor: s.
+
+    Returns:
+        R numbers in [-1, 1] whose sum is the look term; 0 for a region inside earlier ones.
+    """
+    regions = as_boxes(looks)
+    terms = (look_reward(items, regions[:k], scene_size, floor) for k in range(len(regions) + 1))
+    return tuple(after - before for before, after in pairwise(terms))
 
 
 def look_statistics(
@@ -342,7 +363,7 @@ def score_group(
             look=_look_term(ambiguous, looks, floor),
             accuracy=_accuracy(found, rule.accuracy, rule.beta, rule.precision_weight),
         )
-        scores.append(Score(terms, looks, found[0]))
+        scores.append(Score(terms, looks, ambiguous, found[0]))
     return scores
 
 

@@ -173,8 +173,8 @@ INSIDE: dict[str, str] = {
     ),
     "dip_agents.models.tiny": "tokenizer vocabulary model",
     "dip_agents.objectives": (
-        "choices token_stats advantages aggregation branches entropy importance kl surrogates "
-        "turns losses"
+        "choices token_stats advantages aggregation branches entropy importance kl regions "
+        "surrogates turns losses"
     ),
     "dip_agents.policies": "base formatting oracle_looks scripted server vlm oracle",
     "dip_agents.runtime": (
@@ -182,7 +182,9 @@ INSIDE: dict[str, str] = {
         "optimizers optional random_state schedules seeds checkpoints logger"
     ),
     "dip_agents.sft": "config demonstrations dense optimizer loss trainer run",
-    "dip_agents.tokens": ("buffer image_check packing batching chat positions banned generic_chat"),
+    "dip_agents.tokens": (
+        "buffer image_check packing batching spans chat positions banned generic_chat"
+    ),
 }
 """Modules and packages inside each package, in an order in which each imports only earlier ones."""
 

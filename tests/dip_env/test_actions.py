@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from dip_env.actions import Answer, Grammar, Look, Think
+from dip_env.actions import Answer, Grammar, Look, Think, region_spans
 from dip_env.errors import ActionParseError
 
 law = settings(deadline=None, max_examples=80)
@@ -348,3 +348,17 @@ def test_a_megabyte_is_refused_at_once_under_the_default_limits():
 def test_plain_python_floats_print_back(numbers):
     (answer,) = Grammar(3).parse(f"<answer>[{numbers}]</answer>")
     assert answer.boxes.tolist() == [numbers]
+
+
+@pytest.mark.parametrize(
+    ("action", "regions"),
+    [
+        ("<think>[1,2,3,4]</think><look>[[1,2,3,4]]</look>", ["[1,2,3,4]"]),
+        ("<look>[ [1, 2,3,4] ,\n[5,6,7,8.5]]</look>", ["[1, 2,3,4]", "[5,6,7,8.5]"]),
+        ("<look>[[1,2,3,4]]</look> <look>[[5,6,7,8]]</look>", ["[1,2,3,4]", "[5,6,7,8]"]),
+        ("<look>[]</look>", []),
+        ("<think>a</think><answer>[[1,2,3,4]]</answer>", []),
+    ],
+)
+def test_regions_are_the_boxes_of_looks_alone(action, regions):
+    assert [action[start:stop] for start, stop in region_spans(action)] == regions

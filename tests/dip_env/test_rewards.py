@@ -18,6 +18,7 @@ from dip_env.rewards import (
     accuracy_reward,
     format_reward,
     look_floor,
+    look_gains,
     look_reference,
     look_reward,
     look_statistics,
@@ -287,6 +288,25 @@ def test_the_look_term_is_a_share(boxes, looks, data):
         data.draw(st.lists(st.floats(0, 1), min_size=len(boxes), max_size=len(boxes)))
     )
     assert 0 <= look_reward(AmbiguousItems(boxes, weights), looks, SIZE) <= 1
+
+
+def test_what_each_region_adds_worked_by_hand():
+    # 100x100 scene, two people of weight 1; each region is 2 % of the scene and shows one of them:
+    # 1/2 - .02, then 1 - .04. The third shows nobody, the fourth the first person again.
+    items = AmbiguousItems(np.array([[0.0, 0, 10, 10], [50, 50, 60, 60]]), np.ones(2))
+    looks = [[0, 0, 20, 10], [50, 50, 60, 70], [90, 90, 100, 100], [0, 0, 10, 10]]
+    assert look_gains(items, looks, (100, 100)) == pytest.approx([0.48, 0.48, -0.01, 0.0])
+    assert look_gains(items, [], (100, 100)) == ()
+
+
+@law
+@given(box_lists(), box_lists(3), st.floats(1, 4))
+def test_what_regions_add_is_the_look_term_in_any_order(boxes, looks, floor):
+    items = AmbiguousItems(boxes, np.ones(len(boxes)))
+    for order in (looks, looks[::-1]):
+        gains = look_gains(items, order, SIZE, floor)
+        assert len(gains) == len(order)
+        assert sum(gains) == pytest.approx(look_reward(items, looks, SIZE, floor))
 
 
 # -- groups

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dip_agents.objectives.advantages import Advantages
 from dip_agents.objectives.aggregation import Counts
-from dip_agents.objectives.turns import spread_over_tokens
+from dip_agents.objectives.turns import spread_over_tokens, tokens_of_regions
 
 if TYPE_CHECKING:
     from dip_agents.grpo.rollouts import Rollout, RolloutGroup
@@ -114,7 +114,7 @@ def training_batch(
                 remote.add(len(buffers))
             buffers.append(rollout.buffer)
             origins.append((group.scene_index, member))
-            values.append(_values_of(rollout.buffer, advantages, row, member))
+            values.append(_values_of(rollout, advantages, row, member))
     table = _padded(values)
     local = (r.buffer for group in groups if group.local for r in group.rollouts)
     return TrainingBatch(
@@ -143,13 +143,19 @@ def _drop_reason(
     return None
 
 
-def _values_of(
-    buffer: TokenBuffer, advantages: Advantages, row: int, member: int
-) -> Sequence[float]:
+def _values_of(rollout: Rollout, advantages: Advantages, row: int, member: int) -> Sequence[float]:
     """Return the advantage of a rollout, or those of all its tokens where turns have their own."""
     if advantages.turns is None:
         return [float(advantages.values[row, member])]
-    return spread_over_tokens(buffer.loss_mask, advantages.turns[row][member])
+    mask = rollout.buffer.loss_mask
+    values = spread_over_tokens(mask, advantages.turns[row][member])
+    if advantages.regions is not None:
+        written = [turn.region_tokens for turn in rollout.stats.turn_records]
+        for tokens, value in zip(
+            tokens_of_regions(mask, written), advantages.regions[row][member], strict=True
+        ):
+            values[tokens] = [value] * (tokens.stop - tokens.start)
+    return values
 
 
 def _padded(values: Sequence[Sequence[float]]) -> Tensor:

@@ -22,7 +22,7 @@ from dip_agents.objectives.choices import (
 from dip_agents.runtime.schedules import warmup_constant, warmup_cosine
 from dip_env.errors import ConfigError
 
-LookCredit = Literal["episode", "causal"]
+LookCredit = Literal["episode", "causal", "regions"]
 LearningRateSchedule = Literal["constant", "cosine"]
 ZeroVarianceGroups = Literal["drop", "resample"]
 
@@ -68,7 +68,10 @@ class GRPOConfig:
     turn_discount: float = 0.95
     """Discount of a reward per turn in gigpo; below 1 it counts against looking."""
     look_credit: LookCredit = "episode"
-    """Whether the look term is credited to all turns, or only to those that could still look."""
+    """Whether the look term is credited to all turns, only to those that could still look, or in
+    these to each region by what it adds to the term; see ``compute_advantages``."""
+    region_weight: float = 1.0
+    """Weight of the regions' advantages beside those of other tokens, with look_credit regions."""
     zero_variance_groups: ZeroVarianceGroups = "drop"
     """Groups of equal rewards have no advantage: leave them out, or collect further scenes."""
     max_resamples: int = 3
@@ -230,7 +233,7 @@ _RANGES: tuple[tuple[tuple[str, ...], Callable[[Any], bool], str], ...] = (
         "above 0 or None",
     ),
     (
-        ("weight_decay", "kl_weight", "entropy_weight", "turn_weight"),
+        ("weight_decay", "kl_weight", "entropy_weight", "turn_weight", "region_weight"),
         lambda value: 0 <= value < math.inf,
         "at least 0",
     ),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -12,6 +13,7 @@ from dip_agents.grpo.config import LookCredit
 from dip_agents.objectives.advantages import Advantages, group_advantages, term_part
 from dip_agents.objectives.branches import BranchRewards, answer_part, branch_advantages
 from dip_agents.objectives.choices import AdvantageKind
+from dip_agents.objectives.regions import region_advantages
 from dip_agents.objectives.turns import turn_advantages
 
 if TYPE_CHECKING:
@@ -27,6 +29,7 @@ def compute_advantages(
     turn_weight: float = 1.0,
     turn_discount: float = 0.95,
     look_credit: LookCredit = "episode",
+    region_weight: float = 1.0,
 ) -> Advantages:
     """Return the advantages of all rollouts of a step.
 
@@ -47,7 +50,11 @@ def compute_advantages(
             siblings, so that no token after the last look can change the own term: there it is
             noise, and leaving it out does not change the expected gradient of the own reward
             (source: ours). It also leaves out that an answer moves the look terms of its siblings,
-            which its own is compared with. Answers after a fork lose it likewise.
+            which its own is compared with. Answers after a fork lose it likewise. ``regions`` is
+            ``causal`` but for the tokens that write a region: these are credited with what the
+            region adds to the look term and with nothing else, see ``region_advantages``. Where to
+            look is then learned from the look term alone, whatever its weight above 0.
+        region_weight: what the advantages of regions are multiplied by.
 
     Returns:
         The advantages.
@@ -57,9 +64,12 @@ def compute_advantages(
         ConfigError: for branches and a kind that cannot compare them.
     """
     if any(rollout.branch is not None for group in groups for rollout in group.rollouts):
-        return _branched(groups, kind, look_credit)
-    found = _compared(groups, kind, turn_weight, turn_discount)
-    return found if look_credit == "episode" else _causal(found, groups, kind)
+        found = _branched(groups, kind, look_credit)
+    else:
+        found = _compared(groups, kind, turn_weight, turn_discount)
+        if look_credit != "episode":
+            found = _causal(found, groups, kind)
+    return _by_region(found, groups, region_weight) if look_credit == "regions" else found
 
 
 def _compared(
@@ -99,9 +109,9 @@ def _compared(
 
 def _causal(found: Advantages, groups: Sequence[RolloutGroup], kind: AdvantageKind) -> Advantages:
     """Subtract the look term's part from the turns that had no look left."""
-    terms, weights = _terms(groups, "causal look_credit")
+    terms, weights = _terms(groups, "look_credit")
     if LOOK not in weights:
-        raise ValueError(f"causal look_credit: expected a term {LOOK!r}, got {list(weights)}")
+        raise ValueError(f"look_credit: expected a term {LOOK!r}, got {list(weights)}")
     part = term_part(terms, list(weights.values()), list(weights).index(LOOK), kind).tolist()
     informative = found.informative.clone()
     turns: list[list[list[float]]] = [[] for _ in groups]
@@ -122,6 +132,21 @@ def _causal(found: Advantages, groups: Sequence[RolloutGroup], kind: AdvantageKi
     return Advantages(found.values, informative, turns)
 
 
+def _by_region(found: Advantages, groups: Sequence[RolloutGroup], weight: float) -> Advantages:
+    """Credit the tokens of each region with what it adds to the look term, where that has weight.
+
+    Without weight, as at the end of a schedule, regions keep the advantage of their turn.
+    """
+    if not groups[0].weights[LOOK]:
+        return found
+    gains = [[rollout.stats.look_gains for rollout in group.rollouts] for group in groups]
+    regions = region_advantages(gains, weight)
+    informative = found.informative.clone()
+    for row, members in enumerate(regions):
+        informative[row] |= any(map(any, members))
+    return replace(found, informative=informative, regions=regions)
+
+
 def _branched(
     groups: Sequence[RolloutGroup], kind: AdvantageKind, look_credit: LookCredit
 ) -> Advantages:
@@ -130,7 +155,7 @@ def _branched(
     shape = earned.rewards.shape
     found = branch_advantages(earned, kind)
     after = torch.zeros(shape, dtype=torch.float64)
-    if look_credit == "causal":
+    if look_credit != "episode":
         after = answer_part(_weighted(groups, LOOK).reshape(shape), earned, kind)
     informative = found.informative.clone()
     turns: list[list[list[float]]] = []

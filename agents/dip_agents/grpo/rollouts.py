@@ -12,11 +12,13 @@ from dip_agents.grpo.branches import Branch, GroupPlan
 from dip_agents.objectives.turns import next_anchor
 from dip_agents.runtime.seeds import derived_seed
 from dip_agents.tokens.buffer import TokenBuffer
+from dip_agents.tokens.spans import tokens_of_spans
+from dip_env.actions import region_spans
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
 from dip_env.group import EpisodeGroup
 from dip_env.result import Ending
-from dip_env.rewards import LookStats
+from dip_env.rewards import LookStats, Score, look_floor, look_gains
 from dip_env.scenes.base import SceneSource
 from dip_wrappers.controls import blank_crops
 from dip_wrappers.traces import GroupRecorder, TraceWriter
@@ -30,11 +32,14 @@ class TurnRecord:
         anchor: names everything that was shown before the turn, see ``turn_advantages``.
         looks_left: how often the turn could still look.
         reward: what the turn itself earned, where the environment rewards turns one by one.
+        region_tokens: (start, stop) of the tokens that write each region of its looks, counted from
+            its first token.
     """
 
     anchor: str
     looks_left: int
     reward: float | None = None
+    region_tokens: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,6 +58,7 @@ class RolloutStats:
         transcript: role and text of each message.
         box_stats: of answer and looks, where they were measured.
         look_stats: of what its looks covered, where that was measured.
+        look_gains: what each region adds to the look term, in order.
     """
 
     turns: int
@@ -66,6 +72,7 @@ class RolloutStats:
     transcript: tuple[dict[str, str], ...] = ()
     box_stats: BoxStats | None = None
     look_stats: LookStats | None = None
+    look_gains: tuple[float, ...] = ()
 
     @property
     def answered(self) -> bool:
@@ -289,10 +296,14 @@ class _GroupCollector:
     def _reply(self, member: int, sample: Sample) -> Chunk | None:
         buffer, episode = self.buffers[member], self.group.episodes[member]
         buffer.append_policy(sample.ids, sample.logprobs)
-        if sample.ids:  # a turn without tokens has nothing to learn
-            self.turns[member].append(TurnRecord(self.shown[member], episode.looks_left))
-        action = self.chat.text(sample.ids)
+        action, looks_left = self.chat.text(sample.ids), episode.looks_left
         turn = self.group.step_member(member, action)
+        if sample.ids:  # a turn without tokens has nothing to learn
+            spans = region_spans(action) if turn.segments else []  # none where it was refused
+            regions = tokens_of_spans(self.chat.text, sample.ids, spans)
+            self.turns[member].append(
+                TurnRecord(self.shown[member], looks_left, region_tokens=regions)
+            )
         if self.recorder is not None:
             self.recorder.step_member(member, action, turn)
         if episode.done or turn.message is None:
@@ -329,7 +340,7 @@ class _GroupCollector:
         assert ending is not None
         weights = episode.config.reward.weights
         named = {name: float(getattr(terms, name)) for name in weights}
-        stats = rollout_stats(episode, ending, self.turns[member], score.looks)
+        stats = rollout_stats(episode, ending, self.turns[member], score)
         reward, branch = float(terms.total(weights)), self._branch(member)
         return Rollout(self.buffers[member], reward, named, stats, branch)
 
@@ -353,7 +364,7 @@ def rollout_stats(
     episode: Episode,
     ending: Ending,
     turn_records: Sequence[TurnRecord],
-    look_stats: LookStats,
+    score: Score,
 ) -> RolloutStats:
     """Describe an episode that has ended.
 
@@ -361,16 +372,17 @@ def rollout_stats(
         episode: the episode.
         ending: how it ended.
         turn_records: one for each turn in which the policy wrote tokens.
-        look_stats: of its score.
+        score: of the episode.
 
     Returns:
         All that is known of it beside its tokens and rewards.
     """
     outcome, scene = episode.outcome, episode.scene
+    floor = look_floor(episode.config.reward, len(scene.truth))
     return RolloutStats(
         turns=len(outcome.segments_per_turn),
         regions=len(outcome.looks),
-        look_area=look_stats.area,
+        look_area=score.looks.area,
         boxes=len(outcome.answer),
         truth_count=len(scene.truth),
         parse_failures=sum(segments is None for segments in outcome.segments_per_turn),
@@ -378,5 +390,6 @@ def rollout_stats(
         turn_records=tuple(turn_records),
         transcript=tuple({"role": m.role, "text": m.text} for m in episode.transcript),
         box_stats=box_statistics(outcome.answer, outcome.looks, scene.truth, scene.size),
-        look_stats=look_stats,
+        look_stats=score.looks,
+        look_gains=look_gains(score.ambiguous, outcome.looks, scene.size, floor),
     )

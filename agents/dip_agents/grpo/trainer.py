@@ -361,6 +361,7 @@ class GRPOTrainer:
             config.turn_weight,
             config.turn_discount,
             config.look_credit,
+            config.region_weight,
         )
 
     def _checked(self, groups: Sequence[RolloutGroup]) -> list[RolloutGroup]:

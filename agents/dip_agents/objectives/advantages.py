@@ -28,11 +28,14 @@ class Advantages:
         turns: advantage of every turn, [scene][member][turn], where turns have their own
             (``turns.py``); ``values`` then hold the part of the episodes, or of look and answer
             together (``branches.py``).
+        regions: advantage of the tokens of every region, [scene][member][region], where regions
+            have their own (``regions.py``); all other tokens have that of their turn.
     """
 
     values: Tensor
     informative: Tensor
     turns: Sequence[Sequence[Sequence[float]]] | None = None
+    regions: Sequence[Sequence[Sequence[float]]] | None = None
 
 
 ScaleFunction = Callable[[Tensor, Tensor, float], Tensor]

@@ -102,6 +102,28 @@ def turn_segments(loss_mask: Sequence[int]) -> list[tuple[int, int]]:
     return [(int(start), int(stop)) for start, stop in edges.reshape(-1, 2)]
 
 
+def tokens_of_regions(
+    loss_mask: Sequence[int], written: Sequence[Sequence[tuple[int, int]]]
+) -> list[slice]:
+    """Return where in a rollout the regions of its looks are written.
+
+    Args:
+        loss_mask: (T,) of the rollout.
+        written: for each turn, (start, stop) of the tokens of each region from its first token.
+
+    Returns:
+        The tokens of each region, in order.
+
+    Raises:
+        ValueError: when the mask holds another number of turns.
+    """
+    return [
+        slice(begin + start, begin + stop)
+        for (begin, _), regions in zip(turn_segments(loss_mask), written, strict=True)
+        for start, stop in regions
+    ]
+
+
 def spread_over_tokens(loss_mask: Sequence[int], per_turn: Sequence[float]) -> list[float]:
     """Give every token of a turn the turn's advantage.
 

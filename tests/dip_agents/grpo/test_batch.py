@@ -3,7 +3,7 @@
 import torch
 
 from dip_agents.grpo.batch import active_tokens, training_batch
-from dip_agents.grpo.rollouts import Rollout, RolloutGroup, RolloutStats
+from dip_agents.grpo.rollouts import Rollout, RolloutGroup, RolloutStats, TurnRecord
 from dip_agents.objectives.advantages import Advantages
 from dip_agents.objectives.aggregation import Counts
 from dip_agents.tokens.buffer import TokenBuffer
@@ -111,3 +111,19 @@ def test_the_dummy_rollout_has_a_token_to_predict():
     assert training_batch([mute, late], advantages).dummy is late.rollouts[1].buffer
     remote = group(8, *late.rollouts, local=False)
     assert training_batch([mute, remote], advantages).dummy is None
+
+
+def test_tokens_that_write_a_region_have_its_advantage_and_others_that_of_their_turn():
+    buffer = TokenBuffer(image_token_id=99)
+    buffer.append_env([1, 2])
+    buffer.append_policy([3] * 5, [-1.0] * 5)
+    buffer.append_env([4])
+    buffer.append_policy([5] * 2, [-1.0] * 2)
+    records = (TurnRecord("", 1, region_tokens=((1, 2), (3, 5))), TurnRecord("", 0))
+    stats = RolloutStats(2, 2, 0.0, 0, 0, 0, Ending.ANSWER, records)
+    one = Rollout(buffer, 0.0, {}, stats)
+    advantages = Advantages(
+        torch.zeros(1, 1), torch.tensor([True]), [[[1.0, 2.0]]], regions=[[[7.0, 8.0]]]
+    )
+    batch = training_batch([group(7, one)], advantages)
+    assert batch.advantages.tolist() == [[0, 0, 1, 7, 1, 8, 8, 0, 2, 2]]

@@ -12,6 +12,7 @@ from dip_agents.grpo.branches import Branch
 from dip_agents.grpo.credit import branch_rewards, compute_advantages, turn_rewards
 from dip_agents.grpo.rollouts import Rollout, RolloutGroup, RolloutStats, TurnRecord
 from dip_agents.objectives.advantages import group_advantages
+from dip_agents.objectives.regions import region_advantages
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_env.errors import ConfigError
 from dip_env.result import Ending
@@ -144,8 +145,43 @@ def test_causal_credit_adds_up_over_many_groups_to_the_credit_of_episodes():
     assert float(pulls.var()) < 0.8 * float(every.var())  # with less variance
 
 
+def region_lookers(*gains, weights=LOOKER_WEIGHTS):
+    """Return a group whose members look and answer in one turn each, and look at some regions."""
+    members = []
+    for number, found in enumerate(gains):
+        member = looker(sum(found), 0.1 * number)
+        stats = replace(member.stats, look_gains=found)
+        members.append(replace(member, stats=stats))
+    return group(*members, weights=weights)
+
+
+def test_credit_of_regions_is_that_of_the_turns_but_for_what_each_region_adds():
+    groups = [region_lookers((0.3, 0.0), (0.1, 0.4)), region_lookers((0.2,), (0.2,))]
+    causal = compute_advantages(groups, "dr_grpo", look_credit="causal")
+    got = compute_advantages(groups, "dr_grpo", look_credit="regions")
+    assert got.turns == causal.turns
+    assert torch.equal(got.values, causal.values)
+    assert got.regions == region_advantages([[(0.3, 0.0), (0.1, 0.4)], [(0.2,), (0.2,)]])
+
+
+def test_regions_alone_make_a_group_informative():
+    """Here the gains of the two regions differ and cancel, and both members answer alike."""
+    one, other = region_lookers((0.3, 0.1), (0.1, 0.3)).rollouts
+    alike = replace(other, reward=one.reward, terms=one.terms)
+    groups = [lookers(one, alike)]
+    assert not compute_advantages(groups, look_credit="causal").informative.any()
+    assert compute_advantages(groups, look_credit="regions").informative.all()
+
+
+def test_regions_keep_the_credit_of_their_turn_while_the_look_term_has_no_weight():
+    groups = [region_lookers((0.3,), (0.1,), weights={"look": 0.0, "accuracy": 1.0})]
+    got = compute_advantages(groups, "dr_grpo", look_credit="regions")
+    assert got.regions is None
+    assert got.turns == compute_advantages(groups, "dr_grpo", look_credit="causal").turns
+
+
 def test_causal_credit_names_what_it_lacks():
-    with pytest.raises(ValueError, match=r"causal look_credit: expected RolloutGroup.weights"):
+    with pytest.raises(ValueError, match=r"look_credit: expected RolloutGroup.weights"):
         compute_advantages([group(rollout(0.0), rollout(1.0))], look_credit="causal")
     one = rollout(1.0, terms={"accuracy": 1.0})
     with pytest.raises(ValueError, match=r"expected a term 'look', got \['accuracy'\]"):

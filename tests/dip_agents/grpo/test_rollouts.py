@@ -259,3 +259,27 @@ def test_each_turn_knows_how_often_it_could_look(micro, toy, minimal_prompt_rule
         [1, 1],
     ]
     assert [r.stats.regions for r in group.rollouts] == [1, 0, 0]
+
+
+def test_each_turn_knows_the_tokens_of_its_regions_and_each_rollout_what_they_add(
+    micro, toy, minimal_prompt_rules
+):
+    two = "<think>a</think><look>[[0,0,30,30],[40,0,70,30]]</look>"
+    refused = "<look>[[0,0,30,30],[900,900,990,990]]</look>"
+    answer = "<answer>[]</answer>"
+    engine = Says(micro("qwen3_vl"), [[two, answer], [answer], [refused, answer]])
+    (group,) = collect_rollouts(engine, toy, [0], 3, minimal_prompt_rules, seed=0)
+    written = [
+        [
+            engine.chat.text(rollout.buffer.ids[begin + start : begin + stop])
+            for (begin, _), turn in zip(
+                turn_segments(rollout.buffer.loss_mask), rollout.stats.turn_records, strict=True
+            )
+            for start, stop in turn.region_tokens
+        ]
+        for rollout in group.rollouts
+    ]
+    assert written == [["[[0,0,30,30", "],[40,0,70,30]]"], [], []]
+    for rollout in group.rollouts:
+        assert len(rollout.stats.look_gains) == rollout.stats.regions
+        assert sum(rollout.stats.look_gains) == pytest.approx(rollout.terms["look"])
