@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
+from dip_agents.cli.train_settings import TINY_GRPO
 from dip_env.errors import ConfigError
 from examples.studies.rewards.variants import (
     BASE,
@@ -55,15 +56,15 @@ class Study:
     """The core rows with a larger model on a GPU; see the end of the report."""
     photos: Path | None = None
     """Folder of photographs with a COCO json, measured as a curiosity."""
-    steps: int = 30
+    steps: int = TINY_GRPO.steps
     """Updates of every variant that learns."""
-    scenes_per_step: int = 4
+    scenes_per_step: int = TINY_GRPO.scenes_per_step
     """Scenes played in a step of GRPO."""
-    group_size: int = 8
+    group_size: int = TINY_GRPO.group_size
     """Rollouts of each; a variant that is fine-tuned sees as many demonstrations per update."""
-    learning_rate: float = 6e-5
+    learning_rate: float = TINY_GRPO.learning_rate
     """Of GRPO."""
-    temperature: float = 0.5
+    temperature: float = TINY_GRPO.temperature
     """Of its sampling. At 1 the tiny model spreads every coordinate so widely that what is learned
     is to spread it less, which greedy decoding, as in the measurements, does not show."""
     sft_learning_rate: float = 3e-5
@@ -83,7 +84,7 @@ class Study:
     """Held-out scenes of the part on looking."""
     watch_n: int = 32
     """Further held-out scenes, measured while GRPO learns; 0 for none."""
-    watch_interval: int = 10
+    watch_interval: int = 20
     """Steps between those measurements."""
     max_new_tokens: int = 256
     """Tokens of one turn while learning."""

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from dip_agents import GRPOConfig, SFTConfig
 from dip_agents.cli.sft import TINY_SFT
+from dip_agents.cli.train_settings import TINY_GRPO
 from dip_env import EpisodeConfig, RewardConfig
 from examples.studies.rewards.config import Study
 from examples.studies.rewards.variants import BASE, GRPO, REWARDS, SFT_LONGER, Variant
@@ -149,7 +150,7 @@ def _train(study: Study, start: Start, variant: Variant, seed: int) -> Job | Non
     # Each demonstration shows another scene, which is the best that fine-tuning can have.
     fresh = variant.learns == "demonstrations"
     count = study.steps * (study.episodes if fresh else study.scenes_per_step)
-    warmup = min(10, study.steps // 5)
+    warmup = min(TINY_GRPO.warmup_steps, study.steps // 5)
     config: GRPOConfig | SFTConfig
     if variant.learns == "rewards":
         config = GRPOConfig(
@@ -160,7 +161,8 @@ def _train(study: Study, start: Start, variant: Variant, seed: int) -> Job | Non
             warmup_steps=warmup,
             temperature=study.temperature,
             kl_weight=study.kl_weight,
-            look_credit="causal",
+            look_credit=TINY_GRPO.look_credit,
+            region_weight=TINY_GRPO.region_weight,
             eval_interval=study.watch_interval if study.watch_n else 0,
             seed=seed,
         )

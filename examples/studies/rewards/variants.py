@@ -56,7 +56,7 @@ SFT_ORACLE = Variant(
     "demonstrations",
     demonstrations={"look": "tiles"},
 )
-GRPO = Variant("grpo", "GRPO, all three rewards, the look term to the turns that look", "#0072b2")
+GRPO = Variant("grpo", "GRPO, all three rewards, each region credited with what it adds", "#0072b2")
 NO_LOOK_REWARD = Variant(
     "grpo_no_look_reward", "GRPO, look reward off", "#56b4e9", reward={"look_weight": 0.0}
 )
@@ -73,7 +73,7 @@ def _reading() -> Variant:
         "recipes/dip_r1.toml, with crops shown and at the temperature of the study",
         "#999933",
         reward={name: recipe[name] for name in sorted(reward)},
-        learning={name: recipe[name] for name in sorted(learning)},
+        learning={name: recipe[name] for name in sorted(learning)} | {"look_credit": "episode"},
     )
 
 
@@ -84,6 +84,12 @@ CORE = (
     NO_LOOK_REWARD,
     GRPO,
     Variant(
+        "grpo_causal",
+        "as grpo, the look term credited to the turns that look",
+        "#661100",
+        learning={"look_credit": "causal"},
+    ),
+    Variant(
         "grpo_episode",
         "as grpo, the look term credited to the whole episode",
         "#882255",
@@ -91,15 +97,15 @@ CORE = (
     ),
     Variant(
         "grpo_branching",
-        "as grpo, two answers after each look",
+        "as grpo_causal, two answers after each look",
         "#117733",
-        learning={"answers_per_look": 2},
+        learning={"look_credit": "causal", "answers_per_look": 2},
     ),
     Variant(
         "grpo_crop_value",
         "as grpo_branching, one of the two answers without crops",
         "#44aa99",
-        learning={"answers_per_look": 2, "blank_answers": 1},
+        learning={"look_credit": "causal", "answers_per_look": 2, "blank_answers": 1},
     ),
     Variant(
         "grpo_prior_look",
