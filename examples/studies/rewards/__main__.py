@@ -9,7 +9,8 @@ Every variant starts from the same model and learns from the same scenes with th
 updates; all are measured on the same held-out scenes. Each run is a folder of ``--out`` whose name
 ends in a hash of its whole setting, the starting weights included: finished runs are never
 repeated, interrupted ones go on from their last checkpoint, and another setting is another
-folder. ``--write`` puts the report beside this file. The plots need matplotlib:
+folder. ``--write`` puts the report beside this file, and all that the runs found into
+``runs.tar.xz``: a study on another machine knows these runs, too. The plots need matplotlib:
 pip install "dip-env[play]".
 """
 
@@ -27,6 +28,7 @@ from dip_agents.models import fingerprint
 from dip_agents.runtime import require_extra
 from dip_env import DipError
 from dip_env.errors import ConfigError
+from examples.studies.rewards.archive import pack, unpack
 from examples.studies.rewards.config import Study, defaults
 from examples.studies.rewards.plan import Start, plan
 from examples.studies.rewards.report.provenance import command_of
@@ -67,6 +69,9 @@ def run(study: Study, command: str) -> int:
     require_extra("matplotlib", "play")
     start = start_of(study)
     jobs = plan(study, start, photos_of(study.photos))
+    kept = Path(__file__).with_name("runs.tar.xz")
+    if known := unpack(kept, study.out):
+        print(f"{known} runs are known from {kept.name}", flush=True)
     left = []
     if not study.report:
         ways = Ways(
@@ -82,6 +87,8 @@ def run(study: Study, command: str) -> int:
     folder = Path(__file__).parent if study.write else study.out
     context = Context(study, start, Results(jobs, study.out), folder)
     path = write_report(context)
+    if study.write:
+        pack(jobs, study.out, kept)
     print("\n".join(verdicts(study, context.results)))
     print(f"{path}: {len(context.results.done)} of {len(jobs)} runs")
     if study.quick and not grpo_leads(context):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ from examples.studies.rewards.plan import Job
 
 WORKER = ("-m", "examples.studies.rewards.worker")
 """How Python is told to play one run; the root of the checkout is the folder it starts in."""
-JOB, DONE, LOG = "job.json", "done.json", "log.txt"
+JOB, DONE, LOG, MODEL = "job.json", "done.json", "log.txt", "model"
 GRACE = 60.0
 """Seconds that runs have to save what they can when the study is stopped."""
 
@@ -78,6 +79,7 @@ def play(jobs: Sequence[Job], ways: Ways, say: Callable[[str], None] = print) ->
     Returns:
         The runs that are still not finished: they failed, or need one that did.
     """
+    _repeat_models(jobs, ways.out, say)
     waiting = [job for job in jobs if not finished(ways.out, job)]
     if len(jobs) > len(waiting):
         say(f"{len(jobs) - len(waiting)} of {len(jobs)} runs are finished already")
@@ -108,6 +110,15 @@ def play(jobs: Sequence[Job], ways: Ways, say: Callable[[str], None] = print) ->
         for one, handler in before.items():
             signal.signal(one, handler)
     return [job for job in jobs if not finished(ways.out, job)]
+
+
+def _repeat_models(jobs: Sequence[Job], out: Path, say: Callable[[str], None]) -> None:
+    """Forget trainings whose model is needed and not there, as those of an archive."""
+    needed = {job.needs.folder: job.needs for job in jobs if job.needs and not finished(out, job)}
+    for name, job in needed.items():
+        if finished(out, job) and not (out / name / MODEL).is_dir():
+            say(f"again, since its model is needed: {name}")
+            shutil.rmtree(out / name)
 
 
 def _start(job: Job, ways: Ways) -> subprocess.Popen[bytes]:

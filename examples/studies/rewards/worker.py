@@ -49,9 +49,9 @@ from examples.studies.rewards.measure.looking import measure_looking
 from examples.studies.rewards.measure.noise import measure_noise
 from examples.studies.rewards.plan import GRPO_HABITS, SFT_HABITS
 from examples.studies.rewards.report.provenance import provenance
-from examples.studies.rewards.runs import DONE, JOB, write_whole
+from examples.studies.rewards.runs import DONE, JOB, MODEL, write_whole
 
-SPENT, MODEL, CHECKPOINTS = "seconds.txt", "model", "checkpoints"
+SPENT, CHECKPOINTS = "seconds.txt", "checkpoints"
 PATIENCE = 60.0
 """Seconds to wait for an older process to leave the folder."""
 WATCHED = (

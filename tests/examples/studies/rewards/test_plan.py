@@ -114,7 +114,7 @@ def test_a_key_holds_all_that_matters_and_nothing_else(load, toy_study, start):
     assert not before & folders(start=replace(start, fingerprint=8))
     assert not before & folders(start=replace(start, rules=replace(start.rules, view_size=256)))
     assert not trained(before) & folders(replace(toy_study, steps=11))
-    rate = folders(replace(toy_study, learning_rate=1e-4))
+    rate = folders(replace(toy_study, learning_rate=3e-4))
     assert trained(before) & rate == trained(before, "sft")
     scenes = folders(replace(toy_study, n=5))
     assert trained(before) <= scenes
