@@ -132,7 +132,7 @@ def test_what_comes_out_compares_all_that_can_be_compared(load, toy_study, jobs,
         (line,) = (line for line in lines if f"than `{variant}`" in line)
         assert line.startswith("- `toy`: `grpo` is **better** than")
     assert sum("`own looks` is" in line for line in lines) == 2
-    assert len(lines) == len({*lines}) == 3 + 7 + 5 + 2
+    assert len(lines) == len({*lines}) == 3 + 8 + 5 + 2
 
 
 @pytest.mark.parametrize(("misses", "ahead"), [(0.0, True), (0.6, False)])
