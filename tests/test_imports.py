@@ -113,7 +113,7 @@ INSIDE: dict[str, str] = {
         "prompts spaces scenes rewards result messages episode group rendering env testing "
         "vector_env"
     ),
-    "dip_env.formats": "box_sets files json_rows coco_json",
+    "dip_env.formats": "box_sets files json_rows mat5 coco_json",
     "dip_env.metrics": "assignment curves intervals pairs protocols unscored breakdown score",
     "dip_env.metrics.protocols": (
         "citypersons coco_matching coco crowd_overlaps wider jaccard uavdt crowdhuman"

@@ -17,6 +17,31 @@ _LONGEST_PATH = 1000
 """Characters of a path below the image folder."""
 
 
+def read_bytes(file: Path, limit: int | None = None) -> bytes:
+    """Return the contents of an annotation file.
+
+    Args:
+        file: the file.
+        limit: most bytes it may have; any number by default.
+
+    Returns:
+        Its bytes.
+
+    Raises:
+        SceneError: for a file that is missing, cannot be read or is too long.
+    """
+    try:
+        with file.open("rb") as opened:
+            data = opened.read(-1 if limit is None else limit + 1)
+    except FileNotFoundError:
+        raise SceneError(f"{file}: annotation file is missing") from None
+    except OSError as err:
+        raise SceneError(f"{file}: annotation file cannot be read: {err.strerror}") from err
+    if limit is not None and len(data) > limit:
+        raise SceneError(f"{file}: expected at most {limit} bytes, got more")
+    return data
+
+
 def read_text(file: Path) -> str:
     """Return the text of an annotation file.
 
@@ -29,12 +54,7 @@ def read_text(file: Path) -> str:
     Raises:
         SceneError: for a file that is missing, empty, not UTF-8 or begins with a byte order mark.
     """
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        raise SceneError(f"{file}: annotation file is missing") from None
-    except OSError as err:
-        raise SceneError(f"{file}: annotation file cannot be read: {err.strerror}") from err
+    data = read_bytes(file)
     if data.startswith((b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")):
         raise SceneError(f"{file}: expected UTF-8 without a byte order mark, got one")
     try:

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import struct
-import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
 from dip_env.errors import SceneError
 from dip_env.formats.files import check_file_name, find_files, is_xywh, parse_json, read_text, short
+from dip_env.formats.mat5 import MatCell, MatStruct, MatValue, describe, read_variable
 
 CLASSES = (
     "ignore region",
@@ -98,79 +95,52 @@ def read_mat(file: Path, key: str) -> Annotations:
     Raises:
         SceneError: for a file that is missing, damaged, or of another structure.
     """
-    data = _load_mat(file)
-    if key not in data:
-        found = [name for name in data if not name.startswith("__")]
-        raise SceneError(f"{file}: expected the variable {key}, got {short(found)}")
-    cells = data[key]
-    if cells.dtype != object or cells.ndim != 2 or cells.shape[0] != 1 or not cells.size:
-        got = f"{cells.dtype} of shape {cells.shape}"
-        raise SceneError(f"{file}: {key}: expected a row of cells, got {got}")
+    cells = read_variable(file, key)
+    if not isinstance(cells, MatCell) or len(cells.shape) != 2 or cells.shape[0] != 1:
+        raise SceneError(f"{file}: {key}: expected a row of cells, got {describe(cells)}")
+    if not cells.items:
+        raise SceneError(f"{file}: {key}: expected a row of cells, got none")
     read = Annotations((".bbs[{}]: box", ".bbs[{}]: visible box"))
-    for k, cell in enumerate(cells[0]):
+    for k, cell in enumerate(cells.items):
         location = f"{file}: {key}[{k}]"
-        names = getattr(cell, "dtype", np.dtype(float)).names or ()
-        if not {"cityname", "im_name", "bbs"} <= set(names) or cell.shape != (1, 1):
+        if (
+            not isinstance(cell, MatStruct)
+            or not {"cityname", "im_name", "bbs"} <= cell.fields.keys()
+            or cell.shape != (1, 1)
+        ):
             raise SceneError(
-                f"{location}: expected a struct of cityname, im_name and bbs, got {short(cell)}"
+                f"{location}: expected a struct of cityname, im_name and bbs, got {describe(cell)}"
             )
-        city = _mat_name(cell[0, 0]["cityname"], f"{location}.cityname")
-        image = _mat_name(cell[0, 0]["im_name"], f"{location}.im_name")
-        bbs = _mat_rows(cell[0, 0]["bbs"], f"{location}.bbs")
-        read.add(city, image, np.delete(bbs, 5, axis=1), location, (0, 0))
+        ((city,), (image,), (bbs,)) = (cell.fields[n] for n in ("cityname", "im_name", "bbs"))
+        rows = _mat_rows(bbs, f"{location}.bbs")
+        read.add(
+            _mat_name(city, f"{location}.cityname"),
+            _mat_name(image, f"{location}.im_name"),
+            np.delete(rows, 5, axis=1),
+            location,
+            (0, 0),
+        )
     return read
 
 
-def _load_mat(file: Path) -> dict[str, Any]:
-    """Return the variables of a MATLAB 5 file."""
-    try:
-        data = file.read_bytes()
-    except FileNotFoundError:
-        raise SceneError(f"{file}: annotation file is missing") from None
-    except OSError as err:
-        raise SceneError(f"{file}: annotation file cannot be read: {err.strerror}") from err
-    try:
-        _check_packed(data)
-        loaded: dict[str, Any] = scipy.io.loadmat(io.BytesIO(data))
-    # For broken files scipy raises anything: IndexError, TypeError, OSError, zlib.error.
-    except Exception as err:
-        raise SceneError(f"{file}: expected a whole MATLAB 5 file: {short(str(err))}") from err
-    return loaded
-
-
-def _check_packed(data: bytes) -> None:
-    """Require a complete file whose compressed parts match their checksums.
-
-    scipy does not check what zlib accepts: a flipped byte can crash the interpreter.
-    """
-    order, at = ">" if data[126:128] == b"MI" else "<", 128
-    while at < len(data):
-        kind, size = struct.unpack_from(f"{order}II", data, at)
-        if kind == 15:
-            zlib.decompress(data[at + 8 : at + 8 + size])
-        at += 8 + size
-    if at > len(data):
-        raise ValueError(f"expected at least {at} bytes, got {len(data)}")
-
-
-def _mat_name(value: Any, where: str) -> str:
+def _mat_name(value: MatValue, where: str) -> str:
     """Return a MATLAB string that is one component of a path."""
-    if not isinstance(value, np.ndarray) or value.dtype.kind != "U" or value.size != 1:
-        raise SceneError(f"{where}: expected a name, got {short(value)}")
-    name = check_file_name(str(value.item()), where)
+    if not isinstance(value, str):
+        raise SceneError(f"{where}: expected a name, got {describe(value)}")
+    name = check_file_name(value, where)
     if name == "." or "/" in name or "\\" in name:
         raise SceneError(f"{where}: expected a name without folders, got {short(name)}")
     return name
 
 
-def _mat_rows(value: Any, where: str) -> NDArray[np.float64]:
+def _mat_rows(value: MatValue, where: str) -> NDArray[np.float64]:
     """Return the (n, 10) rows of an image, with a known class each.
 
     The columns have the smallest type that holds an image's numbers, uint8 or int16, whose sums
     could overflow.
     """
-    if not isinstance(value, np.ndarray) or value.dtype.kind not in "iuf":
-        raise SceneError(f"{where}: expected a matrix of numbers, got {short(value)}")
+    if not isinstance(value, np.ndarray):
+        raise SceneError(f"{where}: expected a matrix of numbers, got {describe(value)}")
     if value.size == 0:
         return np.zeros((0, 10))
     if value.ndim != 2 or value.shape[1] != len(_COLUMNS):

@@ -212,8 +212,8 @@ def test_both_forms_hold_the_same_table(tmp_path_factory, rows, kind):
         (cell("x", [], city=".."), r"\.cityname: expected a path inside"),
         (cell("x", [], city="."), r"\.cityname: expected a name without folders"),
         (cell("x", [], city="a\\b"), r"\.cityname: expected a name without folders"),
-        (cell("x", [], city=7), r"\.cityname: expected a name, got array"),
-        (cell("x", [], city=["ab", "cd"]), r"\.cityname: expected a name, got array"),
+        (cell("x", [], city=7), r"\.cityname: expected a name, got numbers of 1x1"),
+        (cell("x", [], city=["ab", "cd"]), r"\.cityname: expected a name, got text of 2x2"),
         (cell(NAMES[0], []), "expected a new image, got 'aachen_000000_000019' of .*aligned.0."),
         (
             cell(NAMES[1], [PEDESTRIAN, (6, *PEDESTRIAN[1:])]),
@@ -267,8 +267,8 @@ def test_matlab_writes_an_empty_matrix_in_two_ways(tmp_path):
     ("content", "message"),
     [
         ({"anno_val_aligned": np.zeros((1, 2))}, "expected the variable anno_train_aligned, got"),
-        ({"anno_train_aligned": np.zeros((1, 2))}, "expected a row of cells, got float64"),
-        ({"anno_train_aligned": np.empty((2, 1), object)}, r"row of cells, got object .*\(2, 1\)"),
+        ({"anno_train_aligned": np.zeros((1, 2))}, "expected a row of cells, got numbers of 1x2"),
+        ({"anno_train_aligned": np.empty((2, 1), object)}, "row of cells, got cells of 2x1"),
         ({"anno_train_aligned": np.empty((1, 0), object)}, "expected a row of cells"),
         ({"anno_train_aligned": {"bbs": 1}}, "expected a row of cells"),
     ],
@@ -303,11 +303,28 @@ def test_a_damaged_mat_is_one_error(tmp_path):
             CityPersonsScenes(tmp_path)
 
 
-@pytest.mark.parametrize("content", [b"", b"hello", b"\x89HDF\r\n\x1a\n" + bytes(600)])
+@pytest.mark.parametrize("content", [b"", b"hello", bytes(600)])
 def test_a_file_that_is_no_mat_is_one_error(tmp_path, content):
     (tmp_path / "anno_train.mat").write_bytes(content)
     with pytest.raises(SceneError, match=r"anno_train\.mat: expected a whole MATLAB 5 file"):
         CityPersonsScenes(tmp_path)
+
+
+def test_one_wrong_bit_in_an_uncompressed_mat_gives_scenes_or_one_error(tmp_path):
+    # 151 of these flips end a process that reads them with scipy.
+    file, row = tmp_path / "anno_train.mat", np.empty((1, 1), object)
+    row[0, 0] = {"cityname": "aachen", "im_name": "a_leftImg8bit.png", "bbs": [PEDESTRIAN]}
+    scipy.io.savemat(tmp_path / "whole.mat", {"anno_train_aligned": row})
+    whole = (tmp_path / "whole.mat").read_bytes()
+    (tmp_path / "whole.mat").unlink()
+    refused = 0
+    for k in range(128, len(whole)):
+        file.write_bytes(whole[:k] + bytes([whole[k] ^ 1 << k % 8]) + whole[k + 1 :])
+        try:
+            assert len(CityPersonsScenes(tmp_path)) == 1
+        except SceneError as error:
+            refused += "anno_train.mat" in str(error)
+    assert refused > 0.3 * len(whole)
 
 
 GOOD = to_json([PEDESTRIAN])["objects"][0]
