@@ -53,7 +53,7 @@ class FolderScenes:
         rows = self.rows[path.name]
         corners = [[float(row[name]) for name in ("x1", "y1", "x2", "y2")] for row in rows]
         boxes = np.array(corners, np.float32).reshape(-1, 4)
-        with Image.open(path) as image:
+        with Image.open(path, formats=("JPEG", "PNG")) as image:
             size = image.size  # reads the header only
         return Scene(
             scene_id=path.stem,
@@ -69,7 +69,7 @@ class FolderScenes:
 
 
 def read_rgb(path: Path) -> Image.Image:
-    with Image.open(path) as image:
+    with Image.open(path, formats=("JPEG", "PNG")) as image:
         return image.convert("RGB")
 
 

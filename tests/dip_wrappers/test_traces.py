@@ -139,6 +139,20 @@ def test_replay_names_the_crop_that_differs(tmp_path):
         replay(trace, ToyScenes())
 
 
+def test_an_image_of_a_trace_is_a_png_in_its_folder(tmp_path):
+    record(tmp_path / "run")
+    (trace,) = load_traces(tmp_path / "run")
+    Image.new("RGB", (4, 4)).save(tmp_path / "other.png")
+    for name in ("../other.png", str(tmp_path / "other.png"), "images/none.png"):
+        with pytest.raises(TraceError, match="expected an image of episode"):
+            trace.image(name)
+    path = tmp_path / "run" / trace.overview
+    for content in (b"", b"%!PS-Adobe-3.0 EPSF-3.0", path.read_bytes()[:60]):
+        path.write_bytes(content)
+        with pytest.raises(TraceError, match=r"\.png: expected a PNG image, got"):
+            trace.image(trace.overview)
+
+
 def test_replay_names_other_differences(tmp_path):
     record(tmp_path)
     (trace,) = load_traces(tmp_path)

@@ -124,13 +124,17 @@ class Trace:
             RGB, uint8 (h, w, 3).
 
         Raises:
-            TraceError: when the file is missing.
+            TraceError: when the file is missing, damaged or not among those of the trace.
         """
         path = self.folder / name
-        if not path.is_file():
+        inside = not Path(name).is_absolute() and ".." not in Path(name).parts
+        if not inside or not path.is_file():
             raise TraceError(f"{path}: expected an image of episode {self.episode}, found no file")
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
+        try:
+            with Image.open(path, formats=("PNG",)) as image:
+                return np.asarray(image.convert("RGB"))
+        except Exception as error:  # for broken files Pillow raises anything
+            raise TraceError(f"{path}: expected a PNG image, got: {error}") from error
 
     def stored_scene(self) -> Scene:
         """Rebuild the annotated scene from the trace, with a black image instead of the photo.

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from dip_env.scenes.base import SceneSource
 from dip_env.scenes.readers.base import DatasetScenes
-from dip_env.scenes.readers.images import image_size
+from dip_env.scenes.readers.images import read_header
 
 HEIGHTS = (20, 50, 75, 100, 200, 400)
 """Bin edges of the height histogram in pixels; 50 to 75 is small in CityPersons."""
@@ -36,9 +36,10 @@ def summarise(source: SceneSource, indices: Sequence[int]) -> dict[str, Any]:
     Returns:
         ``images``, ``people`` (non-ignored instances), ``ignored``, ``empty_images``, ``labels``
         (of all instances), ``sizes`` (images by WxH, the ten most frequent and ``other``),
-        ``images_missing``, histograms ``people_per_image``, ``height_px`` (full box) and
-        ``visible_share`` of the people (None where the data set has none), and ``counts`` of
-        the reader where it has some. All values are JSON-serializable.
+        ``images_missing``, ``images_turned`` (by their EXIF data; None where annotations state
+        the sizes, so that no header is read), histograms ``people_per_image``, ``height_px`` (full
+        box) and ``visible_share`` of the people (None where the data set has none), and ``counts``
+        of the reader where it has some. All values are JSON-serializable.
     """
     columns = (
         _from_table(source, indices)
@@ -49,6 +50,7 @@ def summarise(source: SceneSource, indices: Sequence[int]) -> dict[str, Any]:
     people: NDArray[np.bool_] = ~columns["ignore"]
     per_image = np.bincount(columns["image"][people], minlength=len(indices))
     sizes = Counter(size for size in columns["sizes"] if size)
+    turned = columns.get("turned")
     listed = dict(sizes.most_common(MOST_SIZES))
     if len(sizes) > MOST_SIZES:
         listed["other"] = sum(sizes.values()) - sum(listed.values())
@@ -61,6 +63,7 @@ def summarise(source: SceneSource, indices: Sequence[int]) -> dict[str, Any]:
         "labels": dict(Counter(columns["labels"]).most_common()),
         "sizes": listed,
         "images_missing": sum(size is None for size in columns["sizes"]),
+        "images_turned": None if turned is None else sum(turned),
         "people_per_image": histogram(per_image, CROWDS, whole=True),
         "height_px": histogram(columns["height"][people], HEIGHTS),
         "visible_share": histogram(columns["share"][people], SHARES) if known else None,
@@ -106,18 +109,29 @@ def _from_table(source: DatasetScenes, indices: Sequence[int]) -> dict[str, Any]
         "share": table.visible_share[rows],
         "height": table.boxes[rows, 3] - table.boxes[rows, 1],
         "labels": [table.labels[k] for k in table.label[rows]],
-        "sizes": [_size_on_disk(source, int(index)) for index in chosen],
+        **_from_headers(source, chosen),
     }
 
 
-def _size_on_disk(source: DatasetScenes, index: int) -> str | None:
-    """Return the size of an image, None where its file is missing."""
-    if not source.has_image(index):
-        return None
-    width, height = source.table.sizes[index].tolist()
-    if not width:
-        width, height = image_size(source.image_path(index))
-    return f"{width}x{height}"
+def _from_headers(source: DatasetScenes, chosen: NDArray[np.int64]) -> dict[str, Any]:
+    """Return the sizes of images, None for those missing; read where no annotation states them."""
+    present = [source.has_image(int(index)) for index in chosen]
+    stated = source.table.sizes[chosen]
+    if stated.any():
+        pairs = zip(stated.tolist(), present, strict=True)
+        return {
+            "sizes": [f"{width}x{height}" if there else None for (width, height), there in pairs]
+        }
+    headers = [
+        read_header(source.image_path(int(index))) if there else None
+        for index, there in zip(chosen, present, strict=True)
+    ]
+    upright = source.options.exif_rotation == "apply"
+    sizes = [header and (header.upright_size if upright else header.size) for header in headers]
+    return {
+        "sizes": [f"{size[0]}x{size[1]}" if size else None for size in sizes],
+        "turned": [header is not None and header.orientation != 1 for header in headers],
+    }
 
 
 def _from_scenes(source: SceneSource, indices: Sequence[int]) -> dict[str, Any]:

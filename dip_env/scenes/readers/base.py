@@ -7,7 +7,7 @@ quickly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import partial
 from operator import index as as_index
 from pathlib import Path
@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dip_env.errors import SceneError
 from dip_env.scenes.base import Scene
 from dip_env.scenes.readers.box_checks import BadBoxes
-from dip_env.scenes.readers.images import DEFAULT_MAX_PIXELS, find_image, image_size, load_rgb
+from dip_env.scenes.readers.images import ImageOptions, find_image, image_size, load_rgb
 from dip_env.scenes.readers.table import AnnotationTable
 
 
@@ -31,8 +31,7 @@ class DatasetScenes:
         target: what is to be found, a singular noun.
         name: repr of the source, with the files and all settings that change scenes.
         counts: further counts worth reporting.
-        suffixes: file name extensions to try where ``table.files`` has none.
-        max_pixels: larger images are refused before they are decoded.
+        options: how images are read; its suffixes are tried where ``table.files`` has none.
         bad_boxes: what to do with a box outside its image, where only the header states the size.
     """
 
@@ -44,14 +43,15 @@ class DatasetScenes:
         target: str,
         name: str,
         counts: Mapping[str, int] | None = None,
-        suffixes: Sequence[str] = ("",),
-        max_pixels: int = DEFAULT_MAX_PIXELS,
+        options: ImageOptions,
         bad_boxes: BadBoxes = "error",
     ) -> None:
         """Store the table; no image is opened."""
         self.table, self.images, self.target = table, Path(images), target
-        self.suffixes, self.max_pixels, self.bad_boxes = tuple(suffixes), max_pixels, bad_boxes
-        self._name = name
+        self.options, self.bad_boxes = options, bad_boxes
+        # The only option that changes what scenes show.
+        turned = options.exif_rotation != "error"
+        self._name = f"{name[:-1]}, exif_rotation={options.exif_rotation!r})" if turned else name
         self.counts: Mapping[str, int] = {
             "images": len(table.names),
             "instances": len(table.boxes),
@@ -71,7 +71,7 @@ class DatasetScenes:
     def has_image(self, index: int) -> bool:
         """Return whether the image file of a scene exists."""
         stem = self.images / self.table.files[index]
-        return any(stem.with_name(stem.name + suffix).is_file() for suffix in self.suffixes)
+        return any(stem.with_name(stem.name + suffix).is_file() for suffix in self.options.suffixes)
 
     def image_path(self, index: int) -> Path:
         """Return the image file of a scene.
@@ -79,7 +79,7 @@ class DatasetScenes:
         Raises:
             SceneError: when the file is missing.
         """
-        return find_image(self.images, self.table.files[index], self.suffixes)
+        return find_image(self.images, self.table.files[index], self.options.suffixes)
 
     def __getitem__(self, index: int) -> Scene:
         """Return a scene; raises IndexError outside the range.
@@ -98,7 +98,7 @@ class DatasetScenes:
         dropped = 0
         if size == (0, 0):
             path = self.image_path(index)
-            size = image_size(path)
+            size = image_size(path, self.options)
             inside = self._inside(rows, size, f"{path}: scene {table.names[index]}")
             dropped, rows = int((~inside).sum()), rows[inside]
         notes = {key: column[index] for key, column in table.notes.items()}
@@ -110,7 +110,7 @@ class DatasetScenes:
             visible_share=table.visible_share[rows],
             ignore=table.ignore[rows],
             labels=tuple(table.labels[k] for k in table.label[rows]),
-            load_image=partial(load_rgb, path, size, self.max_pixels),
+            load_image=partial(load_rgb, path, size, self.options),
             notes={"file": str(path), **notes, "dropped": notes.get("dropped", 0) + dropped},
             target=self.target,
         )

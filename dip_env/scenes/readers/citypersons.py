@@ -18,7 +18,7 @@ from dip_env.scenes.readers.box_checks import (
     xywh_to_xyxy,
 )
 from dip_env.scenes.readers.citypersons_files import CLASSES, Annotations, read_mat, read_tree
-from dip_env.scenes.readers.images import DEFAULT_MAX_PIXELS
+from dip_env.scenes.readers.images import DEFAULT_MAX_PIXELS, ExifRotation, ImageOptions
 from dip_env.scenes.readers.table import AnnotationTable
 
 
@@ -47,6 +47,8 @@ class CityPersonsScenes(DatasetScenes):
         images: the folder ``leftImg8bit``, or its part for the split; replaces the search.
         classes: targets, names from ``CLASSES``; the prompt names them.
         max_pixels: larger images are refused before they are decoded.
+        exif_rotation: what to do with an image that its EXIF data turn: ``error``, ``ignore`` (take
+            it as it is stored) or ``apply`` (turn it upright).
         bad_boxes: what to do with boxes without area, or outside their image.
 
     Raises:
@@ -63,10 +65,12 @@ class CityPersonsScenes(DatasetScenes):
         images: str | Path | None = None,
         classes: Collection[str] = ("pedestrian",),
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        exif_rotation: ExifRotation = "error",
         bad_boxes: BadBoxes = "error",
     ) -> None:
         """Read and check all annotations; images are opened one by one, on use."""
         check_bad_boxes(bad_boxes)
+        options = ImageOptions(max_pixels, exif_rotation)
         self.classes = _check_classes(classes)
         self.file = _find_annotations(root, split, annotations)
         tree = self.file.is_dir()
@@ -83,7 +87,7 @@ class CityPersonsScenes(DatasetScenes):
                 "dropped": len(read.rows) - len(table.boxes),
                 **({"json_files": len(read.files)} if tree else {"mat_files": 1}),
             },
-            max_pixels=max_pixels,
+            options=options,
             bad_boxes=bad_boxes,
         )
 

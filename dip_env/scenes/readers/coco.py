@@ -24,7 +24,7 @@ from dip_env.formats.files import (
 from dip_env.formats.json_rows import Rows
 from dip_env.scenes.readers.base import DatasetScenes
 from dip_env.scenes.readers.box_checks import BadBoxes, check_bad_boxes, xywh_to_xyxy
-from dip_env.scenes.readers.images import DEFAULT_MAX_PIXELS
+from dip_env.scenes.readers.images import DEFAULT_MAX_PIXELS, ExifRotation, ImageOptions
 from dip_env.scenes.readers.table import AnnotationTable
 
 
@@ -48,6 +48,8 @@ class CocoScenes(DatasetScenes):
         images: folder of the images; replaces the search below ``root``.
         categories: names to keep, None for all. They are the target the prompt names.
         max_pixels: larger images are refused before they are decoded.
+        exif_rotation: ``apply`` turns an image as its EXIF data say; else it is taken as it is
+            stored, as the COCO tools do, and has to have the annotated size.
         bad_boxes: what to do with boxes that have no area inside the image.
 
     Raises:
@@ -64,12 +66,14 @@ class CocoScenes(DatasetScenes):
         images: str | Path | None = None,
         categories: Collection[str] | None = ("person",),
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        exif_rotation: ExifRotation = "error",
         bad_boxes: BadBoxes = "error",
     ) -> None:
         """Read and check the whole json; images are opened one by one, on use."""
         if isinstance(categories, str):
             raise ConfigError(f"categories: expected a list of names, got {categories!r}")
         check_bad_boxes(bad_boxes)
+        options = ImageOptions(max_pixels, exif_rotation)
         self.file = Path(annotations) if annotations else _find_annotations(root, split)
         self.categories = None if categories is None else tuple(categories)
         data = parse_json(read_text(self.file), str(self.file))
@@ -80,7 +84,7 @@ class CocoScenes(DatasetScenes):
             target=" or ".join(self.categories) if self.categories else "annotated object",
             name=f"CocoScenes({str(self.file)!r}, categories={self.categories!r})",
             counts=counts,
-            max_pixels=max_pixels,
+            options=options,
             bad_boxes=bad_boxes,
         )
 

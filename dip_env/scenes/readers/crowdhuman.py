@@ -31,7 +31,7 @@ from dip_env.scenes.readers.box_checks import (
     check_boxes,
     xywh_to_xyxy,
 )
-from dip_env.scenes.readers.images import DEFAULT_MAX_PIXELS
+from dip_env.scenes.readers.images import DEFAULT_MAX_PIXELS, ExifRotation, ImageOptions
 from dip_env.scenes.readers.table import AnnotationTable
 
 BoxKind = Literal["full", "visible", "head"]
@@ -74,6 +74,8 @@ class CrowdHumanScenes(DatasetScenes):
         images: folder of the images; replaces the search below ``root``.
         boxes: ``full``, ``visible`` or ``head``.
         max_pixels: larger images are refused before they are decoded.
+        exif_rotation: what to do with an image that its EXIF data turn: ``error``, ``ignore`` (take
+            it as it is stored) or ``apply`` (turn it upright).
         bad_boxes: what to do with boxes without area, or outside their image.
 
     Raises:
@@ -90,10 +92,12 @@ class CrowdHumanScenes(DatasetScenes):
         images: str | Path | None = None,
         boxes: BoxKind = "full",
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        exif_rotation: ExifRotation = "error",
         bad_boxes: BadBoxes = "error",
     ) -> None:
         """Read and check the whole file; images are opened one by one, on use."""
         check_bad_boxes(bad_boxes)
+        options = ImageOptions(max_pixels, exif_rotation, suffixes=(".jpg", ".png"))
         if boxes not in _FIELDS:
             raise ConfigError(f"boxes: expected one of {', '.join(_FIELDS)}, got {boxes!r}")
         self.file = Path(annotations) if annotations else _find_annotations(root, split)
@@ -105,8 +109,7 @@ class CrowdHumanScenes(DatasetScenes):
             Path(images) if images else pick_folder(root, folders),
             target="head" if boxes == "head" else "person",
             name=f"CrowdHumanScenes({str(self.file)!r}, boxes={boxes!r})",
-            suffixes=(".jpg", ".png"),
-            max_pixels=max_pixels,
+            options=options,
             bad_boxes=bad_boxes,
         )
         seen = len(lines.mask)

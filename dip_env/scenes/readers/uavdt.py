@@ -20,7 +20,7 @@ from dip_env.scenes.readers.box_checks import (
     check_bad_boxes,
     xywh_to_xyxy,
 )
-from dip_env.scenes.readers.images import DEFAULT_MAX_PIXELS
+from dip_env.scenes.readers.images import DEFAULT_MAX_PIXELS, ExifRotation, ImageOptions
 from dip_env.scenes.readers.table import AnnotationTable
 from dip_env.scenes.readers.uavdt_rows import (
     BOX,
@@ -83,6 +83,8 @@ class UAVDTScenes(DatasetScenes):
         truth: ``gt_whole`` or ``gt``.
         categories: target categories; the prompt names them (all: ``vehicle``).
         max_pixels: larger images are refused before they are decoded.
+        exif_rotation: what to do with an image that its EXIF data turn: ``error``, ``ignore`` (take
+            it as it is stored) or ``apply`` (turn it upright).
         bad_boxes: what to do with boxes without area, or outside their image.
 
     Raises:
@@ -101,10 +103,12 @@ class UAVDTScenes(DatasetScenes):
         truth: TruthKind = "gt_whole",
         categories: Collection[str] = CATEGORIES,
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        exif_rotation: ExifRotation = "error",
         bad_boxes: BadBoxes = "error",
     ) -> None:
         """Read and check all text files; images are opened one by one, on use."""
         check_bad_boxes(bad_boxes)
+        options = ImageOptions(max_pixels, exif_rotation)
         if type(every) is not int or every < 1:
             raise ConfigError(f"every: expected an integer >= 1, got {every!r}")
         if truth not in tuple(_LABELS):
@@ -121,15 +125,15 @@ class UAVDTScenes(DatasetScenes):
             for name in self.sequences
         ]
         table, counts = _table(parts, _LABELS[truth], {"vehicle", *self.categories})
-        options = f"images={str(photos)!r}, every={every}, truth={truth!r}"
+        settings = f"images={str(photos)!r}, every={every}, truth={truth!r}"
         super().__init__(
             table,
             photos,
             target="vehicle" if self.categories == CATEGORIES else " or ".join(self.categories),
-            name=f"UAVDTScenes({str(self.folder)!r}, split={split!r}, {options}, "
+            name=f"UAVDTScenes({str(self.folder)!r}, split={split!r}, {settings}, "
             f"categories={self.categories!r})",
             counts=counts,
-            max_pixels=max_pixels,
+            options=options,
             bad_boxes=bad_boxes,
         )
 

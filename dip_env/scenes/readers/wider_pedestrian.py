@@ -21,7 +21,7 @@ from dip_env.scenes.readers.box_checks import (
     check_bad_boxes,
     xywh_to_xyxy,
 )
-from dip_env.scenes.readers.images import DEFAULT_MAX_PIXELS
+from dip_env.scenes.readers.images import DEFAULT_MAX_PIXELS, ExifRotation, ImageOptions
 from dip_env.scenes.readers.table import AnnotationTable
 from dip_env.scenes.readers.wider_lines import (
     CLASSES,
@@ -87,6 +87,8 @@ class WiderPedestrianScenes(DatasetScenes):
         classes: target classes; the other class is ignored.
         covered: ``ignore`` or ``count`` people more than half covered by ignore regions.
         max_pixels: larger images are refused before they are decoded.
+        exif_rotation: what to do with an image that its EXIF data turn: ``error``, ``ignore`` (take
+            it as it is stored) or ``apply`` (turn it upright).
         bad_boxes: what to do with boxes without area, or outside their image.
 
     Raises:
@@ -107,10 +109,12 @@ class WiderPedestrianScenes(DatasetScenes):
         classes: Collection[str] = CLASSES,
         covered: Covered = "ignore",
         max_pixels: int = DEFAULT_MAX_PIXELS,
+        exif_rotation: ExifRotation = "error",
         bad_boxes: BadBoxes = "error",
     ) -> None:
         """Read and check the text files; images are looked for and opened on use."""
         check_bad_boxes(bad_boxes)
+        options = ImageOptions(max_pixels, exif_rotation)
         if covered not in ("ignore", "count"):
             raise ConfigError(f"covered: expected ignore or count, got {covered!r}")
         self.classes, stated = _check_classes(classes), _check_year(year)
@@ -131,18 +135,18 @@ class WiderPedestrianScenes(DatasetScenes):
         self.folders = _image_folders(root, images, self.year, self.file.stem.partition("_")[0])
         files = f"{_quoted(self.file)}, ignore_file={_quoted(self.ignore_file)}"
         files += f", list_file={_quoted(self.list_file)}" if self.year == 2019 else ""
-        options = f"year={self.year}, classes={self.classes!r}, covered={covered!r}"
+        settings = f"year={self.year}, classes={self.classes!r}, covered={covered!r}"
         super().__init__(
             _table(boxes.names, boxes.rows, good, ignore),
             Path(images or root or ""),
             target=" or ".join(self.classes),
-            name=f"WiderPedestrianScenes({files}, {options})",
+            name=f"WiderPedestrianScenes({files}, {settings})",
             counts={
                 **_count(boxes.names, boxes.rows, self.classes),
                 "covered": int(hidden.sum()),
                 "dropped": int((~good).sum()),
             },
-            max_pixels=max_pixels,
+            options=options,
             bad_boxes=bad_boxes,
         )
 

@@ -62,7 +62,7 @@ class CrowdObservation(Observation):
         """The images in order, RGB uint8 (h, w, 3)."""
         urls = [p["image_url"]["url"] for p in self.content if p["type"] == "image_url"]
         files = [io.BytesIO(base64.b64decode(url.removeprefix(PNG_PREFIX))) for url in urls]
-        return [np.asarray(Image.open(file)) for file in files]
+        return [np.asarray(Image.open(file, formats=("PNG",))) for file in files]
 
 
 class CrowdState(State):

@@ -212,7 +212,7 @@ def test_a_file_that_is_no_image_is_an_error_naming_it(write_coco):
 
 def test_a_large_image_is_refused_before_it_is_opened(write_coco, monkeypatch):
     source = CocoScenes(write_coco([]), max_pixels=7999)
-    monkeypatch.setattr(Image, "open", lambda path: pytest.fail("the file was opened"))
+    monkeypatch.setattr(Image, "open", lambda *_, **__: pytest.fail("the file was opened"))
     with pytest.raises(SceneError, match=r"a\.png: expected at most 7999 pixels, got 100x80"):
         source[0].image.load()
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from dip_env.episode import Episode
 from dip_env.errors import ConfigError, SceneError
+from dip_env.scenes.preview.summary import summarise
 from dip_env.scenes.readers.crowdhuman import CrowdHumanScenes
 from dip_env.testing import check_dip_env
 
@@ -61,6 +62,23 @@ def test_full_boxes_keep_what_runs_outside_the_image(write):
     assert scene.visible_share.tolist() == pytest.approx([40 * 45 / (60 * 90)])
     assert scene.labels == ("person",)
     assert scene.notes["file"].endswith(f"Images/{A}.jpg")
+
+
+def test_images_that_exif_data_turn_are_refused_unless_told_how(write):
+    root = write([person((10, 50, 30, 40))], size=(100, 60))  # the box lies in the upright image
+    exif = Image.Exif()
+    exif[274] = 6
+    Image.new("RGB", (100, 60)).save(root / "Images" / f"{A}.jpg", exif=exif)
+    source = CrowdHumanScenes(root)
+    with pytest.raises(SceneError, match=r"\.jpg: EXIF orientation 6: .*exif_rotation='ignore'"):
+        source[0]
+    assert summarise(source, [0])["images_turned"] == 1
+    upright = CrowdHumanScenes(root, exif_rotation="apply")
+    stored = CrowdHumanScenes(root, exif_rotation="ignore")
+    assert upright[0].size == upright[0].image.size == (60, 100)
+    assert stored[0].size == stored[0].image.size == (100, 60)
+    assert len({repr(source), repr(upright), repr(stored)}) == 3
+    assert [summarise(s, [0])["sizes"] for s in (upright, stored)] == [{"60x100": 1}, {"100x60": 1}]
 
 
 def test_masks_and_ignored_persons_are_ignored_but_heads_do_not_matter_to_bodies(write):
