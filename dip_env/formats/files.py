@@ -60,7 +60,10 @@ def read_text(file: Path) -> str:
     try:
         text = data.decode("utf-8")
     except UnicodeDecodeError as err:
-        raise SceneError(f"{file}: expected UTF-8, got byte {data[err.start]:#04x}") from None
+        line = data.count(b"\n", 0, err.start) + 1
+        raise SceneError(
+            f"{file}: line {line}: expected UTF-8, got byte {data[err.start]:#04x}"
+        ) from None
     if not text.strip():
         raise SceneError(f"{file}: expected annotations, got an empty file")
     return text
@@ -98,15 +101,67 @@ def parse_json(text: str, where: str) -> Any:
         The value.
 
     Raises:
-        SceneError: for text that is not JSON, or nested too deep.
+        SceneError: for text that is not JSON or nested too deep, and for an object with a key that
+            comes twice, of which JSON's readers silently keep the last.
     """
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=unique_keys)
     except json.JSONDecodeError as err:
-        at = f"line {err.lineno} column {err.colno}" if "\n" in text else f"column {err.colno}"
-        raise SceneError(f"{where}: expected JSON: {err.msg} at {at}") from err
+        raise SceneError(f"{where}: expected JSON: {err.msg} at {_place(text, err.pos)}") from err
+    except DuplicateKeyError as err:
+        at = _place(text, _second_key(text))
+        raise SceneError(f"{where}: expected each key once in an object: {err} at {at}") from None
     except (ValueError, RecursionError) as err:
         raise SceneError(f"{where}: expected JSON: {err}") from err
+
+
+class DuplicateKeyError(ValueError):
+    """An object of a JSON text has a key twice; the message names it."""
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make an object of JSON; for ``object_pairs_hook`` of ``json.loads``.
+
+    Args:
+        pairs: keys and values.
+
+    Returns:
+        The object.
+
+    Raises:
+        DuplicateKeyError: for a key that comes twice.
+    """
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for k, key in enumerate(keys) if key in keys[:k])
+        raise DuplicateKeyError(f"got {short(twice)} twice")
+    return made
+
+
+_KEY_OR_BRACE = re.compile(r'("[^"\\]*(?:\\.[^"\\]*)*")\s*(:)?|[{}]')
+
+
+def _second_key(text: str) -> int:
+    """Return where in a JSON text the first key stands that its object already has."""
+    objects: list[set[str]] = []
+    for found in _KEY_OR_BRACE.finditer(text):
+        if found[0] == "{":
+            objects.append(set())
+        elif found[0] == "}":
+            objects.pop()
+        elif found[2]:
+            key = json.loads(found[1])
+            if key in objects[-1]:
+                return found.start()
+            objects[-1].add(key)
+    return 0
+
+
+def _place(text: str, at: int) -> str:
+    """Return line and column of a position; the column alone in a text of one line."""
+    column = f"column {at - text.rfind(chr(10), 0, at)}"
+    return f"line {text.count(chr(10), 0, at) + 1} {column}" if "\n" in text else column
 
 
 def find_files(folder: Path, pattern: str) -> list[Path]:

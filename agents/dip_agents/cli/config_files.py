@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from dip_agents.cli.options import NONE, Option, UsageError, did_you_mean
+from dip_env.formats.files import unique_keys
 
 COMMAND = "command"
 """The key that says which command a file is for; may be left out."""
@@ -69,7 +70,7 @@ def _load(path: Path) -> tuple[str, dict[str, Any]]:
             except yaml.YAMLError as error:
                 raise ValueError(" ".join(str(error).split())) from error
         elif path.suffix == ".json":
-            values = json.loads(text)
+            values = json.loads(text, object_pairs_hook=unique_keys)
         else:
             raise UsageError(
                 f"--config: expected a .toml, .yaml, .yml or .json file, got {str(path)!r}"

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 from dip_agents.evaluation.result import EvalResult
 from dip_agents.evaluation.scores import COUNTERS, score_answers
 from dip_env.config import EpisodeConfig
-from dip_env.errors import ConfigError
+from dip_env.errors import ConfigError, SceneError
 from dip_env.formats.box_sets import Truth
 from dip_env.formats.coco_json import as_detections, as_truth
+from dip_env.formats.files import parse_json
 
 if TYPE_CHECKING:
     from dip_agents.evaluation.consensus import ConsensusScore
@@ -102,11 +103,15 @@ def _field(path: Path, values: Any, name: str) -> Any:
 
 def _read(path: Path) -> Any:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path}: expected a file of an evaluation: {error.strerror}") from error
-    except ValueError as error:
+    except UnicodeDecodeError as error:
         raise ConfigError(f"{path}: expected JSON, got: {error}") from error
+    try:
+        return parse_json(text, str(path))
+    except SceneError as error:
+        raise ConfigError(str(error)) from error
 
 
 def _write(path: Path, value: Any) -> None:

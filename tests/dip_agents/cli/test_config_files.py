@@ -92,6 +92,7 @@ def test_three_forms_say_the_same(tmp_path, name, text):
         ("c.toml", "steps = \n", "c.toml: Invalid value"),
         ("c.yaml", "steps: [1\n", "c.yaml: while parsing"),
         ("c.json", "{", "c.json: Expecting"),
+        ("c.json", '{"steps": 3, "steps": 4}', "c.json: got 'steps' twice"),
         ("c.json", "[1]", "expected keys with values, got list"),
         ("c.yaml", "1: 2\n", "line 1: 1: expected the name of an option"),
         ("c.toml", "[grpo]\nsteps = 1\n", "all options stand at the top of the file, in no table"),

@@ -42,6 +42,7 @@ def test_coco_scores_as_worked_by_hand(run, files):
     ("name", "text", "message"),
     [
         ("gt.json", "{", "gt.json: expected JSON"),
+        ("gt.json", '{"annotations": [],\n"annotations": []}', "twice at line 2"),
         ("gt.json", "", "gt.json: expected annotations, got an empty file"),
         ("dt.json", '[{"image_id": 4, "bbox": [1, 1, 1, 1], "score": 1}]', "dt.json"),
         ("dt.json", '[{"image_id": 3, "bbox": [1, 1, NaN, 1], "score": 1}]', "dt.json"),

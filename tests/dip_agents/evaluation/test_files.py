@@ -34,6 +34,7 @@ def test_an_evaluation_is_read_back_with_all_its_rollouts(written):
     [
         ("scenes.json", None, r"scenes\.json: expected a file of an evaluation"),
         ("truth.json", "{", r"truth\.json: expected JSON"),
+        ("truth.json", '{"images": [],\n"images": []}', r"truth\.json: .*'images' twice at line 2"),
         ("scenes.json", {"counters": {}, "further_rollouts": []}, "counters: expected 4 numbers"),
         ("scenes.json", {"counters": {}}, "expected field 'further_rollouts', got none"),
         ("metrics.json", {"scene_indices": [0]}, "expected field 'config', got none"),

@@ -26,7 +26,7 @@ from dip_env.formats.files import (
         (b" \n\t", "expected annotations, got an empty file"),
         (b"\xef\xbb\xbf{}", "expected UTF-8 without a byte order mark"),
         ("{}".encode("utf-16"), "expected UTF-8 without a byte order mark"),
-        (b"{}\xff", "expected UTF-8, got byte 0xff"),
+        (b"{}\xff", "line 1: expected UTF-8, got byte 0xff"),
     ],
 )
 def test_a_file_that_is_no_text_is_one_error(tmp_path, data, message):
@@ -62,6 +62,34 @@ def test_where_json_breaks_is_named_by_the_column_and_by_the_line_where_there_ar
         parse_json("{} {}", "f: line 7")
     with pytest.raises(SceneError, match=r"^f: expected JSON: Extra data at line 2 column 1$"):
         parse_json("{}\n{}", "f")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"a": 1, "a": 2}', r"f: expected each key once in an object: got 'a' twice at column 10"),
+        (
+            '{"a": {"b": 1},\n "c": [{"b": 2, "a": 3,\n  "b": 4}]}',
+            r"got 'b' twice at line 3 column 3",
+        ),
+        ('{"a":"\\"a\\": {",\n"a" : 1}', r"got 'a' twice at line 2 column 1"),
+        ('{"a": 1,\n"\\u0061": 1}', r"got 'a' twice at line 2 column 1"),
+    ],
+)
+def test_a_key_that_comes_twice_is_an_error_with_its_place(text, message):
+    with pytest.raises(SceneError, match=message):
+        parse_json(text, "f")
+
+
+def test_equal_keys_of_different_objects_are_fine():
+    text = '{"a": {"a": [{"a": 1}, {"a": 2}]}, "b": "a", "c": {"b": 1}}'
+    assert parse_json(text, "f")["a"]["a"] == [{"a": 1}, {"a": 2}]
+
+
+def test_a_byte_that_is_not_utf_8_is_named_with_its_line(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"one\ntwo \xff\n")
+    with pytest.raises(SceneError, match=r"a\.txt: line 2: expected UTF-8, got byte 0xff"):
+        read_text(tmp_path / "a.txt")
 
 
 def test_files_are_found_by_name_without_hidden_ones(tmp_path):

@@ -361,6 +361,7 @@ def test_a_bad_object_is_one_error_naming_file_and_field(tmp_path, change, messa
         ("{", "expected JSON"),
         ("\ufeff{}", "byte order mark"),
         ("[]", "expected an object with a list of objects"),
+        ('{"imgWidth": 9, "imgWidth": 9}', "'imgWidth' twice at column 17"),
         ('{"imgWidth": 9, "imgHeight": 9}', "expected an object with a list of objects"),
         ('{"imgWidth": 9, "objects": []}', "imgHeight: expected a whole number .*None"),
         ('{"imgWidth": 0, "imgHeight": 9, "objects": []}', "imgWidth: expected.* got 0"),

@@ -169,6 +169,10 @@ def test_a_bad_image_entry_is_one_error_naming_file_and_field(write_coco, images
             r"images\[0\]: expected an object",
         ),
         ("[" * 100_000, "expected JSON"),
+        (
+            '{"images": [], "annotations": [1],\n"annotations": []}',
+            r"json: expected each key once.*'annotations' twice at line 2 column 1",
+        ),
     ],
 )
 def test_a_malformed_file_is_one_error(tmp_path, text, message):

@@ -265,6 +265,7 @@ GOOD = json.dumps({"ID": "a", "gtboxes": [person()]})
         ('{"ID": "../a", "gtboxes": []}', "line 1: ID: expected a path inside the image folder"),
         ('{"ID": "/etc/a", "gtboxes": []}', "line 1: ID: expected a path inside"),
         ("[" * 100_000, "line 1: expected JSON"),
+        (GOOD + "\n" + GOOD[:-1] + ', "gtboxes": []}', "line 2: .*'gtboxes' twice at column"),
     ],
 )
 def test_a_malformed_file_is_one_error(tmp_path, text, message):

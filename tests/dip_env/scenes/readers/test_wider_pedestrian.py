@@ -275,7 +275,7 @@ def test_a_box_outside_its_image_shows_with_the_image(tmp_path):
         (b"", "expected annotations, got an empty file"),
         (b"\n", "expected annotations, got an empty file"),
         (b"\xef\xbb\xbfimg00001.jpg\n", "expected UTF-8 without a byte order mark"),
-        (b"img00001.jpg 1 2 3 \xff 4\n", "expected UTF-8"),
+        (b"img00001.jpg 1 2 3 \xff 4\n", "line 1: expected UTF-8"),
         (b"img00001.jpg 1 2 3 4 5\nimg00002.jpg 1 2 3", "line 2: expected .label x y w h"),
     ],
 )
