@@ -5,15 +5,15 @@ from __future__ import annotations
 import io
 import json
 import os
-import tempfile
-import zipfile
 from functools import partial
 from pathlib import Path
+from uuid import uuid4
 
 import numpy as np
 from PIL import Image
 
 from dip_env.errors import SceneError
+from dip_env.formats.files import short
 from dip_env.scenes.base import Scene, SceneSource
 
 
@@ -41,11 +41,15 @@ class StoredScenes:
                 f"{type(source).__name__}: expected a __repr__ that tells its scenes from others"
             )
         self.source, self.folder, self.quality = source, Path(folder), quality
-        self.folder.mkdir(parents=True, exist_ok=True)
         label, name = self.folder / "source.txt", repr(source)
-        if not label.exists():
-            label.write_text(name + "\n", encoding="utf-8")
-        if (found := label.read_text(encoding="utf-8").strip()) != name:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not label.exists():
+                _write(label, f"{name}\n".encode(), replace=False)
+            found = label.read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            raise SceneError(f"{self.folder}: expected a folder to store in: {error}") from error
+        if found != name:
             raise SceneError(f"{label}: expected {name}, got {found}; choose another folder")
 
     def __len__(self) -> int:
@@ -76,29 +80,51 @@ class StoredScenes:
                 notes=json.loads(str(held["notes"])) if "notes" in held else {},
                 target=str(held.get("target", "person")),  # older stores hold people only
             )
-        except (zipfile.BadZipFile, KeyError, ValueError, EOFError) as error:
-            raise SceneError(f"{path}: expected a stored scene, got: {error}") from error
+        # For damaged files numpy and zipfile raise anything: OSError, RuntimeError, TokenError...
+        except Exception as error:
+            got = short(str(error) or repr(error))
+            raise SceneError(f"{path}: expected a stored scene, got: {got}; delete it") from error
 
     def _store(self, scene: Scene, path: Path) -> None:
         jpeg = io.BytesIO()
         scene.image.save(jpeg, "JPEG", quality=self.quality)
-        # Written to a temporary file and renamed, so that no reader sees half a file.
-        handle, partial_name = tempfile.mkstemp(dir=self.folder, suffix=".partial")
-        with os.fdopen(handle, "wb") as file:
-            np.savez(
-                file,
-                scene_id=scene.scene_id,
-                target=scene.target,
-                notes=json.dumps({k: v for k, v in scene.notes.items() if _is_plain(v)}),
-                size=scene.size,
-                boxes=scene.boxes,
-                visible_boxes=scene.visible_boxes,
-                visible_share=scene.visible_share,
-                ignore=scene.ignore,
-                labels=np.array(scene.labels, dtype=np.str_),
-                jpeg=np.frombuffer(jpeg.getvalue(), dtype=np.uint8),
-            )
-        os.replace(partial_name, path)
+        held = io.BytesIO()
+        np.savez(
+            held,
+            scene_id=scene.scene_id,
+            target=scene.target,
+            notes=json.dumps({k: v for k, v in scene.notes.items() if _is_plain(v)}),
+            size=scene.size,
+            boxes=scene.boxes,
+            visible_boxes=scene.visible_boxes,
+            visible_share=scene.visible_share,
+            ignore=scene.ignore,
+            labels=np.array(scene.labels, dtype=np.str_),
+            jpeg=np.frombuffer(jpeg.getvalue(), dtype=np.uint8),
+        )
+        try:
+            _write(path, held.getvalue())
+        except OSError as error:
+            raise SceneError(f"{path}: the scene cannot be stored: {error}") from error
+
+
+def _write(path: Path, data: bytes, *, replace: bool = True) -> None:
+    """Write a file in one move, so that no other process sees half of it.
+
+    Args:
+        path: the file.
+        data: its contents.
+        replace: whether to write over a file that is there.
+    """
+    whole = path.with_name(f"{path.name}.{uuid4().hex}.partial")
+    try:
+        whole.write_bytes(data)
+        if replace:
+            os.replace(whole, path)
+        else:
+            _claim(whole, path)
+    finally:
+        whole.unlink(missing_ok=True)
 
 
 def _is_plain(value: object) -> bool:
@@ -107,8 +133,20 @@ def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, str | int | float)
 
 
+def _claim(whole: Path, path: Path) -> None:
+    """Give a file its name unless another process was first."""
+    try:
+        os.link(whole, path)
+    except FileExistsError:
+        return
+    except OSError:  # a file system without links: two sources may then claim it at once
+        os.replace(whole, path)
+
+
 def _decode(jpeg: bytes, path: Path) -> Image.Image:
     try:
-        return Image.open(io.BytesIO(jpeg)).convert("RGB")
-    except OSError as error:
-        raise SceneError(f"{path}: jpeg: expected an image, got: {error}") from error
+        with Image.open(io.BytesIO(jpeg), formats=("JPEG",)) as image:
+            return image.convert("RGB")
+    except Exception as error:  # for damaged files Pillow raises anything
+        got = short(str(error) or repr(error))
+        raise SceneError(f"{path}: jpeg: expected an image, got: {got}") from error

@@ -1,4 +1,6 @@
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -65,6 +67,53 @@ def test_a_damaged_file_is_named(tmp_path):
     path.write_bytes(path.read_bytes()[:100])
     with pytest.raises(SceneError, match=r"000000000\.npz: expected a stored scene"):
         stored[0]
+
+
+def test_files_damaged_in_any_way_are_one_error_or_the_scene(tmp_path):
+    rng = np.random.default_rng(0)
+    stored = StoredScenes(ToyScenes(), tmp_path)
+    whole_scene, path, refused = stored[0], tmp_path / "000000000.npz", 0
+    whole = path.read_bytes()
+    heads = [at for at in range(len(whole)) if whole.startswith((b"PK", b"\x93NUMPY"), at)]
+    for _ in range(150):  # most of the bytes are the image: aim at the rest
+        data = bytearray(whole)
+        at = (int(rng.choice(heads)) + rng.integers(0, 120, 2)) % len(data)
+        data[at[0]] ^= 1 << rng.integers(8)
+        data[at[1]] = rng.integers(256)
+        path.write_bytes(data if rng.random() < 0.8 else data[: at[0]])
+        try:
+            scene = stored[0]
+            scene.image.load()
+            assert np.array_equal(scene.boxes, whole_scene.boxes)
+        except SceneError as error:
+            refused += "000000000.npz" in str(error)
+    assert refused > 75
+
+
+def test_a_folder_is_claimed_in_one_move_and_by_one_source(tmp_path, monkeypatch):
+    StoredScenes(Counting(), tmp_path)
+    # As seen by a process that looked just before the other wrote.
+    monkeypatch.setattr(Path, "exists", lambda path: False)
+    with pytest.raises(SceneError, match=r"source\.txt: expected .*ToyScenes.*got Counting"):
+        StoredScenes(ToyScenes(), tmp_path)
+    assert [file.name for file in tmp_path.iterdir()] == ["source.txt"]
+
+
+def test_many_may_open_a_new_folder_at_once(tmp_path):
+    with ThreadPoolExecutor(8) as pool:
+        for k in range(40):
+            folders = [tmp_path / str(k)] * 8
+            list(pool.map(lambda folder: StoredScenes(ToyScenes(), folder), folders))
+
+
+def test_a_folder_that_cannot_be_one_is_an_error(tmp_path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        with pytest.raises(SceneError, match=r"file.*: expected a folder to store in"):
+            StoredScenes(ToyScenes(), folder)
+    (tmp_path / "source.txt").write_bytes(b"\xff")
+    with pytest.raises(SceneError, match="expected a folder to store in"):
+        StoredScenes(ToyScenes(), tmp_path)
 
 
 def test_target_and_plain_notes_are_kept(tmp_path):
