@@ -247,7 +247,11 @@ def _share_in_a_region(pairs: Pairs, detections: Detections) -> Floats:
 
 def _near(pairs: Pairs, truth: Truth, detections: Detections) -> tuple[Pairs, Floats]:
     """Pairs that can match at the lowest threshold, and their IoU."""
-    iou = pairs.shared / (detections.areas[pairs.a] + truth.areas[pairs.b] - pairs.shared)
+    # Areas are width times height, overlaps come from corners: of a box much thinner than its
+    # distance from the origin, rounding can make the overlap larger than the area.
+    area, other = detections.areas[pairs.a], truth.areas[pairs.b]
+    shared = np.minimum(pairs.shared, np.minimum(area, other))
+    iou = np.minimum(shared / (area + other - shared), 1.0)
     keep = iou >= THRESHOLDS[0]
     return pairs.only(keep), iou[keep]
 

@@ -24,6 +24,14 @@ images = st.lists(
 )
 
 
+@pytest.mark.parametrize("width", [1e-9, 6e-16, 4.5e-16, 4.4409e-16])
+def test_a_box_that_is_found_exactly_has_an_iou_of_one_at_most(make_sets, width):
+    # The corners of so thin a box differ by more than its width.
+    box = (-5.0, 0.0, width, 1e8)
+    value = measure_unscored(*make_sets([[box] * 3], [[(*box, 0.5)] * 3])).values()["mean_iou"]
+    assert value is None or value <= 1
+
+
 def iou_of(a, b):
     wide = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
     tall = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
