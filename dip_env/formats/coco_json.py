@@ -21,18 +21,21 @@ from dip_env.formats.json_rows import (
     integers,
     numbers,
     sides,
+    signed_boxes,
     strings,
 )
 
 _ID = "an integer or a string"
-_BOX = "[x, y, width, height], finite numbers below 1e9, sides >= 0"
+_SIGNED_BOX = "[x, y, width, height], finite numbers below 1e9"
+_BOX = f"{_SIGNED_BOX}, sides >= 0"
 
 
-def read_truth(path: str | Path) -> Truth:
+def read_truth(path: str | Path, *, as_annotated: bool = False) -> Truth:
     """Read a COCO annotation file.
 
     Args:
         path: the json file, as :func:`as_truth` describes it.
+        as_annotated: read boxes as they were before they were clipped, where the file has them.
 
     Returns:
         Its images and annotations, in file order.
@@ -40,7 +43,8 @@ def read_truth(path: str | Path) -> Truth:
     Raises:
         SceneError: for a missing or malformed file; the message names file and field.
     """
-    return as_truth(parse_json(read_text(Path(path)), str(path)), str(path))
+    data = parse_json(read_text(Path(path)), str(path))
+    return as_truth(data, str(path), as_annotated=as_annotated)
 
 
 def read_detections(path: str | Path, truth: Truth, *, scores_needed: bool = True) -> Detections:
@@ -61,17 +65,21 @@ def read_detections(path: str | Path, truth: Truth, *, scores_needed: bool = Tru
     return as_detections(rows, truth, str(path), scores_needed=scores_needed)
 
 
-def as_truth(data: Any, where: str) -> Truth:
+def as_truth(data: Any, where: str, *, signed: bool = False, as_annotated: bool = False) -> Truth:
     """Check parsed COCO annotations and turn them into columns.
 
     ``images`` have id, width and height. ``annotations`` have image_id, category_id and bbox
     [x, y, width, height] in pixels of the image, and may have id, iscrowd and ignore (either marks
     an ignored instance), vis_bbox (else the full box) and area (else width times height).
-    ``categories`` with id and name may be left out. Ids of images are integers or strings.
+    ``categories`` with id and name may be left out. Ids of images are integers or strings. Files
+    that ``dip evaluate`` writes have boxes clipped to the image, and the annotated ones as
+    ``full_bbox`` and ``full_vis_bbox``.
 
     Args:
         data: the parsed file.
         where: name of the data in messages.
+        signed: accept boxes with sides below 0, which the caller has to sort out.
+        as_annotated: read the annotated boxes instead of the clipped ones, where there are any.
 
     Returns:
         Images in file order; annotations by image, in file order within each.
@@ -90,12 +98,17 @@ def as_truth(data: Any, where: str) -> Truth:
     with_id = notes.having("id")
     with_id.check_differ("id", with_id.column("id", identifiers, _ID))
     names = _category_names(data, where)
-    xywh = notes.column("bbox", boxes, _BOX)
+    parse, expected = (signed_boxes, _SIGNED_BOX) if signed else (boxes, _BOX)
+    xywh = notes.column("bbox", parse, expected)
     full = [row["bbox"] for row in notes.rows]
-    plain = (xywh[:, 2] * xywh[:, 3]).tolist()
+    plain = np.maximum(xywh[:, 2:], 0).prod(axis=1).tolist()
     iscrowd, ignore = (
         notes.column(key, flags, "0 or 1", [0] * len(xywh)) for key in ("iscrowd", "ignore")
     )
+    seen = notes.column("vis_bbox", parse, expected, full)
+    if as_annotated:
+        xywh = notes.column("full_bbox", parse, expected, full)
+        seen = notes.column("full_vis_bbox", parse, expected, seen.tolist())
     order, starts = _by_image(notes, ids)
     return Truth(
         xywh=xywh[order],
@@ -104,7 +117,7 @@ def as_truth(data: Any, where: str) -> Truth:
         image_ids=tuple(ids),
         sizes=np.stack(size, axis=1),
         ignore=(iscrowd | ignore)[order],
-        visible_xywh=notes.column("vis_bbox", boxes, _BOX, full)[order],
+        visible_xywh=seen[order],
         area=notes.column("area", amounts, "a finite number >= 0", plain)[order],
         category_names=names,
         iscrowd=iscrowd[order],

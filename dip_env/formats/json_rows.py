@@ -159,10 +159,15 @@ def amounts(values: list[Any]) -> Floats | None:
 
 def boxes(values: list[Any]) -> Floats | None:
     """Accept lists [x, y, width, height] of finite numbers below ``LIMIT``, sides >= 0."""
+    xywh = signed_boxes(values)
+    return xywh if xywh is not None and np.all(xywh[:, 2:] >= 0) else None
+
+
+def signed_boxes(values: list[Any]) -> Floats | None:
+    """Accept lists [x, y, width, height] of finite numbers below ``LIMIT`` in size."""
     if not (set(map(type, values)) <= {list} and set(map(len, values)) <= {4}):
         return None
     column = numbers(list(chain.from_iterable(values)))
     if column is None or not np.all(np.abs(column) < LIMIT):
         return None
-    xywh = column.reshape(-1, 4)
-    return xywh if np.all(xywh[:, 2:] >= 0) else None
+    return column.reshape(-1, 4)

@@ -30,6 +30,10 @@ PROTOCOLS: tuple[str, ...] = get_args(Protocol)
 WITH_MISS_RATE = ("crowdhuman", "citypersons")
 """Protocols with an MR^-2, whose rule can be chosen."""
 
+AS_ANNOTATED = ("citypersons", "wider", "uavdt")
+"""Protocols whose evaluators take boxes as annotated, also where they leave the image: a height or
+a visible share is that of the whole. The one of CrowdHuman clips by itself; COCO's are clipped."""
+
 BoxSetType = TypeVar("BoxSetType", Truth, Detections)
 
 COUNTS = ("tp", "fp", "fn", "dropped")
@@ -124,7 +128,8 @@ def score_files(
     """Score a file of detections.
 
     Args:
-        truth_file: COCO json; ``iscrowd`` marks ignored instances.
+        truth_file: COCO json; ``iscrowd`` marks ignored instances. Of a file that ``dip evaluate``
+            wrote, protocols whose evaluators do not clip read the boxes as annotated.
         detection_file: COCO results.
         protocol: the rules.
         scores: False for detections without scores.
@@ -149,7 +154,7 @@ def score_files(
         raise ConfigError(f"bootstrap_rounds: expected a number >= 0, got {bootstrap_rounds}")
     if seed < 0:
         raise ConfigError(f"seed: expected a number >= 0, got {seed}")
-    truth = read_truth(truth_file)
+    truth = read_truth(truth_file, as_annotated=scores and protocol in AS_ANNOTATED)
 
     def read(file: str | Path) -> tuple[Truth, Detections]:
         detections = read_detections(file, truth, scores_needed=scores)

@@ -3,8 +3,8 @@
 An image has the id it has in its data set, where that is an integer, so that an answer can be
 scored against the data set's own annotations; else scene index + 1. Annotation ids count from 1,
 since pycocotools takes an annotation with id 0 for a missing one. Both are clipped to the
-image, as in the rewards: no answer can reach beyond the border. The full box is kept as
-``full_bbox``.
+image, as in the rewards: no answer can reach beyond the border. The boxes as annotated are kept as
+``full_bbox`` and ``full_vis_bbox``, which protocols whose evaluators do not clip read instead.
 """
 
 from __future__ import annotations
@@ -57,9 +57,10 @@ class CocoTruth:
     def add(self, scene_index: int, scene: Scene) -> CocoImage:
         """Add one scene: an image and its annotations.
 
-        Each annotation has ``bbox`` (what of the full box lies inside the image), ``full_bbox``,
-        ``vis_bbox`` (the visible part), ``vis_ratio``, ``area`` of the ``bbox``, and ``iscrowd`` 1
-        for ignored instances; all in source pixels.
+        Each annotation has ``bbox`` (what of the full box lies inside the image), ``vis_bbox``
+        (likewise of the visible part), both as annotated (``full_bbox``, ``full_vis_bbox``),
+        ``vis_ratio``, ``area`` of the ``bbox``, and ``iscrowd`` 1 for ignored instances; all in
+        source pixels.
 
         Args:
             scene_index: index of the scene in its source.
@@ -93,12 +94,13 @@ class CocoTruth:
             xywh(clip_boxes(scene.boxes, scene.size)),
             xywh(scene.boxes),
             xywh(clip_boxes(scene.visible_boxes, scene.size)),
+            xywh(scene.visible_boxes),
             scene.visible_share.tolist(),
             scene.ignore.tolist(),
             strict=True,
         )
         annotations = self.data["annotations"]
-        for box, full, visible, share, ignore in rows:
+        for box, full, visible, full_visible, share, ignore in rows:
             annotations.append(
                 {
                     "id": len(annotations) + 1,
@@ -107,6 +109,7 @@ class CocoTruth:
                     "bbox": box,
                     "full_bbox": full,
                     "vis_bbox": visible,
+                    "full_vis_bbox": full_visible,
                     "vis_ratio": share,
                     "area": box[2] * box[3],
                     "iscrowd": int(ignore),

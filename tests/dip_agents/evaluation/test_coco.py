@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from dip_agents.evaluation.coco import CocoImage, CocoTruth, coco_detections
 from dip_env.errors import SceneError
 from dip_env.formats.coco_json import as_detections, as_truth
+from dip_env.metrics import score_files
 
 
 def test_a_scene_is_written_clipped_with_visible_boxes_and_ignore_flags(toy):
@@ -25,8 +27,39 @@ def test_a_scene_is_written_clipped_with_visible_boxes_and_ignore_flags(toy):
     assert rows[0]["bbox"] == [0, 120, 200, 360]
     assert rows[0]["full_bbox"] == [-50, 120, 250, 580]
     assert rows[0]["vis_bbox"] == [100, 120, 50, 300]
+    assert rows[0]["full_vis_bbox"] == [100, 120, 50, 300]
     assert rows[0]["area"] == 200 * 360
     assert truth.data["categories"] == [{"id": 1, "name": "person"}]
+
+
+def test_people_past_the_border_are_in_the_rows_of_their_annotation(toy, tmp_path):
+    # 70 tall, 40/70 visible: heavy; 60 tall, 45/60 visible: reasonable. Clipped at 300 both are 45.
+    full = np.array([[100, 255, 129, 325], [200, 255, 225, 315]], np.float32)
+    seen = np.array([[100, 255, 129, 295], [200, 255, 225, 300]], np.float32)
+    scene = replace(
+        toy[0],
+        size=(400, 300),
+        boxes=full,
+        visible_boxes=seen,
+        visible_share=np.array([40 / 70, 45 / 60], np.float32),
+        ignore=np.zeros(2, bool),
+        labels=("person",) * 2,
+    )
+    truth = CocoTruth()
+    image = truth.add(0, scene)
+    (tmp_path / "truth.json").write_text(json.dumps(truth.data))
+    answer = coco_detections(image, full.astype(float), [0.9, 0.8])
+    (tmp_path / "answer.json").write_text(json.dumps(answer))
+    files = (tmp_path / "truth.json", tmp_path / "answer.json")
+    people = score_files(*files, "citypersons")["details"]["persons"]
+    assert {name: people[f"MR_{name}"] for name in ("reasonable", "heavy", "small", "all")} == {
+        "reasonable": 1,
+        "heavy": 1,
+        "small": 1,
+        "all": 2,
+    }
+    # The rewards' own metrics read what lies inside the image, which an answer can reach.
+    assert score_files(*files, "citypersons", scores=False)["mean_iou"] == 1
 
 
 @pytest.mark.parametrize(
