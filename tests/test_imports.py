@@ -132,8 +132,8 @@ INSIDE: dict[str, str] = {
         "backdrop sky solids surface ground props skyline lookalikes"
     ),
     "dip_env.scenes.readers": (
-        "box_checks citypersons_files images table uavdt_rows base wider_lines citypersons "
-        "coco crowdhuman uavdt wider_pedestrian"
+        "arguments box_checks citypersons_files images table uavdt_rows base wider_lines "
+        "citypersons coco crowdhuman uavdt wider_pedestrian"
     ),
     "dip_env.scenes.transforms": (
         "cached checks sliced stored augmented filtered hash_split mixed streamed prefetched"

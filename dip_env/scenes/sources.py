@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import inspect
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 # The package resolves its names on use, so only the requested source is imported.
 import dip_env.scenes as scenes
@@ -63,6 +65,47 @@ def make_source(
         return scenes.ToyScenes(**kwargs)
     preset = "crowd" if name == "procedural" else name
     return scenes.ProceduralCrowd(preset, seed=seed, split=split, **kwargs)
+
+
+def read_arguments(name: str, texts: Mapping[str, str]) -> dict[str, Any]:
+    """Read arguments of a source as they are typed on a command line.
+
+    Args:
+        name: of the source, as for ``make_source``.
+        texts: values by argument. One that takes a path or a name is text as it stands, one that
+            takes a list of names may be written ``a,b``, ``[a,b]`` or as JSON. Any other may be
+            JSON (``[60,90]``), several values behind commas (``60,90``), or text.
+
+    Returns:
+        Values by argument.
+    """
+    hints: Mapping[str, Any] = {}
+    if name in READERS:
+        hints = get_type_hints(getattr(scenes, READERS[name]).__init__)
+    return {key: _typed(text, hints.get(key)) for key, text in texts.items()}
+
+
+def _typed(text: str, hint: Any) -> Any:
+    """Return the value that a text stands for where an argument of a type is expected."""
+    kinds = set(get_args(hint)) if get_origin(hint) in (Union, UnionType) else {hint}
+    if kinds <= {str, Path, NoneType}:
+        return text
+    value = _from_json(text)
+    if isinstance(value, list) or value is None:
+        return value
+    if any(get_origin(kind) is Collection for kind in kinds):
+        inner = text[1:-1] if text.startswith("[") and text.endswith("]") else text
+        return [part.strip().strip("'\"") for part in inner.split(",")]
+    if "," in text:
+        return [_from_json(part) for part in text.split(",")]
+    return value
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError):
+        return text
 
 
 def _open_reader(

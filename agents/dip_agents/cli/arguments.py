@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -32,7 +31,7 @@ class SceneArgs:
     scene_seed: int = 0
     """Seed of a procedural source."""
     source_arg: tuple[str, ...] = ()
-    """Further arguments of the source, such as every=10 boxes=visible people=60,90."""
+    """Further arguments of the source, such as every=10 categories=car,bus people=60,90."""
     min_people: int = 0
     """Leave out scenes with fewer non-ignored people."""
     min_height: float = 0.0
@@ -51,8 +50,12 @@ class SceneArgs:
             SceneError: for files that are missing or malformed.
         """
         from dip_env.scenes import FilteredScenes, make_source
+        from dip_env.scenes.sources import read_arguments
 
-        options = dict(source_argument(text) for text in self.source_arg)
+        texts = split_arguments(self.source_arg)
+        for name in texts.keys() & {"name", "root", "split", "seed"}:
+            raise ConfigError(f"source_arg: expected {name} as an option of its own")
+        options = read_arguments(self.scenes, texts)
         source = make_source(self.scenes, self.root, split, self.scene_seed, **options)
         if not (self.min_people or self.min_height or self.min_visible):
             return source
@@ -64,33 +67,29 @@ class SceneArgs:
         )
 
 
-def source_argument(text: str) -> tuple[str, Any]:
-    """Read one ``name=value`` of a source.
+def split_arguments(texts: Iterable[str]) -> dict[str, str]:
+    """Split arguments of a source, each typed as ``name=value``.
 
     Args:
-        text: the value may be JSON (``people=[60,90]``), several values behind commas
-            (``people=60,90``), or text.
+        texts: the arguments.
 
     Returns:
-        Name and value.
+        Values by name, as text.
 
     Raises:
-        ConfigError: where there is no name or no value.
+        ConfigError: where there is no name or no value, or where a name comes twice.
     """
-    name, equals, value = text.partition("=")
-    if not name or not equals:
-        raise ConfigError(f"source_arg: expected name=value, got {text!r}")
-    whole = _json(value)
-    if whole is not value or "," not in value:
-        return name, whole
-    return name, [_json(part) for part in value.split(",")]
-
-
-def _json(text: str) -> Any:
-    try:
-        return json.loads(text)
-    except ValueError:
-        return text
+    found: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not name or not equals:
+            raise ConfigError(f"source_arg: expected name=value, got {text!r}")
+        if name in found:
+            raise ConfigError(
+                f"source_arg: expected {name} once, got {found[name]!r} and {value!r}"
+            )
+        found[name] = value
+    return found
 
 
 @dataclass(frozen=True)

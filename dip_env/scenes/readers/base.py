@@ -7,7 +7,7 @@ quickly.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from operator import index as as_index
 from pathlib import Path
@@ -18,7 +18,13 @@ from numpy.typing import NDArray
 from dip_env.errors import SceneError
 from dip_env.scenes.base import Scene
 from dip_env.scenes.readers.box_checks import BadBoxes
-from dip_env.scenes.readers.images import ImageOptions, find_image, image_size, load_rgb
+from dip_env.scenes.readers.images import (
+    ImageOptions,
+    find_image,
+    image_files,
+    image_size,
+    load_rgb,
+)
 from dip_env.scenes.readers.table import AnnotationTable
 
 
@@ -27,7 +33,7 @@ class DatasetScenes:
 
     Args:
         table: checked annotations.
-        images: folder of the image files.
+        images: folder of the image files, or several folders that share them.
         target: what is to be found, a singular noun.
         name: repr of the source, with the files and all settings that change scenes.
         counts: further counts worth reporting.
@@ -38,7 +44,7 @@ class DatasetScenes:
     def __init__(
         self,
         table: AnnotationTable,
-        images: Path,
+        images: Path | Sequence[Path],
         *,
         target: str,
         name: str,
@@ -47,7 +53,8 @@ class DatasetScenes:
         bad_boxes: BadBoxes = "error",
     ) -> None:
         """Store the table; no image is opened."""
-        self.table, self.images, self.target = table, Path(images), target
+        self.table, self.target = table, target
+        self.folders = (images,) if isinstance(images, Path) else tuple(images)
         self.options, self.bad_boxes = options, bad_boxes
         # The only option that changes what scenes show.
         turned = options.exif_rotation != "error"
@@ -68,18 +75,22 @@ class DatasetScenes:
         """Return the number of images, with or without instances."""
         return len(self.table.names)
 
+    @property
+    def images(self) -> Path:
+        """Folder of the image files; the first of several."""
+        return self.folders[0]
+
     def has_image(self, index: int) -> bool:
         """Return whether the image file of a scene exists."""
-        stem = self.images / self.table.files[index]
-        return any(stem.with_name(stem.name + suffix).is_file() for suffix in self.options.suffixes)
+        return bool(image_files(self.folders, self.table.files[index], self.options.suffixes))
 
     def image_path(self, index: int) -> Path:
         """Return the image file of a scene.
 
         Raises:
-            SceneError: when the file is missing.
+            SceneError: when the file is missing, or lies in two folders.
         """
-        return find_image(self.images, self.table.files[index], self.options.suffixes)
+        return find_image(self.folders, self.table.files[index], self.options.suffixes)
 
     def __getitem__(self, index: int) -> Scene:
         """Return a scene; raises IndexError outside the range.
@@ -93,7 +104,6 @@ class DatasetScenes:
             raise IndexError(f"{self!r}: expected 0..{len(self) - 1}, got {index}")
         table = self.table
         size = (int(table.sizes[index, 0]), int(table.sizes[index, 1]))
-        path = self.images / table.files[index]
         rows = np.arange(table.starts[index], table.starts[index + 1])
         dropped = 0
         if size == (0, 0):
@@ -101,6 +111,9 @@ class DatasetScenes:
             size = image_size(path, self.options)
             inside = self._inside(rows, size, f"{path}: scene {table.names[index]}")
             dropped, rows = int((~inside).sum()), rows[inside]
+        else:  # the image may be missing until it is used
+            found = image_files(self.folders, table.files[index], self.options.suffixes)
+            path = found[0] if found else self.folders[0] / table.files[index]
         notes = {key: column[index] for key, column in table.notes.items()}
         return Scene(
             scene_id=table.names[index],

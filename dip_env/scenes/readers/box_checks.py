@@ -8,21 +8,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from dip_env.errors import ConfigError, SceneError
+from dip_env.errors import SceneError
 from dip_env.formats.files import short
 
 BadBoxes = Literal["error", "drop"]
 """What to do with a box without area inside its image: raise, or drop and count it."""
-
-
-def check_bad_boxes(value: str) -> None:
-    """Require a valid setting.
-
-    Raises:
-        ConfigError: for any other value.
-    """
-    if value not in ("error", "drop"):
-        raise ConfigError(f"bad_boxes: expected error or drop, got {value!r}")
 
 
 def boxes_with_area(

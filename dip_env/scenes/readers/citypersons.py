@@ -9,11 +9,11 @@ import numpy as np
 
 from dip_env.errors import ConfigError, SceneError
 from dip_env.formats.files import find_files, pick_folder, pick_split
+from dip_env.scenes.readers.arguments import check_arguments, check_names
 from dip_env.scenes.readers.base import DatasetScenes
 from dip_env.scenes.readers.box_checks import (
     BadBoxes,
     boxes_with_area,
-    check_bad_boxes,
     check_boxes,
     xywh_to_xyxy,
 )
@@ -29,11 +29,10 @@ class CityPersonsScenes(DatasetScenes):
     on posters, reflections). The benchmark evaluates pedestrians only. Full boxes are amodal and
     kept as annotated; only pedestrians and riders have one that differs from the visible box. The
     authors' ``anno_*.mat`` is read where there is one for the split, else the json tree that
-    Cityscapes
-    distributes: repr and ``counts`` (``mat_files``, ``json_files``) show which. The json states
-    the size of its image; for the MATLAB file it is read from the image, on use. The city is
-    the ``group`` of a scene. Cityscapes is for non-commercial use only, under its own terms.
-    Layout::
+    Cityscapes distributes: repr and ``counts`` (``mat_files``, ``json_files``) show which, and how
+    many ``other_files`` were passed over in the tree. The json states the size of its image; for
+    the MATLAB file it is read from the image, on use. The city is the ``group`` of a scene.
+    Cityscapes is for non-commercial use only, under its own terms. Layout::
 
         root/anno_train.mat    root/anno_val.mat    (or in root/annotations/), or else
         root/gtBboxCityPersons/val/frankfurt/frankfurt_000000_000294_gtBboxCityPersons.json
@@ -69,7 +68,7 @@ class CityPersonsScenes(DatasetScenes):
         bad_boxes: BadBoxes = "error",
     ) -> None:
         """Read and check all annotations; images are opened one by one, on use."""
-        check_bad_boxes(bad_boxes)
+        check_arguments(split, bad_boxes, root=root, annotations=annotations, images=images)
         options = ImageOptions(max_pixels, exif_rotation)
         self.classes = _check_classes(classes)
         self.file = _find_annotations(root, split, annotations)
@@ -85,7 +84,11 @@ class CityPersonsScenes(DatasetScenes):
             counts={
                 **{name: int((read.rows[:, 0] == k).sum()) for k, name in enumerate(CLASSES)},
                 "dropped": len(read.rows) - len(table.boxes),
-                **({"json_files": len(read.files)} if tree else {"mat_files": 1}),
+                **(
+                    {"json_files": len(read.files), "other_files": read.other_files}
+                    if tree
+                    else {"mat_files": 1}
+                ),
             },
             options=options,
             bad_boxes=bad_boxes,
@@ -94,12 +97,11 @@ class CityPersonsScenes(DatasetScenes):
 
 def _check_classes(classes: Collection[str]) -> tuple[str, ...]:
     """Return the checked target classes."""
-    if isinstance(classes, str) or not classes:
-        raise ConfigError(f"classes: expected a list of names, got {classes!r}")
-    for name in classes:
+    names = check_names("classes", classes)
+    for name in names:
         if name not in CLASSES[1:]:
             raise ConfigError(f"classes: expected some of {', '.join(CLASSES[1:])}, got {name!r}")
-    return tuple(classes)
+    return names
 
 
 def _find_annotations(root: str | Path | None, split: str, annotations: str | Path | None) -> Path:

@@ -43,6 +43,7 @@ class Annotations:
         sizes: width and height of each in pixels, (0, 0) where not stated.
         parts: rows of each: class, full xywh, visible xywh, float64 (n, 9).
         known: location of each image by its name.
+        other_files: number of files that were passed over.
     """
 
     fields: tuple[str, str]
@@ -51,6 +52,7 @@ class Annotations:
     sizes: list[tuple[int, int]] = field(default_factory=list)
     parts: list[NDArray[np.float64]] = field(default_factory=list)
     known: dict[str, str] = field(default_factory=dict)
+    other_files: int = 0
 
     def add(self, city: str, image: str, rows: Any, location: str, size: tuple[int, int]) -> None:
         """Add one image; raises SceneError for a duplicate."""
@@ -162,7 +164,8 @@ def read_tree(folder: Path) -> Annotations:
         folder: ``gtBboxCityPersons/<split>``.
 
     Returns:
-        All images in the order of their names, with sizes.
+        All images in the order of their names, with sizes; all other files below the folder are
+        counted, but for hidden ones.
 
     Raises:
         SceneError: for an empty folder, or a file of another structure.
@@ -171,6 +174,7 @@ def read_tree(folder: Path) -> Annotations:
     if not files:
         raise SceneError(f"{folder}: expected <city>/*{_JSON_END}.json, found none")
     read = Annotations((": objects[{}].bbox", ": objects[{}].bboxVis"))
+    read.other_files = sum(map(Path.is_file, find_files(folder, "**/*"))) - len(files)
     for file in files:
         if not file.stem.endswith(_JSON_END):
             raise SceneError(f"{file}: expected a name that ends with {_JSON_END}.json")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -22,8 +22,9 @@ from dip_env.formats.files import (
     short,
 )
 from dip_env.formats.json_rows import Rows
+from dip_env.scenes.readers.arguments import check_arguments, check_names
 from dip_env.scenes.readers.base import DatasetScenes
-from dip_env.scenes.readers.box_checks import BadBoxes, check_bad_boxes, xywh_to_xyxy
+from dip_env.scenes.readers.box_checks import BadBoxes, xywh_to_xyxy
 from dip_env.scenes.readers.images import DEFAULT_MAX_PIXELS, ExifRotation, ImageOptions
 from dip_env.scenes.readers.table import AnnotationTable
 
@@ -35,11 +36,13 @@ class CocoScenes(DatasetScenes):
     full box). ``iscrowd`` (or ``ignore``) marks ignored instances. Boxes
     that run over the border are clipped and counted. A box without area, or entirely outside
     its image, is an error, or dropped and counted with ``bad_boxes="drop"`` (COCO's own
-    train2017 holds a few). EXIF rotation is not applied, as in the COCO tools. Annotations of
-    COCO are CC BY 4.0; the photographs are under their owners' Flickr licences. Layout::
+    train2017 holds a few). ``counts`` holds ``clipped`` and ``dropped`` boxes, those of an
+    ``other_category``, and images whose file another image has too (``shared_files``). Annotations
+    of COCO are CC BY 4.0; the photographs are under their owners' Flickr licences. Layout::
 
         root/annotations.json            or  root/annotations/instances_val2017.json
         root/images/000000142238.jpg     or  root/val2017/000000142238.jpg
+                                         or  root/images/val2017/000000142238.jpg
 
     Args:
         root: folder of the data.
@@ -70,12 +73,10 @@ class CocoScenes(DatasetScenes):
         bad_boxes: BadBoxes = "error",
     ) -> None:
         """Read and check the whole json; images are opened one by one, on use."""
-        if isinstance(categories, str):
-            raise ConfigError(f"categories: expected a list of names, got {categories!r}")
-        check_bad_boxes(bad_boxes)
+        check_arguments(split, bad_boxes, root=root, annotations=annotations, images=images)
         options = ImageOptions(max_pixels, exif_rotation)
         self.file = Path(annotations) if annotations else _find_annotations(root, split)
-        self.categories = None if categories is None else tuple(categories)
+        self.categories = None if categories is None else check_names("categories", categories)
         data = parse_json(read_text(self.file), str(self.file))
         table, counts = _table(data, str(self.file), self.categories, bad_boxes)
         super().__init__(
@@ -104,14 +105,15 @@ def _find_annotations(root: str | Path | None, split: str) -> Path:
 
 def _find_images(root: str | Path | None, annotations: Path) -> Path:
     """Return the image folder that goes with ``annotations``."""
-    return pick_folder(root, (annotations.stem.rpartition("_")[2], "images"))
+    part = annotations.stem.rpartition("_")[2]
+    return pick_folder(root, (part, f"images/{part}", "images"))
 
 
 def _table(
     data: Any, file: str, categories: tuple[str, ...] | None, bad_boxes: BadBoxes
 ) -> tuple[AnnotationTable, dict[str, int]]:
     """Check the whole file; keep boxes of the wanted categories that lie inside their images."""
-    truth = as_truth(data, file)
+    truth = as_truth(data, file, signed=True)
     images = Rows.of(data["images"], file, "images")
     names = [str(image_id) for image_id in truth.image_ids]
     images.check_differ("id", names)  # 7 and "7" would be one scene
@@ -127,6 +129,8 @@ def _table(
     # Scenes store float32, in which a sliver can lose its area.
     stored = clipped.astype(np.float32)
     inside = np.asarray((stored[:, 2:] > stored[:, :2]).all(axis=1), bool)
+    visible = (truth.visible_xywh[:, 2:] >= 0).all(axis=1)  # an instance may be fully hidden
+    inside &= visible
     if bad_boxes == "error" and not inside[wanted].all():
         raise _outside(truth, data, file, int(np.argmax(wanted & ~inside)))
     keep = wanted & inside
@@ -156,6 +160,7 @@ def _table(
         "clipped": int(cut.sum()),
         "dropped": int((wanted & ~inside).sum()),
         "other_category": int((~wanted).sum()),
+        "shared_files": len(files) - len({PurePosixPath(name) for name in files}),
     }
     return table, counts
 
@@ -179,8 +184,11 @@ def _outside(truth: Truth, data: Any, file: str, row: int) -> SceneError:
         row - int(truth.starts[truth.image[row]])
     ]
     width, height = truth.sizes[truth.image[row]].astype(int)
+    field, expected, box = "bbox", f"an area inside the image of {width}x{height}", truth.xywh[row]
+    if (truth.visible_xywh[row, 2:] < 0).any() and "vis_bbox" in data["annotations"][index]:
+        field, expected = "vis_bbox", "width and height of at least 0"
+        box = truth.visible_xywh[row]
     return SceneError(
-        f"{file}: annotations[{index}].bbox: expected an area inside the image of "
-        f"{width}x{height}, got {short(truth.xywh[row].tolist())} "
+        f"{file}: annotations[{index}].{field}: expected {expected}, got {short(box.tolist())} "
         "(bad_boxes='drop' leaves such boxes out and counts them)"
     )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from array import array
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
 import numpy as np
@@ -23,11 +25,11 @@ from dip_env.formats.files import (
     read_lines,
     short,
 )
+from dip_env.scenes.readers.arguments import check_arguments
 from dip_env.scenes.readers.base import DatasetScenes
 from dip_env.scenes.readers.box_checks import (
     BadBoxes,
     boxes_with_area,
-    check_bad_boxes,
     check_boxes,
     xywh_to_xyxy,
 )
@@ -45,6 +47,8 @@ _FIELDS: Mapping[str, tuple[str, ...]] = {
 }
 _ALL_FIELDS = ("fbox", "vbox", "hbox")
 _TAGS = ("person", "mask")
+_KEYS = {"ignore", "occ", "unsure", "box_id"}
+"""Keys of ``extra`` and ``head_attr``."""
 
 
 class CrowdHumanScenes(DatasetScenes):
@@ -57,8 +61,8 @@ class CrowdHumanScenes(DatasetScenes):
     ``head_attr.ignore``, which does not refer to the body. A line without boxes is a scene without
     people. Images have no size in the file; it is read from their headers, on use. CrowdHuman is
     for non-commercial research and education only, under its own terms. Layout, the archives
-    unzipped in one folder (``CrowdHuman_train/Images`` and ``CrowdHuman_val/Images`` are found too,
-    and ``images``)::
+    unzipped in one folder (or as they unpack: ``CrowdHuman_train01/Images`` to
+    ``CrowdHuman_train03/Images`` together, ``CrowdHuman_val/Images``; also ``images``)::
 
         root/annotation_train.odgt    root/annotation_val.odgt
         root/Images/273271,c9db000d5146c15.jpg    (or .png)
@@ -71,7 +75,8 @@ class CrowdHumanScenes(DatasetScenes):
         root: folder of the data.
         split: ``train`` or ``val``; the test split has no annotations.
         annotations: path of the .odgt; replaces the search below ``root``.
-        images: folder of the images; replaces the search below ``root``.
+        images: folder of the images, or of the folders of a split named above; replaces the search
+            below ``root``.
         boxes: ``full``, ``visible`` or ``head``.
         max_pixels: larger images are refused before they are decoded.
         exif_rotation: what to do with an image that its EXIF data turn: ``error``, ``ignore`` (take
@@ -96,17 +101,16 @@ class CrowdHumanScenes(DatasetScenes):
         bad_boxes: BadBoxes = "error",
     ) -> None:
         """Read and check the whole file; images are opened one by one, on use."""
-        check_bad_boxes(bad_boxes)
+        check_arguments(split, bad_boxes, root=root, annotations=annotations, images=images)
         options = ImageOptions(max_pixels, exif_rotation, suffixes=(".jpg", ".png"))
-        if boxes not in _FIELDS:
+        if not isinstance(boxes, str) or boxes not in _FIELDS:
             raise ConfigError(f"boxes: expected one of {', '.join(_FIELDS)}, got {boxes!r}")
         self.file = Path(annotations) if annotations else _find_annotations(root, split)
         self.boxes = boxes
         lines = _read(self.file, boxes)
-        folders = (f"CrowdHuman_{split}/Images", f"CrowdHuman_{split}", "images", "Images")
         super().__init__(
             _table(self.file, lines, boxes, bad_boxes),
-            Path(images) if images else pick_folder(root, folders),
+            _image_folders(root, images, split),
             target="head" if boxes == "head" else "person",
             name=f"CrowdHumanScenes({str(self.file)!r}, boxes={boxes!r})",
             options=options,
@@ -144,10 +148,27 @@ def _find_annotations(root: str | Path | None, split: str) -> Path:
     return pick_split(files, split, folder, "one annotation_*.odgt")
 
 
+def _image_folders(
+    root: str | Path | None, images: str | Path | None, split: str
+) -> tuple[Path, ...]:
+    """Return the folders of a split's images: all parts of the archives, or one folder."""
+    if root is None and images is None:
+        raise ConfigError("expected root= or images=, got neither")
+    base = Path(images or root or "")
+    name = re.compile(rf"CrowdHuman_{re.escape(split)}\d*")
+    parts = sorted(path for path in base.glob("CrowdHuman_*") if name.fullmatch(path.name))
+    parts = [part / "Images" if (part / "Images").is_dir() else part for part in parts]
+    if images is not None:
+        return (base, *parts)
+    return tuple(part for part in parts if part.is_dir()) or (
+        pick_folder(root, ("images", "Images")),
+    )
+
+
 def _read(file: Path, boxes: BoxKind) -> _Lines:
     """Parse and check every line."""
     lines = _Lines(xywh={name: array("d") for name in _FIELDS[boxes]})
-    first: dict[str, int] = {}
+    first: dict[PurePosixPath, int] = {}
     for number, line in enumerate(read_lines(file), start=1):
         where = f"{file}: line {number}"
         data = parse_json(line, where)
@@ -155,8 +176,9 @@ def _read(file: Path, boxes: BoxKind) -> _Lines:
             got = sorted(data) if isinstance(data, dict) else data
             raise SceneError(f"{where}: expected an object with ID and gtboxes, got {short(got)}")
         name, rows = check_file_name(data["ID"], f"{where}: ID"), data["gtboxes"]
-        if first.setdefault(name, number) != number:
-            raise SceneError(f"{where}: ID: expected a new one, got that of line {first[name]}")
+        line_of_file = first.setdefault(PurePosixPath(name), number)  # ./a is the file a
+        if line_of_file != number:
+            raise SceneError(f"{where}: ID: expected a new one, got that of line {line_of_file}")
         if not isinstance(rows, list):
             raise SceneError(f"{where}: gtboxes: expected a list, got {short(rows)}")
         for k, row in enumerate(rows):
@@ -194,6 +216,9 @@ def _ignore(row: Mapping[str, Any], name: str) -> bool:
     part = row.get(name, {})
     if not isinstance(part, dict):
         raise SceneError(f".{name}: expected an object, got {short(part)}")
+    for key in part.keys() - _KEYS:
+        if get_close_matches(key.lower(), ("ignore",), cutoff=0.8):
+            raise SceneError(f".{name}: expected the key ignore, got {short(key)}")
     value = part.get("ignore", 0)
     if type(value) is not int or value not in (0, 1):
         raise SceneError(f".{name}.ignore: expected 0 or 1, got {short(value)}")

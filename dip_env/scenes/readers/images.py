@@ -83,28 +83,54 @@ class ImageHeader:
         return self.size[::-1] if self.orientation >= 5 else self.size
 
 
-def find_image(folder: Path, name: str, suffixes: Sequence[str] = ("",)) -> Path:
-    """Return an image file, trying several extensions.
+def image_files(folders: Sequence[Path], name: str, suffixes: Sequence[str]) -> list[Path]:
+    """Return the image files of a name, one of each folder at most.
 
     Args:
-        folder: folder of the images.
+        folders: where to look.
+        name: of the image, with or without its extension. Backslashes, as Windows writes them,
+            are read as slashes where no file has them in its name.
+        suffixes: extensions to try, in order.
+
+    Returns:
+        The files that exist.
+    """
+    names = (name, name.replace("\\", "/")) if "\\" in name else (name,)
+    found = []
+    for folder in folders:
+        paths = (folder / (written + suffix) for written in names for suffix in suffixes)
+        found += [path for path in paths if path.is_file()][:1]
+    return found
+
+
+def find_image(folders: Sequence[Path], name: str, suffixes: Sequence[str] = ("",)) -> Path:
+    """Return an image file, trying several folders and extensions.
+
+    Args:
+        folders: where to look.
         name: of the image, with or without its extension.
         suffixes: extensions to try, in order.
 
     Returns:
-        The first file that exists.
+        The file.
 
     Raises:
-        SceneError: when none does.
+        SceneError: when there is none, or one in each of two folders.
     """
-    for suffix in suffixes:
-        path = folder / (name + suffix)
-        if path.is_file():
-            return path
-    if not folder.is_dir():
-        raise SceneError(f"{folder}: image folder is missing; name another one with images=")
+    found = image_files(folders, name, suffixes)
+    if len(found) > 1:
+        two = f"{found[0].parent} and {found[1].parent}"
+        raise SceneError(f"{name}: expected one image of this name, found it in {two}")
+    if found:
+        return found[0]
+    there = [str(folder) for folder in folders if folder.is_dir()]
     tried = f" (or {', '.join(suffixes[1:])})" if suffixes[1:] else ""
-    raise SceneError(f"{folder / (name + suffixes[0])}{tried}: image file is missing")
+    if there and len(folders) > 1:
+        raise SceneError(f"{name}{suffixes[0]}{tried}: image file is missing in {', '.join(there)}")
+    if there:
+        raise SceneError(f"{folders[0] / (name + suffixes[0])}{tried}: image file is missing")
+    expected = " or ".join(map(str, folders))
+    raise SceneError(f"{expected}: image folder is missing; name another one with images=")
 
 
 def read_header(path: Path) -> ImageHeader:
@@ -179,7 +205,7 @@ def _opened(path: Path) -> Iterator[Image.Image]:
     """Open an image; whatever goes wrong while it is open is one error."""
     try:
         if not path.is_file():
-            raise SceneError(f"{path}: image file is missing")
+            raise SceneError(f"{path}: image file is missing; images= names another folder")
         with Image.open(path, formats=FORMATS) as image:
             yield image
     except SceneError:

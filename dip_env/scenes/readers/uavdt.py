@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dip_env.errors import ConfigError, SceneError
-from dip_env.formats.files import pick_folder, short
+from dip_env.formats.files import find_files, pick_folder, short
+from dip_env.scenes.readers.arguments import check_arguments
 from dip_env.scenes.readers.base import DatasetScenes
 from dip_env.scenes.readers.box_checks import (
     BadBoxes,
     boxes_with_area,
-    check_bad_boxes,
     xywh_to_xyxy,
 )
 from dip_env.scenes.readers.images import DEFAULT_MAX_PIXELS, ExifRotation, ImageOptions
@@ -26,6 +26,7 @@ from dip_env.scenes.readers.uavdt_rows import (
     BOX,
     CATEGORY,
     FRAME,
+    MOST_FRAMES,
     OCCLUSION,
     OUT_OF_VIEW,
     Ints,
@@ -49,6 +50,8 @@ TEST_SEQUENCES = frozenset(
 
 _LABELS = {"gt_whole": (*CATEGORIES, "ignore"), "gt": ("vehicle", "ignore")}
 _IMAGE = re.compile(r"img([0-9]{6})\.jpg")
+# A letter first: unpacked on a Mac, ._M0101_gt_whole.txt may lie beside the file.
+_TEXT = re.compile(r"([A-Za-z]\w*?)_(gt_whole|gt_ignore|gt)\.txt")
 
 
 class UAVDTScenes(DatasetScenes):
@@ -71,7 +74,10 @@ class UAVDTScenes(DatasetScenes):
 
     ``counts`` holds ``sequences``; frames without a vehicle (``empty``); vehicles by category,
     ``ignore_regions``, vehicles of an ``other_category``, and ``dropped``; frames that ``every``
-    left out (``skipped_frames``) and their rows (``skipped_rows``), which nothing else counts.
+    left out (``skipped_frames``) and their rows (``skipped_rows``), which nothing else counts; and
+    what was passed over: text files that are of no sequence by their names (``other_files``),
+    folders of images without annotations (``other_folders``), and files beside the images that are
+    no frames by their names (``other_images``).
 
     Args:
         root: folder of the data.
@@ -107,10 +113,10 @@ class UAVDTScenes(DatasetScenes):
         bad_boxes: BadBoxes = "error",
     ) -> None:
         """Read and check all text files; images are opened one by one, on use."""
-        check_bad_boxes(bad_boxes)
+        check_arguments(split, bad_boxes, root=root, annotations=annotations, images=images)
         options = ImageOptions(max_pixels, exif_rotation)
-        if type(every) is not int or every < 1:
-            raise ConfigError(f"every: expected an integer >= 1, got {every!r}")
+        if type(every) is not int or not 1 <= every <= MOST_FRAMES:
+            raise ConfigError(f"every: expected an integer from 1 to {MOST_FRAMES}, got {every!r}")
         if truth not in tuple(_LABELS):
             raise ConfigError(f"truth: expected gt_whole or gt, got {truth!r}")
         self.categories = _check_categories(categories, truth)
@@ -132,7 +138,7 @@ class UAVDTScenes(DatasetScenes):
             target="vehicle" if self.categories == CATEGORIES else " or ".join(self.categories),
             name=f"UAVDTScenes({str(self.folder)!r}, split={split!r}, {settings}, "
             f"categories={self.categories!r})",
-            counts=counts,
+            counts={**counts, **_passed_over(self.folder, photos, self.sequences)},
             options=options,
             bad_boxes=bad_boxes,
         )
@@ -176,8 +182,7 @@ def _find_sequences(folder: Path, split: str, truth: str) -> tuple[str, ...]:
         raise ConfigError(f"split: expected train, test or all, got {split!r}")
     if not folder.is_dir():
         raise SceneError(f"{folder}: folder of the annotations is missing")
-    # Names with a letter first: unpacked on a Mac, ._M0101_gt_whole.txt may lie beside the file.
-    found = [re.fullmatch(r"([A-Za-z]\w*?)_(gt.*)\.txt", file.name) for file in folder.iterdir()]
+    found = [_TEXT.fullmatch(file.name) for file in folder.iterdir()]
     names, with_regions = (
         sorted(match[1] for match in found if match and match[2] == kind)
         for kind in (truth, "gt_ignore")
@@ -196,6 +201,19 @@ def _find_sequences(folder: Path, split: str, truth: str) -> tuple[str, ...]:
                 f"{name}_gt_ignore.txt is there"
             )
     return tuple(mine)
+
+
+def _passed_over(folder: Path, photos: Path, sequences: Collection[str]) -> dict[str, int]:
+    """Count what lies beside the files of the set and was not read, without hidden files."""
+    texts = [_TEXT.fullmatch(file.name) for file in find_files(folder, "*.txt")]
+    known = {match[1] for match in texts if match}
+    groups = [path for path in find_files(photos, "*") if path.is_dir()]
+    beside = [file for name in sequences for file in find_files(photos / name, "*")]
+    return {
+        "other_files": texts.count(None),
+        "other_folders": sum(group.name not in known for group in groups),
+        "other_images": sum(not _IMAGE.fullmatch(file.name) for file in beside),
+    }
 
 
 def _read_sequence(

@@ -22,12 +22,14 @@ Ints = NDArray[np.int64]
 FIELDS = ("frame", "target", "x", "y", "w", "h", "out_of_view", "occlusion", "category")
 FRAME, TARGET, BOX, OUT_OF_VIEW, OCCLUSION, CATEGORY = 0, 1, slice(2, 6), 6, 7, 8
 
+MOST_FRAMES = 999_999
+"""Frames are named from img000001.jpg on."""
+
 _LIMITS: Mapping[Kind, Mapping[int, tuple[int, int]]] = {
     "gt_whole": {OUT_OF_VIEW: (1, 3), OCCLUSION: (1, 4), CATEGORY: (1, 3)},
     "gt": {OUT_OF_VIEW: (1, 1), OCCLUSION: (1, 1), CATEGORY: (-1, -1)},
     "gt_ignore": {OUT_OF_VIEW: (1, 1), OCCLUSION: (-1, -1), CATEGORY: (-1, -1)},
 }
-_FRAMES = (1, 999_999)  # img000001.jpg on
 _INTEGER = re.compile(r"-?[0-9]{1,9}")
 # Possessive, as a good file never needs a second try: else the memory grows with the file.
 _GOOD_TEXT = re.compile(r"(?:-?[0-9]{1,9}+(?:,-?[0-9]{1,9}+){8}+\n)*+")
@@ -54,7 +56,7 @@ def read_rows(file: Path, kind: Kind) -> Ints:
     if not _GOOD_TEXT.fullmatch(text):
         raise _first_bad_line(file)
     rows = np.fromstring(text.replace("\n", ","), np.int64, sep=",").reshape(-1, len(FIELDS))
-    _check_values(file, rows, {FRAME: _FRAMES, **_LIMITS[kind]})
+    _check_values(file, rows, {FRAME: (1, MOST_FRAMES), **_LIMITS[kind]})
     if kind != "gt_ignore":
         _check_pairs(file, rows)
     return rows

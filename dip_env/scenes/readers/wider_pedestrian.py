@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -14,11 +14,11 @@ from numpy.typing import NDArray
 
 from dip_env.errors import ConfigError, SceneError
 from dip_env.formats.files import short
+from dip_env.scenes.readers.arguments import check_arguments
 from dip_env.scenes.readers.base import DatasetScenes
 from dip_env.scenes.readers.box_checks import (
     BadBoxes,
     boxes_with_area,
-    check_bad_boxes,
     xywh_to_xyxy,
 )
 from dip_env.scenes.readers.images import DEFAULT_MAX_PIXELS, ExifRotation, ImageOptions
@@ -113,7 +113,15 @@ class WiderPedestrianScenes(DatasetScenes):
         bad_boxes: BadBoxes = "error",
     ) -> None:
         """Read and check the text files; images are looked for and opened on use."""
-        check_bad_boxes(bad_boxes)
+        check_arguments(
+            split,
+            bad_boxes,
+            root=root,
+            annotations=annotations,
+            images=images,
+            ignore_file=ignore_file,
+            list_file=list_file,
+        )
         options = ImageOptions(max_pixels, exif_rotation)
         if covered not in ("ignore", "count"):
             raise ConfigError(f"covered: expected ignore or count, got {covered!r}")
@@ -132,13 +140,13 @@ class WiderPedestrianScenes(DatasetScenes):
         hidden = boxes.covered()
         ignore = np.array([name not in self.classes for name in _LABELS])[boxes.rows[:, 2]]
         ignore |= hidden & (covered == "ignore")
-        self.folders = _image_folders(root, images, self.year, self.file.stem.partition("_")[0])
+        folders = _image_folders(root, images, self.year, self.file.stem.partition("_")[0])
         files = f"{_quoted(self.file)}, ignore_file={_quoted(self.ignore_file)}"
         files += f", list_file={_quoted(self.list_file)}" if self.year == 2019 else ""
         settings = f"year={self.year}, classes={self.classes!r}, covered={covered!r}"
         super().__init__(
             _table(boxes.names, boxes.rows, good, ignore),
-            Path(images or root or ""),
+            folders,
             target=" or ".join(self.classes),
             name=f"WiderPedestrianScenes({files}, {settings})",
             counts={
@@ -149,40 +157,6 @@ class WiderPedestrianScenes(DatasetScenes):
             options=options,
             bad_boxes=bad_boxes,
         )
-
-    @cached_property
-    def _folders_of(self) -> Mapping[str, list[Path]]:
-        """The folders that hold a file of each name; listed once, on first use."""
-        found: dict[str, list[Path]] = {}
-        for folder in filter(Path.is_dir, self.folders):
-            for file in folder.iterdir():
-                found.setdefault(file.name, []).append(folder)
-        return found
-
-    def has_image(self, index: int) -> bool:
-        """Return whether one of the folders held the image file of a scene on first use."""
-        return self.table.files[index] in self._folders_of
-
-    def image_path(self, index: int) -> Path:
-        """Return the image file of a scene, in whichever folder holds it.
-
-        Raises:
-            SceneError: when none does, or more than one.
-        """
-        name = self.table.files[index]
-        folders = self._folders_of.get(name, [])
-        if len(folders) > 1:
-            two = f"{folders[0]} and {folders[1]}"
-            raise SceneError(f"{name}: expected one image of this name, found it in {two}")
-        if not folders:
-            there = [str(folder) for folder in self.folders if folder.is_dir()]
-            if not there:
-                tried = ", ".join(map(str, self.folders))
-                raise SceneError(
-                    f"image folder is missing: expected one of {tried}; name it with images="
-                )
-            raise SceneError(f"{name}: image file is missing in {', '.join(there)}")
-        return folders[0] / name
 
 
 @dataclass(frozen=True, eq=False)
@@ -226,7 +200,8 @@ def _read_boxes(
     names = list(lines) if list_file is None else read_names(list_file)
     people = box_rows(file, lines, year, names)
     regions = np.zeros((0, 7), np.int64)
-    if ignore_file is not None:
+    # A part of the set may have no region at all, and an empty file then, as in UAVDT.
+    if ignore_file is not None and not (ignore_file.is_file() and not ignore_file.stat().st_size):
         regions = box_rows(ignore_file, read_named_lines(ignore_file), 2019, names)
         regions[:, 2] = _REGION
     return _Boxes(names, file, ignore_file, people, regions)

@@ -6,7 +6,7 @@ import shutil
 import pytest
 from PIL import Image
 
-from dip_agents.cli.arguments import SceneArgs, source_argument
+from dip_agents.cli.arguments import SceneArgs, split_arguments
 from dip_env.errors import ConfigError
 from dip_env.scenes import FilteredScenes
 
@@ -85,12 +85,33 @@ def test_reader_arguments_and_filters_reach_the_source(write_coco):
         SceneArgs("coco", args.root, source_arg=("=3",)).open("train")
 
 
-def test_a_source_argument_may_be_json_values_behind_commas_or_text():
-    assert source_argument("every=10") == ("every", 10)
-    assert source_argument("people=60,90") == ("people", [60, 90])
-    assert source_argument("people=[60,90]") == ("people", [60, 90])
-    assert source_argument("settings=plaza,street") == ("settings", ["plaza", "street"])
-    assert source_argument("boxes=visible") == ("boxes", "visible")
+def test_a_source_argument_is_split_at_its_first_equals_sign():
+    assert split_arguments(["every=10", "images=a=b"]) == {"every": "10", "images": "a=b"}
+    with pytest.raises(ConfigError, match="source_arg: expected every once, got '10' and '2'"):
+        split_arguments(["every=10", "every=2"])
+
+
+@pytest.mark.parametrize("name", ["root", "split", "seed", "name"])
+def test_an_argument_that_has_an_option_of_its_own_is_refused(name):
+    with pytest.raises(ConfigError, match=f"source_arg: expected {name} as an option of its own"):
+        SceneArgs("easy", source_arg=(f"{name}=1",)).open("train")
+
+
+@pytest.mark.parametrize(
+    "typed", ["dog", "[dog]", '["dog"]', "['dog']", "person,dog", "[person, dog]"]
+)
+def test_a_list_of_names_may_be_typed_in_any_natural_way(write_coco, typed):
+    root = write_coco([])
+    source = SceneArgs("coco", root, source_arg=(f"categories={typed}",)).open("train")
+    assert source.categories == (("person", "dog") if "person" in typed else ("dog",))
+
+
+def test_a_path_may_be_a_number(write_coco, monkeypatch):
+    root = write_coco([])
+    (root / "images").rename(root / "2024")
+    monkeypatch.chdir(root)
+    args = SceneArgs("coco", root, source_arg=("images=2024",))
+    assert args.open("train")[0].image.size == (100, 80)
 
 
 @pytest.mark.parametrize("words", [["--n", 0], ["--columns", 0], ["--first", -1]])

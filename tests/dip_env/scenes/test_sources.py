@@ -22,7 +22,7 @@ from dip_env.scenes import (
     make_source,
 )
 from dip_env.scenes.procedural.parameters import PRESETS
-from dip_env.scenes.sources import READERS
+from dip_env.scenes.sources import READERS, read_arguments
 from dip_env.testing import check_dip_env
 
 
@@ -107,6 +107,65 @@ def test_a_reader_without_a_root_or_with_a_strange_argument_says_so(data_set, na
         make_source(name)
     with pytest.raises(ConfigError, match=f"{name}: unknown argument 'colour'; expected one of"):
         make_source(name, data_set(name), colour="red")
+
+
+@pytest.mark.parametrize("name", READERS)
+@pytest.mark.parametrize("value", [5, "", [], {}, True, b"a", 1.5])
+def test_a_path_of_another_type_is_one_error(data_set, name, value):
+    root = data_set(name)
+    for argument in ("annotations", "images"):
+        with pytest.raises(ConfigError, match=f"{argument}: expected a path, got"):
+            make_source(name, root, **{argument: value})
+    with pytest.raises(ConfigError, match="split: expected a name, got"):
+        make_source(name, root, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "argument", "value"),
+    [
+        ("crowdhuman", "boxes", []),
+        ("crowdhuman", "boxes", 1),
+        ("citypersons", "classes", 5),
+        ("citypersons", "classes", [5]),
+        ("coco", "categories", 5),
+        ("coco", "categories", [["person"]]),
+        ("coco", "categories", []),
+        ("uavdt", "every", 10**30),
+        ("uavdt", "every", True),
+        ("uavdt", "categories", [[]]),
+        ("uavdt", "truth", {}),
+        ("wider_pedestrian", "classes", [[]]),
+        ("wider_pedestrian", "ignore_file", 5),
+        ("wider_pedestrian", "list_file", []),
+        ("wider_pedestrian", "covered", []),
+        ("wider_pedestrian", "year", []),
+        *((name, "max_pixels", value) for name in READERS for value in ("x", -1, None)),
+        *((name, "bad_boxes", []) for name in READERS),
+        *((name, "exif_rotation", []) for name in READERS),
+    ],
+)
+def test_an_argument_of_another_type_is_one_error_naming_it(data_set, name, argument, value):
+    with pytest.raises(ConfigError, match=f"^{argument}: expected"):
+        make_source(name, data_set(name), **{argument: value})
+
+
+def test_typed_arguments_are_read_by_what_their_source_takes():
+    coco = read_arguments("coco", {"annotations": "5", "images": "a,b", "max_pixels": "10"})
+    assert coco == {"annotations": "5", "images": "a,b", "max_pixels": 10}
+    for text in ("Person,dog", "[Person, dog]", '["Person", "dog"]', "'Person','dog'"):
+        assert read_arguments("coco", {"categories": text}) == {"categories": ["Person", "dog"]}
+    assert read_arguments("coco", {"categories": "7"}) == {"categories": ["7"]}
+    assert read_arguments("coco", {"categories": "null"}) == {"categories": None}
+    assert read_arguments("uavdt", {"every": "10", "truth": "gt"}) == {"every": 10, "truth": "gt"}
+    wider = read_arguments("wider_pedestrian", {"year": "2018", "ignore_file": "none"})
+    assert wider == {"year": 2018, "ignore_file": "none"}
+    drawn = {"people": "60,90", "settings": "plaza,street", "size": "[640,480]", "night": "true"}
+    assert read_arguments("crowd", drawn) == {
+        "people": [60, 90],
+        "settings": ["plaza", "street"],
+        "size": [640, 480],
+        "night": True,
+    }
 
 
 def test_readers_can_be_split_by_hash_and_mixed(data_set):

@@ -122,7 +122,7 @@ def test_every_class_is_counted(write):
         "person (other)": 0,
         "person group": 0,
         "dropped": 0,
-        form: 1 if form == "mat_files" else 3,
+        **({form: 1} if form == "mat_files" else {form: 3, "other_files": 0}),
     }
 
 
@@ -388,6 +388,16 @@ def test_json_names_lead_to_one_image_each(tmp_path):
     twice.rename(twice.with_name("other.json"))
     with pytest.raises(SceneError, match="expected a name that ends with _gtBboxCityPersons"):
         CityPersonsScenes(tmp_path)
+
+
+def test_files_of_the_tree_that_are_passed_over_are_counted(tmp_path):
+    save_tree(tmp_path, {NAMES[0]: [PEDESTRIAN]})
+    folder = tmp_path / "gtBboxCityPersons" / "train"
+    (folder / "aachen" / "sub").mkdir()
+    for name in ("x_gtBboxCityPersons.json", "aachen/sub/y.json", "aachen/z.JSON", ".hidden"):
+        (folder / name).write_text("{}")
+    source = CityPersonsScenes(tmp_path)
+    assert (len(source), source.counts["json_files"], source.counts["other_files"]) == (1, 1, 3)
 
 
 def test_what_a_mac_leaves_beside_the_files_is_none_of_the_set(write):

@@ -36,6 +36,7 @@ def test_boxes_become_xyxy_and_crowds_are_ignored(write_coco):
         "clipped": 0,
         "dropped": 0,
         "other_category": 1,
+        "shared_files": 0,
     }
 
 
@@ -103,8 +104,12 @@ def test_categories_choose_what_is_kept(write_coco):
         ),
         ({"bbox": {"x": 1}}, r"annotations\[1\].bbox: expected \[x, y, width, height\], finite"),
         ({"bbox": None}, r"annotations\[1\].bbox: expected \[x, y, width, height\], finite.*None"),
-        ({"bbox": [5, 5, -1, 4]}, r"annotations\[1\].bbox: expected .* sides >= 0, got"),
-        ({"bbox": [5, 5, 4, -1]}, r"annotations\[1\].bbox: expected .* sides >= 0, got"),
+        ({"bbox": [5, 5, -1, 4]}, r"annotations\[1\].bbox: expected an area.*bad_boxes='drop'"),
+        ({"bbox": [5, 5, 4, -1]}, r"annotations\[1\].bbox: expected an area.*bad_boxes='drop'"),
+        (
+            {"vis_bbox": [5, 5, 4, -1]},
+            r"annotations\[1\].vis_bbox: expected width and height of at least 0, got \[5.*drop'",
+        ),
         ({"bbox": [5, 5, 0, 4]}, r"annotations\[1\].bbox: expected an area inside .* 100x80"),
         ({"bbox": [5, 5, 4, 0]}, r"annotations\[1\].bbox: expected an area"),
         ({"bbox": [200, 5, 4, 4]}, r"annotations\[1\].bbox: expected an area"),
@@ -130,9 +135,19 @@ def test_a_bad_annotation_is_one_error_naming_file_and_field(write_coco, change,
         CocoScenes(root)
 
 
-@pytest.mark.parametrize("bbox", [[5, 5, 0, 4], [200, 5, 4, 4]])
-def test_boxes_without_area_in_the_image_can_be_dropped_and_are_counted(write_coco, bbox):
-    source = CocoScenes(write_coco([row(bbox), row([0, 0, 9, 9])]), bad_boxes="drop")
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"bbox": [5, 5, 0, 4]},
+        {"bbox": [200, 5, 4, 4]},
+        {"bbox": [50, 10, -20, 20]},
+        {"bbox": [5, 5, -4, -4]},
+        {"bbox": [0, 0, 9, 9], "vis_bbox": [0, 0, -1, 9]},
+    ],
+)
+def test_boxes_without_area_in_the_image_can_be_dropped_and_are_counted(write_coco, bad):
+    rows = [row([0, 0, 1, 1]) | bad, row([0, 0, 9, 9])]
+    source = CocoScenes(write_coco(rows), bad_boxes="drop")
     assert source[0].boxes.tolist() == [[0, 0, 9, 9]]
     assert source.counts["dropped"] == source[0].notes["dropped"] == 1
 
@@ -253,6 +268,44 @@ def test_files_are_found_by_split_as_in_the_official_archive(write_coco, tmp_pat
     assert CocoScenes(root, split="train").images.name == "images"
     with pytest.raises(SceneError, match=r"found instances_train2017\.json, .*name the file with"):
         CocoScenes(root, split="test")
+
+
+def test_images_of_a_part_may_lie_in_a_folder_below_images(write_coco):
+    root = write_coco([])
+    (root / "annotations").mkdir()
+    (root / "annotations.json").rename(root / "annotations" / "instances_train2017.json")
+    (root / "images" / "train2017").mkdir()
+    (root / "images" / "a.png").rename(root / "images" / "train2017" / "a.png")
+    assert CocoScenes(root)[0].image.size == (100, 80)
+
+
+@pytest.mark.parametrize(
+    ("name", "images"), [(r"part\\a.png", "images"), (r"images\\part\\a.png", ".")]
+)
+def test_backslashes_in_a_file_name_are_those_of_windows(write_coco, name, images):
+    root = write_coco([])
+    (root / "images" / "part").mkdir()
+    (root / "images" / "a.png").rename(root / "images" / "part" / "a.png")
+    text = (root / "annotations.json").read_text()
+    (root / "annotations.json").write_text(text.replace("a.png", name))
+    source = CocoScenes(root, images=root / images)
+    assert source.has_image(0)
+    assert source[0].image.size == (100, 80)
+
+
+def test_a_file_that_has_a_backslash_in_its_name_comes_first(write_coco):
+    rows = [{"id": 0, "file_name": r"part\a.png", "width": 100, "height": 80}]
+    root = write_coco([], images=rows)
+    (root / "images" / "part").mkdir()
+    (root / "images" / "part" / "a.png").write_bytes(b"")
+    assert CocoScenes(root).image_path(0).name == r"part\a.png"
+
+
+def test_images_that_share_a_file_are_counted(write_coco):
+    size = {"width": 100, "height": 80}
+    names = ("a.png", "./a.png", "b.png")
+    rows = [{"id": k, "file_name": name, **size} for k, name in enumerate(names)]
+    assert CocoScenes(write_coco([], images=rows)).counts["shared_files"] == 1
 
 
 def test_paths_can_be_named(write_coco, tmp_path):

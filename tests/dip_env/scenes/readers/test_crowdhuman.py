@@ -279,6 +279,41 @@ def test_further_keys_of_a_line_are_allowed(tmp_path):
     assert len(CrowdHumanScenes(tmp_path)) == 1
 
 
+def test_the_parts_of_an_archive_may_lie_in_folders_of_their_own(write):
+    root = write([person()], [person()], folder="CrowdHuman_train01/Images")
+    (root / "CrowdHuman_train03" / "Images").mkdir(parents=True)
+    (root / "CrowdHuman_val" / "Images").mkdir(parents=True)
+    moved = root / "CrowdHuman_train03" / "Images" / f"{B}.jpg"
+    (root / "CrowdHuman_train01" / "Images" / f"{B}.jpg").rename(moved)
+    for source in (CrowdHumanScenes(root), CrowdHumanScenes(root, images=root)):
+        assert [scene.image.size for scene in source] == [(100, 80), (100, 80)]
+        assert source[1].notes["file"] == str(moved)
+    Image.new("RGB", (100, 80)).save(root / "CrowdHuman_train01" / "Images" / f"{B}.png")
+    with pytest.raises(SceneError, match=f"{B}: expected one image .*train01/Images and .*train03"):
+        CrowdHumanScenes(root)[1]
+    moved.unlink()
+    (root / "CrowdHuman_train01" / "Images" / f"{B}.png").unlink()
+    with pytest.raises(
+        SceneError, match=rf"{B}\.jpg \(or \.png\): image file is missing in .*train"
+    ):
+        CrowdHumanScenes(root)[1]
+
+
+def test_one_file_under_two_names_is_the_same_image(write):
+    with pytest.raises(SceneError, match="line 2: ID: expected a new one, got that of line 1"):
+        CrowdHumanScenes(write([], [], names=(A, f"./{A}")))
+
+
+@pytest.mark.parametrize("key", ["ignor", "Ignore", "ignored", "igonre"])
+@pytest.mark.parametrize("part", ["extra", "head_attr"])
+def test_a_misspelled_ignore_is_named_and_other_keys_are_allowed(write, key, part):
+    with pytest.raises(
+        SceneError, match=rf"gtboxes.0.\.{part}: expected the key ignore, got '{key}"
+    ):
+        CrowdHumanScenes(write([person(**{part: {key: 1}})]))
+    assert len(CrowdHumanScenes(write([person(**{part: {"note": 1, "occ": 0}})]))) == 1
+
+
 def test_files_that_are_not_there_are_named(write, tmp_path):
     with pytest.raises(
         SceneError, match=r"expected one annotation_.* of split 'train', found none"

@@ -92,6 +92,9 @@ def test_everything_seen_is_counted(root):
         "out_of_view": 2,
         "skipped_frames": 0,
         "skipped_rows": 0,
+        "other_files": 0,
+        "other_folders": 0,
+        "other_images": 0,
     }
 
 
@@ -214,6 +217,20 @@ def test_a_sequence_with_half_of_its_files_is_no_sequence_less(root):
     assert UAVDTScenes(root, truth="gt").sequences == ("M0101", "M0201")
     (folder / "M0201_gt_ignore.txt").unlink()
     assert UAVDTScenes(root).sequences == ("M0101",)
+
+
+def test_what_is_passed_over_is_counted(root):
+    folder = put(root, "M0201")
+    counts = UAVDTScenes(root, split="all").counts
+    names = ("other_files", "other_folders", "other_images")
+    assert [counts[name] for name in names] == [0, 0, 0]
+    for name in ("0103_gt_whole.txt", "M0101_gt_old.txt", "README.txt", "._M0101_gt.txt"):
+        (folder / name).write_text("1")
+    for name in ("img000009.JPG", "img000010.png", "img0000011.jpg", ".img000012.png"):
+        (root / "UAV-benchmark-M" / "M0101" / name).write_text("1")
+    (root / "UAV-benchmark-M" / "M0999").mkdir()
+    counts = UAVDTScenes(root, split="all").counts
+    assert [counts[name] for name in names] == [3, 1, 3]
 
 
 def test_folders_can_be_named(root):

@@ -321,6 +321,14 @@ def test_ignore_and_list_files_are_not_left_out_in_silence(root_2018, root_2019)
     assert len(WiderPedestrianScenes(root_2019, list_file="none", ignore_file="none")) == 2
 
 
+def test_an_empty_ignore_file_holds_no_region(root_2018):
+    (root_2018 / "pedestrian_ignore_part_val.txt").write_bytes(b"")
+    assert WiderPedestrianScenes(root_2018, split="val").counts["ignore_regions"] == 0
+    (root_2018 / "val_annotations.txt").write_bytes(b"")
+    with pytest.raises(SceneError, match=r"val_annotations\.txt: expected annotations, got an em"):
+        WiderPedestrianScenes(root_2018, split="val")
+
+
 def test_a_file_of_another_name_tells_no_companion(root_2018):
     (root_2018 / "val_annotations.txt").rename(root_2018 / "mine.txt")
     kwargs = {"annotations": root_2018 / "mine.txt", "images": root_2018 / "val"}
@@ -364,7 +372,7 @@ def test_missing_images_are_errors_naming_them_on_use(root_2019):
         source[0]
     source = WiderPedestrianScenes(root_2019, images=root_2019 / "nowhere")
     assert not source.has_image(0)
-    with pytest.raises(SceneError, match=r"image folder is missing: .*nowhere.*images="):
+    with pytest.raises(SceneError, match=r"nowhere.*: image folder is missing; .*images="):
         source[0]
 
 
