@@ -11,9 +11,9 @@ def tokens_of_spans(
 ) -> tuple[tuple[int, int], ...]:
     """Return which tokens write each part of a text.
 
-    Texts of the first n tokens are decoded, a few for each part, as tokens know no characters. A
-    token that writes the end of one part and the start of the next, such as ``],[40``, belongs to
-    the next: it decides how that begins.
+    Texts of the first n tokens are decoded, a few for each part. A token that writes the end of one
+    part and the start of the next, such as ``],[40``, belongs to the next: it decides how that
+    begins.
 
     Args:
         decode: from ids to text; a longer list of ids gives a text that is no shorter.
