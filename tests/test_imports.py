@@ -138,7 +138,7 @@ INSIDE: dict[str, str] = {
     "dip_env.scenes.transforms": (
         "cached checks sliced stored augmented filtered hash_split mixed streamed prefetched"
     ),
-    "dip_wrappers": "chat controlled trace_files trace_writer controls glimpse traces",
+    "dip_wrappers": "chat thoughts controlled trace_files trace_writer controls glimpse traces",
     "dip_wrappers.glimpse": "detections looks maps detectors observations simulated wrapper",
     "dip_agents.adapters": "executor ray task openenv trl verifiers verl",
     "dip_agents.adapters.openenv": "client session server __main__",

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, cast
 
 import numpy as np
 import torch
+from jinja2 import TemplateError
 from numpy.typing import NDArray
 from torch import Tensor
 
 from dip_agents.tokens.buffer import EncodedImage, PlaceholderError
+from dip_env.errors import ConfigError
 from dip_env.messages import Message
 from dip_wrappers.chat import plain_text
+from dip_wrappers.thoughts import open_think, own_part
 
 _DUMMY = "dummy reply"
+_TAGS = ("<think>", "</think>", "<look>", "</look>", "<answer>", "</answer>")
 
 
 def content_key(image: NDArray[np.uint8]) -> bytes:
@@ -30,6 +34,38 @@ def content_key(image: NDArray[np.uint8]) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
+def render(processor: Any, chat: Sequence[dict[str, Any]]) -> str:
+    """Return a conversation and the generation prompt as the template writes them.
+
+    Args:
+        processor: of transformers.
+        chat: messages with parts of type image and text.
+
+    Raises:
+        ConfigError: for a processor without a template, or one that does not take the conversation.
+    """
+    try:
+        return str(processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True))
+    except (ValueError, TypeError, TemplateError) as error:
+        raise ConfigError(
+            "chat template: expected one that takes a conversation of user and assistant with "
+            f"parts of type image and text, got: {error}"
+        ) from error
+
+
+def generation_prompt(processor: Any) -> str:
+    """Return what the template writes behind the text of a user's message, before a turn.
+
+    Args:
+        processor: of transformers.
+
+    Raises:
+        ConfigError: for a template that does not work.
+    """
+    text = render(processor, [{"role": "user", "content": [{"type": "text", "text": _DUMMY}]}])
+    return text.rpartition(_DUMMY)[2]
+
+
 class ChatTokens:
     """Turns messages into ids and images with a processor's own template and image processor.
 
@@ -37,8 +73,16 @@ class ChatTokens:
     A later message is rendered after a dummy conversation and cut behind the end-of-turn token,
     so what came before is never rendered again (source: ours, after TRL's tool suffix).
 
+    A think that the template opens in the generation prompt belongs to the turn: ``text`` puts its
+    tag before what was sampled and ``policy_ids`` leaves it out, so that it is read but not
+    learned.
+
     Args:
         processor: a transformers processor with ``tokenizer``, ``image_processor`` and template.
+
+    Raises:
+        ConfigError: for a processor without a template that works, or a tokenizer in which a tag of
+            the grammar is a special token, which no policy may sample.
     """
 
     def __init__(self, processor: Any) -> None:
@@ -51,6 +95,14 @@ class ChatTokens:
         self.eos_token_id = int(self.tokenizer.eos_token_id)
         self.merge = int(processor.image_processor.merge_size)
         self.patch = int(processor.image_processor.patch_size)
+        self.opened = open_think(generation_prompt(processor))
+        """Tag of the think that the generation prompt leaves open, or an empty text."""
+        self._check_tags(map(str, self.tokenizer.convert_ids_to_tokens(sorted(self.special_ids))))
+
+    def _check_tags(self, special: Iterable[str]) -> None:
+        """Raise ConfigError where a tag of the grammar is among the special tokens."""
+        for tag in sorted(set(_TAGS).intersection(special)):
+            raise ConfigError(f"tokenizer: expected {tag} as text, got it as special token")
 
     @property
     def special_ids(self) -> set[int]:
@@ -90,15 +142,21 @@ class ChatTokens:
 
     def policy_ids(self, text: str) -> list[int]:
         """Return the ids of a finished policy turn, the end of turn included (demonstrations)."""
-        return [
-            *self.tokenizer.encode(self._plain(text), add_special_tokens=False),
-            self.eos_token_id,
-        ]
+        written = own_part(self._plain(text), self.opened)
+        return [*self.tokenizer.encode(written, add_special_tokens=False), self.eos_token_id]
 
     def text(self, ids: Sequence[int]) -> str:
-        """Return the text of sampled ids without the end of turn."""
+        """Return the action of sampled ids, without the end of turn."""
         kept = [i for i in ids if i != self.eos_token_id]
-        return str(self.tokenizer.decode(kept, skip_special_tokens=False))
+        return self.opened + str(self.tokenizer.decode(kept, skip_special_tokens=False))
+
+    def as_read(self, text: str) -> str:
+        """Return a turn's text as ``text(policy_ids(text))`` gives it, if the tokens represent it.
+
+        Args:
+            text: an action.
+        """
+        return self.opened + own_part(self._plain(text), self.opened)
 
     def encode_image(self, image: NDArray[np.uint8]) -> EncodedImage:
         """Return the tokens, size and content hash of one image.
@@ -162,9 +220,7 @@ class ChatTokens:
         return {"role": message.role, "content": parts}
 
     def _render(self, chat: list[dict[str, Any]]) -> str:
-        return str(
-            self.processor.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
-        )
+        return render(self.processor, chat)
 
     def _encode(
         self, text: str, messages: Sequence[Message]

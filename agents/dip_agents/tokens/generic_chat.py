@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from dip_agents.tokens.buffer import EncodedImage, PlaceholderError
-from dip_agents.tokens.chat import ChatTokens, content_key
+from dip_agents.tokens.chat import ChatTokens, content_key, generation_prompt
 from dip_agents.tokens.image_check import (
     changed_settings,
     check_whole_image,
@@ -23,9 +23,9 @@ from dip_agents.tokens.image_check import (
 )
 from dip_env.errors import ConfigError
 from dip_env.messages import Message
+from dip_wrappers.thoughts import open_think
 
 _REPLY = "dummy reply"
-_TAGS = ("<think>", "</think>", "<look>", "</look>", "<answer>", "</answer>")
 _IGNORED = {"input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "pixel_values"}
 """Outputs of a processor, beside pixels, that need no check."""
 _CONSTANT = {"pixel_attention_mask": 1, "num_crops": 0, "num_patches": 1, "rows": 0, "cols": 0}
@@ -62,15 +62,14 @@ class GenericChat(ChatTokens):
         self._special_ids = ids | set(self.tokenizer.all_special_ids)
         tokens = map(str, self.tokenizer.convert_ids_to_tokens(sorted(self._special_ids)))
         self._special = sorted(tokens, key=lambda token: (-len(token), token))
-        for tag in _TAGS:
-            if tag in self._special:
-                raise ConfigError(f"tokenizer: expected {tag} as text, got it as special token")
+        self._check_tags(self._special)
         self.settings = whole_image_settings(processor.image_processor)
         self._log = logging.getLogger(__name__)
         changed = changed_settings(processor.image_processor, self.settings)
         if changed:
             self._log.warning("each image is given to the model whole, in one picture: %s", changed)
         self.eos_token, self._written = self._end_of_turn()
+        self.opened = open_think(generation_prompt(processor))
         self.eos_token_id = int(self.tokenizer.convert_tokens_to_ids(self.eos_token))
         self.pixel_axes = 4
         """Axes of the pixel array that the model takes: (N, 3, H, W) or (1, N, 3, H, W)."""
@@ -217,13 +216,7 @@ class GenericChat(ChatTokens):
     def _end_of_turn(self) -> tuple[str, bool]:
         """Return the token that ends a turn, and whether the template writes it."""
         content = {"role": "user", "content": [{"type": "text", "text": "x"}]}
-        try:
-            tail = self._after_reply(content)
-        except (ValueError, TypeError) as error:
-            raise ConfigError(
-                f"chat template: expected one that takes a conversation of user and assistant "
-                f"with parts of type image and text, got: {error}"
-            ) from error
+        tail = self._after_reply(content)
         for token in self._special:  # the longest first
             if tail.lstrip().startswith(token):
                 return token, True

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from dip_agents.tokens.buffer import PlaceholderError
 from dip_agents.tokens.chat import ChatTokens
+from dip_env.errors import ConfigError
 from dip_env.messages import Message
 
 FAMILIES = ["qwen3_vl", "qwen2_5_vl"]
@@ -136,3 +137,49 @@ def test_integers_and_tags_are_single_tokens(micro):
     ids = tokenizer.encode("".join(pieces), add_special_tokens=False)
     assert [tokenizer.decode([i]) for i in ids] == pieces
     assert tokenizer.convert_tokens_to_ids("417") == 417
+
+
+THINKING = "{% if add_generation_prompt %}<|im_start|>assistant\n"
+
+
+@pytest.fixture
+def thinking(micro):
+    """A chat whose template opens a think before each turn, as Qwen3-VL-Thinking's does."""
+    processor = copy.deepcopy(micro().processor)
+    assert THINKING in processor.tokenizer.chat_template
+    for owner in (processor, processor.tokenizer):
+        owner.chat_template = processor.tokenizer.chat_template.replace(
+            THINKING, THINKING + "<think>\n"
+        )
+    return ChatTokens(processor)
+
+
+def test_a_think_opened_by_the_template_is_read_but_not_learned(thinking, micro):
+    action = "<think>2 people.</think><answer>[[1,2,30,40]]</answer>"
+    assert micro().chat.opened == "" and thinking.opened == "<think>"
+    for ids in (
+        thinking.opening([Message("user", "Find every person.")])[0],
+        thinking.reply(Message("user", "No look left.")),
+    ):
+        flat = ids if isinstance(ids, list) else ids[0]
+        assert thinking.tokenizer.decode(flat).endswith("assistant\n<think>\n")
+    written = thinking.policy_ids(action)
+    assert thinking.tokenizer.decode(written) == action.removeprefix("<think>") + "<|im_end|>"
+    assert thinking.text(written) == action
+    assert thinking.text(thinking.policy_ids("<answer>[]</answer>")) == (
+        "<think></think><answer>[]</answer>"
+    )
+
+
+def test_a_processor_without_a_chat_template_is_refused(micro):
+    processor = copy.deepcopy(micro().processor)
+    processor.chat_template = processor.tokenizer.chat_template = None
+    with pytest.raises(ConfigError, match="chat template: expected one that takes a conversation"):
+        ChatTokens(processor)
+
+
+def test_a_tag_that_is_a_special_token_is_refused(micro):
+    processor = copy.deepcopy(micro().processor)
+    processor.tokenizer.add_special_tokens({"additional_special_tokens": ["</think>"]})
+    with pytest.raises(ConfigError, match="expected </think> as text, got it as special token"):
+        ChatTokens(processor)

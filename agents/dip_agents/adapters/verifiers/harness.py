@@ -7,6 +7,7 @@ first. A conversation without tools needs neither.
 from __future__ import annotations
 
 from dip_agents.runtime.optional import require_extra
+from dip_wrappers.thoughts import whole_action
 
 require_extra("verifiers", "verifiers")
 
@@ -57,10 +58,7 @@ class CrowdHarness(vf.Harness[vf.HarnessConfig]):
 
 
 def last_action(trace: vf.Trace) -> str:
-    """Return the model's last output as one action.
-
-    Servers and renderers with a reasoning channel move a leading think out of the text. It is put
-    back, and left unclosed where the token limit truncated it.
+    """Return the model's last output as one action, with a think that was moved out of its text.
 
     Args:
         trace: of a rollout with at least one turn.
@@ -69,8 +67,5 @@ def last_action(trace: vf.Trace) -> str:
         The text for the grammar.
     """
     message = trace.assistant_messages[-1]
-    text = message.content or ""
-    if message.reasoning_content is None:
-        return text
-    truncated = not text and trace.calls[-1].finish_reason == "length"
-    return f"<think>{message.reasoning_content}" + ("" if truncated else f"</think>{text}")
+    truncated = trace.calls[-1].finish_reason == "length"
+    return whole_action(message.content or "", message.reasoning_content, truncated=truncated)

@@ -18,6 +18,7 @@ from dip_agents.runtime.optional import require_extra
 from dip_agents.tokens.buffer import PlaceholderError
 from dip_env.messages import Message
 from dip_wrappers.chat import ChatMessage, to_chat
+from dip_wrappers.thoughts import open_think
 
 require_extra("verl", "verl")
 
@@ -66,6 +67,8 @@ class DIPCrowdLoop(AgentLoopBase):
         episode = await run_in_env_thread(task.episode, scene)
         chat = await run_in_env_thread(lambda: to_chat([episode.opening]))
         ids: list[int] = await self.ct_build_initial_tokens(chat, images=_images(chat))
+        # verl has template settings of its own, so the very tokens say whether a think is open.
+        opened = open_think(self.tokenizer.decode(ids[-16:], skip_special_tokens=False))
         mask: list[int] = []
         logprobs: list[float] | None = [] if sampling_params.get("logprobs") else None
         actions: list[str] = []
@@ -84,7 +87,7 @@ class DIPCrowdLoop(AgentLoopBase):
             )
             ids, fields = merged.token_ids, _joined(fields, sampled.extra_fields)
             kept = [i for i in sampled.token_ids if i != self.tokenizer.eos_token_id]
-            actions.append(self.tokenizer.decode(kept, skip_special_tokens=False))
+            actions.append(opened + self.tokenizer.decode(kept, skip_special_tokens=False))
             with simple_timer("tool_calls", metrics):
                 turn = await run_in_env_thread(episode.step, actions[-1])
             if turn.message is None:

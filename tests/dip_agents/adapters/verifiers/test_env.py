@@ -282,6 +282,13 @@ def test_by_default_nothing_is_rented_installed_or_executed(build):
         (None, "a", "stop", "<think>a</think>"),
         (None, "cut her", "length", "<think>cut her"),
         (None, None, "length", ""),
+        ("a</think><answer>[]</answer>", None, "stop", "<think>a</think><answer>[]</answer>"),
+        (
+            "<answer>[]</answer>",
+            "no <look>",
+            "stop",
+            "<think>no < look></think><answer>[]</answer>",
+        ),
     ],
 )
 def test_a_think_that_a_server_moved_away_is_put_back(content, reasoning, reason, text):
