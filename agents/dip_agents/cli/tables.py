@@ -77,13 +77,26 @@ def result_lines(title: str, result: EvalResult) -> list[str]:
 
     Returns:
         A line for each metric that is defined, below the title; where the policy may look, also
-        what its looks cover, beside random and oracle looks.
+        what its looks cover, beside random and oracle looks; and turns that were truncated or
+        failed, where some were.
     """
     shown = {name: NAMES[name] for name in ANSWERS}
     metrics = result.metrics
     looks = [(name, metrics[name]) for name in _look_rows(metrics)]
     rows = [(LOOK_NAMES[name], _percent_with_interval(share)) for name, share in looks]
-    return _metric_lines(title, metrics, shown, rows)
+    return _metric_lines(title, metrics, shown, rows) + _lost_turns(result)
+
+
+def _lost_turns(result: EvalResult) -> list[str]:
+    """Return a line for truncated turns and one for each reason of failed ones, if any."""
+    lines = []
+    if share := result.metrics["truncated_share"].value:
+        limits = "limits are --max-new-tokens and --token-budget"
+        lines.append(f"{percent(share)} of all turns were truncated; {limits}")
+    turns = int(result.score.counters["turns"].sum())
+    for reason, count in result.failures.items():
+        lines.append(f"{count} of {turns} turns failed: {reason}")
+    return lines
 
 
 def consensus_lines(found: ConsensusScore) -> list[str]:

@@ -45,11 +45,14 @@ class Sample:
         logprobs: behaviour logprobs of these ids at the sampling temperature, or None when the
             engine gives none.
         truncated: True when the turn hit its token limit.
+        failed: why a server's response could not be read, empty for all others; such a turn has no
+            ids.
     """
 
     ids: tuple[int, ...]
     logprobs: tuple[float, ...] | None
     truncated: bool
+    failed: str = ""
 
 
 @dataclass(frozen=True)

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dip_agents.engines.base import Chunk, EngineError, Reply, Sample, Sampling, TurnSeed
-from dip_agents.engines.chat_client import ChatServer, first_choice, message_json
+from dip_agents.engines.chat_client import ChatServer, ServerTurn, message_json
 from dip_agents.tokens.buffer import TokenBudgetError
 from dip_env.errors import ConfigError
-from dip_wrappers.chat import plain_text
 
 if TYPE_CHECKING:
     from dip_agents.models.base import VisionLanguageModel
     from dip_agents.tokens.chat import ChatTokens
-
-logger = logging.getLogger(__name__)
 
 
 class OpenAIEngine:
@@ -67,7 +63,6 @@ class OpenAIEngine:
         self.frozen = frozen
         self.extra = dict(extra or {})
         self.server = server
-        self._warned: set[str] = set()
 
     def sync(self, vlm: VisionLanguageModel, version: int) -> None:
         """Do nothing when ``frozen``.
@@ -92,7 +87,8 @@ class OpenAIEngine:
         """Generate ``repeats`` rows of each prompt to their ends, see ``Engine``.
 
         Raises:
-            EngineError: when the server cannot be reached, refuses, or returns no valid completion.
+            EngineError: when the server cannot be reached or refuses, or when none of its responses
+                can be read. A single such response is a failed turn, without tokens.
             TokenBudgetError: when a chunk does not fit the token budget.
             ValueError: when a chunk has no messages.
         """
@@ -101,11 +97,11 @@ class OpenAIEngine:
             messages = [message_json(m) for m in chunk.messages]
             rows += [_Row(len(rows) + g, list(chunk.ids), list(messages)) for g in range(repeats)]
         pool = ThreadPoolExecutor(self.concurrency, "server")
-        asked: dict[Future[dict[str, Any]], _Row] = {}
+        asked: dict[Future[ServerTurn], _Row] = {}
         try:
             for row in rows:
                 body = self._body(row, sampling, turn_seed)
-                asked[pool.submit(self.server.ask, body)] = row
+                asked[pool.submit(self.server.turn, body)] = row
             while asked:
                 done, _ = wait(asked, return_when=FIRST_COMPLETED)
                 for future in sorted(done, key=lambda one: asked[one].number):
@@ -118,9 +114,10 @@ class OpenAIEngine:
                     row.messages += [message_json(m) for m in answer.messages]
                     row.turn += 1
                     body = self._body(row, sampling, turn_seed)
-                    asked[pool.submit(self.server.ask, body)] = row
+                    asked[pool.submit(self.server.turn, body)] = row
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+        self.server.check_read()
 
     def _body(self, row: _Row, sampling: Sampling, turn_seed: TurnSeed) -> dict[str, Any]:
         """Return the request for a row's next turn."""
@@ -149,49 +146,59 @@ class OpenAIEngine:
             body |= {"logprobs": True, "return_token_ids": True}
         return body | self.extra
 
-    def _sample(self, row: _Row, answer: dict[str, Any]) -> Sample:
+    def _sample(self, row: _Row, turn: ServerTurn) -> Sample:
         """Return the server's turn as a sample and append it to the row."""
-        choice = first_choice(answer)
-        text, truncated = choice["message"]["content"] or "", choice["finish_reason"] == "length"
-        row.messages.append({"role": "assistant", "content": text})
-        ids, logprobs = self._given_tokens(row, answer, choice)
+        row.messages.append({"role": "assistant", "content": turn.text})
+        ids, logprobs = self._given_tokens(row, turn)
+        failed = turn.failed
+        if ids is not None and self.chat.image_token_id in ids:
+            failed = f"row {row.number}: the server sampled an image placeholder"
+            self.server.warn(f"{failed}; such turns count as failed")
+        if failed:
+            return Sample((), None, truncated=True, failed=failed)
         if ids is None:
-            ids = self.chat.policy_ids(text)
-            if truncated:
-                ids = ids[:-1]
-            if self.chat.text(ids) != plain_text(text):
-                self._warn(
+            ids = self.chat.policy_ids(turn.text)
+            if self.chat.text(ids) != self.chat.as_read(turn.text):
+                self.server.warn(
                     "the tokenizer here cannot represent the server's text; use the one of "
                     "the server's model"
                 )
-        elif not truncated and ids[-1:] != [self.chat.eos_token_id]:
+            if turn.truncated:
+                ids = ids[:-1]
+        elif not turn.truncated and ids[-1:] != [self.chat.eos_token_id]:
             ids, logprobs = [*ids, self.chat.eos_token_id], None  # the server left it out
         row.ids.extend(ids)
-        return Sample(tuple(ids), logprobs, truncated)
+        return Sample(tuple(ids), logprobs, turn.truncated)
 
     def _given_tokens(
-        self, row: _Row, answer: dict[str, Any], choice: dict[str, Any]
+        self, row: _Row, turn: ServerTurn
     ) -> tuple[list[int] | None, tuple[float, ...] | None]:
         """Return token ids and logprobs where the server gave usable ones."""
-        ids = choice.get("token_ids")
-        if not self.tokens:
+        if not self.tokens or turn.failed:
             return None, None
-        if not isinstance(ids, list) or not all(type(i) is int for i in ids):
-            self._warn("the server gives no token ids; its text is tokenised again, no logprobs")
+        ids, known = turn.choice.get("token_ids"), len(self.chat.tokenizer)
+        if not isinstance(ids, list) or not all(type(i) is int and 0 <= i < known for i in ids):
+            self.server.warn(
+                "the server gives no token ids of the tokenizer here; its text is tokenised again, "
+                "no logprobs"
+            )
             return None, None
-        if self.chat.image_token_id in ids:
-            raise EngineError(f"row {row.number}: the server sampled an image placeholder")
-        tokens = (choice.get("logprobs") or {}).get("content") or []
-        prompt = answer.get("prompt_token_ids", choice.get("prompt_token_ids"))
-        if len(tokens) != len(ids) or prompt != row.ids:
-            self._warn("the server read other tokens than the row's or gave no logprobs: none kept")
+        logprobs = _logprobs(turn.choice.get("logprobs"))
+        prompt = turn.answer.get("prompt_token_ids", turn.choice.get("prompt_token_ids"))
+        if logprobs is None or len(logprobs) != len(ids) or prompt != row.ids:
+            self.server.warn(
+                "the server read other tokens than the row's or gave no logprobs: none kept"
+            )
             return list(ids), None
-        return list(ids), tuple(float(token["logprob"]) for token in tokens)
+        return list(ids), logprobs
 
-    def _warn(self, message: str) -> None:
-        if message not in self._warned:
-            self._warned.add(message)
-            logger.warning("%s: %s", self.server.address, message)
+
+def _logprobs(given: Any) -> tuple[float, ...] | None:
+    """Return the logprobs of a choice, None where they are absent or of another form."""
+    try:
+        return tuple(float(token["logprob"]) for token in given["content"])
+    except (TypeError, KeyError, ValueError, OverflowError):
+        return None
 
 
 @dataclass(eq=False)

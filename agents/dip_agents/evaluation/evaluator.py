@@ -216,6 +216,7 @@ def _result(
         seed=seed,
         config=condition.config,
         control=condition.control.name,
+        failures=dict(record.failures.most_common()),
     )
 
 

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 METRICS, DETECTIONS, TRUTH, SCENES = "metrics.json", "detections.json", "truth.json", "scenes.json"
 CONSENSUS, CONSENSUS_METRICS = "consensus.json", "consensus_metrics.json"
 FORMAT = 1
+LATER = ("failed_turns", "turns")
+"""Counters that older files lack; there they are 0."""
 
 
 def write_evaluation(folder: Path, record: EvalRecord, result: EvalResult) -> None:
@@ -75,6 +77,7 @@ def load_evaluation(folder: Path | str) -> EvalResult:
     columns = _field(folder / SCENES, scenes, "counters")
     n = len(_field(folder / METRICS, metrics, "scene_indices"))
     try:
+        columns = {**{name: [0.0] * n for name in LATER}, **columns}
         sums = [{name: columns[name][scene] for name in COUNTERS} for scene in range(n)]
     except (KeyError, IndexError, TypeError) as error:
         raise ConfigError(
@@ -92,6 +95,7 @@ def load_evaluation(folder: Path | str) -> EvalResult:
         seed=_field(folder / METRICS, metrics, "seed"),
         config=EpisodeConfig.from_keywords({**config, **reward}),
         control=_field(folder / METRICS, metrics, "control"),
+        failures=metrics.get("failures", {}),
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -56,11 +56,14 @@ class EpisodeEnd:
 
     Args:
         reward: of the episode.
-        truncated_turns: turns whose text a token limit truncated, or left no room for.
+        truncated_turns: turns whose text a token limit truncated, or left no room for, or that a
+            server stopped.
+        failures: why turns failed, one reason for each that did.
     """
 
     reward: float
     truncated_turns: int
+    failures: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,12 +75,14 @@ class EvalRecord:
         counters: of each scene, see ``count_scene``.
         truth: the scenes in COCO's format.
         answers: rows of COCO detections, one list for each rollout of a scene.
+        failures: how many turns failed for each reason.
     """
 
     group_size: int
     counters: list[dict[str, float]] = field(default_factory=list)
     truth: CocoTruth = field(default_factory=CocoTruth)
     answers: list[list[dict[str, Any]]] = field(default_factory=list)
+    failures: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         """Begin an empty list for each rollout."""
@@ -92,6 +97,7 @@ class EvalRecord:
             ended: how each member ended.
         """
         self.counters.append(count_scene(group, ended))
+        self.failures.update(reason for end in ended for reason in end.failures)
         image = self.truth.add(index, group.scene)
         for rows, episode in zip(self.answers, group.episodes, strict=True):
             rows += coco_detections(image, episode.outcome.answer, answer_scores(episode))
@@ -123,6 +129,7 @@ def play(
     traces = [GroupRecorder(writer, group, seed) for group in groups] if writer else []
     last: list[list[Turn]] = [[] for _ in groups]
     truncated: Counter[tuple[int, int]] = Counter()
+    failures: defaultdict[tuple[int, int], list[str]] = defaultdict(list)
     while True:
         live = [
             (g, m, episode)
@@ -132,7 +139,10 @@ def play(
         ]
         if not live:
             return [
-                [EpisodeEnd(turn.reward, truncated[g, m]) for m, turn in enumerate(turns)]
+                [
+                    EpisodeEnd(turn.reward, truncated[g, m], tuple(failures[g, m]))
+                    for m, turn in enumerate(turns)
+                ]
                 for g, turns in enumerate(last)
             ]
         texts: dict[tuple[int, int], str] = {}
@@ -147,6 +157,8 @@ def play(
             for (g, m, _), completion in zip(batch, completions, strict=True):
                 texts[g, m] = completion.text
                 truncated[g, m] += completion.truncated
+                if completion.failed:
+                    failures[g, m].append(completion.failed)
         for g in sorted({g for g, _, _ in live}):
             group = groups[g]
             actions = [texts.get((g, m)) for m in range(len(group.episodes))]
@@ -173,6 +185,8 @@ def count_scene(group: EpisodeGroup, ended: Sequence[EpisodeEnd]) -> dict[str, f
             "looks": sum(isinstance(s, Look) for segments in turns for s in segments or ()),
             "parse_failures": sum(segments is None for segments in turns),
             "truncated_turns": end.truncated_turns,
+            "failed_turns": len(end.failures),
+            "turns": len(turns),
             "boxes": len(outcome.answer),
             "unscored_boxes": sum(score is None for score in answer_scores(episode)),
             "truth": len(group.scene.truth),

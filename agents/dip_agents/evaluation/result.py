@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -28,6 +28,7 @@ class EvalResult:
         seed: of the policy's randomness and of the bootstrap.
         config: the rules.
         control: name of the control, see ``dip_wrappers.controls``.
+        failures: how many turns failed for each reason.
     """
 
     score: EvalScore
@@ -37,6 +38,7 @@ class EvalResult:
     seed: int
     config: EpisodeConfig
     control: str = "own looks"
+    failures: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -54,7 +56,8 @@ class EvalResult:
         Returns:
             Each metric by name, ``n``, ``intervals`` (95 %, low and high), ``undefined`` (the
             reason behind each null), ``samples_left_out`` (of the bootstrap, where they do not
-            define a metric), ``counts`` of boxes and how it was measured.
+            define a metric), ``counts`` of boxes, ``failures`` (reasons of failed turns and how
+            many) and how it was measured.
         """
         metrics, boxes = self.metrics, self.score.unscored.values()
         return {
@@ -64,6 +67,7 @@ class EvalResult:
             "undefined": {name: m.reason for name, m in metrics.items() if m.reason},
             "samples_left_out": {name: m.undefined for name, m in metrics.items() if m.undefined},
             "counts": {name: int(boxes[name] or 0) for name in ("tp", "fp", "fn", "dropped")},
+            "failures": dict(self.failures),
             "interval_level": 0.95,
             "interval_method": "bootstrap over scenes, percentile",
             "iou_threshold": 0.5,

@@ -24,6 +24,8 @@ COUNTERS = (
     "looks",
     "parse_failures",
     "truncated_turns",
+    "failed_turns",
+    "turns",
     "boxes",
     "unscored_boxes",
     "truth",
@@ -66,16 +68,21 @@ RATES: Mapping[str, tuple[str, str]] = {
     "boxes_per_truth": ("boxes", "truth"),
     "parse_failures": ("parse_failures", "episodes"),
     "truncated_turns": ("truncated_turns", "episodes"),
+    "failed_turns": ("failed_turns", "episodes"),
+    "truncated_share": ("truncated_turns", "turns"),
 }
 """Metrics that are the ratio of two counters (``parse_failures``: malformed turns per episode,
-``truncated_turns``: those that ran into a token limit). ``look_coverage`` and those of the
-reference looks beside it (``dip_agents.evaluation.looks``) are means over the rollouts in whose
-scene something is ambiguous: every such scene counts the same, as in the look term."""
+``truncated_turns``: those that ran into a token limit, ``truncated_share``: their share of all
+turns, ``failed_turns``: those for which a server gave nothing that can be read). ``look_coverage``
+and those of the reference looks beside it (``dip_agents.evaluation.looks``) are means over the
+rollouts in whose scene something is ambiguous: every such scene counts the same, as in the look
+term."""
 
 _UNDEFINED = {
     "truth": "there was nobody to find",
     "ambiguous": "nothing is ambiguous, or no look is allowed",
     "episodes": "no episode was played",
+    "turns": "no turn was played",
 }
 """Why a rate is not defined, by the counter it is divided by."""
 

@@ -25,13 +25,15 @@ class Completion:
         token_ids: the sampled tokens in order, empty when the policy has none.
         logprobs: log-probability of each token under the behaviour policy, as long as
             ``token_ids`` or empty.
-        truncated: True when a token limit truncated the text.
+        truncated: True when the text did not end by itself, as at a token limit.
+        failed: why a server's response could not be read, empty for all others; the text is empty.
     """
 
     text: str
     token_ids: tuple[int, ...] = ()
     logprobs: tuple[float, ...] = ()
     truncated: bool = False
+    failed: str = ""
 
 
 @runtime_checkable

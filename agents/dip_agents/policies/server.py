@@ -6,12 +6,10 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from dip_agents.engines.chat_client import ChatServer, first_choice, message_json
+from dip_agents.engines.chat_client import ChatServer, message_json
 from dip_agents.policies.base import Completion
-from dip_env.actions import as_thought
 from dip_env.episode import Observation
 from dip_env.errors import ConfigError
-from dip_wrappers.chat import plain_text
 
 
 class ServerPolicy:
@@ -67,12 +65,14 @@ class ServerPolicy:
             One completion per observation, in order.
 
         Raises:
-            EngineError: when the server cannot be reached, refuses, or answers nonsense.
+            EngineError: when the server cannot be reached or refuses, or when none of its
+                responses can be read. A single such response is a failed turn.
         """
         bodies = [self._body(o, seed) for o, seed in zip(observations, seeds, strict=True)]
         with ThreadPoolExecutor(self.concurrency, "server") as pool:
-            choices = [first_choice(answer) for answer in pool.map(self.server.ask, bodies)]
-        return [_completion(choice) for choice in choices]
+            turns = list(pool.map(self.server.turn, bodies))
+        self.server.check_read()
+        return [Completion(t.text, truncated=t.truncated, failed=t.failed) for t in turns]
 
     def _body(self, observation: Observation, seed: int) -> dict[str, Any]:
         body: dict[str, Any] = {
@@ -83,19 +83,3 @@ class ServerPolicy:
         }
         # Servers differ in how many bits they take; 31 are safe.
         return body | ({"seed": seed % 2**31} if self.temperature > 0 else {})
-
-
-def _completion(choice: dict[str, Any]) -> Completion:
-    """Return the completion; reasoning that the server moved out of the text is put back.
-
-    The server marks where the reasoning ends, so tags quoted inside it are escaped.
-    """
-    message, truncated = choice["message"], choice["finish_reason"] == "length"
-    text = message["content"] or ""
-    # Servers differ in the name of this field.
-    thought = message.get("reasoning_content") or message.get("reasoning")
-    if not thought:
-        return Completion(text, truncated=truncated)
-    end = "" if truncated and not text else "</think>"
-    thought = as_thought(plain_text(thought)).text
-    return Completion(f"<think>{thought}{end}{text}", truncated=truncated)

@@ -112,8 +112,9 @@ class VLMPolicy:
             )
             for row, i in enumerate(fits):
                 sample = samples[row]
-                text = self.chat.text(sample.ids)
-                done[i] = Completion(text, sample.ids, sample.logprobs or (), sample.truncated)
+                text = "" if sample.failed else self.chat.text(sample.ids)
+                cut = sample.truncated and not sample.failed
+                done[i] = Completion(text, sample.ids, sample.logprobs or (), cut, sample.failed)
                 buffers[i].append_policy(sample.ids, sample.logprobs)
                 self._remember(observations[i], text, buffers[i])
         return [done[i] for i in range(len(buffers))]

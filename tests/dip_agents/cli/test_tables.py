@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from dip_agents.cli.tables import percent, points
+from dip_agents.cli.tables import percent, points, result_lines
+from dip_agents.evaluation.evaluator import evaluate
+from dip_agents.policies.base import Completion
+from dip_env import EpisodeConfig, ToyScenes
 from dip_env.metrics.intervals import Interval
 
 
@@ -26,3 +29,23 @@ def test_shares_are_whole_percentages(share, shown):
 )
 def test_changes_of_shares_are_in_points_and_never_minus_zero(change, shown):
     assert points(change) == shown
+
+
+def test_turns_that_were_truncated_or_failed_are_named_where_there_are_some():
+    class Odd:
+        def act(self, observations, seeds):
+            return [
+                Completion("", failed="no JSON")
+                if o.scene_index == 2 and o.turn == 0
+                else Completion("<answer>[]</answer>", truncated=o.scene_index == 1)
+                for o in observations
+            ]
+
+    rules = EpisodeConfig(max_looks=0)
+    lines = result_lines("odd", evaluate(Odd(), ToyScenes(), range(4), rules))
+    assert lines[-2:] == [
+        "20 % of all turns were truncated; limits are --max-new-tokens and --token-budget",
+        "1 of 5 turns failed: no JSON",
+    ]
+    whole = result_lines("whole", evaluate(Odd(), ToyScenes(), [0, 3], rules))
+    assert not any("turns" in line for line in whole)

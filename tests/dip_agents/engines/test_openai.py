@@ -17,6 +17,7 @@ from dip_agents.evaluation.evaluator import evaluate
 from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.policies.vlm import VLMPolicy
 from dip_agents.tokens.buffer import TokenBudgetError
+from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
 from dip_env.messages import Message
 from dip_wrappers.chat import image_url
@@ -199,8 +200,11 @@ def test_a_server_that_keeps_failing_ends_the_play(engine, server):
         ((200, {"choices": []}), "IndexError"),
         ((200, {"choices": [{"message": {}, "finish_reason": "stop"}]}), "KeyError: 'content'"),
         ((200, {"choices": [{"message": {"content": "x"}}]}), "finish_reason"),
-        (said("x", "content_filter"), "'content_filter'"),
         (said(["x"]), "expected text"),
+        (said("x", 7), "finish_reason as text or null, got 7"),
+        ((200, {"choices": [{"message": "x", "finish_reason": "stop"}]}), "AttributeError"),
+        ((200, b"[" * 300_000), "expected a JSON object"),
+        ((200, b'{"choices":' + b"[" * 900 + b"]" * 900 + b"}"), r"choices\[0\]"),
         ((400, b"no such field"), "status 400: 'no such field'"),
         ((404, b""), "status 404"),
         ((302, b"", ("Location", "http://127.0.0.1:1/")), "status 302"),
@@ -354,3 +358,77 @@ def test_answers_after_one_look_are_asked_for_with_the_conversation_until_then(
     crops = [body["messages"][2]["content"][1]["image_url"]["url"] for body in after]
     assert len(set(crops)) == 2
     assert all(r.branch.looked and r.stats.answered for r in group.rollouts)
+
+
+@pytest.mark.parametrize(
+    ("message", "heard"),
+    [
+        ({"content": ANSWER, "reasoning_content": "a"}, f"<think>a</think>{ANSWER}"),
+        ({"content": ANSWER, "reasoning": "a"}, f"<think>a</think>{ANSWER}"),
+        ({"reasoning": "a"}, "<think>a</think>"),
+        ({"content": f"a</think>{ANSWER}"}, f"<think>a</think>{ANSWER}"),
+    ],
+)
+def test_a_think_that_came_apart_is_read_and_sent_with_the_next_turn(
+    engine, server, message, heard
+):
+    server.answer = lambda body: (200, {"choices": [{"message": message, "finish_reason": "stop"}]})
+    samples = []
+
+    def reply(row, sample):
+        samples.append(sample)
+        return crop(engine.chat, 200) if len(samples) == 1 else None
+
+    play(engine, reply)
+    assert [engine.chat.text(sample.ids) for sample in samples] == [heard] * 2
+    assert server.bodies[1]["messages"][1] == {"role": "assistant", "content": heard}
+
+
+@pytest.mark.parametrize("reason", [None, "content_filter", "tool_calls"])
+def test_a_turn_that_did_not_end_by_itself_is_truncated(engine, server, reason, caplog):
+    server.answer = lambda body: said("<think>1 people", reason)
+    samples = []
+    with caplog.at_level(logging.WARNING):
+        play(engine, lambda row, sample: samples.append(sample), rows=2)
+    assert [sample.truncated for sample in samples] == [True, True]
+    assert engine.chat.text(samples[0].ids) == "<think>1 people"
+    assert caplog.text.count(f"finish_reason {reason!r}: such turns count as truncated") == 1
+
+
+def test_one_odd_response_is_one_failed_turn_named_in_the_result(server, micro, toy):
+    odd = iter([said(["x"]), (200, b"[" * 300_000), (400, b"too long")])
+    server.answer = lambda body: said(ANSWER) if len(server.bodies) < 2 else next(odd, said(ANSWER))
+    engine = OpenAIEngine(
+        ChatServer(server.address, backoff=0.0), "small", micro().chat, concurrency=1
+    )
+    rules = EpisodeConfig(view_size=64, crop_size=32, size_multiple=32, max_turns=2, max_looks=0)
+    result = evaluate(VLMPolicy(engine), toy, range(4), rules, batch_size=1)
+    assert sum(result.failures.values()) == 3
+    assert "status 400: 'too long'" in " ".join(result.failures)
+    assert result.score.counters["failed_turns"].sum() == 3
+    assert result.score.counters["truncated_turns"].sum() == 0
+
+
+def test_token_ids_no_tokenizer_has_are_not_kept(server, micro):
+    chat = micro().chat
+    server.answer = lambda body: said(ANSWER, token_ids=[10**30, -1], logprobs={"content": "x"})
+    engine = OpenAIEngine(ChatServer(server.address), "small", chat, tokens=True)
+    assert chat.text(only_sample(engine).ids) == ANSWER
+
+
+def test_a_server_that_wants_the_token_limit_under_its_other_name_gets_it(engine, server, caplog):
+    def answer(body):
+        if "max_tokens" in body:
+            words = b"Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead."
+            return 400, words
+        return said(ANSWER)
+
+    server.answer = answer
+    with caplog.at_level(logging.WARNING):
+        play(engine, rows=3)
+        play(engine)
+    assert [b.get("max_completion_tokens") for b in server.bodies if "max_tokens" not in b] == [
+        50
+    ] * 4
+    assert "max_tokens" not in server.bodies[-1]
+    assert caplog.text.count("is sent as max_completion_tokens") == 1

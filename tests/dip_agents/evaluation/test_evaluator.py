@@ -9,6 +9,7 @@ from pycocotools.cocoeval import COCOeval
 from rich.console import Console
 
 from dip_agents.evaluation.evaluator import evaluate
+from dip_agents.evaluation.files import load_evaluation
 from dip_agents.evaluation.play import play
 from dip_agents.evaluation.result import format_interval, paired_gain, print_results
 from dip_agents.evaluation.scores import COUNTERS, MATCHED, METRICS, RANKED
@@ -128,8 +129,8 @@ def test_metrics_file_has_every_metric_with_its_interval(tmp_path):
     names = (
         "precision recall F1 mean_iou JI AP_tied AP50_tied AP75_tied count_mae "
         "duplicates_per_answer reward format look accuracy looks_per_episode boxes_per_truth "
-        "parse_failures truncated_turns regions_per_episode look_coverage look_coverage_random "
-        "look_coverage_oracle look_area"
+        "parse_failures truncated_turns truncated_share failed_turns regions_per_episode "
+        "look_coverage look_coverage_random look_coverage_oracle look_area"
     )
     assert set(METRICS) == {*names.split(), "AP", "AP50"}
     for name in names.split():
@@ -150,7 +151,26 @@ def test_turns_that_a_limit_of_tokens_cut_are_counted():
     rules = replace(CONFIG, max_turns=3)
     result = evaluate(Talker(), ToyScenes(), range(4), rules)
     assert result.metrics["truncated_turns"].value == 1
+    assert result.metrics["truncated_share"].value == 1 / 3
     assert result.metrics["parse_failures"].value == 3
+
+
+def test_failed_turns_are_counted_by_their_reason_and_the_rest_goes_on(tmp_path):
+    class Odd:
+        def act(self, observations, seeds):
+            failed = [o.scene_index == 2 and o.turn == 0 for o in observations]
+            return [
+                Completion("", failed="no JSON") if f else Completion("<answer>[]</answer>")
+                for f in failed
+            ]
+
+    result = evaluate(Odd(), ToyScenes(), range(4), CONFIG, out=tmp_path)
+    assert result.score.counters["failed_turns"].tolist() == [0, 0, 1, 0]
+    assert result.score.counters["turns"].tolist() == [1, 1, 2, 1]
+    assert result.metrics["failed_turns"].value == 1 / 4
+    assert result.metrics["truncated_turns"].value == 0
+    assert json.loads((tmp_path / "metrics.json").read_text())["failures"] == {"no JSON": 1}
+    assert load_evaluation(tmp_path).failures == {"no JSON": 1}
 
 
 def test_groups_of_three_read_their_siblings():

@@ -115,3 +115,25 @@ def test_what_the_server_refuses_is_an_error_and_no_empty_action(server, toy):
 def test_settings_that_cannot_work_are_named(changes, words):
     with pytest.raises(ConfigError, match=words):
         ServerPolicy(**{"server": "http://127.0.0.1:1", "model": "m"} | changes)
+
+
+def test_an_odd_response_among_others_is_a_failed_turn(server, toy):
+    def answer(body):
+        return (200, b"{") if body["seed"] == 1 else server.said("<answer>[]</answer>")
+
+    server.answer = answer
+    policy = ServerPolicy(server.address, "m", temperature=1.0)
+    said = policy.act([Episode(toy[0]).observation()] * 3, [0, 1, 2])
+    assert [s.text for s in said] == ["<answer>[]</answer>", "", "<answer>[]</answer>"]
+    assert [s.failed.partition(": expected ")[2] for s in said] == [
+        "",
+        "a JSON object, got '{'",
+        "",
+    ]
+    assert not said[1].truncated
+
+
+def test_a_think_without_its_opening_tag_gets_it(server, toy):
+    server.answer = lambda body: server.said("2 people.</think>\n\n<answer>[]</answer>")
+    (got,) = ServerPolicy(server.address, "m").act([Episode(toy[0]).observation()], [0])
+    assert got.text == "<think>2 people.</think>\n\n<answer>[]</answer>"
