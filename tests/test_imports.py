@@ -167,7 +167,7 @@ INSIDE: dict[str, str] = {
     ),
     "dip_agents.models": (
         "activation_checkpointing block_attention precision row_blocks chunked_logprobs "
-        "dense_logprobs lora norm_rotate packed_attention rules text_layers tiny "
+        "dense_logprobs lora norm_rotate packed_attention files rules text_layers tiny "
         "vision_tower logprob_head base feature_cache weights wrapper generic_vlm "
         "vision_encoder vlm fsdp loading"
     ),

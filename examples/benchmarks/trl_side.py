@@ -160,7 +160,7 @@ def measure(work: Workload, folder: Path, setting: str) -> Run:
     """Run the workload and say what it took."""
     options = dict(SETTINGS[setting])
     dtype, pieces = options.pop("dtype", torch.float32), options.pop("micro_batches", 1)
-    processor = AutoProcessor.from_pretrained(folder / MODEL_FOLDER)
+    processor = AutoProcessor.from_pretrained(folder / MODEL_FOLDER, trust_remote_code=False)
     model = AutoModelForImageTextToText.from_pretrained(folder / MODEL_FOLDER, dtype=dtype)
     tokenizer = processor.tokenizer
     image_token = tokenizer.convert_tokens_to_ids(processor.image_token)

@@ -19,6 +19,7 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from dip_agents.models.activation_checkpointing import enable_activation_checkpointing
 from dip_agents.models.base import Features, NativeEngine
 from dip_agents.models.lora import base_model
+from dip_agents.models.rules import QWEN_VL
 from dip_agents.models.wrapper import ModelWrapper
 from dip_agents.tokens.buffer import EncodedImage, TokenBuffer
 from dip_agents.tokens.generic_chat import GenericChat
@@ -213,9 +214,22 @@ class GenericVLM(ModelWrapper):
             )
 
 
+def check_kind(core: Any) -> None:
+    """Check that a model is of the Qwen-VL families, or of the kind that ``GenericVLM`` drives.
+
+    Args:
+        core: a transformers model; its weights are not looked at.
+
+    Raises:
+        ConfigError: for any other; names its model type.
+    """
+    if core.config.model_type not in QWEN_VL:
+        _placeholder_of(core)
+
+
 def _placeholder_of(core: Any) -> int:
     """Return the image placeholder of a model, after a check that the model is of the kind used."""
-    config, kind = core.config, type(core).__name__
+    config, kind = core.config, f"{core.config.model_type} ({type(core).__name__})"
     for name in ("model", "lm_head"):
         if not hasattr(core, name):
             raise ConfigError(
@@ -223,7 +237,8 @@ def _placeholder_of(core: Any) -> int:
             )
     if hasattr(core.model, "get_rope_index"):
         raise ConfigError(
-            f"model {kind}: expected one position per token, got a model with several"
+            f"model {kind}: expected one of {', '.join(QWEN_VL)} or a family with one position per "
+            "token, got one with several, which needs a forward pass of its own"
         )
     text = config.get_text_config()
     for name in ("final_logit_softcapping", "logit_scale", "logits_scaling"):

@@ -8,11 +8,21 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dip_agents.models.base import VisionLanguageModel
-from dip_agents.models.generic_vlm import GenericVLM
+from dip_agents.models.files import (
+    check_folder,
+    check_loaded,
+    check_name,
+    check_size,
+    no_model,
+    read_config,
+    reading,
+)
+from dip_agents.models.generic_vlm import GenericVLM, check_kind
 from dip_agents.models.lora import add_lora
 from dip_agents.models.rules import (
     BUNDLED,
@@ -21,17 +31,18 @@ from dip_agents.models.rules import (
     TINY_RULES,
     DeviceName,
     DtypeName,
-    check_name,
     family_rules,
-    no_model,
     read_rules,
 )
 from dip_agents.models.tiny.model import build_tiny
 from dip_agents.models.tiny.vocabulary import tiny_texts
 from dip_agents.models.vlm import VLM
 from dip_agents.models.weights import write_checkpoint
+from dip_agents.tokens.buffer import TokenBuffer
+from dip_agents.tokens.chat import check_processor
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
+from dip_env.messages import Message
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,7 +103,9 @@ def load_model(
             for parameter in model.parameters():
                 if not parameter.requires_grad:
                     parameter.data = parameter.data.to(compute)
-    vlm = _wrapped(model.to(target).eval(), processor, compute)
+    with reading(name):
+        vlm = _wrapped(model.to(target).eval(), processor, compute)
+        _check_forward(name, vlm)
     return LoadedModel(vlm, rules or family_rules(vlm.core.config), trained)
 
 
@@ -132,14 +145,42 @@ def _compute_dtype(name: DtypeName, device: torch.device) -> torch.dtype | None:
 
 
 def _from_pretrained(name: Path | str) -> tuple[Any, Any, EpisodeConfig | None]:
+    """Return model, processor and rules; what is small is read and checked before the weights."""
     check_name(str(name))
-    try:
-        processor = AutoProcessor.from_pretrained(name)
-        model = AutoModelForImageTextToText.from_pretrained(name, dtype=torch.float32)
-    except (OSError, ValueError) as error:
-        raise no_model(name, error) from error
-    rules = Path(name) / RULES_FILE
-    return model, processor, read_rules(rules) if rules.is_file() else None
+    check_folder(name)
+    file = Path(name) / RULES_FILE
+    rules = read_rules(file) if file.is_file() else None
+    config = read_config(name)
+    with reading(name):
+        processor = AutoProcessor.from_pretrained(name, trust_remote_code=False)
+        check_processor(processor)
+        with torch.device("meta"):
+            described = AutoModelForImageTextToText.from_config(config, trust_remote_code=False)
+        check_kind(described)
+        check_size(name, described)
+        model, info = AutoModelForImageTextToText.from_pretrained(
+            name,
+            config=config,
+            dtype=torch.float32,
+            trust_remote_code=False,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that they are named with all others
+        )
+    check_loaded(name, model, info)
+    return model, processor, rules
+
+
+@torch.no_grad()
+def _check_forward(name: str, vlm: VisionLanguageModel) -> None:
+    """Check that a model reads an image and a word: its config may not fit its weights."""
+    if vlm.native_engine == "generic":  # has done so
+        return
+    side = vlm.chat.patch * vlm.chat.merge
+    picture = np.zeros((side, side, 3), dtype=np.uint8)
+    buffer = TokenBuffer(vlm.image_token_id)
+    buffer.append_env(*vlm.chat.opening([Message("user", "1", (picture,))]))
+    if not bool(torch.isfinite(vlm.hidden([buffer])).all()):
+        raise no_model(name, "expected finite states of an image and a word, got NaN or infinity")
 
 
 def _wrapped(model: Any, processor: Any, compute: torch.dtype | None) -> VisionLanguageModel:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from dip_env.config import EpisodeConfig, RewardConfig
+from dip_agents.models.files import check_folder, read_config, reading
+from dip_env.config import CoordinateFormat, EpisodeConfig, RewardConfig
 from dip_env.errors import ConfigError
 
 RULES_FILE = "dip_env.json"
@@ -24,8 +27,6 @@ TINY_RULES = EpisodeConfig(
     reward=RewardConfig(look_weight=0.3, accuracy_weight=0.6, look_floor=1.0),
 )
 """Rules of the tiny model: two turns fit into some hundred tokens, and looks decide."""
-QWEN_VL = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")
-"""Families with a forward pass and a decode loop of their own (``VLM``, ``HFEngine``)."""
 
 DeviceName = Literal["auto", "cpu", "cuda"]
 DtypeName = Literal["auto", "float32", "bfloat16"]
@@ -48,15 +49,11 @@ def rules_of(name: str) -> EpisodeConfig:
         return read_rules(folder / RULES_FILE)
     if name in ("tiny", "tiny-untrained"):
         return TINY_RULES
-    check_name(name)
     # Only for a model that brings no rules: seconds of imports, and a hub name asks the network.
-    from transformers import AutoConfig
-
-    try:
-        config = AutoConfig.from_pretrained(name)
-    except (OSError, ValueError) as error:
-        raise no_model(name, error) from error
-    return family_rules(config)
+    check_folder(name)
+    config = read_config(name)
+    with reading(name):
+        return family_rules(config)
 
 
 def read_rules(path: Path) -> EpisodeConfig:
@@ -75,21 +72,27 @@ def read_rules(path: Path) -> EpisodeConfig:
         flat = json.loads(path.read_text(encoding="utf-8"))
         reward = flat.pop("reward")
         return EpisodeConfig.from_keywords({**flat, **reward})
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError, ConfigError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path}: expected episode rules as JSON, got: {error}") from error
 
 
-def check_name(name: str) -> None:
-    """Refuse at once a name that cannot be on the hub, instead of asking the network for it."""
-    if not Path(name).is_dir() and (name.count("/") != 1 or name.startswith((".", "/", "~"))):
-        raise no_model(name, "no such folder")
+@dataclass(frozen=True)
+class Family:
+    """What is known of a model family that has a forward pass and a decode loop of its own.
+
+    Args:
+        coordinate_format: the numbers it was trained to print for places in an image.
+    """
+
+    coordinate_format: CoordinateFormat
 
 
-def no_model(name: Path | str, reason: object) -> ConfigError:
-    """Return the error that says no such model can be loaded, and why."""
-    return ConfigError(
-        f"model: expected tiny, tiny-untrained, a folder or a hub name, got {str(name)!r}: {reason}"
-    )
+QWEN_VL: Mapping[str, Family] = {
+    "qwen2_vl": Family("norm1000"),
+    "qwen2_5_vl": Family("pixel"),
+    "qwen3_vl": Family("norm1000"),
+}
+"""Families of ``VLM`` and ``HFEngine`` by model type."""
 
 
 def family_rules(config: Any) -> EpisodeConfig:
@@ -99,15 +102,12 @@ def family_rules(config: Any) -> EpisodeConfig:
         raise ConfigError(
             f"model: expected one with images (a vision_config), got {config.model_type}"
         )
-    if config.model_type not in QWEN_VL:
+    family = QWEN_VL.get(config.model_type)
+    if family is None:
         # Each image is resized to one fixed size: more pixels would be lost, and coordinates in
         # thousandths of a side stay valid when the proportions change.
         size = getattr(vision, "image_size", None) or 448
         side = max(32, int(size if isinstance(size, int) else min(size)))
         return EpisodeConfig(view_size=side, crop_size=side, coordinate_format="norm1000")
     multiple = int(vision.patch_size * vision.spatial_merge_size)
-    relative = config.model_type.startswith("qwen3")
-    return EpisodeConfig(
-        size_multiple=multiple,
-        coordinate_format="norm1000" if relative else "pixel",
-    )
+    return EpisodeConfig(size_multiple=multiple, coordinate_format=family.coordinate_format)

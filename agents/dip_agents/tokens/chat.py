@@ -34,6 +34,26 @@ def content_key(image: NDArray[np.uint8]) -> bytes:
     return hashlib.blake2b(content, digest_size=16).digest()
 
 
+def check_processor(processor: Any) -> None:
+    """Check that a processor has the parts that chats are made with.
+
+    Args:
+        processor: of transformers.
+
+    Raises:
+        ConfigError: for one without; names the part.
+    """
+    kind = type(processor).__name__
+    for name in ("tokenizer", "image_processor", "apply_chat_template"):
+        if getattr(processor, name, None) is None:
+            raise ConfigError(f"processor {kind}: expected a {name}")
+    if not (getattr(processor, "chat_template", None) or processor.tokenizer.chat_template):
+        raise ConfigError(
+            f"chat template: expected one, got none with {kind}; take chat_template.jinja from the "
+            "base model"
+        )
+
+
 def render(processor: Any, chat: Sequence[dict[str, Any]]) -> str:
     """Return a conversation and the generation prompt as the template writes them.
 
@@ -87,6 +107,7 @@ class ChatTokens:
 
     def __init__(self, processor: Any) -> None:
         """Read the special tokens once."""
+        check_processor(processor)
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.image_token = processor.image_token

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from dip_agents.tokens.buffer import EncodedImage, PlaceholderError
-from dip_agents.tokens.chat import ChatTokens, content_key, generation_prompt
+from dip_agents.tokens.chat import ChatTokens, check_processor, content_key, generation_prompt
 from dip_agents.tokens.image_check import (
     changed_settings,
     check_whole_image,
@@ -50,9 +50,7 @@ class GenericChat(ChatTokens):
 
     def __init__(self, processor: Any, image_token_id: int) -> None:
         """Read the special tokens once and how the template ends a turn."""
-        for name in ("tokenizer", "image_processor", "apply_chat_template"):
-            if getattr(processor, name, None) is None:
-                raise ConfigError(f"processor {type(processor).__name__}: expected a {name}")
+        check_processor(processor)
         self.processor = processor
         self.tokenizer = processor.tokenizer
         self.image_token_id = image_token_id

@@ -248,7 +248,7 @@ class TestRefusals:
         with pytest.raises(ConfigError, match="expected image_token_id in its config"):
             GenericVLM(model, processor)
         qwen = micro("qwen3_vl")
-        with pytest.raises(ConfigError, match="expected one position per token"):
+        with pytest.raises(ConfigError, match="family with one position per token"):
             GenericVLM(qwen.model, qwen.processor)
 
     def test_logits_that_are_not_lm_head_alone(self, parts):

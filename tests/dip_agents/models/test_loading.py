@@ -3,6 +3,7 @@ from dataclasses import asdict
 
 import pytest
 import torch
+from transformers import Qwen2VLConfig
 
 from dip_agents.models.loading import load_model, save_model
 from dip_agents.models.rules import TINY_RULES, read_rules, rules_of
@@ -61,9 +62,14 @@ def test_damaged_rules_name_their_file(tmp_path, text):
 
 
 def test_rules_follow_the_family(fresh_micro, micro, tmp_path):
-    for family, multiple, frame in (("qwen3_vl", 32, "norm1000"), ("qwen2_5_vl", 28, "pixel")):
-        vlm = micro(family)
-        vlm.core.config.save_pretrained(tmp_path / family)
+    micro("qwen3_vl").core.config.save_pretrained(tmp_path / "qwen3_vl")
+    micro("qwen2_5_vl").core.config.save_pretrained(tmp_path / "qwen2_5_vl")
+    Qwen2VLConfig().save_pretrained(tmp_path / "qwen2_vl")
+    for family, multiple, frame in (
+        ("qwen3_vl", 32, "norm1000"),
+        ("qwen2_5_vl", 28, "pixel"),
+        ("qwen2_vl", 28, "norm1000"),  # thousandths, as its authors say
+    ):
         rules = rules_of(str(tmp_path / family))
         assert (rules.size_multiple, rules.coordinate_format) == (multiple, frame)
 
