@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 TINY_NEW_TOKENS, TINY_BUDGET = 224, 768
 """Token limits that fit what the bundled model writes."""
+SERVER_NEW_TOKENS = 2048
+"""Token limit of a turn on a server, whose models may think at length."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +98,16 @@ def split_arguments(texts: Iterable[str]) -> dict[str, str]:
 class ModelArgs:
     """Which model, and where it runs."""
 
-    model: str = "tiny"
-    """tiny (bundled), tiny-untrained, a folder, or a hub name."""
+    model: str | None = "tiny"
+    """tiny (bundled), tiny-untrained, a folder, or a hub name; none with --engine openai, where it
+    is the default: the server's model gets the whole prompt, and no tokenizer is needed here."""
     device: DeviceName = "auto"
     """auto takes the GPU when there is one."""
     dtype: DtypeName = "auto"
     """Precision of matrix products; auto is bfloat16 where the hardware has it."""
-    max_new_tokens: int = 256
-    """Tokens of one turn."""
+    max_new_tokens: int = 512
+    """Tokens of one turn; a box takes up to 16 where each digit is a token, and answers that are
+    cut are told of."""
     token_budget: int = 2048
     """Tokens of one episode, prompt and images included."""
 
@@ -112,6 +116,8 @@ class ModelArgs:
 class TrainedModelArgs(ModelArgs):
     """Which model is trained, where, and which of its weights."""
 
+    model: str = "tiny"
+    """tiny (bundled), tiny-untrained, a folder, or a hub name."""
     lora_rank: int = 0
     """Above 0 only a LoRA of that rank on the language part is trained."""
 
@@ -179,37 +185,54 @@ class ModelDefaults:
     """What a command's defaults take from the model.
 
     Args:
-        name: of the model.
+        name: of the model; None for one that is known to a server only.
         rules: the episode rules it was trained under, or the defaults of its family.
         small: it is the bundled model, or came of it: with its prompts and token limits.
     """
 
-    name: str
+    name: str | None
     rules: EpisodeConfig
     small: bool
 
     @classmethod
-    def of(cls, given: Mapping[str, Any], usual: str = "tiny") -> ModelDefaults:
+    def of(cls, given: Mapping[str, Any], usual: str | None = "tiny") -> ModelDefaults:
         """Read the rules of the model that was given.
 
         Args:
             given: options by name.
-            usual: the model where none is given.
+            usual: the model where none is given; None is one on a server.
 
         Raises:
             ConfigError: for a model that is not there.
         """
         name = given.get("model", usual)
+        if name is None:  # nothing is known of it, so it gets the prompt that says everything
+            return cls(None, EpisodeConfig(), small=False)
         # A scripted policy has no model; it keeps to the rules of the bundled one by default.
         rules = rules_of("tiny" if name == usual else name)
         return cls(name, rules, rules.minimal_prompt)
 
     def args(self, kind: type[ModelArgs] = ModelArgs) -> Any:
         """Return the options of the model, with its token limits."""
-        made = kind(model=self.name)
+        made = kind(model=self.name)  # type: ignore[arg-type]
+        if self.name is None:
+            return replace(made, max_new_tokens=SERVER_NEW_TOKENS)
         if not self.small:
             return made
         return replace(made, max_new_tokens=TINY_NEW_TOKENS, token_budget=TINY_BUDGET)
+
+
+def played_model(given: Mapping[str, Any]) -> ModelDefaults:
+    """Return the defaults of a command that plays a model and may ask a server.
+
+    Args:
+        given: options by name.
+
+    Raises:
+        ConfigError: for a model that is not there.
+    """
+    served = given.get("engine") == "openai" and given.get("policy", "model") == "model"
+    return ModelDefaults.of(given, None if served else "tiny")
 
 
 def check_at_least(settings: object, **lowest: int) -> None:

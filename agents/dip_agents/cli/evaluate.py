@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dip_agents.cli.arguments import HEADINGS, ModelDefaults, PlayArgs, check_at_least
+from dip_agents.cli.arguments import HEADINGS, PlayArgs, check_at_least, played_model
 from dip_agents.cli.run_folder import EVALUATION, HEADLINE, clear_evaluation, recorded
 from dip_agents.cli.settings import Resolved
 from dip_env.errors import ConfigError
@@ -19,6 +19,7 @@ EXAMPLES = (
     "dip evaluate --scenes crowd",
     "dip evaluate --policy oracle --miss-rate 0.2 --scenes crowd --n 32",
     "dip evaluate --model runs/train/model --scenes easy --out runs/easy",
+    "dip evaluate --engine openai --server http://127.0.0.1:8000/v1 --server-model NAME",
     "dip evaluate --scenes crowd --samples 8 --temperature 0.7",
 )
 
@@ -54,7 +55,7 @@ class Settings(PlayArgs):
     @classmethod
     def defaults(cls, given: Mapping[str, Any]) -> Settings:
         """Return the settings that fit the model."""
-        model = ModelDefaults.of(given)
+        model = played_model(given)
         return cls(model=model.args(), rules=model.rules)
 
     def __post_init__(self) -> None:
@@ -127,7 +128,8 @@ def run(resolved: Resolved[Settings]) -> int:
             kept.headline = {name: result.metrics[name].value for name in HEADLINE}
     if args.verbose:
         print_results({args.policy: result}, console)
-    name = args.model.model if args.policy == "model" else args.policy
+    model = args.model.model or args.sampler.server_model
+    name = model if args.policy == "model" else args.policy
     say(console, *result_lines(f"{name} on {args.source.scenes}, {result.n} scenes", result))
     if agreed is not None:
         say(console, "", *consensus_lines(agreed))

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from dip_agents.cli.arguments import HEADINGS, ModelDefaults, PlayArgs, SceneArgs, check_at_least
+from dip_agents.cli.arguments import HEADINGS, PlayArgs, SceneArgs, check_at_least, played_model
 from dip_agents.cli.settings import Resolved
 from dip_agents.experiments.kinds import ExperimentKind
 from dip_env.metrics.intervals import Interval
@@ -56,7 +56,7 @@ class Settings(PlayArgs):
     @classmethod
     def defaults(cls, given: Mapping[str, Any]) -> Settings:
         """Return the settings that fit the model."""
-        model = ModelDefaults.of(given)
+        model = played_model(given)
         return cls(
             source=SceneArgs(scenes="crowd"), model=model.args(), rules=model.rules,
             tiles=model.small,

@@ -12,8 +12,10 @@ from dip_agents.cli.output import say, say_libraries_load
 from dip_agents.policies.base import Policy
 from dip_agents.policies.oracle import OracleConfig, OraclePolicy
 from dip_agents.policies.scripted import GridScanPolicy, RandomPolicy
+from dip_agents.policies.server import ServerPolicy
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
+from dip_env.errors import ConfigError
 from dip_env.scenes.base import SceneSource
 
 PolicyFor = Callable[[EpisodeConfig], Policy]
@@ -44,6 +46,10 @@ def policy_for(
     if args.policy != "model":
         return {"random": RandomPolicy, "grid": GridScanPolicy}[args.policy]
     args.sampler.check_measuring(command)
+    args.sampler.check_server()
+    if args.model.model is None:
+        server = _server_policy(args)
+        return lambda rules: server
     say_libraries_load(console)
     from transformers.utils.logging import disable_progress_bar
 
@@ -69,3 +75,18 @@ def policy_for(
         return policy
 
     return checked
+
+
+def _server_policy(args: PlayArgs) -> ServerPolicy:
+    """Return the policy that asks a server for text, with no tokenizer here."""
+    sampler = args.sampler
+    if sampler.server is None or sampler.server_model is None:
+        raise ConfigError(f"model: expected one with engine {sampler.engine}, got none")
+    return ServerPolicy(
+        sampler.server,
+        sampler.server_model,
+        args.temperature,
+        args.model.max_new_tokens,
+        key_variable=sampler.key_variable,
+        concurrency=sampler.concurrency,
+    )

@@ -122,7 +122,8 @@ def gain_lines(title: str, before: EvalResult, after: EvalResult) -> list[str]:
 
     Returns:
         A line for each metric, with the paired change and its interval, below the title; where the
-        policy may look, also what its looks cover, beside random and oracle looks.
+        policy may look, also what its looks cover, beside random and oracle looks; and turns that
+        were truncated or failed in the second, where some were.
     """
     gain = paired_gain(before, after)
     rows: list[tuple[str, ...]] = [(title, "before", "after", "change [95 % CI]")]
@@ -135,7 +136,7 @@ def gain_lines(title: str, before: EvalResult, after: EvalResult) -> list[str]:
         change = points(gain[name]) if name in NAMES else ""
         shares = (percent(result.metrics[name].value) for result in (before, after))
         rows.append((LOOK_NAMES[name], *shares, change))
-    return columns(rows, dict.fromkeys(range(1, len(rows)), 2))
+    return columns(rows, dict.fromkeys(range(1, len(rows)), 2)) + _lost_turns(after)
 
 
 def _look_rows(metrics: Mapping[str, Interval]) -> tuple[str, ...]:

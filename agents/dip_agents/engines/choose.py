@@ -54,12 +54,7 @@ def open_engine(
     Raises:
         ConfigError: for a server's settings without a server, or the other way round.
     """
-    named = args.server is not None or args.server_model is not None
-    if named != (args.engine == "openai") or (args.server is None) != (args.server_model is None):
-        raise ConfigError(
-            "engine: expected openai, a server and a server_model together, "
-            f"got {args.engine!r}, {args.server!r} and {args.server_model!r}"
-        )
+    args.check_server()
     if args.server is not None and args.server_model is not None:
         server = ChatServer(args.server, args.key_variable)
         return OpenAIEngine(server, args.server_model, vlm.chat, concurrency=args.concurrency)

@@ -45,6 +45,21 @@ class EngineArgs:
                     f"{self.engine}"
                 )
 
+    def check_server(self) -> None:
+        """Check that a server is named where one is asked, and only there.
+
+        Raises:
+            ConfigError: for a server's settings without a server, or the other way round.
+        """
+        named = self.server is not None or self.server_model is not None
+        if named != (self.engine == "openai") or (self.server is None) != (
+            self.server_model is None
+        ):
+            raise ConfigError(
+                "engine: expected openai, a server and a server_model together, "
+                f"got {self.engine!r}, {self.server!r} and {self.server_model!r}"
+            )
+
     def check_measuring(self, asked_by: str) -> None:
         """Check that the engine keeps its weights from one rollout to the next.
 

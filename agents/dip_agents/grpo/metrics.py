@@ -56,7 +56,8 @@ def rollout_metrics(groups: Sequence[RolloutGroup], advantages: Advantages) -> d
           scene), ``rollout/looked`` (share of rollouts with a look), ``rollout/boxes``,
           ``rollout/boxes_over_truth`` (ratio of the sums; 0 when no scene has an instance),
           ``rollout/parse_failures`` (per rollout), ``rollout/truncated`` and
-          ``rollout/ending_<how>`` (shares);
+          ``rollout/ending_<how>`` (shares), ``rollout/truncated_share`` (of turns that ran into a
+          token limit);
         - the numbers of ``box_metrics``, ``look_metrics`` and ``branch_metrics``, where rollouts
           have what they describe.
     """
@@ -159,6 +160,8 @@ def _behaviour(rollouts: Sequence[Rollout]) -> dict[str, float]:
         "rollout/boxes_over_truth": boxes / truth if truth else 0.0,
         "rollout/parse_failures": mean([one.parse_failures for one in stats]),
         "rollout/truncated": shares[Ending.TOKEN_BUDGET],
+        "rollout/truncated_share": sum(one.truncated_turns for one in stats)
+        / max(1, sum(one.turns for one in stats)),
         **{f"rollout/ending_{how}": share for how, share in shares.items()},
     }
 

@@ -59,6 +59,7 @@ class RolloutStats:
         box_stats: of answer and looks, where they were measured.
         look_stats: of what its looks covered, where that was measured.
         look_gains: what each region adds to the look term, in order.
+        truncated_turns: number of turns that ran into a token limit.
     """
 
     turns: int
@@ -73,6 +74,7 @@ class RolloutStats:
     box_stats: BoxStats | None = None
     look_stats: LookStats | None = None
     look_gains: tuple[float, ...] = ()
+    truncated_turns: int = 0
 
     @property
     def answered(self) -> bool:
@@ -261,6 +263,7 @@ class _GroupCollector:
         self.shown = [first] * size
         self.turns: list[list[TurnRecord]] = [[] for _ in range(size)]
         self.endings: list[Ending | None] = [None] * size
+        self.truncated = [0] * size
         self.forks: dict[int, _Fork] = {}
         """Of the members that parted after a look."""
         self.seconds = time.perf_counter() - began
@@ -296,6 +299,7 @@ class _GroupCollector:
     def _reply(self, member: int, sample: Sample) -> Chunk | None:
         buffer, episode = self.buffers[member], self.group.episodes[member]
         buffer.append_policy(sample.ids, sample.logprobs)
+        self.truncated[member] += sample.truncated
         action, looks_left = self.chat.text(sample.ids), episode.looks_left
         turn = self.group.step_member(member, action)
         if sample.ids:  # a turn without tokens has nothing to learn
@@ -340,7 +344,8 @@ class _GroupCollector:
         assert ending is not None
         weights = episode.config.reward.weights
         named = {name: float(getattr(terms, name)) for name in weights}
-        stats = rollout_stats(episode, ending, self.turns[member], score)
+        cut = self.truncated[member]
+        stats = rollout_stats(episode, ending, self.turns[member], score, cut)
         reward, branch = float(terms.total(weights)), self._branch(member)
         return Rollout(self.buffers[member], reward, named, stats, branch)
 
@@ -365,6 +370,7 @@ def rollout_stats(
     ending: Ending,
     turn_records: Sequence[TurnRecord],
     score: Score,
+    truncated_turns: int = 0,
 ) -> RolloutStats:
     """Describe an episode that has ended.
 
@@ -373,6 +379,7 @@ def rollout_stats(
         ending: how it ended.
         turn_records: one for each turn in which the policy wrote tokens.
         score: of the episode.
+        truncated_turns: turns that ran into a token limit.
 
     Returns:
         All that is known of it beside its tokens and rewards.
@@ -392,4 +399,5 @@ def rollout_stats(
         box_stats=box_statistics(outcome.answer, outcome.looks, scene.truth, scene.size),
         look_stats=score.looks,
         look_gains=look_gains(score.ambiguous, outcome.looks, scene.size, floor),
+        truncated_turns=truncated_turns,
     )

@@ -44,7 +44,8 @@ class Thresholds:
     max_length_ratio: float = 2.0
     """Policy tokens in multiples of the first steps'."""
     max_truncated: float = 0.2
-    """Share of rollouts that run out of tokens, or out of turns."""
+    """Share of rollouts that run out of tokens, or out of turns; share of turns that a token limit
+    cuts."""
     max_parse_failures: float = 0.2
     """Share of turns that are malformed or refused; fine-tuned models begin below 0.1."""
     max_behaviour_gap: float = 0.05
@@ -126,7 +127,8 @@ class DiagnosticsMonitor:
         for name in dict.fromkeys((*self._streaks, *found)):
             changing = (name in found) != (name in self.lasting)
             self._streaks[name] = self._streaks.get(name, 0) + 1 if changing else 0
-            if self._streaks[name] < THRESHOLDS.min_streak:
+            at_once = name in found and name in _AT_ONCE
+            if self._streaks[name] < (1 if at_once else THRESHOLDS.min_streak):
                 continue
             self._streaks[name] = 0
             if name in found:
@@ -156,6 +158,7 @@ class _Rule:
         suggested_fix: of the diagnostic.
         requires: metrics of the step without which the rule does not apply.
         requires_first: metrics of the first steps without which it does not apply.
+        at_once: begins with the first step that shows it, since a setting is the cause.
     """
 
     name: str
@@ -163,6 +166,7 @@ class _Rule:
     suggested_fix: str
     requires: tuple[str, ...]
     requires_first: tuple[str, ...] = ()
+    at_once: bool = False
 
     def applies(self, now: Metrics, first: Metrics) -> bool:
         """Return whether all that the rule reads was measured."""
@@ -260,6 +264,13 @@ def _length_explosion(now: Metrics, first: Metrics) -> str:
     )
 
 
+def _truncated_turns(now: Metrics, first: Metrics) -> str:
+    share = now["rollout/truncated_share"]
+    if share <= THRESHOLDS.max_truncated:
+        return ""
+    return f"a token limit cuts {_percent(share)} of turns, which cannot be read then"
+
+
 def _format_drift(now: Metrics, first: Metrics) -> str:
     share = now["rollout/parse_failures"] / max(now["rollout/turns"], 1e-9)
     if share <= THRESHOLDS.max_parse_failures:
@@ -351,6 +362,13 @@ _RULES: Sequence[_Rule] = (
         ),
     ),
     _Rule(
+        "truncated turns",
+        _truncated_turns,
+        "a larger max_new_tokens and token_budget, scenes with fewer people",
+        requires=("rollout/truncated_share",),
+        at_once=True,
+    ),
+    _Rule(
         "format drift",
         _format_drift,
         "a lower learning_rate, a kl_weight, more demonstrations; read the completions",
@@ -371,3 +389,5 @@ _RULES: Sequence[_Rule] = (
         requires=("group/frac_informative",),
     ),
 )
+
+_AT_ONCE = {rule.name for rule in _RULES if rule.at_once}

@@ -143,6 +143,41 @@ def test_bad_input_is_one_clear_line_and_exit_2(run, words, message):
     assert len(error.strip().splitlines()) == 1
 
 
+def test_a_server_alone_gets_the_whole_prompt_and_its_odd_turns_are_told_of(run, server, tmp_path):
+    def answer(body):
+        if len(server.bodies) == 2:
+            return 200, b"{"
+        return server.said("1 person.</think><answer>[]</answer>", "length")
+
+    server.answer = answer
+    words = ("--engine", "openai", "--server", server.address, "--server-model", "big")
+    play = ("--n", "3", "--scenes", "toy", "--out", tmp_path / "e", "--concurrency", "1")
+    code, shown, error = run("evaluate", *words, *play)
+    assert (code, error) == (0, "")
+    first = server.bodies[0]
+    assert (first["model"], first["max_tokens"], first["temperature"]) == ("big", 2048, 0.0)
+    (text,) = [part["text"] for part in first["messages"][0]["content"] if part["type"] == "text"]
+    assert "<answer>[[x1,y1,x2,y2],...]</answer>" in text and "person" in text
+    assert "big on toy, 3 scenes" in shown
+    assert "75 % of all turns were truncated" in shown
+    assert "1 of 4 turns failed: " in shown and "expected a JSON object, got '{'" in shown
+    found = json.loads((tmp_path / "e" / "metrics.json").read_text())
+    assert found["parse_failures"] == 1 / 3
+    assert list(found["failures"].values()) == [1]
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--model", "none"], "--model: expected one with engine native, got none"),
+        (["--engine", "openai"], "--engine: expected openai, a server and a server_model together"),
+    ],
+)
+def test_a_model_that_is_nowhere_is_refused(run, words, message):
+    code, _, error = run("evaluate", *words)
+    assert code == 2 and message in error
+
+
 @pytest.mark.parametrize(
     "words",
     [

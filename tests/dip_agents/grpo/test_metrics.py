@@ -238,3 +238,10 @@ def test_tokens_that_members_share_were_sampled_once():
     assert numbers["rollout/sampled_tokens"] == 10
     assert numbers["rollout/surprisal"] == pytest.approx((4 * 1 + 6 * 3) / 10)
     assert numbers["rollout/tokens"] == 20
+
+
+def test_truncated_turns_are_counted_as_a_share_of_all_turns():
+    cut = rollout(0.0, 4, looks=2)
+    cut = replace(cut, stats=replace(cut.stats, truncated_turns=2))
+    numbers = describe([RolloutGroup(0, [cut, rollout(1.0, 2)])])
+    assert numbers["rollout/truncated_share"] == 2 / 4

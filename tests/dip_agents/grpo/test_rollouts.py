@@ -283,3 +283,13 @@ def test_each_turn_knows_the_tokens_of_its_regions_and_each_rollout_what_they_ad
     for rollout in group.rollouts:
         assert len(rollout.stats.look_gains) == rollout.stats.regions
         assert sum(rollout.stats.look_gains) == pytest.approx(rollout.terms["look"])
+
+
+def test_turns_that_run_into_a_token_limit_are_counted(micro, minimal_prompt_rules, speaker, toy):
+    chat, answer = micro().chat, "<answer>[]</answer>"
+    engine = speaker(chat, [["<think>" + "1 " * 40, answer], [answer]])
+    sampling = Sampling(1.0, len(chat.policy_ids(answer)), 2000)
+    rules = replace(minimal_prompt_rules, max_turns=3)
+    (group,) = collect_rollouts(engine, toy, [0], 2, rules, seed=0, sampling=sampling)
+    assert [rollout.stats.truncated_turns for rollout in group.rollouts] == [1, 0]
+    assert [rollout.stats.turns for rollout in group.rollouts] == [2, 1]

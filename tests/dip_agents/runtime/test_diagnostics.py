@@ -161,6 +161,7 @@ def test_groups_that_all_do_the_same_have_nothing_to_learn(play, honest):
         ({"rollout/policy_tokens_mean": 600.0}, "length explosion", "600 tokens (2.5 times"),
         ({"rollout/truncated": 0.3}, "length explosion", "30 % of rollouts run out of tokens"),
         ({"rollout/ending_max_turns": 0.4}, "length explosion", "40 % out of turns"),
+        ({"rollout/truncated_share": 0.4}, "truncated turns", "a token limit cuts 40 % of turns"),
         ({"train/behaviour_gap": 0.3}, "silent off-policy", "differ by 0.3 nats per token"),
         ({"group/frac_informative": 0.05}, "nothing to learn", "5 % of groups"),
     ],
@@ -207,6 +208,18 @@ def test_a_problem_is_reported_when_it_begins_and_when_it_ends(honest):
     ]
     assert reported[ends] == ["diagnostic ends: empty answers"]
     assert watch.lasting == {}
+
+
+def test_answers_that_a_limit_cuts_are_told_of_in_the_first_step(honest):
+    watch, cut = DiagnosticsMonitor(), honest | {"rollout/truncated_share": 0.4}
+    [line] = watch.observe(cut)
+    assert line == (
+        "diagnostic begins: truncated turns: a token limit cuts 40 % of turns, which cannot be "
+        "read then; suggested fix: a larger max_new_tokens and token_budget, scenes with fewer "
+        "people"
+    )
+    assert [watch.observe(m) for m in [honest] * 2 + [cut] * 3] == [[]] * 5
+    assert [len(watch.observe(honest)) for _ in range(STREAK)] == [0] * (STREAK - 1) + [1]
 
 
 def test_a_single_bad_step_is_not_reported_and_a_single_good_one_ends_nothing(honest):
