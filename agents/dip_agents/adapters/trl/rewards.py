@@ -13,8 +13,10 @@ from dip_agents.adapters.task import Task
 from dip_agents.adapters.trl.environment import DIPEnvironment
 from dip_agents.adapters.trl.sampling import check_banned
 from dip_agents.runtime.optional import require_extra
+from dip_agents.tokens.chat import generation_prompt
 from dip_env.errors import ConfigError
 from dip_env.rewards import Score, score_group
+from dip_wrappers.thoughts import open_think
 
 require_extra("trl", "trl")
 # The extra brings it, too.
@@ -66,7 +68,7 @@ def single_pass_reward(task: Task, processor: Any, args: GRPOConfig) -> Callable
 
     Args:
         task: scenes and rules; with ``max_turns=1`` the prompt states that there is one message.
-        processor: of a Qwen-VL model, only checked.
+        processor: of a Qwen-VL model; a think that its template opens is put before each text.
         args: of the trainer, which hold the group size.
 
     Returns:
@@ -79,6 +81,7 @@ def single_pass_reward(task: Task, processor: Any, args: GRPOConfig) -> Callable
     """
     task.check_processor(processor)
     check_banned(processor, args)
+    opened = open_think(generation_prompt(processor))
 
     def play(scene: int, texts: list[str]) -> list[Score]:
         return task.play(scene, [[text] for text in texts]).scores
@@ -86,7 +89,8 @@ def single_pass_reward(task: Task, processor: Any, args: GRPOConfig) -> Callable
     def dip_single_pass(
         completions: Sequence[Any], scene: Sequence[int], log_metric: LogMetric, **_: Any
     ) -> list[float]:
-        scores = _by_group(args, scene, [_text(completion) for completion in completions], play)
+        texts = [opened + _text(completion) for completion in completions]
+        scores = _by_group(args, scene, texts, play)
         return _log_rewards(task, scores, log_metric)
 
     return dip_single_pass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from types import SimpleNamespace
 
 import pytest
@@ -90,6 +91,24 @@ def test_a_single_pass_earns_what_an_episode_group_earns(tools, parity, processo
     )
     assert paid == [score.terms.total(task.config.reward.weights) for score in group.scores]
     assert len(set(paid)) > 1
+
+
+def test_a_single_pass_reads_a_think_that_the_template_opens(tools, parity, processor):
+    start = "<|im_start|>assistant\n"
+    thinking = copy.deepcopy(processor)
+    assert start in thinking.tokenizer.chat_template
+    opening = thinking.tokenizer.chat_template.replace(start, start + "<think>\n")
+    thinking.chat_template = thinking.tokenizer.chat_template = opening
+    task = Task(**parity.RULES)
+    whole = [f"<think>{k}</think><answer>[[0,0,{k},{k}]]</answer>" for k in (10, 20, 30, 40)]
+    cut = [text.removeprefix("<think>") for text in whole]
+    paid = [
+        single_pass_reward(task, one, tools.args(one))(
+            completions=texts, scene=[0] * 4, log_metric=tools.no_log
+        )
+        for one, texts in ((processor, whole), (thinking, cut))
+    ]
+    assert paid[0] == paid[1] and min(paid[0]) > 0
 
 
 def test_a_single_pass_refuses_thoughts_that_a_tokenizer_split_off(tools, parity, processor):
