@@ -214,7 +214,7 @@ class ModelDefaults:
 
     def args(self, kind: type[ModelArgs] = ModelArgs) -> Any:
         """Return the options of the model, with its token limits."""
-        made = kind(model=self.name)  # type: ignore[arg-type]
+        made = kind(model=self.name)
         if self.name is None:
             return replace(made, max_new_tokens=SERVER_NEW_TOKENS)
         if not self.small:

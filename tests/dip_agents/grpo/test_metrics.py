@@ -93,6 +93,7 @@ def test_every_number_equals_the_count_by_hand():
             "rollout/boxes_over_truth": 0.5,
             "rollout/parse_failures": 1.0,
             "rollout/truncated": 0.25,
+            "rollout/truncated_share": 0.0,
             "rollout/ending_answer": 0.5,
             "rollout/ending_max_turns": 0.25,
             "rollout/ending_token_budget": 0.25,

@@ -174,7 +174,7 @@ def test_a_think_opened_by_the_template_is_read_but_not_learned(thinking, micro)
 def test_a_processor_without_a_chat_template_is_refused(micro):
     processor = copy.deepcopy(micro().processor)
     processor.chat_template = processor.tokenizer.chat_template = None
-    with pytest.raises(ConfigError, match="chat template: expected one that takes a conversation"):
+    with pytest.raises(ConfigError, match="expected one, got none with Qwen3VLProcessor; take"):
         ChatTokens(processor)
 
 
