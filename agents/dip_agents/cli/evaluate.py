@@ -19,7 +19,7 @@ EXAMPLES = (
     "dip evaluate --scenes crowd",
     "dip evaluate --policy oracle --miss-rate 0.2 --scenes crowd --n 32",
     "dip evaluate --model runs/train/model --scenes easy --out runs/easy",
-    "dip evaluate --engine openai --server http://127.0.0.1:8000/v1 --server-model NAME",
+    "dip evaluate --engine openai --server http://127.0.0.1:8000 --server-model M",
     "dip evaluate --scenes crowd --samples 8 --temperature 0.7",
 )
 

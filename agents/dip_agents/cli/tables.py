@@ -91,8 +91,9 @@ def _lost_turns(result: EvalResult) -> list[str]:
     """Return a line for truncated turns and one for each reason of failed ones, if any."""
     lines = []
     if share := result.metrics["truncated_share"].value:
-        limits = "limits are --max-new-tokens and --token-budget"
-        lines.append(f"{percent(share)} of all turns were truncated; {limits}")
+        lines.append(
+            f"{percent(share)} of all turns were truncated; see --max-new-tokens and --token-budget"
+        )
     turns = int(result.score.counters["turns"].sum())
     for reason, count in result.failures.items():
         lines.append(f"{count} of {turns} turns failed: {reason}")

@@ -44,7 +44,7 @@ def test_turns_that_were_truncated_or_failed_are_named_where_there_are_some():
     rules = EpisodeConfig(max_looks=0)
     lines = result_lines("odd", evaluate(Odd(), ToyScenes(), range(4), rules))
     assert lines[-2:] == [
-        "20 % of all turns were truncated; limits are --max-new-tokens and --token-budget",
+        "20 % of all turns were truncated; see --max-new-tokens and --token-budget",
         "1 of 5 turns failed: no JSON",
     ]
     whole = result_lines("whole", evaluate(Odd(), ToyScenes(), [0, 3], rules))
