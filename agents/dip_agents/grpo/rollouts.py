@@ -305,9 +305,8 @@ class _GroupCollector:
         if sample.ids:  # a turn without tokens has nothing to learn
             spans = region_spans(action) if turn.segments else []  # none where it was refused
             regions = tokens_of_spans(self.chat.text, sample.ids, spans)
-            self.turns[member].append(
-                TurnRecord(self.shown[member], looks_left, region_tokens=regions)
-            )
+            record = TurnRecord(self.shown[member], looks_left, region_tokens=regions)
+            self.turns[member].append(record)
         if self.recorder is not None:
             self.recorder.step_member(member, action, turn)
         if episode.done or turn.message is None:
@@ -343,11 +342,9 @@ class _GroupCollector:
         ending = self.endings[member]
         assert ending is not None
         weights = episode.config.reward.weights
-        named = {name: float(getattr(terms, name)) for name in weights}
-        cut = self.truncated[member]
-        stats = rollout_stats(episode, ending, self.turns[member], score, cut)
+        stats = rollout_stats(episode, ending, self.turns[member], score, self.truncated[member])
         reward, branch = float(terms.total(weights)), self._branch(member)
-        return Rollout(self.buffers[member], reward, named, stats, branch)
+        return Rollout(self.buffers[member], reward, terms.as_dict(), stats, branch)
 
     def _branch(self, member: int) -> Branch | None:
         """Return where a member stands among those that share looks, if any do."""
