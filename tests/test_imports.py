@@ -179,7 +179,8 @@ INSIDE: dict[str, str] = {
     "dip_agents.policies": "base formatting oracle_looks scripted server vlm oracle",
     "dip_agents.runtime": (
         "completions diagnostics distributed dtensors durations errors interrupts memory "
-        "optimizers optional random_state schedules seeds checkpoints logger"
+        "optimizers optional random_state schedules seeds checkpoint_files checkpoints resuming "
+        "logger"
     ),
     "dip_agents.sft": "config demonstrations dense optimizer loss trainer run",
     "dip_agents.tokens": (
@@ -282,6 +283,7 @@ def test_the_order_sees_imports_at_any_depth(source):
 WITH_TORCH = {
     *("runtime.checkpoints", "runtime.distributed", "runtime.dtensors", "runtime.optimizers"),
     "runtime.random_state",
+    "runtime.resuming",
 }
 """Modules of the runtime that work on tensors."""
 

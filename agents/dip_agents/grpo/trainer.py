@@ -28,22 +28,20 @@ from dip_agents.objectives.advantages import Advantages
 from dip_agents.objectives.entropy import EntropyTarget
 from dip_agents.runtime.checkpoints import (
     Checkpoint,
-    CheckpointError,
     check_new_run,
-    check_random_state,
-    check_weights,
     latest_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
 from dip_agents.runtime.distributed import DistributedContext, LostRankError
 from dip_agents.runtime.dtensors import gather_full, shard_optimizer_state
-from dip_agents.runtime.errors import NonFiniteUpdateError
+from dip_agents.runtime.errors import CheckpointError, NonFiniteUpdateError, StorageError
 from dip_agents.runtime.interrupts import InterruptHandler, StopRequestedError
 from dip_agents.runtime.logger import PhaseTimer, RunLogger
 from dip_agents.runtime.memory import trim_memory
 from dip_agents.runtime.optimizers import make_adamw
 from dip_agents.runtime.random_state import rng_state, seed_everything, set_rng_state
+from dip_agents.runtime.resuming import check_fits, reading_state, where_to_go_on
 from dip_env.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -141,6 +139,7 @@ class GRPOTrainer:
             EngineError: when the engine that samples cannot go on.
             StopRequestedError: after a signal.
             LostRankError: when another rank is lost.
+            StorageError: when a checkpoint cannot be written.
             RanksDifferError: when ranks have other settings or weights than the first.
         """
         config = self.config
@@ -160,6 +159,9 @@ class GRPOTrainer:
                     self._interrupts.check()
             except _RESCUED as error:
                 error.add_note(self._rescue())
+                raise
+            except OSError as error:  # a full disk, for one
+                error.add_note(where_to_go_on(self.checkpoints))
                 raise
 
     def _train_step(self, step: int) -> None:
@@ -290,19 +292,16 @@ class GRPOTrainer:
         if path is None:  # all ranks take the latest of the first
             source = self.distributed.all_gather(latest_checkpoint(source))[0] or source
         found = load_checkpoint(source, asdict(self.config), self.config.changeable)
-        check_weights(found.weights, self.model.state_dict())
-        check_random_state(found)
-        try:
+        check_fits(found, self.model.state_dict())
+        with reading_state(found):
             state = shard_optimizer_state(found.optimizer, self.parameters)
             self.optimizer.load_state_dict(state)
-        except ValueError as error:
-            raise CheckpointError(f"{found.path}: expected this optimizer, got: {error}") from error
+            self.entropy_target.restore(found.extra["entropy_target"])
+            if found.config["micro_batch_tokens"] == self.config.micro_batch_tokens:
+                # Memory may have run out before; another limit would add up in another order.
+                self.updater.token_limit = found.extra["token_limit"]
         self.model.load_state_dict(found.weights)
         self.step = self._saved = found.step
-        self.entropy_target.restore(found.extra["entropy_target"])
-        if found.config["micro_batch_tokens"] == self.config.micro_batch_tokens:
-            # Memory may have run out before; another limit would add up in another order.
-            self.updater.token_limit = found.extra["token_limit"]
         set_rng_state(found.rng)  # last: whatever ran before may have drawn numbers
         return found
 
@@ -314,7 +313,7 @@ class GRPOTrainer:
             self._interrupts.exit_message = (
                 f"rank {self.distributed.rank} of {self.distributed.world_size} received a "
                 f"signal and is blocked at {self.distributed.activity}: another rank may be lost; "
-                f"{self._advice()}"
+                f"{where_to_go_on(self.checkpoints)}"
             )
         stop = self._interrupts.interruptible() if interruptible else nullcontext()
         with self._timer.phase(name), stop:
@@ -344,14 +343,11 @@ class GRPOTrainer:
         unmoved = self.updater.moves == state.moves and self.step > self._saved
         if self.checkpoints is not None and alone and unmoved:
             set_rng_state(state.rng)
-            self._write(self.model.state_dict(), self.optimizer.state_dict(), state)
-        return self._advice()
-
-    def _advice(self) -> str:
-        found = self.checkpoints and latest_checkpoint(self.checkpoints)
-        if not found:
-            return "there is no checkpoint yet"
-        return f"the last complete checkpoint is {found}: go on from there with resume"
+            try:
+                self._write(self.model.state_dict(), self.optimizer.state_dict(), state)
+            except StorageError as error:
+                return f"{error}; {where_to_go_on(self.checkpoints)}"
+        return where_to_go_on(self.checkpoints)
 
     def _advantages(self, groups: Sequence[RolloutGroup]) -> Advantages:
         config = self.config

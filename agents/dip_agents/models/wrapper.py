@@ -14,7 +14,7 @@ from dip_agents.models.base import TokenLogprobs
 from dip_agents.models.logprob_head import LogprobHead
 from dip_agents.models.lora import base_model, has_adapter, is_adapter_weight
 from dip_agents.models.precision import autocast_context
-from dip_agents.runtime.checkpoints import CheckpointError
+from dip_agents.runtime.errors import CheckpointError
 from dip_agents.runtime.memory import limit_kernel_cache
 from dip_agents.tokens.banned import banned_ids
 from dip_agents.tokens.buffer import TokenBuffer

@@ -1,8 +1,8 @@
-from .checkpoints import CheckpointError as CheckpointError
 from .checkpoints import latest_checkpoint as latest_checkpoint
 from .checkpoints import load_checkpoint as load_checkpoint
 from .checkpoints import save_checkpoint as save_checkpoint
 from .distributed import DistributedContext as DistributedContext
+from .errors import CheckpointError as CheckpointError
 from .logger import RunLogger as RunLogger
 from .logger import read_metrics as read_metrics
 from .optional import require_extra as require_extra

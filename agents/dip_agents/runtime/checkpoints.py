@@ -2,21 +2,20 @@
 
 A checkpoint is a folder ``step_000120`` with ``weights.safetensors``, ``state.pt`` (optimizer,
 random states, the caller's extras) and ``manifest.json`` (step, config, size and CRC of the
-files). It is written under another name, flushed to disk and then renamed, so a folder with such a
-name is always complete: killing the process at any moment leaves the checkpoint before or this one.
-The file ``latest`` beside the folders names the one to resume from.
+files, and a checksum of its own). It is written under another name, flushed to disk and then
+renamed, so a folder with such a name is always complete: killing the process at any moment leaves
+the checkpoint before or this one. The file ``latest`` beside the folders names the one to resume
+from; where that is damaged, a note on the error names an older one that is whole.
 """
 
 from __future__ import annotations
 
 import io
-import json
 import os
 import pickle
-import re
 import shutil
-import zlib
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,18 +25,32 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from dip_agents.runtime.random_state import check_rng_state, rng_state
-from dip_env.errors import DipError
+from dip_agents.runtime.checkpoint_files import (
+    MANIFEST,
+    PARTIAL,
+    STATE,
+    WEIGHTS,
+    as_json,
+    check_files,
+    complete_folders,
+    flush_to_disk,
+    free_name,
+    read_manifest,
+    read_pointer,
+    remove,
+    step_of,
+    write_manifest,
+    write_pointer,
+)
+from dip_agents.runtime.errors import CheckpointError, StorageError
+from dip_agents.runtime.random_state import rng_state
+from dip_env.errors import ConfigError
 
-FORMAT_VERSION = 1
-WEIGHTS, STATE, MANIFEST, LATEST = "weights.safetensors", "state.pt", "manifest.json", "latest"
-
-_COMPLETE = re.compile(r"step_(\d{6,})(?:-(\d+))?")  # step, attempt
-_PARTIAL = "unfinished-"
-
-
-class CheckpointError(DipError, ValueError):
-    """A checkpoint is missing, damaged or belongs to another run; the message names the file."""
+UNREADABLE = (
+    *(SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError),
+    *(ArithmeticError, AttributeError, LookupError, TypeError, ValueError),
+)
+"""What reading or applying a state that some other program wrote may raise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,41 +102,65 @@ def save_checkpoint(
 
     Raises:
         TypeError: when ``extra`` holds an object that a safe load would refuse.
+        StorageError: when it cannot be written; the earlier checkpoints are as they were.
     """
     _check_plain(dict(extra or {}))
     root = Path(root)
-    root.mkdir(parents=True, exist_ok=True)
-    for leftover in root.glob(f"{_PARTIAL}*"):
-        _remove(leftover)
-    name = _free_name(root, step)
-    partial = root / f"{_PARTIAL}{name}"
-    partial.mkdir()
-
-    own, aliases = _without_shared(weights)
-    save_file(own, partial / WEIGHTS)
-    state = {"optimizer": dict(optimizer), "rng": rng_state(), "extra": dict(extra or {})}
-    torch.save(state, partial / STATE)
-    manifest = {
-        "format": FORMAT_VERSION,
-        "step": step,
-        "config": dict(config),
-        "aliases": aliases,
-        "files": {file: _fingerprint(partial / file) for file in (WEIGHTS, STATE)},
-    }
-    (partial / MANIFEST).write_text(json.dumps(manifest, indent=2), encoding="utf-8")
-    for file in (WEIGHTS, STATE, MANIFEST):
-        _flush_to_disk(partial / file)
-    _flush_to_disk(partial)
-    os.rename(partial, root / name)
-    _flush_to_disk(root)
-
-    pointer = root / f"{_PARTIAL}{LATEST}"
-    pointer.write_text(name + "\n", encoding="utf-8")
-    _flush_to_disk(pointer)
-    os.replace(pointer, root / LATEST)
-    _flush_to_disk(root)
-    _prune(root, root / name, step, keep)
+    with _writing(root):
+        root.mkdir(parents=True, exist_ok=True)
+        for leftover in root.glob(f"{PARTIAL}*"):
+            remove(leftover)
+        name = free_name(root, step)
+        partial = root / f"{PARTIAL}{name}"
+        partial.mkdir()
+        state = {"step": step, "optimizer": dict(optimizer), "extra": dict(extra or {})}
+        _write_files(partial, weights, {**state, "rng": rng_state()}, config)
+        os.rename(partial, root / name)
+        flush_to_disk(root)
+        write_pointer(root, name)
+        _prune(root, root / name, step, keep)
     return root / name
+
+
+def _write_files(
+    folder: Path, weights: Mapping[str, Tensor], state: Mapping[str, Any], config: Mapping[str, Any]
+) -> None:
+    """Write what a checkpoint consists of, and wait until it is on the disk."""
+    own, aliases = _without_shared(weights)
+    with (folder / STATE).open("wb") as file:  # given the name, torch hides that a disk is full
+        torch.save(dict(state), file)
+    save_file(own, folder / WEIGHTS)
+    shutil.copymode(folder / STATE, folder / WEIGHTS)  # safetensors lets nobody else read its own
+    write_manifest(folder, {"step": state["step"], "config": dict(config), "aliases": aliases})
+    for name in (WEIGHTS, STATE, MANIFEST):
+        flush_to_disk(folder / name)
+    flush_to_disk(folder)
+
+
+@contextmanager
+def _writing(root: Path) -> Iterator[None]:
+    """Say in one line that a checkpoint cannot be written, and make room for what else is to be."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = _storage_reason(error)
+        if reason is None:
+            raise
+        try:
+            for leftover in root.glob(f"{PARTIAL}*"):
+                remove(leftover)
+        except OSError as another:
+            reason = f"{reason}; {another}"
+        raise StorageError(f"{root}: a checkpoint cannot be written: {reason}") from error
+
+
+def _storage_reason(error: BaseException) -> str | None:
+    """Return why a file cannot be written, None for an error that is not about files."""
+    if isinstance(error, OSError):
+        return error.strerror or str(error)
+    if isinstance(error, SafetensorError):
+        return str(error)
+    return None if error.__context__ is None else _storage_reason(error.__context__)
 
 
 def latest_checkpoint(root: Path | str) -> Path | None:
@@ -137,17 +174,41 @@ def latest_checkpoint(root: Path | str) -> Path | None:
         before it wrote ``latest``, or None when there is none.
 
     Raises:
-        CheckpointError: when ``latest`` names a folder that is gone.
+        CheckpointError: when ``latest`` is damaged or names a folder that is gone.
     """
     root = Path(root)
-    pointer = root / LATEST
-    if pointer.is_file():
-        path = root / pointer.read_text(encoding="utf-8").strip()
-        if not (path / MANIFEST).is_file():
-            raise CheckpointError(f"{pointer}: expected a checkpoint folder, got {path.name!r}")
-        return path
-    complete = _complete_folders(root)
+    with _naming_a_whole_one(root, None):
+        found = read_pointer(root)
+    if found is not None:
+        return found
+    complete = complete_folders(root)
     return complete[-1][1] if complete else None
+
+
+def find_checkpoint(root: Path | str, which: Path | str) -> Path:
+    """Find a checkpoint that a user names, the newest or an older one.
+
+    Args:
+        root: folder of the run's checkpoints.
+        which: a step, the name of a folder in ``root``, or the path of a folder elsewhere.
+
+    Returns:
+        Its folder; of several attempts at a step the last one.
+
+    Raises:
+        ConfigError: when there is none of that name; lists those of the run.
+    """
+    root, name = Path(root), str(which)
+    complete = complete_folders(root)
+    found = [path for step, path in complete if name == path.name or name == str(step)]
+    if found:
+        return found[-1]
+    if step_of(Path(which)) is not None and Path(which).is_dir():
+        return Path(which)
+    there = ", ".join(path.name for _, path in complete) or "none"
+    raise ConfigError(
+        f"resume_from: expected a step or folder of a checkpoint in {root} ({there}), got {name!r}"
+    )
 
 
 def check_new_run(root: Path | str) -> None:
@@ -184,18 +245,13 @@ def load_checkpoint(
         CheckpointError: for a missing, truncated or damaged file, or for other settings.
     """
     folder = _resolve(Path(path))
-    manifest = _read_manifest(folder / MANIFEST)
-    for file, expected in manifest["files"].items():
-        _check_file(folder / file, expected)
+    with _naming_a_whole_one(folder.parent, folder):
+        manifest = read_manifest(folder)
+        check_files(folder, manifest)
+        weights = _read_weights(folder / WEIGHTS, manifest["aliases"])
+        state = _read_state(folder / STATE, manifest["step"])
     if expected_config is not None:
-        _check_config(folder, manifest["config"], _as_json(expected_config), may_differ)
-    try:
-        weights = load_file(folder / WEIGHTS)
-        state = torch.load(folder / STATE, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError) as error:
-        raise CheckpointError(f"{folder}: expected a readable checkpoint, got: {error}") from error
-    for alias, source in manifest["aliases"].items():
-        weights[alias] = weights[source]
+        _check_config(folder, manifest["config"], as_json(expected_config), may_differ)
     return Checkpoint(
         folder,
         manifest["step"],
@@ -207,42 +263,48 @@ def load_checkpoint(
     )
 
 
-def check_weights(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    """Check that a state dict fits a model before anything is overwritten.
-
-    Args:
-        weights: from a checkpoint.
-        expected: the model's own state dict.
-
-    Raises:
-        CheckpointError: naming the first tensor that is missing, extra or of another shape.
-    """
-    for name, tensor in expected.items():
-        if name not in weights:
-            raise CheckpointError(f"weights: expected tensor {name!r}, got none of that name")
-        if weights[name].shape != tensor.shape:
-            raise CheckpointError(
-                f"weights: expected {name!r} of shape {tuple(tensor.shape)}, "
-                f"got {tuple(weights[name].shape)}"
-            )
-    for name in weights:
-        if name not in expected:
-            raise CheckpointError(f"weights: expected no tensor {name!r}; is it another model's?")
-
-
-def check_random_state(found: Checkpoint) -> None:
-    """Check that a checkpoint's random state can go on here, before anything is overwritten.
-
-    Args:
-        found: the checkpoint.
-
-    Raises:
-        CheckpointError: for one written with a GPU where there is none, or another kind of it.
-    """
+def _read_weights(path: Path, aliases: Mapping[str, str]) -> dict[str, Tensor]:
     try:
-        check_rng_state(found.rng)
-    except ValueError as error:
-        raise CheckpointError(f"{found.path}: {error}") from error
+        weights: dict[str, Tensor] = load_file(path)
+        return weights | {alias: weights[source] for alias, source in aliases.items()}
+    except UNREADABLE as error:
+        raise CheckpointError(f"{path}: expected readable weights, got: {error!r}") from error
+
+
+def _read_state(path: Path, step: int) -> dict[str, Any]:
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except UNREADABLE as error:
+        raise CheckpointError(f"{path}: expected a readable state, got: {error!r}") from error
+    parts = {"optimizer", "rng", "extra"}
+    if not isinstance(state, dict) or not all(isinstance(state.get(p), dict) for p in parts):
+        raise CheckpointError(f"{path}: expected {', '.join(sorted(parts))}, got another state")
+    if state.get("step") != step:
+        raise CheckpointError(f"{path}: expected the state of step {step}, got {state.get('step')}")
+    return state
+
+
+@contextmanager
+def _naming_a_whole_one(root: Path, damaged: Path | None) -> Iterator[None]:
+    """Add the newest other checkpoint that is whole to the error about one that is not."""
+    try:
+        yield
+    except CheckpointError as error:
+        for _, folder in reversed(complete_folders(root)):
+            if folder != damaged and _is_whole(folder):
+                error.add_note(f"{folder} is whole: go on from there with resume_from")
+                break
+        else:
+            error.add_note("no other checkpoint there is whole")
+        raise
+
+
+def _is_whole(folder: Path) -> bool:
+    try:
+        check_files(folder, read_manifest(folder))
+    except CheckpointError:
+        return False
+    return True
 
 
 def _check_plain(extra: dict[str, Any]) -> None:
@@ -274,94 +336,22 @@ def _without_shared(weights: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], d
     return own, aliases
 
 
-def _free_name(root: Path, step: int) -> str:
-    """Return a folder name for this step; never that of a checkpoint that is still needed."""
-    name, attempt = f"step_{step:06d}", 1
-    while (root / name).exists():
-        attempt += 1
-        name = f"step_{step:06d}-{attempt}"
-    return name
-
-
-def _complete_folders(root: Path) -> list[tuple[int, Path]]:
-    """Return the steps and folders of all complete checkpoints, oldest first."""
-    found = []
-    for path in root.iterdir() if root.is_dir() else ():
-        if (match := _COMPLETE.fullmatch(path.name)) and path.is_dir():
-            found.append((int(match[1]), int(match[2] or 1), path))
-    return [(step, path) for step, _, path in sorted(found)]
-
-
 def _prune(root: Path, written: Path, step: int, keep: int) -> None:
-    others = [(s, path) for s, path in _complete_folders(root) if path != written]
+    others = [(s, path) for s, path in complete_folders(root) if path != written]
     earlier = [path for s, path in others if s < step]
     stay = earlier[-(keep - 1) :] if keep > 1 else []
     for _, path in others:
         if path not in stay:
-            _remove(path)
-
-
-def _remove(path: Path) -> None:
-    """Delete a file or folder; a folder loses its name first, so half of one never looks whole."""
-    if not path.is_dir():
-        path.unlink()
-        return
-    if not path.name.startswith(_PARTIAL):
-        hidden = path.with_name(f"{_PARTIAL}{path.name}")
-        os.rename(path, hidden)
-        path = hidden
-    shutil.rmtree(path)
-
-
-def _flush_to_disk(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _fingerprint(path: Path) -> dict[str, int]:
-    crc = 0
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            crc = zlib.crc32(block, crc)
-    return {"bytes": path.stat().st_size, "crc32": crc}
+            remove(path)
 
 
 def _resolve(path: Path) -> Path:
-    if (path / MANIFEST).is_file():
+    if step_of(path) is not None or (path / MANIFEST).is_file():
         return path
-    if _COMPLETE.fullmatch(path.name) and path.is_dir():
-        raise CheckpointError(f"{path / MANIFEST}: expected a manifest, got no such file")
     found = latest_checkpoint(path)
     if found is None:
         raise CheckpointError(f"{path}: expected a checkpoint, got none there")
     return found
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    try:
-        manifest = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: expected JSON, got: {error}") from error
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT_VERSION:
-        got = manifest.get("format") if isinstance(manifest, dict) else manifest
-        raise CheckpointError(f"{path}: expected format {FORMAT_VERSION}, got {got!r}")
-    if missing := {"step", "config", "aliases", "files"} - manifest.keys():
-        raise CheckpointError(f"{path}: expected field {min(missing)!r}, got none")
-    return manifest
-
-
-def _check_file(path: Path, expected: Mapping[str, int]) -> None:
-    if not path.is_file():
-        raise CheckpointError(f"{path}: expected {expected['bytes']} bytes, got no such file")
-    if path.stat().st_size != expected["bytes"]:
-        raise CheckpointError(
-            f"{path}: expected {expected['bytes']} bytes, got {path.stat().st_size}; truncated?"
-        )
-    if _fingerprint(path)["crc32"] != expected["crc32"]:
-        raise CheckpointError(f"{path}: expected CRC {expected['crc32']}, got another; damaged?")
 
 
 def _check_config(
@@ -379,8 +369,3 @@ def _check_config(
         raise CheckpointError(
             f"{folder / MANIFEST}: expected the settings of this run, got {'; '.join(differing)}"
         )
-
-
-def _as_json(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Bring settings into the form they have after a round trip through the manifest."""
-    return json.loads(json.dumps(dict(config)))

@@ -25,6 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dip_agents.runtime.completions import drop_completions_after, write_completions
 from dip_agents.runtime.diagnostics import DiagnosticsMonitor
 from dip_agents.runtime.durations import format_duration
+from dip_agents.runtime.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch.utils.tensorboard import SummaryWriter
@@ -118,6 +119,9 @@ class RunLogger:
 
         Args:
             step: 0 for a new run, else that of the checkpoint.
+
+        Raises:
+            CheckpointError: for a log that is damaged or ends before that step.
         """
         from torch.utils.tensorboard import SummaryWriter
 
@@ -242,18 +246,37 @@ def read_metrics(path: Path | str) -> list[dict[str, float | None]]:
         One dict per step, in the order of the file.
 
     Raises:
-        ValueError: for a broken line before the last one; that is damage, not a kill.
+        CheckpointError: for a line that is no step, unless it is the last one and cut short; that
+            is damage, not a kill.
     """
     path = Path(path)
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    rows = []
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    except (UnicodeDecodeError, OSError) as error:
+        raise CheckpointError(f"{path}: expected a log of numbers, got: {error}") from error
+    rows: list[dict[str, float | None]] = []
     for number, line in enumerate(lines, start=1):
+        where = f"{path}, line {number}"
         try:
-            rows.append(json.loads(line))
-        except json.JSONDecodeError as error:
+            row = json.loads(line)
+        except (ValueError, RecursionError) as error:
             if number < len(lines):
-                raise ValueError(f"{path}, line {number}: expected JSON, got: {error}") from error
+                raise CheckpointError(f"{where}: expected JSON, got: {error}") from error
+            continue
+        _check_row(row, rows[-1]["step"] if rows else None, where)
+        rows.append(row)
     return rows
+
+
+def _check_row(row: Any, before: float | None, where: str) -> None:
+    """Check that a line of the log holds the numbers of the step after the one before it."""
+    if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+        raise CheckpointError(f"{where}: expected the numbers of a step, got {str(row)[:60]}")
+    if before is not None and row["step"] != before + 1:
+        raise CheckpointError(f"{where}: expected step {before + 1:g}, got {row['step']}")
+    for key, value in row.items():
+        if value is not None and not isinstance(value, int | float):
+            raise CheckpointError(f"{where}: {key}: expected a number, got {str(value)[:60]}")
 
 
 def cut_lines_after(path: Path, step: int) -> None:
@@ -262,10 +285,19 @@ def cut_lines_after(path: Path, step: int) -> None:
     Args:
         path: the file; may not exist.
         step: the last step to keep.
+
+    Raises:
+        CheckpointError: for a damaged file, or one that ends before that step.
     """
     if not path.is_file():
         return
     rows = [row for row in read_metrics(path) if (row["step"] or 0) <= step]
+    last = int(rows[-1]["step"] or 0) if rows else 0
+    if last != step:
+        raise CheckpointError(
+            f"{path}: expected the numbers of {step} steps, as the checkpoint has, got {last}; "
+            "move the file away to go on without them"
+        )
     shorter = path.with_name(f"unfinished-{path.name}")
     shorter.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
     os.replace(shorter, path)

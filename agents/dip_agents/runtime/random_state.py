@@ -48,9 +48,18 @@ def check_rng_state(state: Mapping[str, Any]) -> None:
         state: from ``rng_state``, also after a round trip through a file.
 
     Raises:
-        ValueError: for a state with CUDA where there is none, or where its generator is another.
+        ValueError: for a state with CUDA where there is none, or where its generator is another,
+            and for what is no such state.
     """
-    if not state["cuda"]:
+    before = rng_state()
+    try:
+        _restore_cpu(state)  # whatever a generator refuses, it refuses now
+        devices = list(state["cuda"])
+    except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise ValueError(f"random state: expected one of rng_state, got: {error!r}") from error
+    finally:
+        _restore_cpu(before)
+    if not devices:
         return
     if not torch.cuda.is_available():
         raise ValueError("random state: expected a CUDA device, got none")
@@ -71,9 +80,13 @@ def set_rng_state(state: Mapping[str, Any]) -> None:
         ValueError: for a state that ``check_rng_state`` refuses; nothing is restored then.
     """
     check_rng_state(state)
+    _restore_cpu(state)
+    if state["cuda"]:
+        torch.cuda.set_rng_state(state["cuda"][0])
+
+
+def _restore_cpu(state: Mapping[str, Any]) -> None:
     random.setstate(state["python"])
     name, keys, position, has_gauss, cached = state["numpy"]
     np.random.set_state((name, np.asarray(keys, dtype=np.uint32), position, has_gauss, cached))
     torch.set_rng_state(state["torch"])
-    if state["cuda"]:
-        torch.cuda.set_rng_state(state["cuda"][0])

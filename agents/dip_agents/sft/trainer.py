@@ -17,7 +17,6 @@ from dip_agents.models.base import VisionLanguageModel
 from dip_agents.models.tiny.tokenizer import INTEGER_ROLES
 from dip_agents.runtime.checkpoints import (
     Checkpoint,
-    check_random_state,
     load_checkpoint,
     save_checkpoint,
 )
@@ -26,6 +25,7 @@ from dip_agents.runtime.errors import NonFiniteUpdateError
 from dip_agents.runtime.logger import RunLogger
 from dip_agents.runtime.memory import trim_memory
 from dip_agents.runtime.random_state import seed_everything, set_rng_state
+from dip_agents.runtime.resuming import check_fits, reading_state, where_to_go_on
 from dip_agents.runtime.schedules import warmup_stable_decay
 from dip_agents.sft.config import ENDING, SFTConfig, sigma_at
 from dip_agents.sft.demonstrations import Demonstration
@@ -103,6 +103,7 @@ class SFTTrainer:
         Raises:
             ConfigError: for a stop outside of the steps that are left.
             NonFiniteUpdateError: when a gradient is not finite.
+            StorageError: when a checkpoint cannot be written.
         """
         last = self.config.steps if stop_at is None else stop_at
         first = max(1, self.step)
@@ -114,10 +115,14 @@ class SFTTrainer:
         if self.logger is not None:
             self.logger.start(self.step)
         self.vlm.model.train()
-        for batch in self._batches(last):
-            self._train_step(batch)
-            if self.step % self.config.checkpoint_interval == 0 or self.step == last:
-                self.save()
+        try:
+            for batch in self._batches(last):
+                self._train_step(batch)
+                if self.step % self.config.checkpoint_interval == 0 or self.step == last:
+                    self.save()
+        except OSError as error:  # a full disk, for one
+            error.add_note(where_to_go_on(self.checkpoints))
+            raise
         self.vlm.model.eval()
 
     def save(self) -> Path | None:
@@ -155,11 +160,12 @@ class SFTTrainer:
             source, asdict(self.config), may_differ=(*ENDING, "workers", "micro_batch_tokens")
         )
         _check_ending(found, self.config)
-        check_random_state(found)
+        check_fits(found, self.vlm.state_dict())
+        with reading_state(found):
+            self.optimizer.load_state_dict(found.optimizer)
+            if self.heads is not None:
+                self.heads.load_state_dict(found.extra["heads"])
         self.vlm.load_state_dict(found.weights)
-        self.optimizer.load_state_dict(found.optimizer)
-        if self.heads is not None:
-            self.heads.load_state_dict(found.extra["heads"])
         set_rng_state(found.rng)
         self.step = found.step
         return found

@@ -26,8 +26,7 @@ from dip_agents.grpo.rollouts import Rollout, RolloutGroup, RolloutStats, TurnRe
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.objectives.choices import AdvantageKind
 from dip_agents.runtime import checkpoints
-from dip_agents.runtime.checkpoints import CheckpointError
-from dip_agents.runtime.errors import NonFiniteUpdateError
+from dip_agents.runtime.errors import CheckpointError, NonFiniteUpdateError
 from dip_agents.runtime.logger import RunLogger, read_metrics
 from dip_agents.runtime.random_state import rng_state
 from dip_agents.tokens.buffer import TokenBuffer

@@ -6,7 +6,7 @@ from torch import nn
 
 from dip_agents.models.lora import add_lora
 from dip_agents.models.vlm import VLM
-from dip_agents.runtime.checkpoints import CheckpointError
+from dip_agents.runtime.errors import CheckpointError
 
 
 def test_a_lora_checkpoint_holds_the_adapter_only_and_comes_back(fresh_micro):

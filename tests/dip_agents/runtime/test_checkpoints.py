@@ -8,14 +8,22 @@ from pathlib import Path
 import pytest
 import torch
 
+try:
+    import resource
+except ModuleNotFoundError:  # Windows
+    resource = None
+
 from dip_agents.runtime import checkpoints
+from dip_agents.runtime.checkpoint_files import write_manifest
 from dip_agents.runtime.checkpoints import (
-    CheckpointError,
-    check_weights,
+    check_new_run,
+    find_checkpoint,
     latest_checkpoint,
     load_checkpoint,
     save_checkpoint,
 )
+from dip_agents.runtime.errors import CheckpointError, StorageError
+from dip_env.errors import ConfigError
 
 CONFIG = {"learning_rate": 0.1, "steps": 10, "betas": (0.9, 0.95)}
 
@@ -182,20 +190,128 @@ def test_missing_truncated_and_damaged_files_are_named(tmp_path, file):
 
 def test_a_bad_manifest_is_named(tmp_path):
     manifest = save(tmp_path, 1) / "manifest.json"
-    manifest.write_text("{")
-    with pytest.raises(CheckpointError, match=r"manifest.json: expected JSON"):
-        load_checkpoint(tmp_path)
-    manifest.write_text(json.dumps({"format": 99}))
-    with pytest.raises(CheckpointError, match="expected format 1, got 99"):
-        load_checkpoint(tmp_path)
-    manifest.write_text(json.dumps({"format": 1, "step": 1, "config": {}, "files": {}}))
-    with pytest.raises(CheckpointError, match="expected field 'aliases', got none"):
-        load_checkpoint(tmp_path)
+    whole = manifest.read_text()
+    for text, message in (
+        ("{", "expected JSON"),
+        ("[" * 100_000, "expected JSON"),
+        ("[]", "expected a JSON object, got list"),
+        (json.dumps({"format": 99}), "expected format 2, got 99"),
+        (whole.replace('"step": 1', '"step": 3'), "expected another CRC than .*damaged"),
+        (whole.replace('"steps": 10', '"steps": 11'), "expected another CRC than .*damaged"),
+        (whole.replace('"crc32"', '"crc33"'), "expected another CRC than .*damaged"),
+    ):
+        manifest.write_text(text)
+        with pytest.raises(CheckpointError, match=rf"manifest.json: {message}"):
+            load_checkpoint(tmp_path)
     manifest.unlink()
     with pytest.raises(CheckpointError, match="latest: expected a checkpoint folder"):
         load_checkpoint(tmp_path)
-    with pytest.raises(CheckpointError, match="expected a manifest, got no such file"):
+    with pytest.raises(CheckpointError, match=r"manifest.json: expected a manifest, got: No such"):
         load_checkpoint(tmp_path / "step_000001")
+
+
+def test_no_single_bit_of_a_manifest_can_flip_unseen(tmp_path):
+    manifest = save(tmp_path, 4) / "manifest.json"
+    whole = manifest.read_bytes()
+    for bit in range(8 * len(whole)):
+        damaged = bytearray(whole)
+        damaged[bit // 8] ^= 1 << bit % 8
+        manifest.write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"manifest\.json"):
+            load_checkpoint(tmp_path)
+    manifest.write_bytes(whole)
+    assert load_checkpoint(tmp_path).step == 4
+
+
+def test_a_checkpoint_in_the_place_of_another_is_refused(tmp_path):
+    first, second = save(tmp_path, 1), save(tmp_path, 2)
+    shutil.copytree(first, second, dirs_exist_ok=True)
+    with pytest.raises(CheckpointError, match="expected step 2, as the folder is named, got 1"):
+        load_checkpoint(tmp_path)
+    first.rename(tmp_path / "best")
+    assert load_checkpoint(tmp_path / "best").step == 1
+
+
+def test_a_state_of_another_step_or_form_is_refused_though_its_checksum_is_right(tmp_path):
+    folder = save(tmp_path, 1)
+    state = torch.load(folder / "state.pt", weights_only=True)
+    for wrong, message in (
+        (state | {"step": 2}, "expected the state of step 1, got 2"),
+        ({"step": 1}, "expected extra, optimizer, rng"),
+        ([1, 2], "expected extra, optimizer, rng"),
+    ):
+        torch.save(wrong, folder / "state.pt")
+        write_manifest(folder, {"step": 1, "config": {}, "aliases": {}})
+        with pytest.raises(CheckpointError, match=rf"state.pt: {message}"):
+            load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content", [b"\xff\xfe", b"x" * 5000, b"", b"../step_000001", b"step_000009", b"step_000001/"]
+)
+def test_a_damaged_pointer_is_named_with_a_checkpoint_that_is_whole(tmp_path, content):
+    save(tmp_path, 1)
+    (tmp_path / "latest").write_bytes(content)
+    for reading in (latest_checkpoint, load_checkpoint, check_new_run):
+        with pytest.raises(CheckpointError, match="latest: expected") as caught:
+            reading(tmp_path)
+        assert caught.value.__notes__ == [
+            f"{tmp_path / 'step_000001'} is whole: go on from there with resume_from"
+        ]
+
+
+def test_beside_a_damaged_checkpoint_the_newest_whole_one_is_named(tmp_path):
+    for step in (1, 2, 3):
+        save(tmp_path, step, keep=3)
+    (tmp_path / "step_000003" / "weights.safetensors").write_bytes(b"")
+    with pytest.raises(CheckpointError, match="step_000003/weights") as caught:
+        load_checkpoint(tmp_path)
+    assert "step_000002 is whole" in caught.value.__notes__[0]
+    (tmp_path / "step_000002" / "state.pt").unlink()
+    with pytest.raises(CheckpointError, match="step_000003") as caught:
+        load_checkpoint(tmp_path)
+    assert "step_000001 is whole" in caught.value.__notes__[0]
+    (tmp_path / "step_000001" / "manifest.json").write_text("")
+    with pytest.raises(CheckpointError, match="step_000003") as caught:
+        load_checkpoint(tmp_path)
+    assert caught.value.__notes__ == ["no other checkpoint there is whole"]
+
+
+def test_a_checkpoint_is_found_by_step_name_or_path(tmp_path):
+    for step in (1, 2):
+        save(tmp_path / "a", step)
+    second = tmp_path / "a" / "step_000002"
+    shutil.copytree(second, tmp_path / "a" / "step_000002-2")
+    assert find_checkpoint(tmp_path / "a", "1") == tmp_path / "a" / "step_000001"
+    assert find_checkpoint(tmp_path / "a", 2).name == "step_000002-2"
+    assert find_checkpoint(tmp_path / "a", "step_000002") == second
+    assert find_checkpoint(tmp_path / "b", second) == second
+    for absent in ("3", "latest", "", str(tmp_path), "x" * 5000):
+        with pytest.raises(ConfigError, match=r"resume_from: .*\(step_000001, step_000002, "):
+            find_checkpoint(tmp_path / "a", absent)
+
+
+def test_all_files_of_a_checkpoint_can_be_read_by_the_same_people(tmp_path):
+    folder = save(tmp_path, 1)
+    assert len({path.stat().st_mode for path in folder.iterdir()}) == 1
+
+
+@pytest.mark.skipif(resource is None, reason="no limits on files")
+@pytest.mark.parametrize("room", [0, 100, 1000, 5000, 20_000])
+def test_a_checkpoint_that_does_not_fit_is_said_and_leaves_the_one_before(tmp_path, room):
+    save(tmp_path, 1)
+    weights = {"w": torch.zeros(100, 100)}
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, limits[1]))
+    try:
+        with pytest.raises(StorageError, match=r"cannot be written: .*File too large"):
+            save(tmp_path, 2, weights=weights)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not list(tmp_path.glob("unfinished*"))
+    assert load_checkpoint(tmp_path).step == 1
+    save(tmp_path, 2, weights=weights)
+    assert load_checkpoint(tmp_path).step == 2
 
 
 def test_an_empty_or_absent_folder_has_no_checkpoint(tmp_path):
@@ -220,17 +336,3 @@ def test_extras_that_could_not_be_loaded_are_refused_before_anything_is_written(
     with pytest.raises(TypeError, match="extra: expected tensors and plain values"):
         save(tmp_path, 1, extra={"model": torch.nn.Linear(1, 1)})
     assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [
-        ({}, "expected tensor 'w', got none"),
-        ({"w": torch.zeros(3)}, r"expected 'w' of shape \(2,\), got \(3,\)"),
-        ({"w": torch.zeros(2), "v": torch.zeros(2)}, "expected no tensor 'v'"),
-    ],
-)
-def test_weights_of_another_model_are_named(weights, message):
-    with pytest.raises(CheckpointError, match=message):
-        check_weights(weights, {"w": torch.zeros(2)})
-    check_weights({"w": torch.ones(2)}, {"w": torch.zeros(2)})

@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from dip_agents.runtime.errors import CheckpointError
 from dip_agents.runtime.logger import PhaseTimer, RunLogger, cut_lines_after, read_metrics
 
 
@@ -56,11 +57,34 @@ def test_after_a_resume_every_step_is_there_once(tmp_path):
 def test_a_broken_line_in_the_middle_is_damage_and_reported(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 1}\n{"st\n{"step": 3}\n')
-    with pytest.raises(ValueError, match=r"metrics.jsonl, line 2: expected JSON"):
+    with pytest.raises(CheckpointError, match=r"metrics.jsonl, line 2: expected JSON"):
         read_metrics(path)
-    with pytest.raises(ValueError, match="line 2"):
+    with pytest.raises(CheckpointError, match="line 2"):
         cut_lines_after(path, 1)
     assert path.read_text().count("\n") == 3
+
+
+@pytest.mark.parametrize(
+    ("damaged", "message"),
+    [
+        (b'{"step": 1}\n\xff\n', "expected a log of numbers"),
+        (b'{"step": 1}\n[]\n', r"line 2: expected the numbers of a step, got \[\]"),
+        (b'{"step": 1}\n{}\n', "line 2: expected the numbers of a step"),
+        (b'{"step": 1}\n{"step": "2"}\n', "line 2: expected the numbers of a step"),
+        (b'{"step": 1}\n{"step": 2, "a": "x"}\n', "line 2: a: expected a number, got x"),
+        (b'{"step": 1}\n{"step": 3}\n', "line 2: expected step 2, got 3"),
+        (b'{"step": 1}\n{"step": 1}\n', "line 2: expected step 2, got 1"),
+        (b"[" * 100_000 + b'\n{"step": 1}\n', "line 1: expected JSON"),
+        (b'{"step": 1}\n{"st', "expected the numbers of 2 steps, as the checkpoint has, got 1"),
+        (b"", "expected the numbers of 2 steps, as the checkpoint has, got 0"),
+    ],
+)
+def test_a_damaged_log_is_named_before_a_run_goes_on(tmp_path, damaged, message):
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(damaged)
+    with pytest.raises(CheckpointError, match=rf"metrics\.jsonl.*{message}"):
+        quiet(tmp_path).start(step=2)
+    assert path.read_bytes() == damaged
 
 
 def test_a_log_that_does_not_exist_is_empty(tmp_path):
