@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
+from dip_env.checks import check_flag, check_integer, check_number
 from dip_env.errors import ConfigError
 
 CoordinateFormat = Literal["pixel", "norm1000"]
@@ -13,6 +15,12 @@ AccuracyKind = Literal["f_beta", "weighted_sum"]
 AmbiguityKind = Literal["siblings", "annotation"]
 IouRule = str
 """One matching threshold, such as "0.5", or "0.5:0.95" for the mean over .5:.05:.95."""
+
+MAX_SIDE = 16384
+"""Longest side of an overview or a crop, in pixels."""
+MAX_COUNT = 1_000_000
+"""Most looks, regions, turns or boxes that rules may allow."""
+_DECIMAL = re.compile(r"\d+\.?\d*|\.\d+", re.ASCII)
 
 
 def iou_thresholds(rule: IouRule) -> tuple[float, ...]:
@@ -29,10 +37,7 @@ def iou_thresholds(rule: IouRule) -> tuple[float, ...]:
     """
     if rule == "0.5:0.95":
         return tuple(round(0.5 + 0.05 * step, 2) for step in range(10))
-    try:
-        threshold = float(rule) if isinstance(rule, str) else 0.0
-    except ValueError:
-        threshold = 0.0
+    threshold = float(rule) if isinstance(rule, str) and _DECIMAL.fullmatch(rule) else 0.0
     if not 0 < threshold <= 1:
         raise ConfigError(
             f"iou: expected a threshold in (0, 1] as text, such as '0.5', or '0.5:0.95', "
@@ -56,7 +61,7 @@ class RewardConfig:
     accuracy: AccuracyKind = "f_beta"
     """``f_beta``, or ``weighted_sum`` (one confident box earns at least the precision weight)."""
     beta: float = 1.0
-    """Recall counts beta times as much as precision in ``f_beta``."""
+    """Recall counts beta times as much as precision in ``f_beta``, from 0.001 to 1000 times."""
     precision_weight: float = 0.5
     """Share of precision in ``weighted_sum``; recall has the rest."""
     iou: IouRule = "0.5"
@@ -80,20 +85,21 @@ class RewardConfig:
         Raises:
             ConfigError: for a value out of range; the message names the field.
         """
-        for name in ("format_weight", "look_weight", "accuracy_weight"):
-            value = getattr(self, name)
-            if not 0 <= value < float("inf"):
-                raise ConfigError(f"{name}: expected a finite number >= 0, got {value!r}")
+        for name, low, high in (
+            ("format_weight", 0, 1e6),
+            ("look_weight", 0, 1e6),
+            ("accuracy_weight", 0, 1e6),
+            ("beta", 1e-3, 1e3),
+            ("precision_weight", 0, 1),
+            ("look_floor", 0, 1),
+            ("invented_weight", 0, 1),
+        ):
+            _keep(self, name, check_number(name, getattr(self, name), low, high))
+        _keep(self, "graded_format", check_flag("graded_format", self.graded_format))
         if self.format_weight + self.look_weight + self.accuracy_weight == 0:
             raise ConfigError("reward weights: expected at least one above 0, got all 0")
         if self.accuracy not in ("f_beta", "weighted_sum"):
             raise ConfigError(f"accuracy: expected f_beta or weighted_sum, got {self.accuracy!r}")
-        if not 0 < self.beta < float("inf"):
-            raise ConfigError(f"beta: expected a finite number > 0, got {self.beta!r}")
-        for name in ("precision_weight", "look_floor", "invented_weight"):
-            value = getattr(self, name)
-            if not 0 <= value <= 1:
-                raise ConfigError(f"{name}: expected a number in [0, 1], got {value!r}")
         iou_thresholds(self.iou)
         if self.ambiguity not in ("siblings", "annotation"):
             raise ConfigError(f"ambiguity: expected siblings or annotation, got {self.ambiguity!r}")
@@ -143,23 +149,21 @@ class EpisodeConfig:
         Raises:
             ConfigError: for a value out of range; the message names the field.
         """
-        for name, low in (
-            ("size_multiple", 1),
-            ("view_size", self.size_multiple),
-            ("crop_size", self.size_multiple),
-            ("max_looks", 0),
-            ("max_regions", 1),
-            ("max_turns", 1),
-            ("max_boxes", 1),
+        multiple = check_integer("size_multiple", self.size_multiple, 1, MAX_SIDE)
+        _keep(self, "size_multiple", multiple)
+        for name, low, high in (
+            ("view_size", multiple, MAX_SIDE),
+            ("crop_size", multiple, MAX_SIDE),
+            ("max_looks", 0, MAX_COUNT),
+            ("max_regions", 1, MAX_COUNT),
+            ("max_turns", 1, MAX_COUNT),
+            ("max_boxes", 1, MAX_COUNT),
         ):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < low:
-                raise ConfigError(f"{name}: expected an integer >= {low}, got {value!r}")
-        scale = self.magnification
-        if not isinstance(scale, int | float) or isinstance(scale, bool) or not 1 <= scale <= 100:
-            raise ConfigError(
-                f"magnification: expected a number from 1 to 100, got {self.magnification!r}"
-            )
+            _keep(self, name, check_integer(name, getattr(self, name), low, high))
+        _keep(self, "magnification", check_number("magnification", self.magnification, 1, 100))
+        _keep(self, "minimal_prompt", check_flag("minimal_prompt", self.minimal_prompt))
+        if not isinstance(self.reward, RewardConfig):
+            raise ConfigError(f"reward: expected a RewardConfig, got {self.reward!r}")
         if self.coordinate_format not in ("pixel", "norm1000"):
             raise ConfigError(
                 f"coordinate_format: expected pixel or norm1000, got {self.coordinate_format!r}"
@@ -189,3 +193,8 @@ class EpisodeConfig:
             **{k: v for k, v in keywords.items() if k in own},
             reward=RewardConfig(**{k: v for k, v in keywords.items() if k in reward}),
         )
+
+
+def _keep(config: Any, name: str, value: Any) -> None:
+    """Store a checked value, which is the plain one of Python, in a frozen dataclass."""
+    object.__setattr__(config, name, value)

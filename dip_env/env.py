@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Mapping
 from operator import index as as_index
 from typing import Any
@@ -10,9 +11,11 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 from gymnasium.error import ResetNeeded
+from gymnasium.wrappers import TimeLimit
 from numpy.typing import NDArray
 
 from dip_env.actions import Grammar
+from dip_env.checks import check_bytes
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
 from dip_env.errors import ConfigError
@@ -25,6 +28,8 @@ from dip_env.spaces import ActionSpace, UnicodeText
 RENDER_MODES = ("rgb_array", "ansi")
 SOURCE_KEYWORDS = ("root", "split", "scene_seed", "source_kwargs")
 """Keywords of an environment that describe its source, beside ``scenes``."""
+MAX_ARRAY = 2**30
+"""Most bytes of an array of an observation."""
 
 Arrays = dict[str, Any]
 
@@ -78,7 +83,8 @@ class DIPCrowdEnv(gymnasium.Env[Arrays, str]):
 
     ## End
     Terminated by an answer; truncated after ``max_turns`` actions without one, which is scored
-    as an empty answer.
+    as an empty answer. Set ``max_turns``, not Gymnasium's ``max_episode_steps``, which would end
+    episodes unscored.
 
     ## Arguments
     Plain values, which survive ``EnvSpec.to_json``::
@@ -118,7 +124,7 @@ class DIPCrowdEnv(gymnasium.Env[Arrays, str]):
         self.source = open_source(scenes, root, split, scene_seed, source_kwargs)
         self.render_mode = check_render_mode(render_mode)
         self.observation_space = observation_space(self.config)
-        self.action_space = action_space(self.config)
+        self.action_space: ActionSpace = action_space(self.config)
         self.episode: Episode | None = None
         self.new_episode: Callable[..., Episode] = Episode
         """Starts the episode of each ``reset``; wrappers may replace it by their own."""
@@ -139,11 +145,24 @@ class DIPCrowdEnv(gymnasium.Env[Arrays, str]):
             ConfigError: for another option.
             IndexError: for a scene that the source does not have.
         """
-        super().reset(seed=seed)
+        self._check_time_limit()
         wanted = check_options(options, {"scene"}).get("scene")
-        index = pick_scene(self.source, self.np_random, wanted)
-        self.episode = self.new_episode(self.source[index], self.config, index)
-        return observe(self.episode), info_of(self.episode)
+        generator, its_seed = self._np_random, self._np_random_seed
+        state = generator.bit_generator.state if generator is not None else {}
+        try:
+            super().reset(seed=seed)
+            index = pick_scene(self.source, self.np_random, wanted)
+            episode = self.new_episode(self.source[index], self.config, index)
+            observation = observe(episode)
+        except BaseException:
+            # A refused reset leaves everything as it was: scenes to come, and the episode.
+            self._np_random, self._np_random_seed = generator, its_seed
+            if generator is not None:
+                generator.bit_generator.state = state
+            raise
+        self.episode = episode
+        self.action_space.narrow(episode.view.text_size, episode.looks_left)
+        return observation, info_of(episode)
 
     def step(self, action: str) -> tuple[Arrays, float, bool, bool, dict[str, Any]]:
         """Take one action.
@@ -161,6 +180,7 @@ class DIPCrowdEnv(gymnasium.Env[Arrays, str]):
         """
         episode = self._running()
         turn = episode.step(action)
+        self.action_space.narrow(episode.view.text_size, episode.looks_left)
         info = info_of(episode, turn)
         return observe(episode), turn.reward, turn.terminated, turn.truncated, info
 
@@ -173,6 +193,29 @@ class DIPCrowdEnv(gymnasium.Env[Arrays, str]):
         if self.render_mode == "ansi":
             return transcript_text(episode.transcript)
         return render_frame(episode, episode.score)
+
+    def _check_time_limit(self) -> None:
+        """Warn, at the first reset, of a limit of steps that would end episodes unscored.
+
+        Gymnasium tells an environment nothing of the wrappers around it, but they are calling it.
+        """
+        if self.episode is not None:
+            return
+        frame = inspect.currentframe()
+        while frame is not None:
+            caller = frame.f_locals.get("self")
+            limit = getattr(caller, "_max_episode_steps", None)
+            if (
+                isinstance(caller, TimeLimit)
+                and limit is not None
+                and limit < self.config.max_turns
+            ):
+                gymnasium.logger.warn(
+                    f"max_episode_steps: expected at least max_turns={self.config.max_turns}, got "
+                    f"{limit}: longer episodes end without a score; set max_turns={limit} instead"
+                )
+                break
+            frame = frame.f_back
 
     def _running(self) -> Episode:
         """Return the episode, which ``reset`` must have started."""
@@ -193,6 +236,8 @@ def open_source(
     Raises:
         ConfigError: for what is neither a name nor a source, or a source without scenes.
     """
+    if not isinstance(source_kwargs, Mapping | None):
+        raise ConfigError(f"source_kwargs: expected a mapping, got {source_kwargs!r}")
     if isinstance(scenes, str):
         source = make_source(scenes, root, split, scene_seed, **(source_kwargs or {}))
     elif isinstance(scenes, SceneSource):
@@ -237,8 +282,16 @@ def pick_scene(source: SceneSource, rng: np.random.Generator, wanted: Any = None
 
 
 def observation_space(config: EpisodeConfig) -> spaces.Dict:
-    """Return the observation space under some rules; it is the same for all scenes."""
+    """Return the observation space under some rules; it is the same for all scenes.
+
+    Raises:
+        ConfigError: for observations that would not fit in memory.
+    """
     side, crop_side, slots = _sides(config)
+    check_bytes("view_size", 3 * side**2, MAX_ARRAY, "overviews")
+    check_bytes(
+        "crop_size, max_looks, max_regions", 3 * slots * crop_side**2, MAX_ARRAY, "all crops"
+    )
     return spaces.Dict(
         {
             "image": spaces.Box(0, 255, (side, side, 3), np.uint8),

@@ -11,6 +11,7 @@ from functools import cached_property
 import numpy as np
 
 from dip_env import prompts
+from dip_env.action_reader import SURROGATE
 from dip_env.actions import Answer, Grammar, Look, Segment
 from dip_env.boxes import Boxes, as_boxes
 from dip_env.config import EpisodeConfig
@@ -66,6 +67,8 @@ class Episode:
             self.opening = opening
         self.score: Score | None = None
         """The score that ``step`` or ``abandon`` gave at the end, else None."""
+        self.last_action = ""
+        """The newest action as the episode took it; a subclass may have replaced its looks."""
         self._messages: list[Message] = []
         self._segments_per_turn: list[tuple[Segment, ...] | None] = []
         self._looks_taken = 0
@@ -82,11 +85,6 @@ class Episode:
     def transcript(self) -> list[Message]:
         """The conversation so far, first message first."""
         return [self.opening, *self._messages]
-
-    @property
-    def last_action(self) -> str:
-        """The newest action as the episode took it; a subclass may have replaced its looks."""
-        return next(m.text for m in reversed(self._messages) if m.role == "assistant")
 
     @property
     def turn(self) -> int:
@@ -181,7 +179,10 @@ class Episode:
             segments, regions, error = None, np.zeros((0, 4)), err
 
         answers = [s for s in segments or () if isinstance(s, Answer)]
-        self._messages.append(Message("assistant", action))
+        self.last_action = action
+        # The parser refuses half a surrogate pair; what shows the conversation could not encode it.
+        shown = SURROGATE.sub("\N{REPLACEMENT CHARACTER}", action)
+        self._messages.append(Message("assistant", shown))
         self._segments_per_turn.append(segments)
         self._looks_taken += sum(isinstance(s, Look) for s in segments or ())
         self.looks = np.concatenate([self.looks, regions])

@@ -6,12 +6,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from dip_env.ambiguity import SiblingTable, sibling_table
+from dip_env.checks import check_integer
 from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
-from dip_env.errors import ConfigError, EpisodeOverError
+from dip_env.errors import EpisodeOverError
 from dip_env.messages import Turn
 from dip_env.rewards import RewardTerms, Score, score_group
 from dip_env.scenes.base import Scene
+
+MAX_GROUP_SIZE = 10_000
+"""Most members of a group."""
 
 
 class EpisodeGroup:
@@ -31,7 +35,7 @@ class EpisodeGroup:
             by default, see ``score_group``.
 
     Raises:
-        ConfigError: for a group without members.
+        ConfigError: for a group without members, or with more than 10,000.
         ValueError: for ``siblings`` or ``new_episode`` of another number of members.
     """
 
@@ -46,8 +50,7 @@ class EpisodeGroup:
         siblings: SiblingTable | None = None,
     ) -> None:
         """Start every member with the same first message."""
-        if group_size < 1:
-            raise ConfigError(f"group_size: expected an integer >= 1, got {group_size!r}")
+        group_size = check_integer("group_size", group_size, 1, MAX_GROUP_SIZE)
         self.scene = scene
         self.config = config or EpisodeConfig()
         self.siblings = None if siblings is None else sibling_table(group_size, siblings)

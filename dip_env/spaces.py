@@ -72,7 +72,8 @@ class UnicodeText(_AnyString):
 class ActionSpace(_AnyString):
     """Every Python string; samples are well-formed actions.
 
-    A malformed string is a legal action that costs a turn, so the space contains it.
+    A malformed string is a legal action that costs a turn, so the space contains it. An environment
+    that has been reset narrows the samples to what its episode can carry out now.
 
     Args:
         grammar: the grammar of the actions.
@@ -89,10 +90,20 @@ class ActionSpace(_AnyString):
         """Store the grammar and the size."""
         self.grammar = grammar
         self.text_size = text_size
+        self.narrow(text_size, looks_left=1)
         super().__init__(seed=seed)
 
+    def narrow(self, text_size: tuple[int, int], looks_left: int) -> None:
+        """Sample what an episode can carry out now; which texts are legal stays the same.
+
+        Args:
+            text_size: largest x and y of its image, text frame.
+            looks_left: looks that may still be taken; without one all samples are answers.
+        """
+        self._reach, self._may_look = text_size, looks_left > 0
+
     def sample(self, mask: Any | None = None, probability: Any | None = None) -> str:
-        """Return a think followed by a look or, as often, by an answer.
+        """Return a think followed by an answer or, as often where one may be taken, by a look.
 
         Args:
             mask: not supported, must be None.
@@ -106,7 +117,7 @@ class ActionSpace(_AnyString):
         """
         _refuse_masks(mask, probability)
         last: Segment
-        if self.np_random.random() < 0.5:
+        if self._may_look and self.np_random.random() < 0.5:
             last = Look(self._boxes(int(self.np_random.integers(1, self.grammar.max_regions + 1))))
         else:
             last = Answer(
@@ -126,7 +137,7 @@ class ActionSpace(_AnyString):
 
     def _boxes(self, count: int) -> np.ndarray:
         """Return random boxes (count, 4) with integer corners, text frame."""
-        sides = np.array(self.text_size)
+        sides = np.array(self._reach)
         low = self.np_random.integers(0, sides, size=(count, 2))
         high = self.np_random.integers(low + 1, sides + 1)
         return np.concatenate([low, high], axis=1).astype(np.float64)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, cast
 
 import numpy as np
@@ -12,6 +14,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from gymnasium.vector.utils import batch_space, concatenate, create_empty_array
 from numpy.typing import NDArray
 
+from dip_env.checks import check_bytes, check_integer
 from dip_env.config import EpisodeConfig
 from dip_env.env import (
     RENDER_MODES,
@@ -27,9 +30,13 @@ from dip_env.env import (
     pick_scene,
 )
 from dip_env.errors import ConfigError, EpisodeOverError
-from dip_env.group import EpisodeGroup
+from dip_env.group import MAX_GROUP_SIZE, EpisodeGroup
 from dip_env.rendering import render_frame, transcript_text
 from dip_env.scenes import SceneSource
+from dip_env.spaces import ActionSpace
+
+MAX_BATCH = 2**34
+"""Most bytes of an array of all observations."""
 
 Flags = NDArray[np.bool_]
 
@@ -76,7 +83,9 @@ class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
         **keywords: Any,
     ) -> None:
         """Open the source and lay out the spaces."""
-        if group_size < 1 or num_envs < 1 or num_envs % group_size:
+        group_size = check_integer("group_size", group_size, 1, MAX_GROUP_SIZE)
+        num_envs = check_integer("num_envs", num_envs, 0)
+        if not num_envs or num_envs % group_size:
             raise ConfigError(
                 f"num_envs: expected a positive multiple of group_size={group_size}, got {num_envs}"
             )
@@ -87,9 +96,17 @@ class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
         self.metadata = {**self.metadata, "autoreset_mode": _checked_mode(autoreset_mode)}
         self.num_envs, self.group_size = num_envs, group_size
         self.single_observation_space = observation_space(self.config)
+        arrays = self.single_observation_space.spaces.values()
+        check_bytes(
+            "num_envs, view_size, crop_size, max_looks, max_regions",
+            num_envs * max(math.prod(space.shape or ()) for space in arrays),
+            MAX_BATCH,
+            "observations",
+        )
         self.single_action_space = action_space(self.config)
         self.observation_space = batch_space(self.single_observation_space, num_envs)
         self.action_space = batch_space(self.single_action_space, num_envs)
+        self._action_spaces = cast(Iterable[ActionSpace], self.action_space)
         self.groups: list[EpisodeGroup | None] = [None] * (num_envs // group_size)
         """The P groups; None before the first reset."""
         self._rngs = [seeding.np_random()[0] for _ in self.groups]
@@ -122,20 +139,17 @@ class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
         if any(group is None for group, new in zip(self.groups, chosen, strict=True) if not new):
             raise ResetNeeded("expected a reset of all groups before one with a reset_mask")
         scenes = self._per_group("scene", wishes.get("scene"))
-        seeds = self._per_group("seed", seed)
-        if seed is not None and not isinstance(seed, Sequence):
-            seeds = [seed + p for p in range(len(self.groups))]
-            super().reset(seed=seed)
-        starting = np.flatnonzero(chosen).tolist()
-        for p in starting:
-            if seeds[p] is not None:
-                self._rngs[p] = seeding.np_random(seeds[p])[0]
-        # All are picked before any starts, so that a wrong index leaves the groups as they were.
-        indices = [pick_scene(self.source, self._rngs[p], scenes[p]) for p in starting]
+        seeds, common = self._seeds(seed)
         infos: dict[str, Any] = {}
-        for p, index in zip(starting, indices, strict=True):
-            self._start(p, index, infos)
-        return self._observations(), infos
+        with self._all_or_nothing():
+            starting = np.flatnonzero(chosen).tolist()
+            for p in starting:
+                if seeds[p] is not None:
+                    self._rngs[p] = seeding.np_random(seeds[p])[0]
+            for p in starting:
+                self._start(p, pick_scene(self.source, self._rngs[p], scenes[p]), infos)
+            super().reset(seed=common)
+            return self._observations(), infos
 
     def step(
         self, actions: Sequence[str]
@@ -159,9 +173,12 @@ class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
         rewards = np.zeros(self.num_envs)
         terminations, truncations = np.zeros((2, self.num_envs), bool)
         infos: dict[str, Any] = {}
+        with self._all_or_nothing():  # scenes may be unreadable, so they start before any acts
+            for p, group in enumerate(groups):
+                if group.done:
+                    self._start(p, pick_scene(self.source, self._rngs[p]), infos)
         for p, group in enumerate(groups):
             if group.done:
-                self._start(p, pick_scene(self.source, self._rngs[p]), infos)
                 continue
             first = p * self.group_size
             turns = group.step(actions[first : first + self.group_size])
@@ -190,9 +207,23 @@ class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
             for g, episode in enumerate(group.episodes)
         )
 
+    @contextmanager
+    def _all_or_nothing(self) -> Iterator[None]:
+        """Leave groups and random states as they were where a scene cannot start."""
+        before = list(self.groups), list(self._rngs)
+        states = [rng.bit_generator.state for rng in self._rngs]
+        try:
+            yield
+        except BaseException:
+            self.groups, self._rngs = before
+            for rng, state in zip(self._rngs, states, strict=True):
+                rng.bit_generator.state = state
+            raise
+
     def _start(self, p: int, index: int, infos: dict[str, Any]) -> None:
         """Start group p on a scene and add the infos of its members."""
         group = EpisodeGroup(self.source[index], self.config, self.group_size, index)
+        _ = group.episodes[0].opening  # reads the image, which may be damaged
         self.groups[p] = group
         for i, episode in enumerate(group.episodes, start=p * self.group_size):
             self._add_info(infos, {**info_of(episode), "waiting": False}, i)
@@ -231,6 +262,13 @@ class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
             )
         return list(value)
 
+    def _seeds(self, seed: Any) -> tuple[list[Any], int | None]:
+        """Return a seed for each group, and the one that they follow from, where there is one."""
+        if isinstance(seed, int | np.integer):
+            return [int(seed) + p for p in range(len(self.groups))], int(seed)
+        seeds = self._per_group("seed", seed)
+        return [int(one) if isinstance(one, np.integer) else one for one in seeds], None
+
     def _groups_in(self, mask: Any) -> Flags:
         """Return the groups that a reset mask covers, (P,): whole ones, at least one."""
         mask = np.asarray(mask)
@@ -251,7 +289,10 @@ class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
 
     def _observations(self) -> Arrays:
         """Return the batched observations as fresh arrays."""
-        single = [observe(episode) for group in self._started() for episode in group.episodes]
+        episodes = [episode for group in self._started() for episode in group.episodes]
+        for actions, episode in zip(self._action_spaces, episodes, strict=True):
+            actions.narrow(episode.view.text_size, episode.looks_left)
+        single = [observe(episode) for episode in episodes]
         space = self.single_observation_space
         out = create_empty_array(space, self.num_envs, np.empty)
         return cast(Arrays, concatenate(space, single, cast(Arrays, out)))

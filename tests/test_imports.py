@@ -109,7 +109,7 @@ LAYERS = (
 
 INSIDE: dict[str, str] = {
     "dip_env": (
-        "boxes errors action_reader config formats matching actions ambiguity metrics views "
+        "boxes errors checks action_reader config formats matching actions ambiguity metrics views "
         "prompts spaces scenes rewards result messages episode group rendering env testing "
         "vector_env"
     ),
@@ -148,8 +148,8 @@ INSIDE: dict[str, str] = {
     "dip_agents.adapters.verl": "dataset agent_loop",
     "dip_agents.cli": (
         "arguments commands options output config_files parser policies settings audit "
-        "completion doctor help run_folder tables scenes score compare config evaluate experiment "
-        "main sft train_settings __main__ train_run train"
+        "completion doctor help run_folder resume tables scenes score compare config evaluate "
+        "experiment main sft train_settings __main__ train_run train"
     ),
     "dip_agents.engines": (
         "base config replies sampling slot_cache chat_client decoder generic prefill vllm_requests "

@@ -14,6 +14,8 @@ from PIL import Image
 from dip_env.errors import SceneError
 from dip_env.views import View, overview
 
+SPLITS = ("train", "val", "test")
+"""Parts of the sources that read no files; they never share a scene."""
 ENDLESS = 10_000_000
 """Longer sources are never read as a whole; procedural ones have 2**31 - 1 scenes."""
 

@@ -13,8 +13,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 # The package resolves its names on use, so only the requested source is imported.
 import dip_env.scenes as scenes
+from dip_env.checks import check_integer
 from dip_env.errors import ConfigError, SceneError
-from dip_env.scenes.base import SceneSource
+from dip_env.scenes.base import SPLITS, SceneSource
 from dip_env.scenes.procedural.parameters import PRESETS
 
 READERS: Mapping[str, str] = {
@@ -57,12 +58,19 @@ def make_source(
         close = get_close_matches(name, SOURCES, n=1) if isinstance(name, str) else []
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise ConfigError(f"scenes: expected one of {', '.join(SOURCES)}, got {name!r}{hint}")
+    if not isinstance(split, str):
+        raise ConfigError(f"split: expected a name, got {split!r}")
     if name in READERS:
         return _open_reader(name, root, split, kwargs)
     if root is not None:
         raise ConfigError(f"root: expected none, as {name!r} reads no files, got {str(root)!r}")
+    seed = check_integer("scene_seed", seed, 0)
+    if split not in SPLITS:
+        raise ConfigError(f"split: expected one of {', '.join(SPLITS)}, got {split!r}")
     if name == "toy":
-        return scenes.ToyScenes(**kwargs)
+        if kwargs:
+            raise ConfigError(f"toy: unknown argument {min(kwargs)!r}; expected none")
+        return scenes.ToyScenes()
     preset = "crowd" if name == "procedural" else name
     return scenes.ProceduralCrowd(preset, seed=seed, split=split, **kwargs)
 

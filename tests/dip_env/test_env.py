@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import json
+import pickle
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -11,9 +13,10 @@ from gymnasium.utils.env_checker import check_env
 from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from gymnasium.wrappers import RecordEpisodeStatistics, TimeLimit
 
+from dip_env.actions import Look
 from dip_env.env import DIPCrowdEnv
 from dip_env.episode import Episode
-from dip_env.errors import ConfigError, EpisodeOverError
+from dip_env.errors import ConfigError, EpisodeOverError, SceneError
 
 LOOK = "<think>there?</think><look>[[20,60,100,240],[200,100,300,150]]</look>"
 END_KEYS = {"reward_terms", "truth_boxes", "ignore_boxes", "answer_boxes", "matches"}
@@ -228,7 +231,136 @@ def test_episode_statistics_are_recorded():
 
 
 def test_a_time_limit_truncates():
-    env = TimeLimit(make(), max_episode_steps=2)
+    env = TimeLimit(make(max_turns=2), max_episode_steps=2)
     env.reset(seed=0)
     assert not env.step("<think>x</think>")[3]
     assert env.step("<think>x</think>")[3]
+
+
+def test_a_time_limit_below_the_turns_of_the_rules_is_warned_of_once(monkeypatch):
+    warnings = []
+    monkeypatch.setattr(gym.logger, "warn", lambda message, *args: warnings.append(message))
+    env = make(max_episode_steps=3)
+    env.reset(seed=0)
+    env.reset(seed=0)
+    assert len(warnings) == 1
+    assert "expected at least max_turns=4, got 3" in warnings[0]
+    assert "set max_turns=3 instead" in warnings[0]
+    make(max_episode_steps=4).reset(seed=0)
+    make().reset(seed=0)
+    assert len(warnings) == 1
+
+
+class Damaged:
+    """Toy scenes of which the one with nobody cannot be drawn."""
+
+    def __init__(self, toy):
+        self.toy = toy
+
+    def __len__(self):
+        return len(self.toy)
+
+    def __getitem__(self, index):
+        if index != 2:
+            return self.toy[index]
+
+        def refuse():
+            raise SceneError("2.png: image file is missing")
+
+        return replace(self.toy[index], load_image=refuse)
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        ({"seed": 7, "options": {"scene": -1}}, IndexError),
+        ({"options": {"scene": 99}}, IndexError),
+        ({"seed": 7, "options": {"scene": 1.5}}, TypeError),
+        ({"seed": 7, "options": {"scenes": 1}}, ConfigError),
+        ({"seed": -7}, gym.error.Error),
+        ({"seed": 7, "options": {"scene": 2}}, SceneError),
+    ],
+)
+def test_a_refused_reset_leaves_everything_as_it_was(toy, call, error):
+    envs = [DIPCrowdEnv(Damaged(toy)) for _ in range(2)]
+    for env in envs:
+        env.reset(seed=3, options={"scene": 1})
+    with pytest.raises(error):
+        envs[0].reset(**call)
+    steps = [env.step(LOOK) for env in envs]
+    assert same(steps[0][0], steps[1][0])
+    drawn = [[env.np_random.integers(1000) for _ in range(4)] for env in envs]
+    assert drawn[0] == drawn[1]
+    assert envs[0].np_random_seed == envs[1].np_random_seed == 3
+
+
+def test_a_scene_that_cannot_be_drawn_takes_no_number_from_the_generator(toy):
+    env, twin = DIPCrowdEnv(Damaged(toy)), DIPCrowdEnv(Damaged(toy))
+    for one in (env, twin):
+        one.reset(seed=0, options={"scene": 0})
+    while True:
+        try:
+            env.reset()
+        except SceneError:
+            break
+        twin.reset()
+    state = env.np_random.bit_generator.state
+    assert state == twin.np_random.bit_generator.state
+    assert env.episode.scene_index == twin.episode.scene_index
+
+
+@pytest.mark.parametrize("kwargs", [{}, {"coordinate_format": "norm1000"}, {"max_looks": 0}])
+def test_samples_are_actions_that_the_environment_takes(kwargs):
+    env = make(max_turns=6, **kwargs)
+    env.action_space.seed(0)
+    looks = 0
+    for seed in range(40):
+        env.reset(seed=seed)
+        done = False
+        while not done:
+            *_, terminated, truncated, info = env.step(env.action_space.sample())
+            assert info["parse_error"] is None
+            looks += any(isinstance(segment, Look) for segment in info["segments"])
+            done = terminated or truncated
+    assert looks == 0 if kwargs.get("max_looks") == 0 else looks > 10
+
+
+def test_the_text_of_a_refused_action_can_be_encoded():
+    env = make()
+    env.reset(seed=0)
+    observation, *_, info = env.step("<think>\ud800</think>")
+    assert "lone surrogate" in info["parse_error"]
+    assert "<think>\N{REPLACEMENT CHARACTER}</think>" in observation["text"]
+    observation["text"].encode()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"max_looks": 10**5}, "crop_size, max_looks, max_regions: expected all crops of at most"),
+        ({"max_regions": 10**6}, "expected all crops of at most 1 GiB, got"),
+        ({"view_size": 10**6}, "view_size: expected an integer <= 16384"),
+        ({"source_kwargs": [1]}, r"source_kwargs: expected a mapping, got \[1\]"),
+        ({"source_kwargs": {"x": 1}}, "toy: unknown argument 'x'; expected none"),
+        ({"split": "nope"}, "split: expected one of train, val, test, got 'nope'"),
+        ({"split": 5}, "split: expected a name, got 5"),
+        ({"scene_seed": "x"}, "scene_seed: expected an integer >= 0, got 'x'"),
+        ({"scenes": "easy", "scene_seed": -1}, "scene_seed: expected an integer >= 0, got -1"),
+    ],
+)
+def test_what_cannot_work_is_refused_when_the_environment_is_made(kwargs, message):
+    with pytest.raises(ConfigError, match=message):
+        make(**kwargs)
+
+
+@pytest.mark.parametrize("scenes", ["toy", "far"])
+def test_an_environment_in_mid_episode_can_be_pickled_and_goes_on(scenes):
+    env = make(scenes=scenes).unwrapped
+    env.reset(seed=0)
+    env.step(LOOK)
+    copy = pickle.loads(pickle.dumps(env))
+    for action in ("<think>x</think>", "<answer>[]</answer>"):
+        first, second = env.step(action), copy.step(action)
+        assert same(first[0], second[0])
+        assert first[1:4] == second[1:4]
+    assert env.reset()[1]["scene_index"] == copy.reset()[1]["scene_index"]

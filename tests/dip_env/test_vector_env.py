@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -9,7 +10,7 @@ from gymnasium.error import ResetNeeded
 from gymnasium.vector import AutoresetMode
 from gymnasium.wrappers.vector import RecordEpisodeStatistics
 
-from dip_env.errors import ConfigError, EpisodeOverError
+from dip_env.errors import ConfigError, EpisodeOverError, SceneError
 from dip_env.group import EpisodeGroup
 from dip_env.vector_env import DIPCrowdVectorEnv
 
@@ -26,6 +27,30 @@ def make(num_envs=6, group_size=3, **kwargs) -> gym.vector.VectorEnv:
 
 def answer(*boxes: list[float]) -> str:
     return f"<answer>{json.dumps(boxes)}</answer>"
+
+
+class MissingImage:
+    """Toy scenes of which the one with nobody has no image."""
+
+    def __init__(self, toy):
+        self.toy = toy
+
+    def __len__(self):
+        return len(self.toy)
+
+    def __getitem__(self, index):
+        if index != 2:
+            return self.toy[index]
+
+        def refuse():
+            raise SceneError("2.png: image file is missing")
+
+        return replace(self.toy[index], load_image=refuse)
+
+
+@pytest.fixture
+def missing_image(toy):
+    return MissingImage(toy)
 
 
 def test_make_vec_finds_our_own_vector_environment():
@@ -170,7 +195,7 @@ def test_the_same_seed_gives_the_same_scenes():
     ("kwargs", "message"),
     [
         ({"num_envs": 5, "group_size": 2}, "expected a positive multiple of group_size=2, got 5"),
-        ({"group_size": 0}, "positive multiple"),
+        ({"group_size": 0}, "group_size: expected an integer >= 1, got 0"),
         ({"autoreset_mode": "SameStep"}, "autoreset_mode: expected"),
         ({"view_size": 3}, "view_size: expected an integer"),
     ],
@@ -240,3 +265,69 @@ def test_every_member_is_rendered(mode):
     assert frames is not None
     assert len(frames) == 4
     assert make().render() is None
+
+
+@pytest.mark.parametrize(
+    ("call", "error"),
+    [
+        ({"seed": 5, "options": {"scene": [0, -1]}}, IndexError),
+        ({"seed": [5, -1]}, gym.error.Error),
+        ({"seed": -1}, gym.error.Error),
+        ({"seed": 5, "options": {"scene": [0, 2]}}, SceneError),
+        ({"options": {"scene": [3, 2]}}, SceneError),
+    ],
+)
+def test_a_refused_reset_leaves_everything_as_it_was(missing_image, call, error):
+    envs = [DIPCrowdVectorEnv(6, 3, scenes=missing_image) for _ in range(2)]
+    for env in envs:
+        env.reset(seed=1, options={"scene": [0, 1]})
+    with pytest.raises(error):
+        envs[0].reset(**call)
+    steps = [env.step([LOOK] * 6) for env in envs]
+    assert steps[0][0]["text"] == steps[1][0]["text"]
+    states = [[rng.bit_generator.state for rng in env._rngs] for env in envs]
+    assert states[0] == states[1]
+
+
+def test_a_step_into_a_scene_that_cannot_start_leaves_everything_as_it_was(missing_image):
+    envs = DIPCrowdVectorEnv(4, 2, scenes=missing_image)
+    for seed in range(100):
+        envs.reset(seed=seed, options={"scene": [0, 1]})
+        envs.step([EMPTY, EMPTY, LOOK, LOOK])
+        before = [rng.bit_generator.state for rng in envs._rngs]
+        groups = list(envs.groups)
+        try:
+            envs.step([EMPTY] * 4)
+        except SceneError:
+            break
+    assert envs.groups == groups
+    assert [group.done for group in envs.groups] == [True, False]
+    assert [rng.bit_generator.state for rng in envs._rngs] == before
+
+
+def test_samples_are_actions_that_the_environment_takes():
+    envs = make(num_envs=4, group_size=2, max_turns=6)
+    envs.action_space.seed(0)
+    envs.reset(seed=0)
+    for _ in range(60):
+        infos = envs.step(envs.action_space.sample())[-1]
+        assert all(error is None for error in infos.get("parse_error", ()))
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"num_envs": 4.0}, "num_envs: expected an integer >= 0, got 4.0"),
+        ({"group_size": "2"}, "group_size: expected an integer >= 1, got '2'"),
+        ({"group_size": 2.0}, "group_size: expected an integer >= 1, got 2.0"),
+        ({"num_envs": 3 * 10**7}, "num_envs, view_size, .*: expected observations of at most 16 G"),
+    ],
+)
+def test_counts_of_another_type_or_size_are_refused(kwargs, message):
+    with pytest.raises(ConfigError, match=message):
+        DIPCrowdVectorEnv(**{"num_envs": 6, "group_size": 3, "scenes": "toy", **kwargs})
+
+
+def test_counts_of_numpy_are_counts():
+    envs = DIPCrowdVectorEnv(np.int64(4), np.int32(2), scenes="toy")
+    assert (envs.num_envs, envs.group_size, len(envs.groups)) == (4, 2, 2)

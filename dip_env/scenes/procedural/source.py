@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from dip_env.checks import check_integer
 from dip_env.errors import ConfigError
-from dip_env.scenes.base import Scene
+from dip_env.scenes.base import SPLITS, Scene
 from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
 from dip_env.scenes.procedural.drawing.scene import Drawing, draw_scene
 from dip_env.scenes.procedural.parameters import PRESETS, CrowdParameters
@@ -22,8 +23,6 @@ LENGTH = 2**31 - 1
 """How many scenes every source has."""
 DRAWING_VERSION = 2
 """Incremented when the same item is drawn differently, so that stored scenes do not mix."""
-SPLITS = ("train", "val", "test")
-"""Parts that never share a scene."""
 
 
 class ProceduralCrowd:
@@ -50,14 +49,12 @@ class ProceduralCrowd:
             raise ConfigError(f"preset: expected one of {sorted(PRESETS)}, got {preset!r}")
         if split not in SPLITS:
             raise ConfigError(f"split: expected one of {list(SPLITS)}, got {split!r}")
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-            raise ConfigError(f"seed: expected an integer >= 0, got {seed!r}")
         known = [f.name for f in fields(CrowdParameters)]
         for name in overrides:
             if name not in known:
                 raise ConfigError(f"unknown parameter {name!r}; expected one of {sorted(known)}")
         self.preset = preset
-        self.seed = seed
+        self.seed = check_integer("seed", seed, 0)
         self.split = split
         self.parameters = replace(PRESETS[preset], **overrides)
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 
 from dip_env.boxes import box_area, clip_boxes
+from dip_env.checks import check_integer
 from dip_env.errors import ConfigError
 from dip_env.scenes.base import Scene, SceneSource
-from dip_env.scenes.transforms.checks import check_integer
 
 MIN_SHARE_LEFT = 0.4
 """Instances with a smaller share inside the window become ignored."""

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from dip_env.errors import ConfigError
 from dip_env.scenes.base import SceneSource, is_endless
 
@@ -29,22 +27,3 @@ def scan_length(source: SceneSource, among: int | None) -> int:
             "cannot be read as a whole"
         )
     return len(source)
-
-
-def check_integer(name: str, value: object, least: int) -> int:
-    """Return a setting that must be an integer.
-
-    Args:
-        name: of the setting, for the message.
-        value: the given value.
-        least: smallest valid value.
-
-    Returns:
-        The value as a plain int.
-
-    Raises:
-        ConfigError: for anything else, True and False included.
-    """
-    if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-        raise ConfigError(f"{name}: expected an integer >= {least}, got {value!r}")
-    return int(value)

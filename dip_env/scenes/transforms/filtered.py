@@ -10,9 +10,10 @@ from operator import index as as_index
 import numpy as np
 from numpy.typing import NDArray
 
+from dip_env.checks import check_integer
 from dip_env.errors import ConfigError, SceneError
 from dip_env.scenes.base import Scene, SceneSource
-from dip_env.scenes.transforms.checks import check_integer, scan_length
+from dip_env.scenes.transforms.checks import scan_length
 
 HEIGHT_SLACK = 1e-3
 """Tolerance in pixels: float32 corners are no more exact than this, and limits are inclusive."""

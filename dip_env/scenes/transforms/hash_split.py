@@ -10,9 +10,10 @@ from types import MappingProxyType
 
 import numpy as np
 
+from dip_env.checks import check_integer
 from dip_env.errors import ConfigError
 from dip_env.scenes.base import Scene, SceneSource
-from dip_env.scenes.transforms.checks import check_integer, scan_length
+from dip_env.scenes.transforms.checks import scan_length
 
 SHARES: Mapping[str, float] = MappingProxyType({"train": 0.9, "val": 0.1})
 """Parts and their shares where none are given."""

@@ -12,9 +12,9 @@ from typing import NamedTuple
 
 import numpy as np
 
+from dip_env.checks import check_integer
 from dip_env.errors import ConfigError
 from dip_env.scenes.base import Scene, SceneSource, is_endless
-from dip_env.scenes.transforms.checks import check_integer
 
 LONGEST_PERIOD = 25_200
 """Weights are rounded to 1 over this: whole percents and all ratios up to 10 are exact."""

@@ -20,9 +20,9 @@ from typing import Any
 
 from PIL import Image
 
+from dip_env.checks import check_integer
 from dip_env.errors import ConfigError, DipError
 from dip_env.scenes.base import Scene, SceneSource
-from dip_env.scenes.transforms.checks import check_integer
 
 
 def stream_scenes(
