@@ -26,6 +26,8 @@ PRIOR_HALF_VISIBLE = 0.35
 """Visible share at which half of the large instances are found."""
 PRIOR_VISIBLE_SLOPE = 10.0
 """Change in log-odds from a visible share of 0 to 1."""
+MAX_STRAYS = 4000
+"""Boxes that a group may invent; of more, each member counts with its share of the largest."""
 MIN_SUPPORT = 2
 """Fewest siblings that must invent a box for it to be an item."""
 SiblingTable = NDArray[np.bool_]
@@ -69,6 +71,8 @@ def sibling_ambiguity(
     With an ``invented_weight`` w above 0, the siblings' unmatched predictions are clustered
     (connected components at IoU >= the first threshold). A cluster that a share p of the siblings
     has, two of them at least, is an item too, its members' mean box, that weighs ``4 w p (1 - p)``.
+    Where G rollouts invent more than ``MAX_STRAYS``, each counts with its ``MAX_STRAYS / G``
+    largest, which bounds the time it takes.
 
     Args:
         answers: boxes (N_h, 4) xyxy of each rollout, scene frame.
@@ -194,6 +198,9 @@ class _Strays:
     def of(cls, answers: Sequence[Boxes], matches: Sequence[Matches], threshold: float) -> _Strays:
         """Collect boxes with area that are no repeats, and connect those that overlap."""
         kept = [np.setdiff1d(m.unmatched_pred, m.repeated, assume_unique=True) for m in matches]
+        if sum(map(len, kept)) > MAX_STRAYS:
+            most = MAX_STRAYS // len(answers)
+            kept = [_largest(a, k, most) for a, k in zip(answers, kept, strict=True)]
         boxes = np.concatenate([a[k] for a, k in zip(answers, kept, strict=True)])
         owners = np.repeat(np.arange(len(kept)), [len(k) for k in kept])
         has_area = box_area(boxes) > 0
@@ -220,6 +227,14 @@ class _Strays:
         shared = support >= MIN_SUPPORT
         means = np.stack(sums, axis=1) / sizes[:, None]
         return means[shared], support[shared] / int(siblings.sum())
+
+
+def _largest(boxes: Boxes, indices: NDArray[np.intp], most: int) -> NDArray[np.intp]:
+    """Return at most so many of the indices, of the largest boxes; ties go by coordinates."""
+    if len(indices) <= most:
+        return indices
+    chosen = boxes[indices]
+    return indices[np.lexsort((*chosen.T, -box_area(chosen)))[:most]]
 
 
 def _overlapping_pairs(

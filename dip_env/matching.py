@@ -6,7 +6,7 @@ order of the boxes never matters: ties are broken by their coordinates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,8 @@ from dip_env.boxes import Boxes, BoxesLike, as_boxes, box_area, box_intersection
 
 IGNORE_SHARE = 0.5
 """An unmatched prediction with more than this share inside one ignore region is dropped."""
+
+_PAIRS_AT_ONCE = 100_000
 
 Indices = NDArray[np.intp]
 
@@ -128,6 +130,25 @@ def overlaps(
     """
     preds = [as_boxes(answer) for answer in answers]
     truth, ignore_boxes = as_boxes(truth), as_boxes(ignore_boxes)
+    found: list[Overlaps] = []
+    for block in _blocks(preds, len(truth) + len(ignore_boxes)):
+        found += _overlaps_of_block(block, truth, ignore_boxes)
+    return found
+
+
+def _blocks(preds: Sequence[Boxes], columns: int) -> Iterator[Sequence[Boxes]]:
+    """Split answers so that the arrays of a block stay in the cache; few boxes are one block."""
+    start = pairs = 0
+    for stop, pred in enumerate(preds):
+        pairs += len(pred) * columns
+        if pairs > _PAIRS_AT_ONCE and stop > start:
+            yield preds[start:stop]
+            start, pairs = stop, len(pred) * columns
+    yield preds[start:]
+
+
+def _overlaps_of_block(preds: Sequence[Boxes], truth: Boxes, ignore_boxes: Boxes) -> list[Overlaps]:
+    """Compare some answers with the ground truth, all in one array."""
     stacked = np.concatenate(preds) if len(preds) > 1 else preds[0]
     area = box_area(stacked)
     shared = box_intersection(stacked, np.concatenate([truth, ignore_boxes]))

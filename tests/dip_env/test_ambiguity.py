@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dip_env import ambiguity
 from dip_env.ambiguity import (
     detectability,
     prior_ambiguity,
@@ -152,6 +153,27 @@ def test_weights_are_shares_and_items_are_boxes_with_area(answers, truth, ignore
         assert items.boxes.shape == (len(items.weights), 4)
         assert ((items.weights >= 0) & (items.weights <= 1)).all()
         assert (items.boxes[:, 2:] > items.boxes[:, :2]).all()
+
+
+def test_of_more_invented_boxes_than_are_compared_the_largest_count(monkeypatch):
+    monkeypatch.setattr(ambiguity, "MAX_STRAYS", 6)
+    small = [[float(k), 0.0, k + 0.5, 0.5] for k in range(0, 40, 2)]
+    answers = [[], [*small, GHOST], [GHOST, *small], small]
+    items = sibling_ambiguity(answers, [], [], invented_weight=1)[0]
+    # Of four members each counts with one box: two share the ghost, the third has a small one.
+    np.testing.assert_array_equal(items.boxes, [GHOST])
+    np.testing.assert_allclose(items.weights, [4 * 2 / 3 * 1 / 3])
+
+
+def test_a_group_that_fills_its_answers_with_boxes_is_scored_in_bounded_time():
+    rng = np.random.default_rng(0)
+    answers = [
+        np.concatenate([100 + rng.random((1000, 2)), 140 + rng.random((1000, 2))], axis=1)
+        for _ in range(32)
+    ]
+    start = time.process_time()
+    assert len(sibling_ambiguity(answers, [], [], invented_weight=1)) == 32
+    assert time.process_time() - start < 10  # without a limit: minutes
 
 
 def test_thousands_of_piled_boxes_are_one_cluster_in_bounded_time():

@@ -5,6 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from dip_env import matching
 from dip_env.boxes import box_iou
 from dip_env.matching import Matches, overlaps
 
@@ -163,3 +164,18 @@ def test_answers_compared_together_match_as_they_would_alone(answers, truth, ign
         alone, joint = match_boxes(answer, truth, ignore), together.match()
         for name in vars(alone):
             np.testing.assert_array_equal(getattr(alone, name), getattr(joint, name))
+
+
+@pytest.mark.parametrize("at_once", [1, 20, 45, 1000])
+def test_answers_compared_in_blocks_match_as_they_would_alone(monkeypatch, at_once):
+    monkeypatch.setattr(matching, "_PAIRS_AT_ONCE", at_once)
+    rng = np.random.default_rng(0)
+    low = rng.integers(0, 6, (4, 2))
+    truth = np.concatenate([low, low + 2], axis=1)
+    answers = [truth[:count] + 0.25 for count in (0, 4, 2, 0, 3, 1)]
+    together = overlaps(answers, truth, truth[:1])
+    assert len(together) == len(answers)
+    for answer, found in zip(answers, together, strict=True):
+        alone = overlaps([answer], truth, truth[:1])[0]
+        assert np.array_equal(found.iou, alone.iou)
+        assert np.array_equal(found.in_ignore, alone.in_ignore)
