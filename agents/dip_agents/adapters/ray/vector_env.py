@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
+from gymnasium.utils import seeding
 from gymnasium.vector import VectorEnv
 from numpy.typing import NDArray
 
@@ -31,11 +32,14 @@ class RayVectorEnv(DIPCrowdVectorEnv):
         num_workers: actors, from 1 to P.
         actor_options: for Ray's ``options`` of each actor, such as ``{"num_cpus": 1}``.
         start_timeout: seconds until all actors must have started.
+        call_timeout: seconds until all must have answered a reset or a step.
         **keywords: as for ``DIPCrowdVectorEnv``.
 
     Raises:
         ConfigError: for an unknown name or a value out of range.
-        WorkerDiedError: when an actor could not start; calls raise it when one has died.
+        WorkerDiedError: when an actor could not start; calls raise it when one has died, or Ray has
+            been shut down.
+        WorkerTimeoutError: in calls that an actor does not answer in time.
         WorkersNotStartedError: when actors did not start in time, as for lack of resources.
     """
 
@@ -47,6 +51,7 @@ class RayVectorEnv(DIPCrowdVectorEnv):
         num_workers: int = 1,
         actor_options: Mapping[str, Any] | None = None,
         start_timeout: float = 60.0,
+        call_timeout: float = 600.0,
         **keywords: Any,
     ) -> None:
         """Start the actors."""
@@ -59,6 +64,7 @@ class RayVectorEnv(DIPCrowdVectorEnv):
             num_workers,
             actor_options or {},
             start_timeout,
+            call_timeout,
             **keywords,
         )
 
@@ -74,14 +80,14 @@ class RayVectorEnv(DIPCrowdVectorEnv):
         if self._ended is None and not chosen.all():
             raise ResetNeeded("expected a reset of all groups before one with a reset_mask")
         scenes = self._per_group("scene", wishes.get("scene"))
-        seeds = self._per_group("seed", seed)
-        if seed is not None and not isinstance(seed, Sequence):
-            seeds = [seed + p for p in range(len(self.groups))]
-            VectorEnv.reset(self, seed=seed)
-        # A wrong index is refused before any worker takes a step.
+        seeds, common = self._seeds(seed)
+        # A wrong index or seed is refused before any worker takes a step.
         for p in np.flatnonzero(chosen):
+            if seeds[p] is not None:
+                seeding.np_random(seeds[p])
             if scenes[p] is not None:
                 pick_scene(self.source, self._rngs[p], scenes[p])
+        VectorEnv.reset(self, seed=common)
         observations, infos = self._joined(self._call("start", seeds, scenes, chosen.tolist()))[:2]
         return observations, infos
 

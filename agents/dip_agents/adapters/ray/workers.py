@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from math import inf
@@ -16,11 +17,15 @@ from dip_env.errors import ConfigError, DipError
 require_extra("ray", "ray")
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import GetTimeoutError, RayActorError
 
 
 class WorkerDiedError(DipError, RuntimeError):
     """A worker process has died, and its episodes with it."""
+
+
+class WorkerTimeoutError(DipError, TimeoutError):
+    """A worker process has not answered in time: it is stopped, or overloaded."""
 
 
 class WorkersNotStartedError(DipError, TimeoutError):
@@ -36,10 +41,11 @@ class Workers:
         count: actors, from 1 to P.
         options: for Ray's ``options`` of each actor.
         start_timeout: seconds until all must have started.
+        call_timeout: seconds until all must have answered a call.
         **keywords: as for ``DIPCrowdVectorEnv``.
 
     Raises:
-        ConfigError: for more workers than groups, or none, or no time to start.
+        ConfigError: for more workers than groups, or none, or no time to start or to answer.
         WorkerDiedError: when an actor could not start; the others are then ended.
         WorkersNotStartedError: when some did not start in time; all are then ended.
     """
@@ -51,6 +57,7 @@ class Workers:
         count: int,
         options: Mapping[str, Any],
         start_timeout: float,
+        call_timeout: float,
         **keywords: Any,
     ) -> None:
         """Start the actors and wait for them."""
@@ -58,8 +65,10 @@ class Workers:
             raise ConfigError(
                 f"num_workers: expected 1..{groups}, at most one a group, got {count}"
             )
-        if not 0 < start_timeout < inf:
-            raise ConfigError(f"start_timeout: expected seconds above 0, got {start_timeout}")
+        for name, seconds in (("start_timeout", start_timeout), ("call_timeout", call_timeout)):
+            if not 0 < seconds < inf:
+                raise ConfigError(f"{name}: expected seconds above 0, got {seconds}")
+        self.call_timeout = call_timeout
         bounds = np.linspace(0, groups, count + 1).astype(int).tolist()
         self.groups = [slice(start, stop) for start, stop in pairwise(bounds)]
         """The groups of each actor."""
@@ -68,6 +77,7 @@ class Workers:
             actor.remote((part.stop - part.start) * group_size, group_size, **keywords)
             for part in self.groups
         ]
+        self._session = _session()
         try:
             self._await_start(start_timeout, options)
         except BaseException:
@@ -85,9 +95,16 @@ class Workers:
             The result of each worker, in order.
 
         Raises:
-            WorkerDiedError: when an actor has died; other exceptions of an actor are raised as
-                they are.
+            WorkerDiedError: when an actor has died, or Ray has been shut down; other exceptions
+                of an actor are raised as they are.
+            WorkerTimeoutError: when an actor has not answered in time.
         """
+        if not self._ray_runs():
+            raise WorkerDiedError(
+                "expected Ray to run, but it has been shut down, and the workers with it; "
+                "close this environment and make a new one"
+            )
+        deadline = time.monotonic() + self.call_timeout
         calls = [
             getattr(handle, method).remote(*(values[part] for values in per_group))
             for handle, part in zip(self.handles, self.groups, strict=True)
@@ -95,7 +112,13 @@ class Workers:
         results = []
         for k, (call, part) in enumerate(zip(calls, self.groups, strict=True)):
             try:
-                results.append(ray.get(call))
+                results.append(ray.get(call, timeout=max(0.0, deadline - time.monotonic())))
+            except GetTimeoutError as error:
+                raise WorkerTimeoutError(
+                    f"expected worker {k}, which plays groups {part.start}..{part.stop - 1}, to "
+                    f"answer within {self.call_timeout:g} s: it is stopped or overloaded; close "
+                    "this environment and make a new one, or raise call_timeout"
+                ) from error
             except RayActorError as error:
                 raise WorkerDiedError(
                     f"expected worker {k} to play groups {part.start}..{part.stop - 1}, but it has "
@@ -105,9 +128,15 @@ class Workers:
 
     def end(self) -> None:
         """End the actors."""
-        # After Ray's shutdown they are gone, and a call would start Ray again.
-        for handle in self.handles if ray.is_initialized() else ():
+        for handle in self.handles if self._ray_runs() else ():
             ray.kill(handle)
+
+    def _ray_runs(self) -> bool:
+        """Return whether Ray still runs as the actors know it, with them.
+
+        After a shutdown they are gone, and a call would start Ray again, or be one to another Ray.
+        """
+        return ray.is_initialized() and _session() == self._session
 
     def _await_start(self, timeout: float, options: Mapping[str, Any]) -> None:
         """Wait until all have started; Ray itself would wait for resources forever."""
@@ -122,3 +151,9 @@ class Workers:
             )
         # Ray counts dead actors as ready; another call raises for them.
         self.call("ping")
+
+
+def _session() -> tuple[str, str]:
+    """Return what tells this connection to Ray from any other."""
+    context = ray.get_runtime_context()
+    return context.get_node_id(), context.get_job_id()

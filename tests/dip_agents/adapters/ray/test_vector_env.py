@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import importlib
+import os
 import re
 import secrets
+import signal
 import sys
 import time
 
@@ -16,7 +18,12 @@ import ray
 from gymnasium.error import ClosedEnvironmentError, ResetNeeded
 
 import dip_env  # noqa: F401
-from dip_agents.adapters.ray import RayVectorEnv, WorkerDiedError, WorkersNotStartedError
+from dip_agents.adapters.ray import (
+    RayVectorEnv,
+    WorkerDiedError,
+    WorkersNotStartedError,
+    WorkerTimeoutError,
+)
 from dip_agents.adapters.ray.workers import Workers
 from dip_agents.runtime import optional as needs_module
 from dip_env.errors import ConfigError, EpisodeOverError
@@ -287,6 +294,43 @@ def test_a_worker_that_dies_is_named_and_close_ends_the_others(parity, spoiled):
     wait_for_the_end(alive)
     with pytest.raises(ClosedEnvironmentError, match="after close"):
         env.reset(options={"scene": 0})
+
+
+def test_a_stopped_worker_is_a_timeout_and_close_ends_it(parity):
+    env = RayVectorEnv(4, 2, num_workers=2, call_timeout=20.0, **parity.RULES)
+    env.reset(seed=0)
+    env.workers.call_timeout = 1.0
+    handles = env.workers.handles
+    pids = ray.get([handle.__ray_call__.remote(lambda _: os.getpid()) for handle in handles])
+    os.kill(pids[1], signal.SIGSTOP)
+    began = time.monotonic()
+    try:
+        with pytest.raises(
+            WorkerTimeoutError, match=r"worker 1, which plays groups 1\.\.1, to answer"
+        ):
+            env.step(["what?"] * 4)
+        assert time.monotonic() - began < 10
+        env.close()
+    finally:
+        os.kill(pids[1], signal.SIGCONT)
+    for handle in handles:
+        wait_for_the_end(handle)
+
+
+@pytest.mark.parametrize("session", [("other", "01"), ("node", "02")])
+def test_after_a_shutdown_a_step_is_an_error_and_close_is_silent(monkeypatch, session):
+    killed = []
+    monkeypatch.setattr(ray, "kill", killed.append)
+    workers = Workers.__new__(Workers)
+    workers.handles, workers.groups, workers.call_timeout = ["gone"], [slice(0, 1)], 1.0
+    workers._session = ("node", "01")
+    monkeypatch.setattr("dip_agents.adapters.ray.workers._session", lambda: session)
+    for runs in (False, True):  # True: another Ray has been started since
+        monkeypatch.setattr(ray, "is_initialized", lambda runs=runs: runs)
+        with pytest.raises(WorkerDiedError, match="expected Ray to run, but it has been shut down"):
+            workers.call("ping")
+        workers.end()
+    assert killed == []
 
 
 def test_close_does_not_start_a_ray_that_was_shut_down(monkeypatch):
