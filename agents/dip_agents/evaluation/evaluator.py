@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from dip_agents.evaluation.files import write_evaluation
 from dip_agents.evaluation.play import EvalCondition, EvalRecord, play
@@ -36,6 +38,7 @@ def evaluate(
     seed: int = 0,
     workers: int = 0,
     control: Control | None = None,
+    about: Mapping[str, Any] | None = None,
     on_batch: Callable[[int, int], None] | None = None,
 ) -> EvalResult:
     """Play a policy on scenes and measure it.
@@ -58,6 +61,7 @@ def evaluate(
         seed: seed of the policy's randomness and of the bootstrap.
         workers: processes that prepare scenes ahead; the results are the same with any number.
         control: changes what the policy sees or where it looks, see ``dip_wrappers.controls``.
+        about: JSON values that ``metrics.json`` keeps beside the source, such as the model's name.
         on_batch: called with (scenes done, scenes in all) after each batch.
 
     Returns:
@@ -86,6 +90,7 @@ def evaluate(
     finally:
         if writer is not None:
             writer.close()
+    result = replace(result, about={"source": describe_source(source), **(about or {})})
     if folder is not None:
         write_evaluation(folder, record, result)
     return result

@@ -96,6 +96,7 @@ def load_evaluation(folder: Path | str) -> EvalResult:
         config=EpisodeConfig.from_keywords({**config, **reward}),
         control=_field(folder / METRICS, metrics, "control"),
         failures=metrics.get("failures", {}),
+        about=_field(folder / METRICS, metrics, "about"),
     )
 
 

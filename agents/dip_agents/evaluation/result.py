@@ -29,6 +29,7 @@ class EvalResult:
         config: the rules.
         control: name of the control, see ``dip_wrappers.controls``.
         failures: how many turns failed for each reason.
+        about: what was measured, as JSON values: the source, and what the caller names.
     """
 
     score: EvalScore
@@ -39,6 +40,7 @@ class EvalResult:
     config: EpisodeConfig
     control: str = "own looks"
     failures: Mapping[str, int] = field(default_factory=dict)
+    about: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def n(self) -> int:
@@ -78,6 +80,7 @@ class EvalResult:
             "seed": self.seed,
             "scene_indices": list(self.scene_indices),
             "config": asdict(self.config),
+            "about": dict(self.about),
         }
 
 
