@@ -279,11 +279,12 @@ def test_a_cut_last_line_is_reported_and_the_rest_is_kept(tmp_path):
     assert not trace.ended
 
 
-def test_a_broken_line_before_the_last_is_an_error(tmp_path):
+@pytest.mark.parametrize("line", ["{oops", "[" * 200_000], ids=["oops", "deep"])
+def test_a_broken_line_before_the_last_is_an_error(tmp_path, line):
     record(tmp_path)
     path = tmp_path / "turns-0000.jsonl"
     lines = path.read_text().splitlines(keepends=True)
-    path.write_text(lines[0] + "{oops\n" + "".join(lines[2:]))
+    path.write_text(lines[0] + f"{line}\n" + "".join(lines[2:]))
     with pytest.raises(TraceError, match=r"turns-0000.jsonl:2: expected one JSON object"):
         load_traces(tmp_path)
     path.write_text(lines[0] + '{"kind":"turn","episode":"0000-000000","turn":0}\n')

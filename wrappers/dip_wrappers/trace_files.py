@@ -166,7 +166,7 @@ def _records(path: Path) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(lines, start=1):
         try:
             yield json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise TraceError(f"{path}:{number}: expected one JSON object, got {error}") from error
     if torn:
         warnings.warn(

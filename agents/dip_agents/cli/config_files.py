@@ -75,7 +75,7 @@ def _load(path: Path) -> tuple[str, dict[str, Any]]:
             raise UsageError(
                 f"--config: expected a .toml, .yaml, .yml or .json file, got {str(path)!r}"
             )
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         if isinstance(error, UsageError):
             raise
         raise UsageError(f"{path}: {error}") from error

@@ -11,7 +11,14 @@ from pathlib import Path
 from typing import Any
 
 from dip_agents.cli.arguments import HEADINGS, PlayArgs, check_at_least, played_model
-from dip_agents.cli.run_folder import EVALUATION, HEADLINE, clear_evaluation, recorded
+from dip_agents.cli.run_folder import (
+    EVALUATION,
+    HEADLINE,
+    clear_evaluation,
+    package_versions,
+    recorded,
+    try_folder,
+)
 from dip_agents.cli.settings import Resolved
 from dip_env.errors import ConfigError
 
@@ -100,25 +107,34 @@ def run(resolved: Resolved[Settings]) -> int:
     args = resolved.settings
     console = make_console(errors=args.json)
     if args.out is not None:
+        try_folder(args.out)
         _check_room(args.out, args.overwrite)
     source = args.source.open(args.split)
-    policy = policy_for(args, "evaluate", args.rules, source, console)(args.rules)
     record = nullcontext() if args.out is None else recorded(args.out, "evaluate", resolved)
-    with record as kept, progress(console, f"measuring {args.policy}") as on_batch:
+    with record as kept:
+        policy = policy_for(args, "evaluate", args.rules, source, console)(args.rules)
         if args.out is not None:
             clear_evaluation(args.out)
-        result = evaluate(
-            policy,
-            source,
-            range(min(args.n, len(source))),
-            args.rules,
-            group_size=max(args.group_size, args.samples),
-            batch_size=args.batch_size,
-            out=args.out,
-            seed=args.seed,
-            workers=args.workers,
-            on_batch=on_batch,
-        )
+        with progress(console, f"measuring {args.policy}") as on_batch:
+            result = evaluate(
+                policy,
+                source,
+                range(min(args.n, len(source))),
+                args.rules,
+                group_size=max(args.group_size, args.samples),
+                batch_size=args.batch_size,
+                out=args.out,
+                seed=args.seed,
+                workers=args.workers,
+                about={
+                    "policy": args.policy,
+                    "model": args.model.model if args.policy == "model" else None,
+                    "scenes": args.source.scenes,
+                    "split": args.split,
+                    "versions": package_versions(),
+                },
+                on_batch=on_batch,
+            )
         agreed = None
         if args.samples > 1:
             agreed = score_consensus(result.score.truth, result.score.answers)

@@ -100,21 +100,23 @@ def run(resolved: Resolved[Settings]) -> int:
     every = dict.fromkeys(way.condition.config for way in ways)
     largest = max(rules.view_size for rules in every)
     source = args.source.open(args.split)
-    who = policy_for(args, "experiment", replace(args.rules, view_size=largest), source, console)
-    policies = {rules: who(rules) for rules in every}  # before anything is measured
     out = args.out or Path("runs/experiment") / args.kind
-    with recorded(out, "experiment", resolved), progress(console, args.kind) as on_batch:
-        report = run_experiment(
-            args.kind,
-            policies.__getitem__,
-            source,
-            range(min(args.n, len(source))),
-            ways,
-            seed=args.seed,
-            batch_size=args.batch_size,
-            workers=args.workers,
-            on_batch=on_batch,
-        )
+    with recorded(out, "experiment", resolved):
+        rules = replace(args.rules, view_size=largest)
+        who = policy_for(args, "experiment", rules, source, console)
+        policies = {rules: who(rules) for rules in every}  # before anything is measured
+        with progress(console, args.kind) as on_batch:
+            report = run_experiment(
+                args.kind,
+                policies.__getitem__,
+                source,
+                range(min(args.n, len(source))),
+                ways,
+                seed=args.seed,
+                batch_size=args.batch_size,
+                workers=args.workers,
+                on_batch=on_batch,
+            )
         (out / "experiment.json").write_text(json.dumps(report.to_json(), indent=2) + "\n")
         (out / "experiment.md").write_text(experiment_markdown(report), encoding="utf-8")
         experiment_plot(report, out / "experiment.png")

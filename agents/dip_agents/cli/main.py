@@ -159,6 +159,7 @@ def _name_options(message: str) -> str:
 
 
 _RESUMING = {
+    "go on from there with resume_from": "go on from there with --resume-from",
     "go on from there with resume": "go on from there with --resume",
     "set resume to go on from there": "--resume goes on from there",
 }
@@ -182,10 +183,14 @@ def _tell(command: Command, error: BaseException, message: str) -> int:
 
 def _unexpected(error: Exception) -> str:
     """Save the traceback of an error that is not the user's, and say in a line where it is."""
-    descriptor, path = tempfile.mkstemp(prefix="dip-traceback-", suffix=".txt")
-    with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-        file.write(f"{versions()}\ndip {' '.join(sys.argv[1:])}\n\n")
-        file.write("".join(traceback.format_exception(error)))
+    text = f"{versions()}\ndip {' '.join(sys.argv[1:])}\n\n"
+    text += "".join(traceback.format_exception(error))
+    try:
+        descriptor, path = tempfile.mkstemp(prefix="dip-traceback-", suffix=".txt")
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors="backslashreplace") as file:
+            file.write(text)
+    except OSError as unsaved:
+        path = f"no file: {unsaved.strerror}"
     said = " ".join(str(error).split())
     return (
         f"unexpected {type(error).__name__}: {said[:200]} (traceback in {path}; "

@@ -1,12 +1,13 @@
 """What a run folder says about itself: ``config.toml`` and ``run.json``.
 
-``config.toml`` holds every setting, resolved, so that ``dip COMMAND --config`` repeats the run and
-``--resume`` goes on under the same settings or not at all. ``run.json`` holds the command lines,
+``config.toml`` holds every setting, resolved, so that ``dip COMMAND --config`` repeats the run, and
+``resume.py`` goes on under the same settings or not at all. ``run.json`` holds the command lines,
 versions, machine, state, times and headline numbers.
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import platform
@@ -19,16 +20,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from dip_agents.cli.config_files import config_toml, read_config
-from dip_agents.cli.options import Option
-from dip_agents.cli.settings import Resolved, differences
+from dip_agents.cli.config_files import config_toml
+from dip_agents.cli.settings import Resolved
+from dip_agents.runtime.errors import StorageError
 from dip_agents.runtime.interrupts import StopRequestedError
-from dip_env.errors import ConfigError
-
-if TYPE_CHECKING:
-    from rich.console import Console
+from dip_env.errors import ConfigError, DipError
 
 CONFIG, RECORD = "config.toml", "run.json"
 FORMAT = 1
@@ -48,13 +46,17 @@ EVALUATION = (
     "traces",
 )
 """What an evaluation writes into its folder."""
-UNSAVED = frozenset({"out", "resume", "overwrite", "seeds", "stop_at", "verbose", "json"})
+UNSAVED = frozenset(
+    {"out", "resume", "resume_from", "overwrite", "seeds", "stop_at", "verbose", "json"}
+)
 """Options that say how a command is run, not what it does."""
 PACKAGES = (
     *("dip-env", "torch", "torchvision", "transformers", "peft", "accelerate", "tokenizers"),
     *("numpy", "scipy", "pillow", "gymnasium", "pycocotools", "vllm"),
 )
 """Packages whose version may move a result; Pillow resizes, for one."""
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO)
+"""Errors of writing to an open file, which name none."""
 
 
 @dataclass
@@ -89,13 +91,14 @@ def recorded(
 
     Raises:
         ConfigError: for a folder that cannot be written, or that another process writes to.
+        StorageError: for a file of the run that cannot be written later on.
     """
     record = RunRecord(out)
     if not write:
         yield record
         return
     values = {name: v for name, v in resolved.values.items() if name not in UNSAVED}
-    with _locked(out):
+    with _locked(out), _storage_named(out):
         _write(out / CONFIG, config_toml(command, resolved.options, values))
         yield from _kept(record, command, resolved.words)
 
@@ -114,7 +117,6 @@ def _kept(record: RunRecord, command: str, words: Sequence[str]) -> Iterator[Run
         "versions": package_versions(),
         "machine": machine(),
     }
-    state = "failed"
 
     def save(state: str) -> None:
         session.update(state=state, seconds=round(time.time() - began, 1), device=record.device)
@@ -130,28 +132,68 @@ def _kept(record: RunRecord, command: str, words: Sequence[str]) -> Iterator[Run
     save("running")
     try:
         yield record
-        state = "finished"
-    except (KeyboardInterrupt, StopRequestedError):
-        state = "stopped"
-        raise
     except BaseException as error:
-        session["error"] = f"{type(error).__name__}: {error}"
+        stopped = isinstance(error, KeyboardInterrupt | StopRequestedError)
+        if not stopped:
+            session["error"] = f"{type(error).__name__}: {error}"
+        try:
+            save("stopped" if stopped else "failed")
+        except OSError as unsaved:  # must not hide what ended the run
+            error.add_note(f"{out / RECORD} cannot be written either: {unsaved.strerror}")
         raise
-    finally:
-        save(state)
+    save("finished")
+
+
+def try_folder(out: Path, name: str = "out") -> None:
+    """Make a folder and write to it, before anything slow is begun.
+
+    Args:
+        out: the folder.
+        name: of the option that names it.
+
+    Raises:
+        ConfigError: for a folder that cannot be written.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=out) as file:
+            file.write(b"x")
+    except (OSError, ValueError) as error:  # ValueError: a name with a null character
+        reason = getattr(error, "strerror", None) or error
+        raise ConfigError(
+            f"{name}: expected a folder that can be written, got {shown_path(out)}: {reason}"
+        ) from error
+
+
+def shown_path(path: Path) -> str:
+    """Return a path as a line of a message can hold it."""
+    text = str(path)
+    return text if len(text) <= 200 else f"{text[:100]}...{text[-50:]} ({len(text)} characters)"
+
+
+@contextmanager
+def _storage_named(out: Path) -> Iterator[None]:
+    """Say in one line that a file of the run cannot be written, as on a full disk."""
+    try:
+        yield
+    except StorageError:
+        raise
+    except OSError as error:
+        inside = error.filename is not None and Path(str(error.filename)).is_relative_to(out)
+        if isinstance(error, DipError) or not (inside or error.errno in _NO_ROOM):
+            raise
+        named = StorageError(
+            f"{error.filename if inside else out}: cannot be written: {error.strerror}"
+        )
+        for note in getattr(error, "__notes__", ()):
+            named.add_note(note)
+        raise named from error
 
 
 @contextmanager
 def _locked(out: Path) -> Iterator[None]:
     """Make a folder and keep other processes from beginning a run in it; a kill ends that, too."""
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=out):
-            pass
-    except OSError as error:
-        raise ConfigError(
-            f"out: expected a folder that can be written, got {out}: {error.strerror}"
-        ) from error
+    try_folder(out)
     descriptor = _lock(out)
     try:
         yield
@@ -193,55 +235,11 @@ def read_record(folder: Path) -> dict[str, Any]:
         return {}
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: expected JSON, got: {error}") from error
     if not isinstance(found, dict):
         raise ConfigError(f"{path}: expected a JSON object, got {type(found).__name__}")
     return found
-
-
-def saved_settings(
-    folder: Path,
-    command: str,
-    options: Sequence[Option],
-    given: Mapping[str, Any],
-    may_differ: frozenset[str],
-) -> dict[str, Any]:
-    """Return the settings of a run that is to go on.
-
-    Args:
-        folder: of the run.
-        command: that made it.
-        options: of that command.
-        given: what is set now, by name.
-        may_differ: what of that may be another value than the run has.
-
-    Returns:
-        The saved values by name; none where no run has been begun there.
-
-    Raises:
-        ConfigError: where checkpoints lie without settings, or a setting differs; names each.
-    """
-    path = folder / CONFIG
-    if not path.is_file():
-        if any(folder.glob("checkpoints/step_*")):
-            raise ConfigError(
-                f"{path}: expected the settings of the run to go on with, got no such file"
-            )
-        if seeds := [int(run.name[5:]) for run in seed_folders(folder)]:
-            raise ConfigError(
-                f"--resume: expected --seeds {' '.join(map(str, seeds))}, for each of which "
-                f"{folder} holds a run"
-            )
-        return {}
-    saved = read_config(path, command, options)
-    other = differences(saved, given, may_differ | UNSAVED)
-    if other:
-        raise ConfigError(
-            f"--resume: expected the settings of the run in {folder}, got {'; '.join(other)}; "
-            "leave them out, or begin anew with another --out"
-        )
-    return saved
 
 
 def seed_folders(folder: Path) -> list[Path]:
@@ -252,49 +250,6 @@ def seed_folders(folder: Path) -> list[Path]:
     """
     found = [path for path in folder.glob("seed_*") if path.name[5:].isdecimal()]
     return sorted(found, key=lambda path: int(path.name[5:]))
-
-
-def say_how_it_resumes(out: Path, steps: int, console: Console) -> None:
-    """Tell where a resumed run goes on, if there is anything special about it.
-
-    Args:
-        out: folder of the run.
-        steps: of the whole run.
-        console: where to print.
-
-    Raises:
-        ConfigError: where more steps are done already.
-    """
-    from dip_agents.cli.output import say
-    from dip_agents.runtime.checkpoints import latest_checkpoint
-
-    found = latest_checkpoint(out / "checkpoints")
-    if found is None:
-        say(console, f"no checkpoint in {out} yet: from the first step on")
-        return
-    done = int(found.name.split("_")[1])
-    if done > steps:
-        raise ConfigError(f"steps: expected at least the {done} that are done, got {steps}")
-    if done == steps:
-        say(console, f"all {steps} steps are done already")
-
-
-def refuse_other_run(out: Path) -> None:
-    """Ensure that a new run begins in a folder without checkpoints.
-
-    Args:
-        out: folder of the run.
-
-    Raises:
-        CheckpointError: for a folder with a checkpoint; a note names the options.
-    """
-    from dip_agents.runtime.checkpoints import CheckpointError, check_new_run
-
-    try:
-        check_new_run(out / "checkpoints")
-    except CheckpointError as error:
-        error.add_note("--out names another folder")
-        raise
 
 
 def clear_evaluation(folder: Path) -> None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dip_agents.cli.arguments import HEADINGS, SceneArgs, check_at_least
+from dip_agents.cli.run_folder import shown_path, try_folder
 from dip_agents.cli.settings import Resolved
 from dip_env.errors import ConfigError, SceneError
 
@@ -72,6 +73,7 @@ def run(resolved: Resolved[Settings]) -> int:
 
     args, errors = resolved.settings, make_console(errors=True)
     _check_format(args.out)
+    _try_file(args.out)
     source = args.source.open(args.split)
     indices = range(args.first, min(args.first + args.n, len(source)))
     if not indices:
@@ -88,12 +90,25 @@ def run(resolved: Resolved[Settings]) -> int:
         return 0
     say(errors, f"drawing {len(indices)} scenes ...")
     try:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
         contact_sheet(source, indices, columns=args.columns).save(args.out)
     except OSError as error:
         raise SceneError(f"{args.out}: the contact sheet cannot be written: {error}") from error
     say(errors, f"contact sheet: {args.out}")
     return 0
+
+
+def _try_file(out: Path) -> None:
+    """Refuse a sheet that cannot be written, before anything is counted."""
+    try_folder(out.parent)
+    try:
+        there = out.exists()
+        out.open("ab").close()
+        if not there:
+            out.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"out: expected a file that can be written, got {shown_path(out)}: {error.strerror}"
+        ) from error
 
 
 def _check_format(out: Path) -> None:

@@ -17,13 +17,8 @@ from dip_agents.cli.arguments import (
     check_at_least,
 )
 from dip_agents.cli.options import Option
-from dip_agents.cli.run_folder import (
-    recorded,
-    refuse_other_run,
-    repeated,
-    saved_settings,
-    say_how_it_resumes,
-)
+from dip_agents.cli.resume import checkpoint_to_go_on_from, refuse_other_run, saved_settings
+from dip_agents.cli.run_folder import recorded, repeated, try_folder
 from dip_agents.cli.settings import Resolved
 from dip_agents.sft.config import SFTConfig
 from dip_env.config import EpisodeConfig
@@ -88,6 +83,8 @@ class Settings:
     """Folder of the run."""
     resume: bool = False
     """Go on from the newest checkpoint in the folder, under the settings of that run."""
+    resume_from: str | None = None
+    """Go on from another checkpoint of the folder than the newest: its step, or its folder."""
     stop_at: int | None = None
     """Step to end at before the last one, to go on from with --resume and another mix."""
     rank_timeout: float = 1800.0
@@ -120,7 +117,7 @@ class Settings:
         """
         given = {**file, **typed}
         out = Path(given.get("out", cls.out))
-        if not given.get("resume"):
+        if not given.get("resume") and given.get("resume_from") is None:
             return repeated(file, given, out)
         return {**saved_settings(out, "sft", options, given, CHANGEABLE), **file}
 
@@ -131,6 +128,10 @@ class Settings:
             ConfigError: for a number of scenes or a mix that cannot be.
         """
         check_at_least(self, n=1, views=1)
+        if not 0 < self.smallest_window <= 1:
+            raise ConfigError(
+                f"smallest_window: expected a share in (0, 1], got {self.smallest_window}"
+            )
         for part in self.mix:
             read_part(part)
 
@@ -157,16 +158,21 @@ def run(resolved: Resolved[Settings]) -> int:
     args = resolved.settings
     with DistributedContext.launched(args.rank_timeout, args.policy.device) as distributed:
         console = make_console() if distributed.is_main else Console(quiet=True)
-        if args.resume:
-            say_how_it_resumes(args.out, args.sft.steps, console)
+        if distributed.is_main:
+            try_folder(args.out)
+        resume: Path | bool = False
+        if args.resume or args.resume_from is not None:
+            resume = checkpoint_to_go_on_from(args.out, args.sft.steps, args.resume_from, console)
         else:
             refuse_other_run(args.out)
         with recorded(args.out, "sft", resolved, write=distributed.is_main) as record:
-            record.device = _fine_tune(args, distributed, console)
+            record.device = _fine_tune(args, resume, distributed, console)
     return 0
 
 
-def _fine_tune(args: Settings, distributed: DistributedContext, console: Any) -> str:
+def _fine_tune(
+    args: Settings, resume: Path | bool, distributed: DistributedContext, console: Any
+) -> str:
     """Fine-tune, and return the device that did it."""
     from dip_agents.cli.output import say
     from dip_agents.models.loading import load_model
@@ -192,7 +198,7 @@ def _fine_tune(args: Settings, distributed: DistributedContext, console: Any) ->
         args.sft,
         len(demonstrations),
         args.out,
-        resume=args.resume,
+        resume=resume,
         stop_at=args.stop_at,
         console=console,
         distributed=distributed,
@@ -233,5 +239,6 @@ def _views(args: Settings, name: str | None) -> SceneSource:
     part = args.source if name is None else replace(args.source, scenes=name)
     source = part.open("train")
     if args.store is not None:
+        try_folder(args.store, "store")
         source = StoredScenes(source, args.store / part.scenes if args.mix else args.store)
     return AugmentedScenes(source, args.n, args.views, args.smallest_window)

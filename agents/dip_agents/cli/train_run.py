@@ -15,13 +15,13 @@ from transformers.utils.logging import disable_progress_bar
 
 from dip_agents.cli.compare import comparison_lines
 from dip_agents.cli.output import OnDone, make_console, progress, say
+from dip_agents.cli.resume import checkpoint_to_go_on_from, refuse_other_run
 from dip_agents.cli.run_folder import (
     HEADLINE,
     RunRecord,
     clear_evaluation,
     recorded,
-    refuse_other_run,
-    say_how_it_resumes,
+    try_folder,
 )
 from dip_agents.cli.settings import Resolved
 from dip_agents.cli.tables import gain_lines
@@ -67,6 +67,8 @@ class TrainingRun:
         self.args, self.distributed, self.console = resolved.settings, distributed, console
         self.result: dict[str, Any] | None = None
         """What ``--json`` prints, on the first process of a finished run."""
+        self.resume: Path | bool = False
+        """The checkpoint to go on from, True for the newest, if there is one."""
         self.before: EvalResult | None = None
         self.after: EvalResult | None = None
 
@@ -124,8 +126,12 @@ class TrainingRun:
                 f"scenes_per_step: expected at most the {len(self.scenes)} scenes there are, "
                 f"got {args.grpo.scenes_per_step}"
             )
-        if args.resume:
-            say_how_it_resumes(args.out, args.grpo.steps, self.console)
+        if distributed.is_main:
+            try_folder(args.out)
+        if args.resumes:
+            self.resume = checkpoint_to_go_on_from(
+                args.out, args.grpo.steps, args.resume_from, self.console
+            )
         else:
             refuse_other_run(args.out)
         _ = self.held_out
@@ -172,7 +178,7 @@ class TrainingRun:
             evaluate=(lambda step: self._watch(loaded, engine)) if args.n else None,
             limits=RolloutLimits(args.policy.max_new_tokens, args.policy.token_budget),
             workers=args.workers,
-            resume=args.resume,
+            resume=self.resume,
             console=self.console,
             distributed=self.distributed,
         )
@@ -197,7 +203,7 @@ class TrainingRun:
             config,
             args.demonstrations,
             args.out / "warm_up",
-            resume=args.resume,
+            resume=args.resumes,
             console=self.console,
         )
 

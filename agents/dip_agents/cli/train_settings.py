@@ -7,9 +7,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
-from dip_agents.cli.arguments import HEADINGS, ModelDefaults, SceneArgs, TrainedModelArgs
+from dip_agents.cli.arguments import (
+    HEADINGS,
+    ModelDefaults,
+    SceneArgs,
+    TrainedModelArgs,
+    check_at_least,
+)
 from dip_agents.cli.options import Option
-from dip_agents.cli.run_folder import repeated, saved_settings
+from dip_agents.cli.resume import saved_settings
+from dip_agents.cli.run_folder import repeated
 from dip_agents.engines.config import EngineArgs
 from dip_agents.grpo.config import GRPOConfig
 from dip_env.config import EpisodeConfig
@@ -61,6 +68,8 @@ class Settings:
     """Folder of the run."""
     resume: bool = False
     """Go on from the newest checkpoint in the folder, under the settings of that run."""
+    resume_from: str | None = None
+    """Go on from another checkpoint of the folder than the newest: its step, or its folder."""
     rank_timeout: float = 1800.0
     """Seconds that one of several processes waits for the others before it ends the run."""
     verbose: bool = False
@@ -74,6 +83,11 @@ class Settings:
         *("model", "scenes", "root", "out", "resume", "seed", "seeds", "steps", "n", "lora_rank"),
         *("learning_rate", "scenes_per_step", "group_size", "loss", "max_looks", "look_weight"),
     )
+
+    @property
+    def resumes(self) -> bool:
+        """Whether a run is to go on."""
+        return self.resume or self.resume_from is not None
 
     @classmethod
     def defaults(cls, given: Mapping[str, Any]) -> Settings:
@@ -97,7 +111,7 @@ class Settings:
         """
         given = {**file, **typed}
         out = Path(given.get("out", cls.out))
-        if given.get("resume"):
+        if given.get("resume") or given.get("resume_from") is not None:
             return {**saved_runs(out, options, given), **file}
         return repeated(file, given, out)
 
@@ -107,8 +121,7 @@ class Settings:
         Raises:
             ConfigError: for settings that do not go together.
         """
-        if self.n < 0:
-            raise ConfigError(f"n: expected at least 0, got {self.n}")
+        check_at_least(self, n=0, workers=0, demonstrations=0, eval_temperature=0)
         if self.sampler.engine == "openai":
             raise ConfigError(
                 "engine: expected native or vllm, whose weights can learn, got openai"

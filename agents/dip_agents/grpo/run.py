@@ -63,7 +63,7 @@ def train_grpo(
     evaluate: Callable[[int], Mapping[str, float]] | None = None,
     limits: RolloutLimits | None = None,
     workers: int = 0,
-    resume: bool = False,
+    resume: bool | Path = False,
     console: Console | None = None,
     distributed: DistributedContext | None = None,
 ) -> None:
@@ -86,7 +86,7 @@ def train_grpo(
             ``eval/<name>``.
         limits: of the rollouts; by default those of ``RolloutLimits``.
         workers: processes that prepare the scenes of coming steps; the run stays the same.
-        resume: go on from the newest checkpoint in ``out``.
+        resume: go on from the newest checkpoint in ``out``, or from the one in a folder.
         console: where to print.
         distributed: the processes of the run; by default this one alone.
 
@@ -203,11 +203,11 @@ class GRPORun:
         self.sampler.sync(self.vlm, self._versions[step + 1])
         return self.evaluator(step)
 
-    def train(self, *, resume: bool = False) -> None:
+    def train(self, *, resume: bool | Path = False) -> None:
         """Train the model and save it.
 
         Args:
-            resume: go on from the newest checkpoint, if there is one.
+            resume: go on from the newest checkpoint, if there is one, or from the one in a folder.
         """
         with RunLogger(
             self.out,
@@ -217,9 +217,11 @@ class GRPORun:
             console=self.console,
         ) as logger:
             trainer = self._trainer(logger)
-            latest = latest_checkpoint(self.checkpoints) if resume else None
-            if resume and self.distributed.all_gather(latest)[0] is not None:
-                trainer.resume()
+            start = None if isinstance(resume, bool) else resume
+            if resume is True:
+                start = self.distributed.all_gather(latest_checkpoint(self.checkpoints))[0]
+            if start is not None:
+                trainer.resume(start)
             with self._prefetching(trainer.step + 1):
                 trainer.train()
         self._copy_policy()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -30,16 +31,21 @@ def write_completions(folder: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
     return stem.with_suffix(".jsonl")
 
 
-def drop_completions_after(folder: Path, step: int) -> None:
-    """Delete tables of later steps: the run that wrote them went on from an earlier checkpoint.
+def drop_steps_after(folder: Path, step: int) -> None:
+    """Delete files and folders of later steps: a run that goes on before them makes them anew.
 
     Args:
-        folder: may not exist.
+        folder: with entries that begin with ``step_000010``, such as tables or traces; may not
+            exist.
         step: the last step to keep.
     """
     for path in folder.glob("step_*"):
-        number = path.stem.removeprefix("step_")
-        if number.isdigit() and int(number) > step:
+        number = path.name.removeprefix("step_").partition(".")[0].partition("_")[0]
+        if not number.isdecimal() or int(number) <= step:
+            continue
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
             path.unlink()
 
 

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Self
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from dip_agents.runtime.completions import drop_completions_after, write_completions
+from dip_agents.runtime.completions import drop_steps_after, write_completions
 from dip_agents.runtime.diagnostics import DiagnosticsMonitor
 from dip_agents.runtime.durations import format_duration
 from dip_agents.runtime.errors import CheckpointError
@@ -128,7 +128,8 @@ class RunLogger:
         self.close()
         self.folder.mkdir(parents=True, exist_ok=True)
         cut_lines_after(self.metrics_path, step)
-        drop_completions_after(self.folder / "completions", step)
+        for name in ("completions", "traces"):
+            drop_steps_after(self.folder / name, step)
         self._replay_metrics()
         self._writer = SummaryWriter(str(self.folder / "tensorboard"), purge_step=step + 1)
         self._first, self._started = step + 1, time.monotonic()

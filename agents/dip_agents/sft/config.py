@@ -78,6 +78,9 @@ class SFTConfig:
             raise ConfigError(
                 f"micro_batch_tokens: expected at least 1 or None, got {self.micro_batch_tokens}"
             )
+        for name in ("warmup_steps", "decay_steps", "weight_decay", "dense_weight", "workers"):
+            if not getattr(self, name) >= 0:
+                raise ConfigError(f"{name}: expected at least 0, got {getattr(self, name)}")
         for name in ("learning_rate", "max_grad_norm"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"{name}: expected above 0, got {getattr(self, name)}")

@@ -30,7 +30,7 @@ def train_sft(
     demonstrations: int,
     out: Path,
     *,
-    resume: bool = False,
+    resume: bool | Path = False,
     stop_at: int | None = None,
     console: Console | None = None,
     distributed: DistributedContext | None = None,
@@ -44,7 +44,8 @@ def train_sft(
         config: of the fine-tuning.
         demonstrations: number of different demonstrations; each epoch uses all of them.
         out: folder of the run.
-        resume: go on from the newest checkpoint in ``out``, if there is one.
+        resume: go on from the newest checkpoint in ``out``, if there is one, or from the one in a
+            folder.
         stop_at: see ``SFTTrainer.train``; the model is saved as it is then.
         console: where to print.
         distributed: the processes of the run, each with the same model; by default this one alone.
@@ -79,8 +80,9 @@ def train_sft(
         trainer = SFTTrainer(
             vlm, data, config, logger=logger, checkpoints=checkpoints, distributed=distributed
         )
-        if resume and latest_checkpoint(checkpoints) is not None:
-            trainer.resume()
+        start = latest_checkpoint(checkpoints) if resume is True else resume
+        if start:
+            trainer.resume(start)
         trainer.train(stop_at)
     if distributed.is_main:
         save_model(vlm, out / "model", rules)

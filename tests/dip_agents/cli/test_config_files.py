@@ -114,3 +114,11 @@ def test_a_file_that_is_missing_or_no_text_is_one_line(tmp_path):
     (tmp_path / "c.json").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UsageError, match=r"c\.json: .*can't decode"):
         read_config(tmp_path / "c.json", "train", OPTIONS)
+
+
+@pytest.mark.parametrize("suffix", ["json", "toml"])
+def test_a_file_nested_too_deep_is_named(tmp_path, suffix):
+    path = tmp_path / f"deep.{suffix}"
+    path.write_text(("steps = " if suffix == "toml" else "") + "[" * 200_000)
+    with pytest.raises(UsageError, match=rf"deep\.{suffix}: "):
+        read_config(path, "train", OPTIONS)

@@ -20,6 +20,9 @@ def test_evaluation_writes_its_files(run, tmp_path):
     assert metrics["n"] == 2
     assert metrics["F1"] > 0.95
     assert json.loads((out / "truth.json").read_text())["images"]
+    about = metrics["about"]
+    assert (about["policy"], about["model"], about["scenes"]) == ("oracle", None, "easy")
+    assert about["split"] == "val" and "easy" in about["source"] and "numpy" in about["versions"]
     record = json.loads((out / "run.json").read_text())
     assert record["headline"]["F1"] == metrics["F1"]
 
@@ -197,3 +200,17 @@ def test_what_plays_no_model_loads_no_torch(words):
         "assert 'torch' not in sys.modules and 'transformers' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", script, *words], check=True, capture_output=True)
+
+
+@pytest.mark.parametrize("out", ["/proc/x", "file", "file/below", "x" * 300])
+def test_a_folder_that_cannot_be_written_is_said_before_a_model_is_loaded(
+    run, tmp_path, monkeypatch, out
+):
+    from dip_agents.models import loading
+
+    monkeypatch.setattr(loading, "load_model", None)
+    (tmp_path / "file").write_text("")
+    code, _, error = run("evaluate", "--n", 1, "--out", tmp_path / out)
+    assert code == 2
+    assert error.startswith("dip evaluate: --out: expected a folder that can be written, got")
+    assert len(error.splitlines()) == 1

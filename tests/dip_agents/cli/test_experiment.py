@@ -30,3 +30,15 @@ def test_an_unknown_kind_is_refused_with_a_suggestion(run):
     code, _, error = run("experiment", "look-budge")
     assert code == 2
     assert "did you mean 'look-budget'?" in error
+
+
+def test_a_folder_that_cannot_be_written_is_said_before_a_model_is_loaded(
+    run, tmp_path, monkeypatch
+):
+    from dip_agents.models import loading
+
+    monkeypatch.setattr(loading, "load_model", None)
+    (tmp_path / "file").write_text("")
+    code, _, error = run("experiment", "--n", 1, "--out", tmp_path / "file")
+    assert code == 2
+    assert error.startswith("dip experiment: --out: expected a folder that can be written, got")

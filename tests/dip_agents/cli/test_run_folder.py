@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import errno
 import json
 
 import pytest
 
+from dip_agents.cli import run_folder
 from dip_agents.cli.commands import COMMANDS
-from dip_agents.cli.run_folder import free_folder, read_record, recorded
+from dip_agents.cli.run_folder import free_folder, read_record, recorded, try_folder
 from dip_agents.cli.settings import resolve
+from dip_agents.runtime.errors import StorageError
 from dip_agents.runtime.interrupts import StopRequestedError
 from dip_env.errors import ConfigError
 
@@ -88,9 +91,52 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path, resolved, below):
         pass
 
 
-@pytest.mark.parametrize("text", ["{", "[1]"])
+@pytest.mark.parametrize("text", ["{", "[1]", "[" * 200_000], ids=["cut", "list", "deep"])
 def test_a_broken_record_is_named(tmp_path, text):
     (tmp_path / "run.json").write_text(text)
     with pytest.raises(ConfigError, match=r"run\.json: expected"):
         read_record(tmp_path)
     assert json.dumps(read_record(tmp_path / "nowhere")) == "{}"
+
+
+@pytest.mark.parametrize("name", ["x" * 300, "/proc/x", "\0"])
+def test_a_folder_that_no_system_can_make_is_one_short_line(tmp_path, name):
+    with pytest.raises(
+        ConfigError, match="out: expected a folder that can be written, got"
+    ) as told:
+        try_folder(tmp_path / name)
+    assert len(str(told.value)) < 400
+
+
+def test_a_full_disk_is_said_with_where_to_go_on_and_the_record_does_not_hide_it(
+    tmp_path, resolved, monkeypatch
+):
+    def full(path, text):
+        if read_record(tmp_path):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        write(path, text)
+
+    write = run_folder._write
+    monkeypatch.setattr(run_folder, "_write", full)
+    with (
+        pytest.raises(StorageError, match="cannot be written: No space left on device") as told,
+        recorded(tmp_path, "audit", resolved),
+    ):
+        error = OSError(errno.ENOSPC, "No space left on device")
+        error.add_note("the last complete checkpoint is c")
+        raise error
+    assert str(told.value).startswith(str(tmp_path))
+    first, second = told.value.__notes__
+    assert first == "the last complete checkpoint is c"
+    assert second == f"{tmp_path / 'run.json'} cannot be written either: No space left on device"
+
+
+def test_files_elsewhere_that_cannot_be_read_are_not_blamed_on_the_folder(tmp_path, resolved):
+    with pytest.raises(FileNotFoundError), recorded(tmp_path / "out", "audit", resolved):
+        (tmp_path / "image.png").read_bytes()
+    with (
+        pytest.raises(StorageError, match=r"metrics\.jsonl: cannot be written: Is a directory"),
+        recorded(tmp_path / "out", "audit", resolved),
+    ):
+        (tmp_path / "out" / "metrics.jsonl").mkdir()
+        (tmp_path / "out" / "metrics.jsonl").open("a")

@@ -126,3 +126,14 @@ def test_a_name_that_tells_no_image_format_is_refused_before_anything_is_drawn(r
     code, shown, error = run("scenes", "--scenes", "toy", "--out", tmp_path / name)
     assert (code, shown) == (2, "")
     assert error.startswith("dip scenes: --out: expected a name that ends in .png, .jpg or .webp")
+
+
+@pytest.mark.parametrize("out", ["file/x.png", "folder.png", "x" * 300 + ".png"])
+def test_a_sheet_that_cannot_be_written_is_said_before_anything_is_counted(run, tmp_path, out):
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder.png").mkdir()
+    code, shown, error = run("scenes", "--scenes", "toy", "--out", tmp_path / out)
+    assert (code, shown) == (2, "")
+    assert error.startswith("dip scenes: --out: expected a f") and "can be written, got" in error
+    assert len(error.splitlines()) == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "folder.png"]

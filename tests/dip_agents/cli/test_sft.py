@@ -46,6 +46,8 @@ def test_a_part_of_a_mix_has_weight_1_by_default():
             "--mix: expected a finite weight above 0, got 'crowd=-1'",
         ),
         (["--n", 0], "--n: expected at least 1, got 0"),
+        (["--workers", -1], "--workers: expected at least 0, got -1"),
+        (["--smallest-window", 2], "--smallest-window: expected a share in (0, 1], got 2.0"),
         (["--lora-rank", -1], "--lora-rank: expected at least 0, got -1"),
     ],
 )
@@ -53,3 +55,18 @@ def test_bad_input_is_one_clear_line_and_exit_2(run, words, message):
     code, shown, error = run("sft", *words)
     assert (code, shown) == (2, "")
     assert error == f"dip sft: {message}\n"
+
+
+@pytest.mark.parametrize("option", ["out", "store"])
+def test_a_folder_that_cannot_be_written_is_said_before_a_model_is_loaded(
+    run, tmp_path, monkeypatch, option
+):
+    from dip_agents.models import loading
+
+    monkeypatch.setattr(loading, "load_model", None)
+    (tmp_path / "file").write_text("")
+    folders = {"out": tmp_path / "run", option: tmp_path / "file"}
+    words = [word for name, folder in folders.items() for word in (f"--{name}", folder)]
+    code, _, error = run("sft", *words)
+    assert code == 2
+    assert f"dip sft: --{option}: expected a folder that can be written, got" in error

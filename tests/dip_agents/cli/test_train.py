@@ -205,6 +205,11 @@ def test_several_seeds_are_several_runs_and_one_table(run, small, tmp_path):
         (["--sleep", "1"], "--sleep: expected 0 unless engine is vllm, got 1 with engine native"),
         (["--eval-interval", "2", "--n", "0"], "--eval-interval: expected 0 with n 0, got 2"),
         (["--seed", "-1"], "--seed: expected at least 0, got -1"),
+        (["--workers", "-1"], "--workers: expected at least 0, got -1"),
+        (["--demonstrations", "-1"], "--demonstrations: expected at least 0, got -1"),
+        (["--eval-temperature", "-1"], "--eval-temperature: expected at least 0, got -1.0"),
+        (["--beta", "1e200"], "--beta: expected a number from 0.001 to 1000, got 1e+200"),
+        (["--view-size", "1000000"], "--view-size: expected an integer <= 16384, got 1000000"),
         (["--seeds", "0", "-1"], "--seeds: expected at least 0, got -1"),
         (["--seeds", "1", "1"], "--seeds: expected different numbers"),
     ],
@@ -306,6 +311,30 @@ def test_a_resume_says_where_it_goes_on_and_refuses_to_go_back(run, small, tmp_p
         "dip train: --steps: expected at least the 2 that are done, got 1\n",
     )
     assert (out / "config.toml").read_text() == kept
+
+
+def test_a_run_with_a_damaged_newest_checkpoint_goes_on_from_an_older_one(run, small, tmp_path):
+    words = [*small, "--n", 0, "--checkpoint-interval", 1, "--completions-interval", 1]
+    assert run("train", *words, "--out", tmp_path)[0] == 0
+    weights = tmp_path / "checkpoints" / "step_000002" / "weights.safetensors"
+    whole = weights.read_bytes()
+    weights.write_bytes(whole[:-1])
+    code, _, error = run("train", "--resume", "--out", tmp_path)
+    assert code == 2
+    first, second = error.splitlines()
+    assert first.startswith(f"dip train: {weights}: expected") and "truncated?" in first
+    assert "step_000001 is whole: go on from there with --resume-from" in second
+    stale = tmp_path / "traces" / "step_000002" / "stale"
+    stale.write_text("")
+    code, shown, _ = run("train", "--resume-from", 1, "--out", tmp_path)
+    assert code == 0 and "going on after step 1, from " in shown
+    assert not stale.exists()  # what a lost step left is not mixed with what it does again
+    assert [row["step"] for row in rows_of(tmp_path)] == [1, 2]
+    again = tmp_path / "checkpoints" / "step_000002-2" / "weights.safetensors"
+    assert again.read_bytes() == whole
+    code, _, error = run("train", "--resume-from", 7, "--out", tmp_path)
+    assert code == 2
+    assert error.startswith("dip train: --resume-from: expected a step or folder of a checkpoint")
 
 
 def test_the_length_of_a_run_whose_rate_falls_cannot_be_changed(run, small, tmp_path):

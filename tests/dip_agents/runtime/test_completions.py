@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 
-from dip_agents.runtime.completions import drop_completions_after, write_completions
+from dip_agents.runtime.completions import drop_steps_after, write_completions
 
 
 def rows(step=3):
@@ -69,10 +69,10 @@ def test_tables_of_later_steps_are_dropped_and_other_files_stay(tmp_path):
         write_completions(tmp_path, rows(step))
     (tmp_path / "notes.md").write_text("mine")
     (tmp_path / "step_by_step.md").write_text("mine")
-    drop_completions_after(tmp_path, 1)
+    drop_steps_after(tmp_path, 1)
     names = sorted(path.name for path in tmp_path.iterdir())
     assert names == ["notes.md", "step_000001.jsonl", "step_000001.md", "step_by_step.md"]
-    drop_completions_after(tmp_path / "absent", 1)
+    drop_steps_after(tmp_path / "absent", 1)
 
 
 def test_a_value_that_is_not_json_is_an_error_not_a_guess(tmp_path):
