@@ -110,6 +110,7 @@ def run(resolved: Resolved[Settings]) -> int:
         try_folder(args.out)
         _check_room(args.out, args.overwrite)
     source = args.source.open(args.split)
+    model = args.model.model or args.sampler.server_model
     record = nullcontext() if args.out is None else recorded(args.out, "evaluate", resolved)
     with record as kept:
         policy = policy_for(args, "evaluate", args.rules, source, console)(args.rules)
@@ -128,7 +129,7 @@ def run(resolved: Resolved[Settings]) -> int:
                 workers=args.workers,
                 about={
                     "policy": args.policy,
-                    "model": args.model.model if args.policy == "model" else None,
+                    "model": model if args.policy == "model" else None,
                     "scenes": args.source.scenes,
                     "split": args.split,
                     "versions": package_versions(),
@@ -144,7 +145,6 @@ def run(resolved: Resolved[Settings]) -> int:
             kept.headline = {name: result.metrics[name].value for name in HEADLINE}
     if args.verbose:
         print_results({args.policy: result}, console)
-    model = args.model.model or args.sampler.server_model
     name = model if args.policy == "model" else args.policy
     say(console, *result_lines(f"{name} on {args.source.scenes}, {result.n} scenes", result))
     if agreed is not None:
