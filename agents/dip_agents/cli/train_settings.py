@@ -23,12 +23,11 @@ from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
 
 TINY_GRPO = GRPOConfig(
-    steps=60,
-    learning_rate=1e-4,
+    steps=90,
+    learning_rate=2e-4,
     warmup_steps=5,
     temperature=0.5,
-    look_credit="regions",
-    region_weight=4.0,
+    look_credit="causal",
     checkpoint_interval=20,
 )
 """GRPO settings of the tiny model: all weights are trained, some ten minutes on two CPU cores."""

@@ -162,7 +162,6 @@ def _train(study: Study, start: Start, variant: Variant, seed: int) -> Job | Non
             temperature=study.temperature,
             kl_weight=study.kl_weight,
             look_credit=TINY_GRPO.look_credit,
-            region_weight=TINY_GRPO.region_weight,
             eval_interval=study.watch_interval if study.watch_n else 0,
             seed=seed,
         )
