@@ -100,7 +100,8 @@ def test_a_single_pass_reads_a_think_that_the_template_opens(tools, parity, proc
     opening = thinking.tokenizer.chat_template.replace(start, start + "<think>\n")
     thinking.chat_template = thinking.tokenizer.chat_template = opening
     task = Task(**parity.RULES)
-    whole = [f"<think>{k}</think><answer>[[0,0,{k},{k}]]</answer>" for k in (10, 20, 30, 40)]
+    boxes = [f"[[0,0,{k},{k}]]" for k in (10, 20, 30, 40)]
+    whole = [f"<think>a</think><look>{box}</look><answer>{box}</answer>" for box in boxes]
     cut = [text.removeprefix("<think>") for text in whole]
     paid = [
         single_pass_reward(task, one, tools.args(one))(
