@@ -6,6 +6,7 @@ A failure is anything but a result or a ``DipError``, and what takes too long.
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import shutil
 import tempfile
@@ -210,7 +211,7 @@ def _oddly(rng: np.random.Generator, tree: Any) -> str:
         if not isinstance(inner, dict | list) or not inner or rng.random() < 0.2:
             break
         tree = inner
-    value = _pick(rng, ODD)
+    value = copy.deepcopy(_pick(rng, ODD))  # the next oddity may go into this one
     if rng.random() < 0.15 and isinstance(tree, dict):
         del tree[key]
         return f"without {'/'.join(path)}"
