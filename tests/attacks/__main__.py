@@ -20,7 +20,7 @@ Found = dict[str, tuple[int, list[str]]]
 """By kind: how many tries, and a sentence for each that failed."""
 Attack = Callable[[np.random.Generator, int], Found]
 
-TRIES = 100
+TRIES = 20
 """Tries of a module in each turn."""
 SHOWN = 10
 """Most failures of a kind that are printed."""
