@@ -162,7 +162,7 @@ INSIDE: dict[str, str] = {
     "dip_agents.experiments": "kinds measures pictures report markdown plot run",
     "dip_agents.glimpse": "baselines detectors sb3_policy",
     "dip_agents.grpo": (
-        "box_stats branches reward_schedule config rollouts batch credit gather metrics "
+        "box_stats branches records reward_schedule config rollouts batch credit gather metrics "
         "completion_rows updater trainer run"
     ),
     "dip_agents.models": (

@@ -13,8 +13,8 @@ from .evaluation.result import paired_gain as paired_gain
 from .evaluation.result import print_results as print_results
 from .experiments.run import run_experiment as run_experiment
 from .grpo.config import GRPOConfig as GRPOConfig
-from .grpo.rollouts import Rollout as Rollout
-from .grpo.rollouts import RolloutGroup as RolloutGroup
+from .grpo.records import Rollout as Rollout
+from .grpo.records import RolloutGroup as RolloutGroup
 from .grpo.rollouts import collect_rollouts as collect_rollouts
 from .grpo.run import train_grpo as train_grpo
 from .grpo.trainer import GRPOTrainer as GRPOTrainer

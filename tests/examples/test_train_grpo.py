@@ -16,7 +16,8 @@ from safetensors.torch import load_file
 from dip_agents.engines.base import Sampling
 from dip_agents.engines.hf import HFEngine
 from dip_agents.grpo.config import GRPOConfig
-from dip_agents.grpo.rollouts import RolloutGroup, collect_rollouts
+from dip_agents.grpo.records import RolloutGroup
+from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.models.loading import load_model
 from dip_env.result import Ending

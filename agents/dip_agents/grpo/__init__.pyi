@@ -1,8 +1,8 @@
 from .config import GRPOConfig as GRPOConfig
 from .credit import compute_advantages as compute_advantages
-from .rollouts import Rollout as Rollout
-from .rollouts import RolloutGroup as RolloutGroup
-from .rollouts import RolloutStats as RolloutStats
+from .records import Rollout as Rollout
+from .records import RolloutGroup as RolloutGroup
+from .records import RolloutStats as RolloutStats
 from .rollouts import collect_rollouts as collect_rollouts
 from .run import RolloutLimits as RolloutLimits
 from .run import train_grpo as train_grpo

@@ -17,7 +17,7 @@ from dip_agents.objectives.aggregation import Counts
 from dip_agents.objectives.turns import spread_over_tokens, tokens_of_regions
 
 if TYPE_CHECKING:
-    from dip_agents.grpo.rollouts import Rollout, RolloutGroup
+    from dip_agents.grpo.records import Rollout, RolloutGroup
     from dip_agents.tokens.buffer import TokenBuffer
 
 DROP_REASONS = ("zero_variance", "excess", "no_policy_tokens", "truncated")

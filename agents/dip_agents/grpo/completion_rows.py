@@ -10,7 +10,7 @@ from dip_agents.grpo.metrics import policy_tokens
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from dip_agents.grpo.rollouts import Rollout, RolloutGroup
+    from dip_agents.grpo.records import Rollout, RolloutGroup
 
 
 def completion_rows(

@@ -18,7 +18,7 @@ from dip_agents.objectives.turns import turn_advantages
 
 if TYPE_CHECKING:
     from dip_agents.grpo.branches import Branch
-    from dip_agents.grpo.rollouts import Rollout, RolloutGroup
+    from dip_agents.grpo.records import Rollout, RolloutGroup
 
 LOOK, ACCURACY = "look", "accuracy"
 
@@ -139,7 +139,13 @@ def _by_region(found: Advantages, groups: Sequence[RolloutGroup], weight: float)
     """
     if not groups[0].weights[LOOK]:
         return found
-    gains = [[rollout.stats.look_gains for rollout in group.rollouts] for group in groups]
+    stats = [[rollout.stats for rollout in group.rollouts] for group in groups]
+    if any(len(one.look_gains) != one.regions for members in stats for one in members):
+        raise ValueError(
+            "look_credit regions: expected the gain of every region, got rollouts without; collect "
+            "them with measure_regions"
+        )
+    gains = [[one.look_gains for one in members] for members in stats]
     regions = region_advantages(gains, weight)
     informative = found.informative.clone()
     for row, members in enumerate(regions):

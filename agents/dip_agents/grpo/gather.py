@@ -16,7 +16,7 @@ from dip_agents.runtime.distributed import DistributedContext
 from dip_agents.tokens.buffer import EncodedImage
 
 if TYPE_CHECKING:
-    from dip_agents.grpo.rollouts import RolloutGroup
+    from dip_agents.grpo.records import RolloutGroup
 
 
 def all_gather_groups(

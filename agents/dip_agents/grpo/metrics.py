@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from dip_agents.grpo.box_stats import SAME_LOOK, WHOLE_IMAGE
-from dip_agents.grpo.rollouts import Rollout, RolloutGroup, RolloutStats
+from dip_agents.grpo.records import Rollout, RolloutGroup, RolloutStats
 from dip_agents.objectives.advantages import SAME_REWARD, Advantages
 from dip_env.result import Ending
 

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 
 from dip_agents.engines.base import Chunk, Engine, Sample, Sampling
-from dip_agents.grpo.box_stats import BoxStats, box_statistics
+from dip_agents.grpo.box_stats import box_statistics
 from dip_agents.grpo.branches import Branch, GroupPlan
+from dip_agents.grpo.records import Rollout, RolloutGroup, RolloutStats, TurnRecord
 from dip_agents.objectives.turns import next_anchor
 from dip_agents.runtime.seeds import derived_seed
 from dip_agents.tokens.buffer import TokenBuffer
@@ -18,112 +20,10 @@ from dip_env.config import EpisodeConfig
 from dip_env.episode import Episode
 from dip_env.group import EpisodeGroup
 from dip_env.result import Ending
-from dip_env.rewards import LookStats, Score, look_floor, look_gains
+from dip_env.rewards import Score, look_floor, look_gains
 from dip_env.scenes.base import SceneSource
 from dip_wrappers.controls import blank_crops
 from dip_wrappers.traces import GroupRecorder, TraceWriter
-
-
-@dataclass(frozen=True)
-class TurnRecord:
-    """What is known of one turn in which the policy wrote tokens.
-
-    Args:
-        anchor: names everything that was shown before the turn, see ``turn_advantages``.
-        looks_left: how often the turn could still look.
-        reward: what the turn itself earned, where the environment rewards turns one by one.
-        region_tokens: (start, stop) of the tokens that write each region of its looks, counted from
-            its first token.
-    """
-
-    anchor: str
-    looks_left: int
-    reward: float | None = None
-    region_tokens: tuple[tuple[int, int], ...] = ()
-
-
-@dataclass(frozen=True, eq=False)
-class RolloutStats:
-    """What is known of one rollout beside its tokens and rewards.
-
-    Args:
-        turns: number of turns.
-        regions: number of regions looked at.
-        look_area: share of the scene that the regions cover together, in [0, 1].
-        boxes: number of boxes of the answer.
-        truth_count: number of non-ignored instances of the scene.
-        parse_failures: number of turns that were malformed or refused.
-        ending: how it ended.
-        turn_records: one for each turn in which the policy wrote tokens, in order.
-        transcript: role and text of each message.
-        box_stats: of answer and looks, where they were measured.
-        look_stats: of what its looks covered, where that was measured.
-        look_gains: what each region adds to the look term, in order.
-        truncated_turns: number of turns that ran into a token limit.
-    """
-
-    turns: int
-    regions: int
-    look_area: float
-    boxes: int
-    truth_count: int
-    parse_failures: int
-    ending: Ending
-    turn_records: tuple[TurnRecord, ...] = ()
-    transcript: tuple[dict[str, str], ...] = ()
-    box_stats: BoxStats | None = None
-    look_stats: LookStats | None = None
-    look_gains: tuple[float, ...] = ()
-    truncated_turns: int = 0
-
-    @property
-    def answered(self) -> bool:
-        """True where the episode ended with an answer."""
-        return self.ending == Ending.ANSWER
-
-    @property
-    def truncated(self) -> bool:
-        """True where the token budget ended the episode."""
-        return self.ending == Ending.TOKEN_BUDGET
-
-
-@dataclass(frozen=True, eq=False)
-class Rollout:
-    """One episode as the trainer sees it.
-
-    Args:
-        buffer: its tokens.
-        reward: total reward of the environment.
-        terms: every reward term by name, unweighted, in [0, 1].
-        stats: what else is known of it.
-        branch: where it stands among those that share looks, in a group with such members.
-    """
-
-    buffer: TokenBuffer
-    reward: float
-    terms: dict[str, float]
-    stats: RolloutStats
-    branch: Branch | None = None
-
-
-@dataclass(frozen=True, eq=False)
-class RolloutGroup:
-    """G rollouts of one scene.
-
-    Args:
-        scene_index: which scene of the source.
-        rollouts: its members.
-        weights: of every reward term by name; a reward is the weighted sum of its terms.
-        environment_seconds: time that the environment took: scene, crops, parsing, rewards,
-            tokenising; most of it while the engine decoded other rows.
-        local: True where this process collected it; the groups of other processes lack the pixels.
-    """
-
-    scene_index: int
-    rollouts: list[Rollout]
-    weights: dict[str, float] = field(default_factory=dict)
-    environment_seconds: float = 0.0
-    local: bool = True
 
 
 def collect_rollouts(
@@ -140,6 +40,7 @@ def collect_rollouts(
     writer: TraceWriter | None = None,
     answers_per_look: int = 1,
     blank_answers: int = 0,
+    measure_regions: bool = False,
 ) -> list[RolloutGroup]:
     """Collect one group of rollouts on each scene.
 
@@ -165,6 +66,8 @@ def collect_rollouts(
         writer: records every episode with its crops, where given.
         answers_per_look: K, members that share a look, see ``GroupPlan``.
         blank_answers: C of the K that see blank crops, as under the control ``blank_crops``.
+        measure_regions: also find the tokens and the gain of each region of a look, which the look
+            credit ``regions`` reads.
 
     Returns:
         P groups of G rollouts, in order.
@@ -174,8 +77,10 @@ def collect_rollouts(
     """
     sampling = sampling or Sampling()
     plan = GroupPlan(group_size, answers_per_look, blank_answers)
+    record = None if writer is None else partial(GroupRecorder, writer, seed=seed)
+    budget = sampling.token_budget
     collectors = [
-        _GroupCollector(engine, source, index, plan, config, sampling.token_budget, writer, seed)
+        _GroupCollector(engine, source, index, plan, config, budget, record, measure_regions)
         for index in scene_indices
     ]
 
@@ -236,8 +141,8 @@ class _GroupCollector:
         plan: GroupPlan,
         config: EpisodeConfig,
         token_budget: int,
-        writer: TraceWriter | None,
-        seed: int,
+        record: Callable[[EpisodeGroup], GroupRecorder] | None,
+        measure_regions: bool,
     ) -> None:
         began = time.perf_counter()
         self.chat = engine.chat
@@ -253,7 +158,8 @@ class _GroupCollector:
             new_episode=[blank if plan.is_blank(member) else Episode for member in range(size)],
             siblings=plan.siblings(),
         )
-        self.recorder = GroupRecorder(writer, self.group, seed) if writer else None
+        self.recorder = record(self.group) if record is not None else None
+        self.measure_regions = measure_regions
         messages = self.group.episodes[0].observation().messages
         prompt = TokenBuffer(self.chat.image_token_id, token_budget)
         prompt.append_env(*self.chat.opening(messages))
@@ -303,7 +209,8 @@ class _GroupCollector:
         action, looks_left = self.chat.text(sample.ids), episode.looks_left
         turn = self.group.step_member(member, action)
         if sample.ids:  # a turn without tokens has nothing to learn
-            spans = region_spans(action) if turn.segments else []  # none where it was refused
+            # None where the action was refused.
+            spans = region_spans(action) if self.measure_regions and turn.segments else []
             regions = tokens_of_spans(self.chat.text, sample.ids, spans)
             record = TurnRecord(self.shown[member], looks_left, region_tokens=regions)
             self.turns[member].append(record)
@@ -343,6 +250,8 @@ class _GroupCollector:
         assert ending is not None
         weights = episode.config.reward.weights
         stats = rollout_stats(episode, ending, self.turns[member], score, self.truncated[member])
+        if self.measure_regions:
+            stats = replace(stats, look_gains=_look_gains(episode, score))
         reward, branch = float(terms.total(weights)), self._branch(member)
         return Rollout(self.buffers[member], reward, terms.as_dict(), stats, branch)
 
@@ -382,7 +291,6 @@ def rollout_stats(
         All that is known of it beside its tokens and rewards.
     """
     outcome, scene = episode.outcome, episode.scene
-    floor = look_floor(episode.config.reward, len(scene.truth))
     return RolloutStats(
         turns=len(outcome.segments_per_turn),
         regions=len(outcome.looks),
@@ -395,6 +303,12 @@ def rollout_stats(
         transcript=tuple({"role": m.role, "text": m.text} for m in episode.transcript),
         box_stats=box_statistics(outcome.answer, outcome.looks, scene.truth, scene.size),
         look_stats=score.looks,
-        look_gains=look_gains(score.ambiguous, outcome.looks, scene.size, floor),
         truncated_turns=truncated_turns,
     )
+
+
+def _look_gains(episode: Episode, score: Score) -> tuple[float, ...]:
+    """Return what each region of an episode's looks adds to its look term."""
+    scene = episode.scene
+    floor = look_floor(episode.config.reward, len(scene.truth))
+    return look_gains(score.ambiguous, episode.looks, scene.size, floor)

@@ -15,8 +15,9 @@ from rich.console import Console
 from dip_agents.engines.base import Engine, Sampling, new_version
 from dip_agents.engines.choose import engine_for
 from dip_agents.grpo.config import GRPOConfig
+from dip_agents.grpo.records import RolloutGroup
 from dip_agents.grpo.reward_schedule import check_schedule, rules_at
-from dip_agents.grpo.rollouts import RolloutGroup, collect_rollouts
+from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.models.base import VisionLanguageModel
 from dip_agents.models.fsdp import ShardedVLM
@@ -188,6 +189,7 @@ class GRPORun:
                 writer=writer,
                 answers_per_look=config.answers_per_look,
                 blank_answers=config.blank_answers,
+                measure_regions=config.look_credit == "regions",
             )
         finally:
             if writer is not None:

@@ -45,7 +45,7 @@ from dip_agents.runtime.resuming import check_fits, reading_state, where_to_go_o
 from dip_env.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dip_agents.grpo.rollouts import RolloutGroup
+    from dip_agents.grpo.records import RolloutGroup
 
 
 GRACE_PERIOD = 20.0

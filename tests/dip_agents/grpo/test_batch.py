@@ -3,7 +3,7 @@
 import torch
 
 from dip_agents.grpo.batch import active_tokens, training_batch
-from dip_agents.grpo.rollouts import Rollout, RolloutGroup, RolloutStats, TurnRecord
+from dip_agents.grpo.records import Rollout, RolloutGroup, RolloutStats, TurnRecord
 from dip_agents.objectives.advantages import Advantages
 from dip_agents.objectives.aggregation import Counts
 from dip_agents.tokens.buffer import TokenBuffer

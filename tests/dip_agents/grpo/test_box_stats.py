@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from dip_agents.grpo.box_stats import BoxStats, box_statistics
 from dip_agents.grpo.metrics import box_metrics
-from dip_agents.grpo.rollouts import RolloutStats
+from dip_agents.grpo.records import RolloutStats
 from dip_env.result import Ending
 
 SIZE = (100, 50)

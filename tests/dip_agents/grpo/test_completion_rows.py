@@ -7,7 +7,7 @@ import torch
 
 from dip_agents.grpo.branches import Branch
 from dip_agents.grpo.completion_rows import completion_rows
-from dip_agents.grpo.rollouts import Rollout, RolloutGroup, RolloutStats
+from dip_agents.grpo.records import Rollout, RolloutGroup, RolloutStats
 from dip_agents.runtime.completions import write_completions
 from dip_agents.tokens.buffer import TokenBuffer
 from dip_env.result import Ending

@@ -10,7 +10,7 @@ import torch
 from dip_agents.grpo.batch import training_batch
 from dip_agents.grpo.branches import Branch
 from dip_agents.grpo.credit import branch_rewards, compute_advantages, turn_rewards
-from dip_agents.grpo.rollouts import Rollout, RolloutGroup, RolloutStats, TurnRecord
+from dip_agents.grpo.records import Rollout, RolloutGroup, RolloutStats, TurnRecord
 from dip_agents.objectives.advantages import group_advantages
 from dip_agents.objectives.regions import region_advantages
 from dip_agents.tokens.buffer import TokenBuffer
@@ -150,7 +150,7 @@ def region_lookers(*gains, weights=LOOKER_WEIGHTS):
     members = []
     for number, found in enumerate(gains):
         member = looker(sum(found), 0.1 * number)
-        stats = replace(member.stats, look_gains=found)
+        stats = replace(member.stats, regions=len(found), look_gains=found)
         members.append(replace(member, stats=stats))
     return group(*members, weights=weights)
 
@@ -178,6 +178,13 @@ def test_regions_keep_the_credit_of_their_turn_while_the_look_term_has_no_weight
     got = compute_advantages(groups, "dr_grpo", look_credit="regions")
     assert got.regions is None
     assert got.turns == compute_advantages(groups, "dr_grpo", look_credit="causal").turns
+
+
+def test_credit_of_regions_names_what_it_lacks():
+    member = region_lookers((0.3, 0.1)).rollouts[0]
+    lacking = replace(member, stats=replace(member.stats, look_gains=()))
+    with pytest.raises(ValueError, match=r"expected the gain of every region.*measure_regions"):
+        compute_advantages([lookers(lacking, lacking)], look_credit="regions")
 
 
 def test_causal_credit_names_what_it_lacks():

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from dip_agents.engines.base import EngineError
 from dip_agents.grpo.config import GRPOConfig
-from dip_agents.grpo.rollouts import Rollout, RolloutGroup, RolloutStats
+from dip_agents.grpo.records import Rollout, RolloutGroup, RolloutStats
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.grpo.updater import RolloutTooLongError
 from dip_agents.runtime.checkpoints import latest_checkpoint, load_checkpoint

@@ -15,7 +15,7 @@ from dip_agents.grpo.metrics import (
     policy_tokens,
     rollout_metrics,
 )
-from dip_agents.grpo.rollouts import Rollout, RolloutGroup, RolloutStats, TurnRecord
+from dip_agents.grpo.records import Rollout, RolloutGroup, RolloutStats, TurnRecord
 from dip_agents.objectives.advantages import group_advantages
 from dip_agents.tokens.buffer import EncodedImage, TokenBuffer
 from dip_env.result import Ending

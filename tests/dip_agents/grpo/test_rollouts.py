@@ -268,7 +268,12 @@ def test_each_turn_knows_the_tokens_of_its_regions_and_each_rollout_what_they_ad
     refused = "<look>[[0,0,30,30],[900,900,990,990]]</look>"
     answer = "<answer>[]</answer>"
     engine = Says(micro("qwen3_vl"), [[two, answer], [answer], [refused, answer]])
-    (group,) = collect_rollouts(engine, toy, [0], 3, minimal_prompt_rules, seed=0)
+    (plain,) = collect_rollouts(engine, toy, [0], 3, minimal_prompt_rules, seed=0)
+    assert not any(rollout.stats.look_gains for rollout in plain.rollouts)
+    assert not any(t.region_tokens for r in plain.rollouts for t in r.stats.turn_records)
+    (group,) = collect_rollouts(
+        engine, toy, [0], 3, minimal_prompt_rules, seed=0, measure_regions=True
+    )
     written = [
         [
             engine.chat.text(rollout.buffer.ids[begin + start : begin + stop])

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from dip_agents.grpo.batch import training_batch
 from dip_agents.grpo.config import GRPOConfig
 from dip_agents.grpo.credit import compute_advantages
-from dip_agents.grpo.rollouts import Rollout, RolloutGroup, RolloutStats, TurnRecord
+from dip_agents.grpo.records import Rollout, RolloutGroup, RolloutStats, TurnRecord
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.objectives.choices import AdvantageKind
 from dip_agents.runtime import checkpoints

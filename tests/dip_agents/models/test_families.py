@@ -10,7 +10,8 @@ import torch
 from dip_agents.engines.base import Sampling
 from dip_agents.engines.choose import engine_for
 from dip_agents.grpo.config import GRPOConfig
-from dip_agents.grpo.rollouts import RolloutGroup, collect_rollouts
+from dip_agents.grpo.records import RolloutGroup
+from dip_agents.grpo.rollouts import collect_rollouts
 from dip_agents.grpo.trainer import GRPOTrainer
 from dip_agents.models.loading import load_model, save_model
 from dip_agents.models.tiny.model import build_tiny
