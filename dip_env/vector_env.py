@@ -173,9 +173,9 @@ class DIPCrowdVectorEnv(VectorEnv[Arrays, Sequence[str], NDArray[Any]]):
         rewards = np.zeros(self.num_envs)
         terminations, truncations = np.zeros((2, self.num_envs), bool)
         infos: dict[str, Any] = {}
-        with self._all_or_nothing():  # scenes may be unreadable, so they start before any acts
-            for p, group in enumerate(groups):
-                if group.done:
+        if ended := [p for p, group in enumerate(groups) if group.done]:
+            with self._all_or_nothing():  # scenes may be unreadable, so they start before any acts
+                for p in ended:
                     self._start(p, pick_scene(self.source, self._rngs[p]), infos)
         for p, group in enumerate(groups):
             if group.done:
