@@ -17,6 +17,15 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
+def is_resumed(given: Mapping[str, Any]) -> bool:
+    """Return whether a run is to go on, from the newest checkpoint or from another.
+
+    Args:
+        given: settings by name.
+    """
+    return bool(given.get("resume")) or given.get("resume_from") is not None
+
+
 def saved_settings(
     folder: Path,
     command: str,

@@ -17,7 +17,12 @@ from dip_agents.cli.arguments import (
     check_at_least,
 )
 from dip_agents.cli.options import Option
-from dip_agents.cli.resume import checkpoint_to_go_on_from, refuse_other_run, saved_settings
+from dip_agents.cli.resume import (
+    checkpoint_to_go_on_from,
+    is_resumed,
+    refuse_other_run,
+    saved_settings,
+)
 from dip_agents.cli.run_folder import recorded, repeated, try_folder
 from dip_agents.cli.settings import Resolved
 from dip_agents.sft.config import SFTConfig
@@ -117,7 +122,7 @@ class Settings:
         """
         given = {**file, **typed}
         out = Path(given.get("out", cls.out))
-        if not given.get("resume") and given.get("resume_from") is None:
+        if not is_resumed(given):
             return repeated(file, given, out)
         return {**saved_settings(out, "sft", options, given, CHANGEABLE), **file}
 
@@ -161,7 +166,7 @@ def run(resolved: Resolved[Settings]) -> int:
         if distributed.is_main:
             try_folder(args.out)
         resume: Path | bool = False
-        if args.resume or args.resume_from is not None:
+        if is_resumed(vars(args)):
             resume = checkpoint_to_go_on_from(args.out, args.sft.steps, args.resume_from, console)
         else:
             refuse_other_run(args.out)

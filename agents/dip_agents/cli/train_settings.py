@@ -15,7 +15,7 @@ from dip_agents.cli.arguments import (
     check_at_least,
 )
 from dip_agents.cli.options import Option
-from dip_agents.cli.resume import saved_settings
+from dip_agents.cli.resume import is_resumed, saved_settings
 from dip_agents.cli.run_folder import repeated
 from dip_agents.engines.config import EngineArgs
 from dip_agents.grpo.config import GRPOConfig
@@ -86,7 +86,7 @@ class Settings:
     @property
     def resumes(self) -> bool:
         """Whether a run is to go on."""
-        return self.resume or self.resume_from is not None
+        return is_resumed(vars(self))
 
     @classmethod
     def defaults(cls, given: Mapping[str, Any]) -> Settings:
@@ -110,7 +110,7 @@ class Settings:
         """
         given = {**file, **typed}
         out = Path(given.get("out", cls.out))
-        if given.get("resume") or given.get("resume_from") is not None:
+        if is_resumed(given):
             return {**saved_runs(out, options, given), **file}
         return repeated(file, given, out)
 
