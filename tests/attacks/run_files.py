@@ -197,19 +197,29 @@ def cut(rng: np.random.Generator, out: Path) -> str:
     return f"{path.relative_to(out)} cut to {kept} bytes"
 
 
-def delete(rng: np.random.Generator, out: Path) -> str:
+def places_of(out: Path) -> list[Path]:
+    """Return the files of a run and the folders of its checkpoints."""
+    return [*files_of(out), *sorted((out / "checkpoints").glob("step_*"))]
+
+
+def remove(path: Path) -> None:
     """Delete a file or a folder."""
-    path = pick(rng, [*files_of(out), *sorted((out / "checkpoints").glob("step_*"))])
     if path.is_dir():
         shutil.rmtree(path)
     else:
         path.unlink()
+
+
+def delete(rng: np.random.Generator, out: Path) -> str:
+    """Delete a file or a folder."""
+    path = pick(rng, places_of(out))
+    remove(path)
     return f"without {path.relative_to(out)}"
 
 
 def swap(rng: np.random.Generator, out: Path) -> str:
     """Put a file or a folder in the place of another."""
-    places = [*files_of(out), *sorted((out / "checkpoints").glob("step_*"))]
+    places = places_of(out)
     source, target = pick(rng, places), pick(rng, places)
     if source == target or source in target.parents or target in source.parents:
         return "nothing"
@@ -218,10 +228,8 @@ def swap(rng: np.random.Generator, out: Path) -> str:
     os.rename(source, target)
     if rng.random() < 0.5:
         os.rename(held, source)
-    elif held.is_dir():
-        shutil.rmtree(held)
     else:
-        held.unlink()
+        remove(held)
     return f"{source.relative_to(out)} in the place of {target.relative_to(out)}"
 
 

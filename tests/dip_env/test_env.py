@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import pickle
-from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -251,25 +250,6 @@ def test_a_time_limit_below_the_turns_of_the_rules_is_warned_of_once(monkeypatch
     assert len(warnings) == 1
 
 
-class Damaged:
-    """Toy scenes of which the one with nobody cannot be drawn."""
-
-    def __init__(self, toy):
-        self.toy = toy
-
-    def __len__(self):
-        return len(self.toy)
-
-    def __getitem__(self, index):
-        if index != 2:
-            return self.toy[index]
-
-        def refuse():
-            raise SceneError("2.png: image file is missing")
-
-        return replace(self.toy[index], load_image=refuse)
-
-
 @pytest.mark.parametrize(
     ("call", "error"),
     [
@@ -281,8 +261,8 @@ class Damaged:
         ({"seed": 7, "options": {"scene": 2}}, SceneError),
     ],
 )
-def test_a_refused_reset_leaves_everything_as_it_was(toy, call, error):
-    envs = [DIPCrowdEnv(Damaged(toy)) for _ in range(2)]
+def test_a_refused_reset_leaves_everything_as_it_was(missing_image, call, error):
+    envs = [DIPCrowdEnv(missing_image) for _ in range(2)]
     for env in envs:
         env.reset(seed=3, options={"scene": 1})
     with pytest.raises(error):
@@ -294,8 +274,8 @@ def test_a_refused_reset_leaves_everything_as_it_was(toy, call, error):
     assert envs[0].np_random_seed == envs[1].np_random_seed == 3
 
 
-def test_a_scene_that_cannot_be_drawn_takes_no_number_from_the_generator(toy):
-    env, twin = DIPCrowdEnv(Damaged(toy)), DIPCrowdEnv(Damaged(toy))
+def test_a_scene_that_cannot_be_drawn_takes_no_number_from_the_generator(missing_image):
+    env, twin = DIPCrowdEnv(missing_image), DIPCrowdEnv(missing_image)
     for one in (env, twin):
         one.reset(seed=0, options={"scene": 0})
     while True:

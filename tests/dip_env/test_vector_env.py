@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import gymnasium as gym
 import numpy as np
@@ -27,30 +26,6 @@ def make(num_envs=6, group_size=3, **kwargs) -> gym.vector.VectorEnv:
 
 def answer(*boxes: list[float]) -> str:
     return f"<answer>{json.dumps(boxes)}</answer>"
-
-
-class MissingImage:
-    """Toy scenes of which the one with nobody has no image."""
-
-    def __init__(self, toy):
-        self.toy = toy
-
-    def __len__(self):
-        return len(self.toy)
-
-    def __getitem__(self, index):
-        if index != 2:
-            return self.toy[index]
-
-        def refuse():
-            raise SceneError("2.png: image file is missing")
-
-        return replace(self.toy[index], load_image=refuse)
-
-
-@pytest.fixture
-def missing_image(toy):
-    return MissingImage(toy)
 
 
 def test_make_vec_finds_our_own_vector_environment():
