@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import numbers
+import re
 from operator import index as as_index
 from typing import Any
 
@@ -104,8 +105,9 @@ def check_bytes(name: str, wanted: int, limit: int, what: str) -> None:
 
 
 def short(value: Any) -> str:
-    """Return the repr of a value, cut to a readable length."""
-    if isinstance(value, int) and value.bit_length() > 200:
-        return f"an integer of {value.bit_length()} bits"  # printing a huge one fails
-    text = repr(value)
+    """Return the repr of a value in one line, cut to a readable length."""
+    if isinstance(value, int) and value.bit_length() > 2000:
+        # Python refuses to print huge ones, and may be set to refuse those of 640 digits.
+        return f"an integer of {value.bit_length()} bits"
+    text = re.sub(r"\s*\n\s*", " ", repr(value))  # arrays print a line per row
     return text if len(text) <= 60 else text[:57] + "..."

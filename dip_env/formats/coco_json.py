@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from dip_env.checks import short
 from dip_env.errors import SceneError
 from dip_env.formats.box_sets import Detections, Indices, Truth
-from dip_env.formats.files import parse_json, read_text, short
+from dip_env.formats.files import parse_json, read_text
 from dip_env.formats.json_rows import (
     NEEDED,
     Rows,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dip_env.checks import short
 from dip_env.errors import ConfigError, SceneError
 
 _SPLIT_WORDS = ("train", "val", "test")
@@ -269,12 +270,6 @@ def is_xywh(value: Any) -> bool:
         return False
     x, y, w, h = value  # a comparison is False for NaN; integers of any length compare
     return -1e9 < x < 1e9 and -1e9 < y < 1e9 and -1e9 < w < 1e9 and -1e9 < h < 1e9
-
-
-def short(value: Any) -> str:
-    """Return the repr of a value in one line, cut to a readable length."""
-    text = re.sub(r"\s*\n\s*", " ", repr(value))  # arrays print a line per row
-    return text if len(text) <= 60 else text[:57] + "..."
 
 
 def _words(file: Path) -> set[str]:

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from dip_env.checks import short
 from dip_env.errors import SceneError
 from dip_env.formats.box_sets import Floats, Indices
-from dip_env.formats.files import short
 
 LIMIT = 1e9
 """Coordinates stay below this, so that no area leaves the range of a double."""

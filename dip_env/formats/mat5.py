@@ -19,8 +19,9 @@ from typing import TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from dip_env.checks import short
 from dip_env.errors import SceneError
-from dip_env.formats.files import read_bytes, short
+from dip_env.formats.files import read_bytes
 
 MAX_BYTES = 2**26
 """Longest file, and most bytes that its compressed variables may hold together."""

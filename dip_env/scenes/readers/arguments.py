@@ -6,8 +6,8 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
+from dip_env.checks import short
 from dip_env.errors import ConfigError
-from dip_env.formats.files import short
 
 
 def check_arguments(split: Any, bad_boxes: Any, **paths: Any) -> None:

@@ -8,8 +8,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dip_env.checks import short
 from dip_env.errors import SceneError
-from dip_env.formats.files import short
 
 BadBoxes = Literal["error", "drop"]
 """What to do with a box without area inside its image: raise, or drop and count it."""

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dip_env.checks import short
 from dip_env.errors import SceneError
-from dip_env.formats.files import check_file_name, find_files, is_xywh, parse_json, read_text, short
+from dip_env.formats.files import check_file_name, find_files, is_xywh, parse_json, read_text
 from dip_env.formats.mat5 import MatCell, MatStruct, MatValue, describe, read_variable
 
 CLASSES = (

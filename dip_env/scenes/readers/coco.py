@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from dip_env.checks import short
 from dip_env.errors import ConfigError, SceneError
 from dip_env.formats.box_sets import Truth
 from dip_env.formats.coco_json import as_truth
@@ -19,7 +20,6 @@ from dip_env.formats.files import (
     pick_folder,
     pick_split,
     read_text,
-    short,
 )
 from dip_env.formats.json_rows import Rows
 from dip_env.scenes.readers.arguments import check_arguments, check_names

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dip_env.boxes import box_area
+from dip_env.checks import short
 from dip_env.errors import ConfigError, SceneError
 from dip_env.formats.files import (
     check_file_name,
@@ -23,7 +24,6 @@ from dip_env.formats.files import (
     pick_folder,
     pick_split,
     read_lines,
-    short,
 )
 from dip_env.scenes.readers.arguments import check_arguments
 from dip_env.scenes.readers.base import DatasetScenes

@@ -11,8 +11,8 @@ from typing import Literal, get_args
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
+from dip_env.checks import short
 from dip_env.errors import ConfigError, SceneError
-from dip_env.formats.files import short
 
 DEFAULT_MAX_PIXELS = 50_000_000
 

@@ -11,8 +11,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dip_env.checks import short
 from dip_env.errors import ConfigError, SceneError
-from dip_env.formats.files import find_files, pick_folder, short
+from dip_env.formats.files import find_files, pick_folder
 from dip_env.scenes.readers.arguments import check_arguments
 from dip_env.scenes.readers.base import DatasetScenes
 from dip_env.scenes.readers.box_checks import (

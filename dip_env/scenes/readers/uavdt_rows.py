@@ -13,8 +13,9 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from dip_env.checks import short
 from dip_env.errors import SceneError
-from dip_env.formats.files import read_lines, read_text, short
+from dip_env.formats.files import read_lines, read_text
 
 Kind = Literal["gt_whole", "gt", "gt_ignore"]
 Ints = NDArray[np.int64]

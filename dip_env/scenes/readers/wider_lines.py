@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from dip_env.boxes import box_area
+from dip_env.checks import short
 from dip_env.errors import SceneError
-from dip_env.formats.files import check_file_name, read_lines, short
+from dip_env.formats.files import check_file_name, read_lines
 from dip_env.scenes.readers.box_checks import xywh_to_xyxy
 
 CLASSES = ("pedestrian", "cyclist")

@@ -12,8 +12,8 @@ from uuid import uuid4
 import numpy as np
 from PIL import Image
 
+from dip_env.checks import short
 from dip_env.errors import SceneError
-from dip_env.formats.files import short
 from dip_env.scenes.base import Scene, SceneSource
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from dip_env.checks import short
 from dip_env.errors import ConfigError, SceneError
 from dip_env.formats.files import (
     check_file_name,
@@ -15,7 +16,6 @@ from dip_env.formats.files import (
     pick_split,
     read_lines,
     read_text,
-    short,
 )
 
 
