@@ -15,6 +15,7 @@ from dip_env.formats.files import unique_keys
 
 COMMAND = "command"
 """The key that says which command a file is for; may be left out."""
+_YAML_TEXT = "tag:yaml.org,2002:str"
 
 
 def read_config(path: Path | str, command: str, options: Iterable[Option]) -> dict[str, Any]:
@@ -47,6 +48,8 @@ def read_config(path: Path | str, command: str, options: Iterable[Option]) -> di
             if isinstance(value, dict):
                 hint = "; all options stand at the top of the file, in no table"
             raise UsageError(f"{where}: expected the name of an option of dip {command}{hint}")
+        elif name in found:
+            raise UsageError(f"{where}: expected {name} once, got it in two spellings")
         else:
             found[name] = _value(by_name[name], value, where)
     return found
@@ -63,12 +66,7 @@ def _load(path: Path) -> tuple[str, dict[str, Any]]:
         if path.suffix == ".toml":
             values = tomllib.loads(text)
         elif path.suffix in (".yaml", ".yml"):
-            import yaml
-
-            try:
-                values = yaml.safe_load(text)
-            except yaml.YAMLError as error:
-                raise ValueError(" ".join(str(error).split())) from error
+            values = _parse_yaml(text)
         elif path.suffix == ".json":
             values = json.loads(text, object_pairs_hook=unique_keys)
         else:
@@ -82,6 +80,19 @@ def _load(path: Path) -> tuple[str, dict[str, Any]]:
     if not isinstance(values, dict):
         raise UsageError(f"{path}: expected keys with values, got {type(values).__name__}")
     return text, values
+
+
+def _parse_yaml(text: str) -> Any:
+    """Parse YAML; PyYAML keeps the last of equal keys without a word."""
+    import yaml
+
+    try:
+        tree = yaml.compose(text, Loader=yaml.SafeLoader)
+        if isinstance(tree, yaml.MappingNode):
+            unique_keys([(key.value, None) for key, _ in tree.value if key.tag == _YAML_TEXT])
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise ValueError(" ".join(str(error).split())) from error
 
 
 def line_of(text: str, key: str) -> int:

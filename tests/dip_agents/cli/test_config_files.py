@@ -93,6 +93,7 @@ def test_three_forms_say_the_same(tmp_path, name, text):
         ("c.yaml", "steps: [1\n", "c.yaml: while parsing"),
         ("c.json", "{", "c.json: Expecting"),
         ("c.json", '{"steps": 3, "steps": 4}', "c.json: got 'steps' twice"),
+        ("c.yaml", "steps: 3\nsteps: 4\n", "c.yaml: got 'steps' twice"),
         ("c.json", "[1]", "expected keys with values, got list"),
         ("c.yaml", "1: 2\n", "line 1: 1: expected the name of an option"),
         ("c.toml", "[grpo]\nsteps = 1\n", "all options stand at the top of the file, in no table"),
@@ -106,6 +107,21 @@ def test_what_is_wrong_in_a_file_is_named_with_file_line_and_key(tmp_path, name,
         read_config(tmp_path / name, "train", OPTIONS)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@dataclass(frozen=True)
+class TwoWords:
+    """Settings."""
+
+    group_size: int = 8
+    """Rollouts."""
+
+
+def test_an_option_in_two_spellings_is_refused(tmp_path):
+    path = tmp_path / "c.toml"
+    path.write_text("group_size = 4\ngroup-size = 8\n")
+    with pytest.raises(UsageError, match="line 2: group-size: expected group_size once"):
+        read_config(path, "train", options_of(TwoWords))
 
 
 def test_a_file_that_is_missing_or_no_text_is_one_line(tmp_path):
