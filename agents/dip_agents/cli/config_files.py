@@ -83,7 +83,7 @@ def _load(path: Path) -> tuple[str, dict[str, Any]]:
 
 
 def _parse_yaml(text: str) -> Any:
-    """Parse YAML; PyYAML keeps the last of equal keys without a word."""
+    """Parse YAML; PyYAML alone silently keeps the last of equal keys."""
     import yaml
 
     try:
