@@ -120,6 +120,8 @@ class TrainedModelArgs(ModelArgs):
     """tiny (bundled), tiny-untrained, a folder, or a hub name."""
     lora_rank: int = 0
     """Above 0 only a LoRA of that rank on the language part is trained."""
+    freeze_vision: bool = False
+    """Leave the vision tower as it is: faster, and what the model can see stays."""
 
     def __post_init__(self) -> None:
         """Check the rank.

@@ -194,6 +194,7 @@ def _fine_tune(
         device=args.policy.device,
         dtype=args.policy.dtype,
         lora_rank=args.policy.lora_rank,
+        freeze_vision=args.policy.freeze_vision,
         seed=args.sft.seed,
     )
     train_sft(

@@ -159,6 +159,7 @@ class TrainingRun:
             device=args.policy.device,
             dtype=args.policy.dtype,
             lora_rank=args.policy.lora_rank,
+            freeze_vision=args.policy.freeze_vision,
             seed=args.grpo.seed,
         )
         record.device = str(loaded.vlm.device)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from dip_agents.models.base import VisionLanguageModel
@@ -23,7 +24,7 @@ from dip_agents.models.files import (
     reading,
 )
 from dip_agents.models.generic_vlm import GenericVLM, check_kind
-from dip_agents.models.lora import add_lora
+from dip_agents.models.lora import add_lora, base_model
 from dip_agents.models.rules import (
     BUNDLED,
     QWEN_VL,
@@ -66,6 +67,7 @@ def load_model(
     device: DeviceName = "auto",
     dtype: DtypeName = "auto",
     lora_rank: int = 0,
+    freeze_vision: bool = False,
     seed: int = 0,
 ) -> LoadedModel:
     """Load a model by name.
@@ -76,6 +78,8 @@ def load_model(
         device: ``auto`` takes the GPU when there is one.
         dtype: of matrix products; ``auto`` is bfloat16 where the hardware has it.
         lora_rank: above 0 only a LoRA of that rank on the language part learns.
+        freeze_vision: the vision tower and its projector do not learn, so that each image is
+            encoded once a step and no gradient goes through it.
         seed: of random weights and of a new LoRA.
 
     Returns:
@@ -83,7 +87,8 @@ def load_model(
 
     Raises:
         ConfigError: for a name that is neither known nor a folder nor on the hub's cache, a
-            device that is not there, or a rank below 0.
+            device that is not there, a rank below 0, or a model without a vision tower that could
+            be frozen.
     """
     if lora_rank < 0:
         raise ConfigError(f"lora_rank: expected a number >= 0, got {lora_rank}")
@@ -98,11 +103,15 @@ def load_model(
         model, processor, rules = _from_pretrained(BUNDLED if name == "tiny" else name)
     if lora_rank > 0:
         model = add_lora(model, lora_rank, seed)
-        if compute is not None and target.type == "cuda":
-            # Frozen weights need no fp32 master copy; the adapters keep theirs.
-            for parameter in model.parameters():
-                if not parameter.requires_grad:
-                    parameter.data = parameter.data.to(compute)
+    if freeze_vision:
+        if not trained:
+            raise ConfigError(f"freeze_vision: expected a trained model, got {name}")
+        vision_tower(model).requires_grad_(False)
+    if compute is not None and target.type == "cuda":
+        # Frozen weights need no fp32 master copy; those that learn keep theirs.
+        for parameter in model.parameters():
+            if not parameter.requires_grad:
+                parameter.data = parameter.data.to(compute)
     with reading(name):
         vlm = _wrapped(model.to(target).eval(), processor, compute)
         _check_forward(name, vlm)
@@ -126,6 +135,24 @@ def save_model(
     folder = write_checkpoint(vlm, folder, half=half)
     (folder / RULES_FILE).write_text(json.dumps(asdict(rules), indent=2) + "\n", encoding="utf-8")
     return folder
+
+
+def vision_tower(model: Any) -> nn.Module:
+    """Return the part of a transformers model that encodes images, with its projector in Qwen-VL.
+
+    Args:
+        model: the model, or PEFT's wrapper around it.
+
+    Raises:
+        ConfigError: when transformers finds no such part.
+    """
+    model = base_model(model)
+    tower: nn.Module = model.get_encoder(modality="image")
+    if tower is model:
+        raise ConfigError(
+            f"freeze_vision: expected a model with a vision tower, got {type(model).__name__}"
+        )
+    return tower
 
 
 def _device(name: DeviceName) -> torch.device:

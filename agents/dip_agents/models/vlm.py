@@ -59,9 +59,17 @@ class VLM(ModelWrapper):
         self._warned = False
 
     def frozen_copy(self) -> VLM:
-        """Return a copy in eval mode whose weights do not learn."""
-        weights = copy.deepcopy(self.model).requires_grad_(False).eval()
-        return VLM(weights, self.processor, self.autocast)
+        """Return a copy in eval mode whose weights do not learn.
+
+        A vision tower that does not learn here either is shared, with the features it has made.
+        """
+        tower = self.core.model.visual
+        frozen = not any(weight.requires_grad for weight in tower.parameters())
+        weights = copy.deepcopy(self.model, {id(tower): tower} if frozen else {})
+        made = VLM(weights.requires_grad_(False).eval(), self.processor, self.autocast)
+        if frozen:
+            made.vision = self.vision
+        return made
 
     def checkpoint_activations(self) -> None:
         """Recompute the activations of text and vision layers in the backward pass, from now on.

@@ -1,14 +1,17 @@
 import json
 from dataclasses import asdict
 
+import numpy as np
 import pytest
 import torch
-from transformers import Qwen2VLConfig
+from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen2VLConfig
 
-from dip_agents.models.loading import load_model, save_model
+from dip_agents.models.loading import load_model, save_model, vision_tower
 from dip_agents.models.rules import TINY_RULES, read_rules, rules_of
+from dip_agents.tokens.buffer import TokenBuffer
 from dip_env.config import EpisodeConfig
 from dip_env.errors import ConfigError
+from dip_env.messages import Message
 
 
 def test_a_saved_model_comes_back_with_its_rules(fresh_micro, tmp_path, minimal_prompt_rules):
@@ -36,6 +39,44 @@ def test_a_lora_is_merged_into_what_is_saved(fresh_micro, tmp_path, minimal_prom
     # Rank 2, alpha 4: each weight moves by 2 * (0.1 * 0.1 + 0.1 * 0.1).
     difference = merged.state_dict()[name] - base.state_dict()[name]
     torch.testing.assert_close(difference, torch.full_like(difference, 0.04), atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["qwen3_vl", "qwen2_5_vl"])
+def test_a_frozen_vision_tower_learns_nothing_and_changes_no_other_gradient(
+    family, micro, tmp_path, minimal_prompt_rules
+):
+    save_model(micro(family), tmp_path, minimal_prompt_rules)
+    chat = micro(family).chat
+    side = 2 * chat.patch * chat.merge
+    pixels = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    gradients = []
+    for frozen in (False, True):
+        vlm = load_model(str(tmp_path), dtype="float32", freeze_vision=frozen).vlm
+        buffer = TokenBuffer(vlm.image_token_id)
+        buffer.append_env(*vlm.chat.opening([Message("user", "1", (pixels,))]))
+        buffer.append_policy([5, 6, 7], [0.0] * 3)
+        vlm.token_logprobs([buffer]).logprobs.sum().backward()
+        gradients.append(
+            {name: p.grad for name, p in vlm.model.named_parameters() if p.grad is not None}
+        )
+    whole, language = gradients
+    assert {name for name in whole if "visual" not in name} == set(language) < set(whole)
+    for name, gradient in language.items():
+        torch.testing.assert_close(gradient, whole[name], rtol=1e-4, atol=1e-6)
+
+
+def test_a_model_without_a_vision_tower_has_none_to_freeze():
+    config = Qwen2Config(
+        vocab_size=8, hidden_size=8, intermediate_size=8, num_hidden_layers=1,
+        num_attention_heads=1, num_key_value_heads=1,
+    )  # fmt: skip
+    with pytest.raises(ConfigError, match=r"freeze_vision: .* got Qwen2ForCausalLM"):
+        vision_tower(Qwen2ForCausalLM(config))
+
+
+def test_random_weights_may_not_be_frozen():
+    with pytest.raises(ConfigError, match="freeze_vision: expected a trained model, got tiny-unt"):
+        load_model("tiny-untrained", device="cpu", freeze_vision=True)
 
 
 def test_an_untrained_tiny_model_says_so():

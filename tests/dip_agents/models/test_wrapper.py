@@ -54,3 +54,15 @@ def test_a_frozen_copy_does_not_follow_the_model_and_does_not_learn(fresh_micro)
             parameter.add_(1.0)
     assert type(frozen) is VLM and not list(frozen.trainable_parameters())
     assert all(torch.equal(frozen.state_dict()[name], tensor) for name, tensor in held.items())
+
+
+def test_a_frozen_copy_shares_the_features_of_a_tower_that_does_not_learn(fresh_micro):
+    vlm = fresh_micro()
+    vlm.core.model.visual.requires_grad_(False)
+    frozen = vlm.frozen_copy()
+    assert frozen.vision is vlm.vision
+    assert frozen.core.model.visual is vlm.core.model.visual
+    assert not list(frozen.trainable_parameters()) and list(vlm.trainable_parameters())
+    for name, weight in vlm.core.model.language_model.named_parameters():
+        copied = frozen.core.model.language_model.get_parameter(name)
+        assert copied is not weight and torch.equal(copied, weight), name
