@@ -27,6 +27,9 @@ def test_defaults_are_those_of_the_named_model(settings, folder, minimal_prompt_
     # Where the bundled model has something to learn; random weights begin with the easy.
     assert settings("train").source.scenes == "far"
     assert settings("train", "--model", "tiny-untrained").source.scenes == "easy"
+    # Random weights have yet to learn to see.
+    assert settings("train").policy.freeze_vision
+    assert not settings("train", "--model", "tiny-untrained").policy.freeze_vision
     assert settings("train", "--scenes", "drone").source.scenes == "drone"
     assert settings("train", "--model", folder).rules == minimal_prompt_rules
     assert settings("train", f"--model={folder}", "--max-looks", 2).rules.max_looks == 2
