@@ -67,13 +67,15 @@ class Study:
     temperature: float = TINY_GRPO.temperature
     """Of its sampling. At 1 the tiny model spreads every coordinate so widely that what is learned
     is to spread it less, which greedy decoding, as in the measurements, does not show."""
+    freeze_vision: bool = True
+    """Whether no variant changes what the starting model can see, as in dip train."""
     sft_learning_rate: float = 3e-5
     """Peak of the variants that are fine-tuned further; high ones forget."""
     sft_sigma: float = 0.5
     """Width of smoothed coordinates in their loss, as at the end of the tiny model's fine-tuning; 0
     for models without tokens for integers."""
-    kl_weight: float = 1e-6
-    """So small that it moves nothing; above 0 the distance from the start is logged."""
+    kl_weight: float = TINY_GRPO.kl_weight
+    """Of the KL to the starting model; above 0 the distance from it is logged."""
     train_preset: str = "far"
     """Scenes that are learned from."""
     presets: tuple[str, ...] = ("far", "crowd", "night", "drone", "dense")
@@ -84,7 +86,7 @@ class Study:
     """Held-out scenes of the part on looking."""
     watch_n: int = 32
     """Further held-out scenes, measured while GRPO learns; 0 for none."""
-    watch_interval: int = 20
+    watch_interval: int = 10
     """Steps between those measurements."""
     max_new_tokens: int = 256
     """Tokens of one turn while learning."""

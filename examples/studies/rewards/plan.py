@@ -162,6 +162,7 @@ def _train(study: Study, start: Start, variant: Variant, seed: int) -> Job | Non
             temperature=study.temperature,
             kl_weight=study.kl_weight,
             look_credit=TINY_GRPO.look_credit,
+            region_weight=TINY_GRPO.region_weight,
             eval_interval=study.watch_interval if study.watch_n else 0,
             seed=seed,
         )
@@ -191,6 +192,7 @@ def _train(study: Study, start: Start, variant: Variant, seed: int) -> Job | Non
         "kind": "train",
         "learns": variant.learns,
         "start": start.fingerprint,
+        "freeze_vision": study.freeze_vision,
         "scenes": {
             "preset": study.train_preset,
             "first": FIRST_SCENE + SEED_STRIDE * seed,

@@ -56,7 +56,11 @@ SFT_ORACLE = Variant(
     "demonstrations",
     demonstrations={"look": "tiles"},
 )
-GRPO = Variant("grpo", "GRPO, all three rewards, the look term to the turns that look", "#0072b2")
+GRPO = Variant(
+    "grpo",
+    "GRPO, all three rewards, each region credited with what it adds to the look term",
+    "#0072b2",
+)
 NO_LOOK_REWARD = Variant(
     "grpo_no_look_reward", "GRPO, look reward off", "#56b4e9", reward={"look_weight": 0.0}
 )
@@ -84,10 +88,10 @@ CORE = (
     NO_LOOK_REWARD,
     GRPO,
     Variant(
-        "grpo_regions",
-        "as grpo, each region credited with what it adds to the look term",
+        "grpo_causal",
+        "as grpo, the look term credited to the turns that look",
         "#661100",
-        learning={"look_credit": "regions"},
+        learning={"look_credit": "causal"},
     ),
     Variant(
         "grpo_episode",
@@ -97,15 +101,15 @@ CORE = (
     ),
     Variant(
         "grpo_branching",
-        "as grpo, two answers after each look",
+        "as grpo_causal, two answers after each look",
         "#117733",
-        learning={"answers_per_look": 2},
+        learning={"look_credit": "causal", "answers_per_look": 2},
     ),
     Variant(
         "grpo_crop_value",
         "as grpo_branching, one of the two answers without crops",
         "#44aa99",
-        learning={"answers_per_look": 2, "blank_answers": 1},
+        learning={"look_credit": "causal", "answers_per_look": 2, "blank_answers": 1},
     ),
     Variant(
         "grpo_prior_look",

@@ -99,7 +99,8 @@ def _do(job: Mapping[str, Any], folder: Path) -> None:
     setting, needed = job["setting"], job["needs"]
     seed = setting["config"]["seed"] if setting["kind"] == "train" else 0
     name = str(folder.parent / needed / MODEL) if needed else job["model"]
-    loaded = load_model(name, device=job["device"], seed=seed)
+    frozen = setting.get("freeze_vision", False)
+    loaded = load_model(name, device=job["device"], freeze_vision=frozen, seed=seed)
     if not needed:
         found = fingerprint(loaded.vlm.model.state_dict())
         if found != setting["start"]:

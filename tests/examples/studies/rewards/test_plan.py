@@ -76,9 +76,9 @@ def test_each_variant_changes_what_its_name_says(jobs):
 
     assert learns("grpo_no_look_reward") == learns("grpo_prior_look") == {}
     assert learns("grpo_episode") == {"look_credit": "episode"}
-    assert learns("grpo_regions") == {"look_credit": "regions"}
-    assert learns("grpo_branching") == {"answers_per_look": 2}
-    assert learns("grpo_crop_value") == {"answers_per_look": 2, "blank_answers": 1}
+    assert learns("grpo_causal") == {"look_credit": "causal"}
+    assert learns("grpo_branching", "grpo_causal") == {"answers_per_look": 2}
+    assert learns("grpo_crop_value", "grpo_branching") == {"blank_answers": 1}
     assert learns("sft_oracle_looks", "sft_random_looks") == {"look": "tiles"}
     assert learning["sft_random_looks"]["look"] == "random_tiles"
     assert changed("weighted_03") == {"accuracy": "weighted_sum", "precision_weight": 0.3}
