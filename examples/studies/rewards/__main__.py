@@ -3,7 +3,7 @@
     python -m examples.studies.rewards  # hours on two CPU cores; stop it at any time
     python -m examples.studies.rewards --report  # what there is so far
     python -m examples.studies.rewards --quick  # the main comparison, minutes
-    python -m examples.studies.rewards --only core,domains  # parts: core, rewards, domains, looking
+    python -m examples.studies.rewards --only core,domains  # some of its parts
 
 Every variant starts from the same model and learns from the same scenes with the same number of
 updates; all are measured on the same held-out scenes. Each run is a folder of ``--out`` whose name

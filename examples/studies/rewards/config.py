@@ -19,7 +19,7 @@ from examples.studies.rewards.variants import (
     Variant,
 )
 
-Part = Literal["core", "rewards", "domains", "looking"]
+Part = Literal["core", "rewards", "domains", "looking", "agreement"]
 PARTS: tuple[Part, ...] = get_args(Part)
 
 
@@ -83,7 +83,9 @@ class Study:
     n: int = 128
     """Held-out scenes of each."""
     looking_n: int = 64
-    """Held-out scenes of the part on looking."""
+    """Held-out scenes of the parts on looking and on agreement."""
+    samples: int = 8
+    """Sampled answers of each of those scenes, in the part on agreement."""
     watch_n: int = 32
     """Further held-out scenes, measured while GRPO learns; 0 for none."""
     watch_interval: int = 10
@@ -105,7 +107,7 @@ class Study:
         """
         lowest = {
             "jobs": 1, "threads": 1, "steps": 1, "scenes_per_step": 1, "group_size": 2, "n": 2,
-            "looking_n": 2, "watch_n": 0, "watch_interval": 1, "max_new_tokens": 1,
+            "looking_n": 2, "samples": 2, "watch_n": 0, "watch_interval": 1, "max_new_tokens": 1,
             "token_budget": 1, "measured_new_tokens": 1, "measured_token_budget": 1,
         }  # fmt: skip
         for name, low in lowest.items():

@@ -20,7 +20,7 @@ from dip_env import EpisodeConfig, RewardConfig
 from examples.studies.rewards.config import Study
 from examples.studies.rewards.variants import BASE, GRPO, REWARDS, SFT_LONGER, Variant
 
-Kind = Literal["train", "measure", "looking", "noise"]
+Kind = Literal["train", "measure", "looking", "noise", "agreement"]
 
 FIRST_SCENE = 100_000_000
 """Training scenes of the study begin here, beyond those that any model was trained on."""
@@ -138,6 +138,8 @@ def _wanted(study: Study, start: Start, photos: str | None) -> Iterator[Job]:
             yield _looking(study, start, variant, _train(study, start, variant, seed), in_domain)
         if "looking" in study.parts:
             yield _noise(study, start, in_domain)
+        for variant in (BASE, GRPO) if "agreement" in study.parts else ():
+            yield _agreement(study, start, variant, _train(study, start, variant, seed), in_domain)
         for variant in (BASE, SFT_LONGER, GRPO) if photos else ():
             trained = _train(study, start, variant, seed)
             job = _measure(study, start, variant, trained, PHOTOS)
@@ -227,6 +229,20 @@ def _looking(study: Study, start: Start, variant: Variant, trained: Job | None, 
         **_of_model(study, start, variant, trained),
     }
     return Job("looking", variant.name, trained.seed if trained else None, preset, setting, trained)
+
+
+def _agreement(
+    study: Study, start: Start, variant: Variant, trained: Job | None, preset: str
+) -> Job:
+    setting = {
+        "kind": "agreement",
+        "scenes": {"preset": preset, "first": FIRST_MEASURED, "count": study.looking_n},
+        "samples": study.samples,
+        "temperature": study.temperature,
+        **_of_model(study, start, variant, trained),
+    }
+    seed = trained.seed if trained else None
+    return Job("agreement", variant.name, seed, preset, setting, trained)
 
 
 def _noise(study: Study, start: Start, preset: str) -> Job:

@@ -44,7 +44,8 @@ from dip_agents.runtime.errors import error_line
 from dip_env import DipError, EpisodeConfig, RewardConfig, SceneSource, make_source
 from dip_env.errors import ConfigError
 from dip_env.scenes import SlicedScenes
-from examples.studies.rewards.measure.answers import greedy, measure
+from examples.studies.rewards.measure.agreement import measure_agreement
+from examples.studies.rewards.measure.answers import measure, policy_of
 from examples.studies.rewards.measure.looking import measure_looking
 from examples.studies.rewards.measure.noise import measure_noise
 from examples.studies.rewards.plan import GRPO_HABITS, SFT_HABITS
@@ -117,9 +118,11 @@ def _do(job: Mapping[str, Any], folder: Path) -> None:
             engine = engine_for(loaded.vlm)
             measure_noise(engine, held_out, indices, rules, setting["group_size"], sampling, folder)
             return
-        policy = greedy(loaded.vlm, setting["limits"])
+        policy = policy_of(loaded.vlm, setting["limits"], setting.get("temperature", 0.0))
         if setting["kind"] == "looking":
             measure_looking(policy, held_out, indices, rules, folder)
+        elif setting["kind"] == "agreement":
+            measure_agreement(policy, held_out, indices, rules, setting["samples"], folder)
         else:
             measure(policy, held_out, indices, rules).save(folder)
 

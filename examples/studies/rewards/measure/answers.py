@@ -113,14 +113,15 @@ def measure(
     return Measured(tuple(indices), columns_of(results["own"].score), tuple(actions))
 
 
-def greedy(vlm: VLM, limits: Mapping[str, Any]) -> VLMPolicy:
-    """Return a model as a policy with greedy decoding.
+def policy_of(vlm: VLM, limits: Mapping[str, Any], temperature: float = 0.0) -> VLMPolicy:
+    """Return a model as a policy.
 
     Args:
         vlm: the model.
         limits: ``max_new_tokens`` of a turn and ``token_budget`` of an episode.
+        temperature: of sampling; 0 is greedy decoding.
     """
-    return VLMPolicy(engine_for(vlm), 0.0, **limits, batch_size=BATCH)
+    return VLMPolicy(engine_for(vlm), temperature, **limits, batch_size=BATCH)
 
 
 def columns_of(score: EvalScore) -> dict[str, NDArray[np.float64]]:

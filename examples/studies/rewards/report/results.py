@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from dip_agents.runtime import read_metrics
+from examples.studies.rewards.measure.agreement import Agreement, load_agreement
 from examples.studies.rewards.measure.answers import Columns, Measured
 from examples.studies.rewards.measure.looking import load_looking
 from examples.studies.rewards.measure.noise import load_noise
@@ -67,6 +68,13 @@ class Results:
             for control, columns in load_looking(self.out / job.folder).items():
                 found.setdefault(control, {})[job.seed] = columns
         return found
+
+    def agreement(self, variant: str) -> dict[int | None, Agreement]:
+        """Return the metrics of single samples and of their consensus, by seed."""
+        return {
+            job.seed: load_agreement(self.out / job.folder)
+            for job in self.jobs("agreement", variant)
+        }
 
     def noise(self, variant: str) -> Runs:
         """Return the sums of two groups in each scene; empty where nothing is finished."""

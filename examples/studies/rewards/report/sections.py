@@ -246,6 +246,27 @@ def looking(context: Context) -> list[str]:
     return lines + context.picture("budget.png", "F1 against the number of regions looked at")
 
 
+def agreement(context: Context) -> list[str]:
+    """What several samples agree on, beside each of them."""
+    study = context.study
+    found = {variant.name: context.results.agreement(variant.name) for variant in (BASE, GRPO)}
+    found = {name: seeds for name, seeds in found.items() if seeds}
+    if "agreement" not in study.parts or not found:
+        return []
+    return [
+        "## 5. Confidence from agreement",
+        "",
+        f"{study.samples} answers to each of {study.looking_n} held-out `{study.presets[0]}` "
+        f"scenes at temperature {study.temperature:g}. A box of the consensus is the median of "
+        "those that overlap, and its score the share of the samples that have it: AP, MR^-2 and "
+        "JI are those of CrowdHuman; F1, precision and recall are of boxes that more than half of "
+        "the samples have.",
+        "",
+        *tables.agreement(found),
+        "",
+    ]
+
+
 def learning(context: Context) -> list[str]:
     """Curves over steps, and the numbers they end with."""
     lines = []
@@ -275,7 +296,7 @@ def learning(context: Context) -> list[str]:
                 f"curves_{part}.png", "over steps: mean of the seeds, lowest and highest"
             ),
         ]
-    return ["## 5. While learning", "", *lines] if lines else []
+    return ["## 6. While learning", "", *lines] if lines else []
 
 
 def _caught_up(logs: Logs) -> list[str]:
@@ -296,7 +317,7 @@ def failures(context: Context) -> list[str]:
     measured = context.results.measured(jobs[0])
     source = make_source(scenes, split="val")
     rules = rules_of(GRPO, context.start, trained=False)
-    lines = [f"## 6. Where it fails, where it does well: {jobs[0].folder}", ""]
+    lines = [f"## 7. Where it fails, where it does well: {jobs[0].folder}", ""]
     for name, positions in zip(("worst", "best"), worst_and_best(measured, GALLERY), strict=True):
         words = f"the {len(positions)} of {measured.count} {scenes} scenes with the {name} F1"
         page = gallery(measured, positions, source, rules, words)
@@ -305,7 +326,7 @@ def failures(context: Context) -> list[str]:
     return lines
 
 
-SECTIONS = (core, rewards, domains, photos, looking, learning, failures)
+SECTIONS = (core, rewards, domains, photos, looking, agreement, learning, failures)
 
 
 def grpo_leads(context: Context) -> bool:

@@ -10,6 +10,7 @@ import numpy as np
 from dip_agents.evaluation import format_interval
 from dip_agents.experiments.kinds import NO_LOOKS, OWN_LOOKS
 from dip_agents.experiments.measures import gain_and_harm
+from examples.studies.rewards.measure.agreement import Agreement
 from examples.studies.rewards.report.results import Logs
 from examples.studies.rewards.report.stats import (
     COVERED,
@@ -43,6 +44,10 @@ HEADINGS = {
 LOOKS = ("look_area", *COVERED)
 """What is shown of where a variant looks."""
 _LOOK_COLUMNS = frozenset((*COVERED, "area", "ambiguous"))
+AGREEMENT = {
+    "F1": "F1", "precision": "precision", "recall": "recall", "AP": "AP", "MR": "MR^-2", "JI": "JI"
+}  # fmt: skip
+"""What is shown of a consensus, by metric."""
 LAST = 10
 """Steps that a table of training numbers takes the mean of."""
 LOGGED = {
@@ -252,6 +257,22 @@ def gain_harm(controls: Mapping[str, Runs]) -> list[str]:
         )
     header = ["looks, against none", "F1 rose", "fell", "stayed", "mean rise", "mean fall"]
     return markdown(header, rows)
+
+
+def agreement(found: Mapping[str, Mapping[int | None, Agreement]]) -> list[str]:
+    """Return a row for the single samples of each model, and one for their consensus.
+
+    Args:
+        found: by variant and seed.
+    """
+    rows = []
+    for variant, seeds in found.items():
+        for seed, metrics in seeds.items():
+            name = variant if seed is None else f"{variant}, seed {seed}"
+            for part, one in metrics.items():
+                cells = (format_interval(one[key]) if key in one else "" for key in AGREEMENT)
+                rows.append([f"{name}: {part}", *cells])
+    return markdown(["answers", *AGREEMENT.values()], rows)
 
 
 def noise(runs: Runs) -> list[str]:

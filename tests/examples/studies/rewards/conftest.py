@@ -76,6 +76,10 @@ def finish(load) -> Callable[..., None]:
                     parts = said[:size], said[size:]
                     rows.append(noise.scene_columns(*parts, source[index], rules))
                 noise.save_noise(rows, indices, folder)
+            elif job.kind == "agreement":
+                samples = job.setting["samples"]
+                agreement = load("measure.agreement").measure_agreement
+                agreement(policy, source, indices, rules, samples, folder)
             elif job.kind == "looking":
                 load("measure.looking").measure_looking(policy, source, indices, rules, folder)
             else:

@@ -80,7 +80,7 @@ def test_a_killed_study_goes_on_and_repeats_nothing(command, offline, tmp_path):
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        (("--only", "all"), "only: expected some of core,rewards,domains,looking"),
+        (("--only", "all"), "only: expected some of core,rewards,domains"),
         (("--photos", "nowhere"), "photos: expected a folder with a COCO json"),
         (("--model", "tiny-untrained"), "model: expected a trained model, got tiny-untrained"),
     ],

@@ -125,6 +125,11 @@ def test_a_key_holds_all_that_matters_and_nothing_else(load, toy_study, start):
 
 def test_parts_ask_for_their_runs_only(load, toy_study, start):
     plan = load("plan").plan
+    agreement = plan(replace(toy_study, only="agreement"), start)
+    assert {(job.kind, job.variant) for job in agreement if job.kind != "train"} == {
+        ("agreement", "base"),
+        ("agreement", "grpo"),
+    }
     looking = plan(replace(toy_study, only="looking"), start)
     assert {(job.kind, job.variant) for job in looking} == {
         ("looking", "base"),

@@ -103,6 +103,15 @@ def test_a_stopped_run_goes_on_to_the_same_weights(load, prepared, monkeypatch, 
     assert not (folder / "checkpoints").exists()
 
 
+def test_the_consensus_of_samples_is_measured_beside_single_ones(load, prepared):
+    folder = prepared("agreement", "base")
+    load("worker").do(folder)
+    found = load("measure.agreement").load_agreement(folder)
+    assert found["single"].keys() == {"F1", "precision", "recall"}
+    assert found["consensus"].keys() == found["single"].keys() | {"AP", "MR", "JI"}
+    assert 0 <= found["consensus"]["F1"].value <= 1
+
+
 def test_looking_is_measured_under_every_control(load, prepared):
     folder = prepared("looking", "base")
     load("worker").do(folder)

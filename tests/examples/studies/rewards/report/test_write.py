@@ -39,8 +39,9 @@ def test_a_report_holds_every_part_and_its_pictures(load, toy_study, context, jo
         "## 2. Acc",
         "## 3. In",
         "## 4. Does",
-        "## 5. W",
+        "## 5. Conf",
         "## 6. W",
+        "## 7. W",
     ):
         assert heading in text
     assert "Not finished" not in text
