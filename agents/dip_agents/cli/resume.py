@@ -46,7 +46,8 @@ def saved_settings(
         The saved values by name; none where no run has been begun there.
 
     Raises:
-        ConfigError: where checkpoints lie without settings, or a setting differs; names each.
+        ConfigError: where checkpoints lie without settings, a setting is not among those that were
+            saved, or differs; names each.
     """
     path = folder / CONFIG
     if not os.path.isdir(folder):  # unlike Path.is_dir, False for a name that is too long
@@ -63,6 +64,12 @@ def saved_settings(
             )
         return {}
     saved = read_config(path, command, options)
+    new = {option.name for option in options} - saved.keys() - may_differ - UNSAVED
+    if new:
+        raise ConfigError(
+            f"{path}: expected a value for {', '.join(sorted(new))}, got none: a version without "
+            "began this run; add what it is to go on with"
+        )
     other = differences(saved, given, may_differ | UNSAVED)
     if other:
         raise ConfigError(

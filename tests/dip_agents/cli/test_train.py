@@ -258,6 +258,16 @@ def test_checkpoints_without_settings_are_not_resumed(run, tmp_path):
     assert "config.toml: expected the settings of the run to go on with" in error
 
 
+def test_a_run_of_a_version_without_a_setting_is_not_resumed_under_its_default(run, tmp_path):
+    _, written, _ = run("config", "train")
+    lines = [line for line in written.splitlines(keepends=True) if "freeze_vision" not in line]
+    assert len(lines) < len(written.splitlines())
+    (tmp_path / "config.toml").write_text("".join(lines))
+    code, _, error = run("train", "--resume", "--out", tmp_path)
+    assert code == 2
+    assert "config.toml: expected a value for freeze_vision, got none" in error
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
