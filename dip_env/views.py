@@ -17,6 +17,7 @@ from PIL import Image
 from dip_env.boxes import Boxes, BoxesLike, as_boxes
 from dip_env.config import CoordinateFormat
 from dip_env.errors import ActionRefusedError
+from dip_env.resampling import resized
 
 MIN_CROP_SIDE = 2.0
 """Shortest side of a crop's region in source pixels."""
@@ -136,7 +137,7 @@ def overview(image: Image.Image, view: View) -> Image.Image:
     Returns:
         RGB image of ``view.view_size``.
     """
-    return image.resize(view.view_size, Image.Resampling.BICUBIC)
+    return resized(image, view.view_size, Image.Resampling.BICUBIC)
 
 
 def shown_region(
@@ -195,7 +196,7 @@ def cut_crop(
     shown = shown_region(region, view, crop_size, multiple)
     x1, y1, x2, y2 = shown
     size = fit_size((x2 - x1, y2 - y1), crop_size, multiple)
-    pixels = image.resize(size, Image.Resampling.BICUBIC, box=shown)
+    pixels = resized(image, size, Image.Resampling.BICUBIC, box=shown)
     axis = 0 if size[0] >= size[1] else 1
     view_px = (shown[axis + 2] - shown[axis]) * view.view_size[axis] / view.scene_size[axis]
     return Crop(np.asarray(pixels), np.array(shown), size[axis] / view_px)

@@ -7,6 +7,7 @@ from functools import cache
 
 from PIL import Image, ImageChops
 
+from dip_env.resampling import resized
 from dip_env.scenes.procedural.drawing.people.figures import draw_figure
 from dip_env.scenes.procedural.drawing.people.person import random_person
 from dip_env.scenes.procedural.drawing.render.camera import Camera
@@ -72,8 +73,8 @@ def draw_far_crowd(
             wide = max(2, round(sprite.image.width * tall / sprite.image.height))
             cut.append(
                 (
-                    sprite.image.resize((wide, tall), Image.Resampling.BOX).point(luts),
-                    sprite.alpha.resize((wide, tall), Image.Resampling.BOX),
+                    resized(sprite.image, (wide, tall), Image.Resampling.BOX).point(luts),
+                    resized(sprite.alpha, (wide, tall), Image.Resampling.BOX),
                 )
             )
         x = span[0]

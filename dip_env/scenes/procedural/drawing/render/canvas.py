@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter
 
+from dip_env.resampling import resized
 from dip_env.scenes.procedural.drawing.render.camera import Point
 from dip_env.scenes.procedural.drawing.render.colours import Colour, ink
 from dip_env.scenes.procedural.drawing.render.filler import Filler
@@ -181,7 +182,7 @@ class Sketch:
                 tint.polygon(flat[lit_start:lit_end], 255)
                 lit_start = lit_end
         layer = layer.filter(ImageFilter.BoxBlur(max(1, int(self.scale * 0.022 / step))))
-        return layer.resize(size, Image.Resampling.BILINEAR) if step > 1 else layer
+        return resized(layer, size, Image.Resampling.BILINEAR) if step > 1 else layer
 
 
 def _paint(

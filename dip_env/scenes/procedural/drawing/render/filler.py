@@ -9,7 +9,7 @@ class Filler:
     """Fills polygons of an image.
 
     ``ImageDraw.polygon`` spends as much time on finding out what is to be drawn as on drawing a
-    polygon of a few pixels; this calls what it calls in the end (Pillow 11 to 13).
+    polygon of a few pixels; this calls what it calls in the end (Pillow 12 and 13).
 
     Args:
         image: painted in place.

@@ -8,6 +8,7 @@ from math import hypot
 
 from PIL import Image, ImageChops
 
+from dip_env.resampling import resized
 from dip_env.scenes.procedural.drawing.render.camera import Camera
 from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
 
@@ -135,7 +136,7 @@ def add_glow(
         (x0 - centre[0] + rx) * 128 / rx, (y0 - centre[1] + ry) * 128 / ry,
         (x1 - centre[0] + rx) * 128 / rx, (y1 - centre[1] + ry) * 128 / ry,
     )  # fmt: skip
-    glow = _disc(level).resize((x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=part)
+    glow = resized(_disc(level), (x1 - x0, y1 - y0), Image.Resampling.BILINEAR, box=part)
     box = (x0, y0, x1, y1)
     if colour is not None:
         glow = Image.merge("RGB", [glow.point([v * c // 255 for v in range(256)]) for c in colour])

@@ -8,6 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageChops, ImageFilter
 
+from dip_env.resampling import resized
+
 SIDE = 512
 
 
@@ -55,7 +57,7 @@ def _cloth_tile() -> Image.Image:
 @lru_cache(maxsize=64)
 def _cloth_scaled(step: int) -> Image.Image:
     side = SIDE * 2 * step // 8
-    return _cloth_tile().resize((side, side), Image.Resampling.BILINEAR)
+    return resized(_cloth_tile(), (side, side), Image.Resampling.BILINEAR)
 
 
 def cloth(size: tuple[int, int], scale: float, offset: tuple[int, int]) -> Image.Image:
@@ -69,7 +71,7 @@ def cloth(size: tuple[int, int], scale: float, offset: tuple[int, int]) -> Image
     step = min(16, max(2, round(scale / 32)))
     tile = _cloth_scaled(step)
     if size[0] >= tile.width or size[1] >= tile.height:
-        return tile.resize(size, Image.Resampling.BILINEAR)
+        return resized(tile, size, Image.Resampling.BILINEAR)
     x = offset[0] % (tile.width - size[0])
     y = offset[1] % (tile.height - size[1])
     return tile.crop((x, y, x + size[0], y + size[1]))
@@ -123,7 +125,7 @@ def leaf_grain(size: tuple[int, int], zoom: float, offset: tuple[int, int]) -> I
     zoom = max(zoom, 0.25, size[0] / room, size[1] / room)
     x, y = offset
     box = (x, y, x + size[0] / zoom, y + size[1] / zoom)
-    return tile.resize(size, Image.Resampling.BILINEAR, box=box)
+    return resized(tile, size, Image.Resampling.BILINEAR, box=box)
 
 
 def frayed(mask: Image.Image, grain: Image.Image, radius: float) -> Image.Image:

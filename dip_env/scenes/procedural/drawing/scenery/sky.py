@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from PIL import Image, ImageDraw
 
+from dip_env.resampling import resized
 from dip_env.scenes.procedural.drawing.render.camera import Camera
 from dip_env.scenes.procedural.drawing.render.light import Light
 from dip_env.scenes.procedural.drawing.render.rng import SceneRandom
@@ -34,7 +35,7 @@ def draw_sky(plate: Image.Image, camera: Camera, light: Light, rng: SceneRandom)
         tile = clouds()
         x, y = rng.integer(0, 511), rng.integer(0, 511)
         cover = tile.crop((x, y, x + 400, y + 160)).point(_CLOUD)
-        cover = cover.resize((width, bottom), Image.Resampling.BILINEAR)
+        cover = resized(cover, (width, bottom), Image.Resampling.BILINEAR)
         white = (248, 248, 250) if light.kind == "sun" else (250, 190, 150)
         plate.paste(white, (0, 0), cover)
 

@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from dip_env.resampling import resized
 from dip_env.scenes.procedural.drawing.render.camera import Camera
 from dip_env.scenes.procedural.drawing.render.pixels import enlarged, multiplied
 from dip_env.scenes.procedural.drawing.render.stage import LAMP_GAIN
@@ -42,12 +43,12 @@ def lay_surface(
         return
     values = _grain(camera, surface, offset, np.arange(top + 1, height, 2), grid[0])
     part = (0, top / height * shadows.height, shadows.width, shadows.height)
-    cover = shadows.resize(grid, Image.Resampling.BILINEAR, box=part)
+    cover = resized(shadows, grid, Image.Resampling.BILINEAR, box=part)
     values *= (256 - np.arange(256) * strength).astype(np.uint16)[np.asarray(cover)]
     values >>= 8
     if pools is not None:
         part = (0, top / height * pools.height, pools.width, pools.height)
-        glow = pools.resize(grid, Image.Resampling.BILINEAR, box=part)
+        glow = resized(pools, grid, Image.Resampling.BILINEAR, box=part)
         ambient = 256 / LAMP_GAIN
         gain = (ambient + (256 - ambient) * np.arange(256) / 255).astype(np.uint16)
         values *= gain[np.asarray(glow)]
