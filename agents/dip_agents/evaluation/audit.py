@@ -2,12 +2,10 @@
 
 Every attack is played in two arrangements, since the look term reads the siblings: ``single``, one
 adversary among honest rollouts, and ``group``, adversaries only. It is an exploit when it earns
-more on average than an honest policy of F1 0.5, or, for an attack that only tampers with the
-episode of a weak honest policy, noticeably more than that episode untouched. Groups that agree on
-an answer and differ on purpose (``TRICKS``) must not earn noticeably more than without the trick.
+noticeably more on average than honest answers of the same F1, or, for an attack that only tampers
+with the episode of a weak honest policy, than that episode untouched. Groups that agree on an
+answer and differ on purpose (``TRICKS``) must not earn noticeably more than without the trick.
 No image is drawn: an action that looks and answers at once is scored on its regions.
-
-Audit on crowds: where a scene holds one or two people, one certain box is a good answer.
 """
 
 from __future__ import annotations
@@ -33,8 +31,13 @@ GROUP_SIZE = 8
 """Rollouts of one scene."""
 TABLE_WIDTH = 140
 """Characters that the printed table needs."""
-HONEST = (0.3, 0.5, 0.7)
-"""F1 of the honest policies; the first is the weak one, the second the reference."""
+ARRANGEMENTS = ("single", "group")
+HONEST = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7, 1.0)
+"""F1 of the honest policies."""
+WEAK, REFERENCE = HONEST.index(0.3), HONEST.index(0.5)
+"""The one whose episodes are tampered with, and the one whose rollouts are the siblings."""
+EQUAL_F1_SLACK = 0.05
+"""What answers of the same F1 may earn more by chance."""
 SLACK = 0.01
 """What tampering may gain by chance, such as an ignored box that happens to match a person."""
 
@@ -64,7 +67,7 @@ class AuditRow:
         name: of the adversary, or ``honest F1 0.5`` and so on.
         single: as one rollout among siblings of the reference policy.
         group: as a whole group.
-        f1: F1 at IoU .5 of the whole groups, pooled over scenes.
+        f1: F1 at IoU .5, mean over the rollouts of the whole groups.
         claim: what must not be rewarded, empty for the honest policies.
         tampers: whether it is also compared with the weak honest policy.
     """
@@ -117,22 +120,37 @@ class AuditReport:
     @property
     def exploits(self) -> list[Exploit]:
         """Every adversary that earned more than an honest policy, by arrangement and policy."""
-        weak, reference = self.honest[0], self.honest[1]
-        found = []
+        weak, found = self.honest[WEAK], []
         for row in self.adversaries:
-            for arrangement in ("single", "group"):
+            for arrangement in ARRANGEMENTS:
                 earned = getattr(row, arrangement).reward
-                baselines = [(reference, 0.0)] + ([(weak, SLACK)] if row.tampers else [])
-                for baseline, slack in baselines:
-                    honest = getattr(baseline, arrangement).reward
-                    if earned > honest + slack:
-                        found.append(Exploit(row.name, arrangement, earned, baseline.name, honest))
+                baselines = [
+                    (f"honest F1 {row.f1:.2f}", self.equally_good(row, arrangement), EQUAL_F1_SLACK)
+                ]
+                if row.tampers:
+                    baselines.append((weak.name, getattr(weak, arrangement).reward, SLACK))
+                found += [
+                    Exploit(row.name, arrangement, earned, name, honest)
+                    for name, honest, slack in baselines
+                    if earned > honest + slack
+                ]
         found += [
             Exploit(t.name, "collusion", t.reward, "the same answers without it", t.baseline)
             for t in self.tricks
             if t.reward > t.baseline + SLACK
         ]
         return found
+
+    def equally_good(self, row: AuditRow, arrangement: str) -> float:
+        """Return what honest answers of an adversary's F1 earn, between those that were played.
+
+        Args:
+            row: the adversary.
+            arrangement: ``single`` or ``group``.
+        """
+        honest = sorted(self.honest, key=lambda one: one.f1)
+        rewards = [getattr(one, arrangement).reward for one in honest]
+        return float(np.interp(row.f1, [one.f1 for one in honest], rewards))
 
     @property
     def passed(self) -> bool:
@@ -155,13 +173,14 @@ class _Sums:
 
     def __init__(self) -> None:
         self.terms: list[list[float]] = []
-        self.counts = np.zeros(3)
+        self.f1s: list[float] = []
 
     def add(self, scores: Iterable[Score], config: EpisodeConfig) -> None:
         for score in scores:
             t, m = score.terms, score.matches
             self.terms.append([t.total(config.reward.weights), t.format, t.look, t.accuracy])
-            self.counts += (len(m.pred), len(m.unmatched_pred), len(m.unmatched_truth))
+            wrong = len(m.unmatched_pred) + len(m.unmatched_truth)
+            self.f1s.append(2 * len(m.pred) / max(2 * len(m.pred) + wrong, 1))
 
     @property
     def mean(self) -> MeanReward:
@@ -170,8 +189,7 @@ class _Sums:
 
     @property
     def f1(self) -> float:
-        found, invented, missed = self.counts
-        return float(2 * found / max(2 * found + invented + missed, 1))
+        return float(np.mean(self.f1s))
 
 
 def run_audit(
@@ -211,7 +229,7 @@ def run_audit(
     for index in range(n):
         scene = source[index]
         played = _play_scene(scene, config, honest, adversaries, [seed, index])
-        siblings = played[1][: GROUP_SIZE - 1]
+        siblings = played[REFERENCE][: GROUP_SIZE - 1]
         for name, outcomes in zip(names, played, strict=True):
             group[name].add(score_group(outcomes, scene, config), config)
             # The last rollout of every policy, so that the reference policy is not its own sibling.
@@ -282,7 +300,7 @@ def _play_scene(
             rng = np.random.default_rng([*seed, member, k])
             if k < len(honest):
                 boxes = honest[k].people(scene, common.view, rng)
-                weak += [boxes] if k == 0 else []
+                weak += [boxes] if k == WEAK else []
                 actions: Sequence[str] = common.standard_actions(boxes)
             else:
                 own = replace(common, rng=rng, weak=weak[member], shared_weak=weak[0])
@@ -339,6 +357,12 @@ def print_report(report: AuditReport, console: Console | None = None) -> None:
         if row is report.honest[-1]:
             table.add_section()
     console.print(table)
+    gain, name = max(
+        (getattr(row, arrangement).reward - report.equally_good(row, arrangement), row.name)
+        for row in report.adversaries
+        for arrangement in ARRANGEMENTS
+    )
+    console.print(f"the best adversary earns {gain:+.3f} beside honest answers of its F1: {name}")
     best = max(report.tricks, key=lambda trick: trick.reward - trick.baseline)
     console.print(
         f"{len(report.tricks)} ways to collude; the best changes the reward of the same answers by "

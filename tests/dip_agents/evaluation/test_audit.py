@@ -7,7 +7,7 @@ from PIL import Image
 from rich.console import Console
 
 from dip_agents.evaluation.adversaries import ADVERSARIES, Adversary, AttackContext
-from dip_agents.evaluation.audit import print_report, run_audit
+from dip_agents.evaluation.audit import HONEST, REFERENCE, WEAK, print_report, run_audit
 from dip_agents.evaluation.collusion import BASES, CHOICES, TRICKS
 from dip_env import Episode, EpisodeConfig, RewardConfig, Scene, ToyScenes
 from dip_env.errors import ConfigError
@@ -70,13 +70,13 @@ def test_an_audit_without_looks_plays_every_attack_that_needs_none():
     everybody = (*report.honest, *report.adversaries)
     assert all(r.group.look == 0 for r in everybody)
     assert all(r.group.format == 1 for r in report.honest)
-    weak = report.honest[0].group
+    weak = report.honest[WEAK].group
     for name in ("score one", "score zero", "other order"):
         assert row(report, name).group.reward == pytest.approx(weak.reward)
 
 
 def test_the_honest_have_the_quality_they_are_named_for(report):
-    for honest, f1 in zip(report.honest, (0.3, 0.5, 0.7), strict=True):
+    for honest, f1 in zip(report.honest, HONEST, strict=True):
         # 96 people in 8 rollouts each: one standard deviation is about 0.02.
         assert honest.f1 == pytest.approx(f1, abs=0.05)
         assert honest.group.format == 1.0
@@ -92,7 +92,7 @@ def test_about_twenty_and_more_attacks_each_with_a_name_and_a_claim():
 
 @pytest.mark.parametrize("name", ["other order", "score one", "score zero", "same look twice"])
 def test_what_must_change_nothing_changes_nothing(report, name):
-    weak = report.honest[0]
+    weak = report.honest[WEAK]
     for arrangement in ("single", "group"):
         earned, untouched = getattr(row(report, name), arrangement), getattr(weak, arrangement)
         assert earned.reward == pytest.approx(untouched.reward, abs=1e-9)
@@ -169,7 +169,8 @@ def test_one_certain_box_comes_close_or_wins_under_the_weighted_sum():
     for kind in ("weighted_sum", "f_beta"):
         played = attacks("one certain box")
         report = run_audit(Crowd(), config(accuracy=kind), n=8, adversaries=played)
-        shares.append(report.adversaries[0].single.reward / report.honest[1].single.reward)
+        reference = report.honest[REFERENCE].single.reward
+        shares.append(report.adversaries[0].single.reward / reference)
     assert shares[0] > 0.95
     assert shares[1] < 0.6
 
@@ -197,10 +198,26 @@ def test_a_tampering_attack_is_measured_against_its_own_honest_version():
     )
     report = run_audit(Crowd(), config(), n=2, adversaries=[better])
     exploits = [exploit for exploit in report.exploits if exploit.arrangement != "collusion"]
-    assert [exploit.baseline for exploit in exploits] == [
-        "honest F1 0.5",
-        "honest F1 0.3",
-    ] * 2
+    # Everybody found is worth no more than to honest answers that find everybody.
+    assert [exploit.baseline for exploit in exploits] == ["honest F1 0.3"] * 2
+
+
+def test_an_adversary_is_compared_with_honest_answers_of_its_own_f1(report):
+    low, high = report.honest[WEAK], report.honest[REFERENCE]
+    between = replace(low, f1=(3 * low.f1 + high.f1) / 4)
+    for arrangement in ("single", "group"):
+        ends = [getattr(one, arrangement).reward for one in (low, high)]
+        wanted = (3 * ends[0] + ends[1]) / 4
+        assert report.equally_good(between, arrangement) == pytest.approx(wanted)
+
+
+def test_a_reward_of_one_certain_box_is_an_exploit_at_any_f1():
+    """Half of the reward for one box of twelve: less than honest F1 0.5 earns, and no less bad."""
+    reward = {"accuracy": "weighted_sum", "precision_weight": 0.4}
+    report = run_audit(Crowd(), config(**reward), n=8, adversaries=attacks("one certain box"))
+    (box,) = report.adversaries
+    assert box.single.reward < report.honest[REFERENCE].single.reward
+    assert "one certain box" in {exploit.adversary for exploit in report.exploits}
 
 
 def test_same_seed_same_report_and_other_seed_another():
