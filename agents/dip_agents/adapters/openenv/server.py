@@ -20,7 +20,8 @@ from dip_agents.runtime.optional import require_extra
 require_extra("openenv", "openenv")
 
 import uvicorn
-from fastapi import FastAPI, WebSocketDisconnect
+from fastapi import FastAPI, Request, WebSocket, WebSocketDisconnect
+from fastapi.websockets import WebSocketState
 from openenv.core.env_server.http_server import HTTPEnvServer
 
 from dip_agents.adapters.openenv.client import CrowdAction, CrowdObservation
@@ -49,10 +50,16 @@ def make_app(task: Task, max_sessions: int = MAX_SESSIONS) -> FastAPI:
     session = partial(CrowdEnvironment, task)
     server = HTTPEnvServer(session, CrowdAction, CrowdObservation, max_sessions)
     server.register_routes(app)
-    # OpenEnv also closes the socket of a client that has left, which is no server error.
-    app.add_exception_handler(WebSocketDisconnect, lambda *_: None)
+    for error in (WebSocketDisconnect, RuntimeError):
+        app.add_exception_handler(error, _let_leave)
     app.router.routes[:] = [r for r in app.router.routes if getattr(r, "path", None) in ROUTES]
     return app
+
+
+async def _let_leave(connection: Request | WebSocket, error: Exception) -> None:
+    """Raise an error unless the client has left: OpenEnv answers it and closes its socket still."""
+    if getattr(connection, "application_state", None) is not WebSocketState.DISCONNECTED:
+        raise error
 
 
 def main() -> None:

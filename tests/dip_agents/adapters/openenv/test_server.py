@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import asyncio
 import http.client
 import importlib
 import json
@@ -362,6 +363,30 @@ def test_a_full_server_refuses_one_more_and_takes_another_when_one_has_left(
             assert time.monotonic() < deadline
     # A client that leaves in the middle is no error of the server.
     assert [record.message for record in caplog.records if record.exc_info] == []
+
+
+def test_a_client_that_leaves_while_it_is_answered_is_no_error_of_the_server(parity):
+    app = openenv.make_app(Task(**parity.RULES))
+    scope = {"type": "websocket", "path": "/ws", "headers": [], "query_string": b""}
+    received = [{"type": "websocket.receive", "text": '{"type": "state"}'}]
+    received.insert(0, {"type": "websocket.connect"})
+    sent = []
+
+    async def receive():
+        return received.pop(0)
+
+    async def send(message):
+        sent.append(message["type"])
+        if message["type"] == "websocket.send":
+            raise OSError  # as a web server says that nobody listens any more
+
+    asyncio.run(app(scope, receive, send))
+    assert sent == ["websocket.accept", "websocket.send"]
+
+
+def test_another_error_of_a_connection_is_raised():
+    with pytest.raises(RuntimeError, match="a fault"):
+        asyncio.run(openenv._let_leave(SimpleNamespace(), RuntimeError("a fault")))
 
 
 def test_all_sessions_read_the_source_from_one_thread():
