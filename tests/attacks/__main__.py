@@ -3,12 +3,14 @@
 ``python -m tests.attacks --minutes 10`` plays every module of this package that has a function
 ``attack(rng, tries)``, in turn and each with its own random numbers, until the time is up. Nothing
 but a result or an error of the library may come of a try. Exits with 1 where anything else did.
+A module whose ``NEEDS`` names a package that is not installed is left out, and a line says so.
 """
 
 from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import pkgutil
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -26,16 +28,26 @@ SHOWN = 10
 """Most failures of a kind that are printed."""
 
 
-def find_attacks() -> dict[str, Attack]:
-    """Return the attacks of this package by the names of their modules."""
+def find_attacks() -> tuple[dict[str, Attack], dict[str, str]]:
+    """Return the attacks of this package, and what those need that cannot be played here.
+
+    Returns:
+        Attacks by the names of their modules; and by the names of the other modules, the first
+        package of their ``NEEDS`` that is not installed.
+    """
     found: dict[str, Attack] = {}
+    left_out: dict[str, str] = {}
     for module in pkgutil.iter_modules([str(Path(__file__).parent)]):
         if module.name.startswith(("test_", "_")):
             continue
-        attack = getattr(importlib.import_module(f"tests.attacks.{module.name}"), "attack", None)
-        if attack is not None:
-            found[module.name] = attack
-    return found
+        imported = importlib.import_module(f"tests.attacks.{module.name}")
+        needs = getattr(imported, "NEEDS", ())
+        missing = [name for name in needs if importlib.util.find_spec(name) is None]
+        if missing:
+            left_out[module.name] = missing[0]
+        elif hasattr(imported, "attack"):
+            found[module.name] = imported.attack
+    return found, left_out
 
 
 def play(attacks: Mapping[str, Attack], seconds: float, seed: int) -> Found:
@@ -86,7 +98,9 @@ def failed(found: Found) -> int:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Attack, and return the exit code."""
-    attacks = find_attacks()
+    attacks, left_out = find_attacks()
+    for name, package in left_out.items():
+        print(f"{name}: left out, {package} is not installed")
     parser = argparse.ArgumentParser(prog="python -m tests.attacks", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="how long, by the clock")
     parser.add_argument("--seed", type=int, default=0, help="of all tries")

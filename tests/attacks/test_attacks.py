@@ -74,7 +74,7 @@ def test_attacks_are_played_in_turn_with_numbers_of_their_own(runner, monkeypatc
 def test_the_exit_code_says_whether_something_failed(runner, monkeypatch, capsys):
     outcomes = {"good": [], "bad": ["no"]}
     attacks = {name: lambda rng, n, f=f: {"k": (n, f)} for name, f in outcomes.items()}
-    monkeypatch.setattr(runner, "find_attacks", lambda: attacks)
+    monkeypatch.setattr(runner, "find_attacks", lambda: (attacks, {}))
     assert runner.main(["--minutes", "0", "--kinds", "good"]) == 0
     assert runner.main(["--minutes", "0"]) == 1
     assert "bad: k" in capsys.readouterr().out
@@ -83,4 +83,21 @@ def test_the_exit_code_says_whether_something_failed(runner, monkeypatch, capsys
 
 
 def test_the_attacks_of_this_package_are_found(runner):
-    assert {"actions", "run_files"} <= set(runner.find_attacks())
+    found, left_out = runner.find_attacks()
+    assert {"actions", "run_files"} <= set(found)
+    assert {"openenv_messages"} == {*found, *left_out} & {"openenv_messages"}
+
+
+def test_an_attack_is_left_out_with_a_line_where_what_it_needs_is_not_installed(
+    runner, monkeypatch, capsys
+):
+    find_spec = importlib.util.find_spec
+    missing = {"openenv": None}
+    monkeypatch.setattr(
+        runner.importlib.util, "find_spec", lambda name: missing.get(name, True) and find_spec(name)
+    )
+    monkeypatch.setattr(runner, "play", lambda attacks, seconds, seed: {"k": (len(attacks), [])})
+    assert "openenv_messages" not in runner.find_attacks()[0]
+    assert runner.main(["--minutes", "0"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "openenv_messages: left out, openenv is not installed"
