@@ -16,8 +16,15 @@ MODULE = "examples.studies.rewards"
 
 
 def command_of(arguments: Sequence[str]) -> str:
-    """Return the command line as a user would type it."""
-    return shlex.join(["python", "-m", MODULE, *arguments])
+    """Return the command line as a user would type it, without the folder, which is their own."""
+    given = iter(arguments)
+    kept = []
+    for word in given:
+        if word == "--out":
+            next(given, None)
+        elif not word.startswith("--out="):
+            kept.append(word)
+    return shlex.join(["python", "-m", MODULE, *kept])
 
 
 def provenance(command: str) -> dict[str, Any]:

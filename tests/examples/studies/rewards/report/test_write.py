@@ -187,3 +187,10 @@ def test_the_commands_of_the_report_know_their_options(load):
     fields = load("config").Study.__dataclass_fields__
     assert all(word[2:].replace("-", "_") in fields for word in words)
     assert load("__main__").__package__ == load("report.provenance").MODULE
+
+
+@pytest.mark.parametrize("out", [["--out", "my/runs"], ["--out=my/runs"], []])
+def test_a_command_is_told_without_the_folder_of_its_user(load, out):
+    command_of = load("report.provenance").command_of
+    told = "python -m examples.studies.rewards --seeds 0 1 --quick"
+    assert command_of(["--seeds", "0", "1", *out, "--quick"]) == told
