@@ -109,7 +109,8 @@ LAYERS = (
 
 INSIDE: dict[str, str] = {
     "dip_env": (
-        "boxes errors checks action_reader config formats matching actions ambiguity metrics views "
+        "boxes errors checks action_reader config formats matching actions ambiguity metrics "
+        "resampling views "
         "prompts spaces scenes rewards result messages episode group rendering env testing "
         "vector_env"
     ),

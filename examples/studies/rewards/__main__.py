@@ -70,7 +70,7 @@ def run(study: Study, command: str) -> int:
     start = start_of(study)
     jobs = plan(study, start, photos_of(study.photos))
     kept = Path(__file__).with_name("runs.tar.xz")
-    if known := unpack(kept, study.out):
+    if known := unpack(kept, study.out, jobs):
         print(f"{known} runs are known from {kept.name}", flush=True)
     left = []
     if not study.report:

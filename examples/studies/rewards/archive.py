@@ -42,17 +42,20 @@ def pack(jobs: Sequence[Job], out: Path, archive: Path) -> int:
     return len(folders)
 
 
-def unpack(archive: Path, out: Path) -> int:
+def unpack(archive: Path, out: Path, jobs: Sequence[Job] | None = None) -> int:
     """Put the runs of an archive where a study looks for them; those that are there stay.
 
     Args:
         archive: made by ``pack``; it may be missing.
         out: folder of the runs.
+        jobs: the plan, whose runs alone are wanted; all of them by default.
 
     Returns:
         How many runs were added.
     """
-    missing = {name for name in _held(archive) if not (out / name).exists()}
+    held = _held(archive)
+    names = held if jobs is None else held & {job.folder for job in jobs}
+    missing = {name for name in names if not (out / name).exists()}
     if missing:
         with tarfile.open(archive) as tar:
             wanted = [member for member in tar if _run_of(member) in missing]

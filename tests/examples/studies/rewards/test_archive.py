@@ -79,3 +79,13 @@ def test_a_training_is_repeated_only_where_its_model_is_needed(load, job, tmp_pa
     runs._repeat_models([trained, measured, other], tmp_path, said.append)
     assert not (tmp_path / trained.folder).exists()
     assert said == [f"again, since its model is needed: {trained.folder}"]
+
+
+def test_a_plan_takes_its_own_runs_only(archive, job, tmp_path):
+    first, second = job("a"), job("b")
+    kept = tmp_path / "runs.tar.xz"
+    for one in (first, second):
+        finish(tmp_path / "out", one)
+    archive.pack([first, second], tmp_path / "out", kept)
+    assert archive.unpack(kept, tmp_path / "new", [second, job("c")]) == 1
+    assert [path.name for path in (tmp_path / "new").iterdir()] == [second.folder]
