@@ -35,7 +35,7 @@ def resized(
     """
     width, height = size
     # As Pillow reads it: what is taken off below then leaves nothing to round.
-    x1, y1, x2, y2 = np.float32(box or (0, 0, *image.size)).tolist()
+    x1, y1, x2, y2 = np.array(box or (0, 0, *image.size), dtype=np.float32).tolist()
     # Only these rows count for the second pass.
     reach = REACH[resample] * max((y2 - y1) / height, 1.0) + 1
     top, bottom = max(math.floor(y1 - reach), 0), min(math.ceil(y2 + reach), image.height)
