@@ -57,6 +57,11 @@ class VisionEncoder:
         """The vision tower."""
         return self.core.model.visual
 
+    @property
+    def learns(self) -> bool:
+        """Whether any weight of the tower does."""
+        return any(weight.requires_grad for weight in self.tower.parameters())
+
     def encode(self, images: Sequence[EncodedImage]) -> ImageFeatures:
         """Run the vision tower over images.
 
@@ -98,13 +103,14 @@ class VisionEncoder:
         unique = {image.key: image for image in images}
         if not unique:
             return {}
-        weights = list(self.tower.parameters())
-        frozen = self.keeps_features and not any(weight.requires_grad for weight in weights)
+        frozen = self.keeps_features and not self.learns
         known: dict[bytes, Features] = {}
         if frozen:
             # torch has no public count of in-place changes; comparing the weights themselves would
             # cost more than most batches of images.
-            known = self._cache.known(unique, sum(weight._version for weight in weights))
+            known = self._cache.known(
+                unique, sum(weight._version for weight in self.tower.parameters())
+            )
         missing = [image for key, image in unique.items() if key not in known]
         if not missing:
             return known

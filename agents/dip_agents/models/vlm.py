@@ -63,11 +63,10 @@ class VLM(ModelWrapper):
 
         A vision tower that does not learn here either is shared, with the features it has made.
         """
-        tower = self.core.model.visual
-        frozen = not any(weight.requires_grad for weight in tower.parameters())
-        weights = copy.deepcopy(self.model, {id(tower): tower} if frozen else {})
+        tower, shared = self.vision.tower, not self.vision.learns
+        weights = copy.deepcopy(self.model, {id(tower): tower} if shared else {})
         made = VLM(weights.requires_grad_(False).eval(), self.processor, self.autocast)
-        if frozen:
+        if shared:
             made.vision = self.vision
         return made
 
